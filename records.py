@@ -1,18 +1,65 @@
-"""What a run leaves on disk, and how: whole files or none, fingerprints, run.json, results.csv."""
+"""What a run leaves on disk: whole files or none, checkpoints, logs, run.json, results.csv. Nothing is pickled."""
 import contextlib
+import errno
 import hashlib
+import importlib.metadata
+import json
 import os
+import platform
 import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
 from pathlib import Path
+
+import filelock
+import pandas as pd
+import torch
+from safetensors import SafetensorError
+from torch.utils.tensorboard import SummaryWriter
+
+PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "scikit-learn", "scipy", "numpy",
+            "pandas")
 
 
 class UserError(Exception):
-    """A mistake the user can mend: one sentence that says what was expected, what was found, where, what to do."""
+    """A mistake the user can mend: one sentence with what was expected, what was found, where, and what to do."""
+
+
+def cli(main, argv=None):
+    """Run a script's main; a user's mistake or a full disk becomes one line on stderr. Returns the exit code."""
+    try:
+        return main(argv) or 0
+    except UserError as error:
+        message, code = f"error: {error}", 1
+    except (OSError, SafetensorError) as error:
+        full = isinstance(error, SafetensorError) and "os error 28" in str(error)
+        if not full and getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        reason = "No space left on device" if full else error.strerror
+        message, code = f"error: {getattr(error, 'filename', None) or 'a file'} cannot be written ({reason}); what " \
+                        "was there before is untouched: mend that or name another folder, and run again", 1
+    except KeyboardInterrupt:
+        message, code = "interrupted; the same command goes on from the last checkpoint, if one was written", 130
+    if is_main_process():
+        print(message, file=sys.stderr)
+    return code
+
+
+def is_main_process():
+    """True in the first process of a run, by the variables that torchrun and accelerate launch set."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(message):
+    """One line to the user, from the main process only."""
+    if is_main_process():
+        print(message, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
 def atomic_path(path):
-    """Yield a temporary path beside `path` (to be written as a file or a folder); on success it takes path's name.
+    """Yield a temporary path beside `path`, to be written as a file or a folder; on success it takes path's name.
 
     A process killed at any moment leaves either the old content or the new, never a part of one.
     """
@@ -26,7 +73,7 @@ def atomic_path(path):
                 with open(file, "rb") as handle:
                     os.fsync(handle.fileno())
         if path.is_dir():
-            shutil.rmtree(path)
+            remove_folder(path)
         os.replace(temporary, path)
     finally:
         if temporary.is_dir():
@@ -35,7 +82,147 @@ def atomic_path(path):
             temporary.unlink(missing_ok=True)
 
 
+def remove_folder(path):
+    """Delete a folder under another name first, so that a half-deleted one is never taken for a whole one."""
+    doomed = path.with_name(f".{path.name}.{os.getpid()}.tmp-old")
+    os.replace(path, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def write_json(path, content):
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def read_json(path):
+    """The content of a JSON file, {} where there is none."""
+    path = Path(path)
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
 def sha256_of_file(path):
     """The sha256 of a file's bytes, as hex."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def fingerprint_of_model(model):
+    """The sha256 of a model's weights by name, as hex: equal for equal weights, whatever file or hub they came from."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def provenance():
+    """Versions, commit, machine and command of this run."""
+    here = Path(__file__).resolve().parent
+
+    def git(*words):
+        with contextlib.suppress(OSError):
+            return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True).stdout.strip()
+        return ""
+
+    return {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": git("rev-parse", "HEAD") or "unknown",
+        "uncommitted_changes": bool(git("status", "--porcelain", "--untracked-files=no", "--", "*.py")),
+        "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}},
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
+    }
+
+
+@contextlib.contextmanager
+def claimed(output_dir):
+    """Hold the output folder for this run; a second run in the same folder is refused."""
+    if not is_main_process():
+        yield
+        return
+    Path(output_dir).mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(Path(output_dir) / ".lock", timeout=0):
+            for leftover in Path(output_dir).glob(".*.tmp*"):  # of a killed run: never whole, never read
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            yield
+    except filelock.Timeout:
+        raise UserError(f"the output folder {output_dir} is in use by another run that is still going: wait for it "
+                        "or name another --output_dir") from None
+
+
+# ---- logs and tables ----------------------------------------------------------------------------------------------
+
+class JsonLines:
+    """A log of one JSON object a line; opening it at a step drops what a killed run had written after that step."""
+
+    def __init__(self, path, step):
+        self.path = Path(path)
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() and step else []
+        kept = []
+        for line in lines:
+            with contextlib.suppress(ValueError):  # the last line of a killed run may be cut
+                kept += [line] if json.loads(line)["step"] <= step else []
+        with atomic_path(self.path) as temporary:
+            temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+    def write(self, entry):
+        with open(self.path, "a", encoding="utf-8") as handle:
+            handle.write(json.dumps(entry) + "\n")
+
+
+def append_result(path, row):
+    """Append one run's row to a shared results.csv, under a lock and atomically; new columns widen the table."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(path.with_name(f".{path.name}.lock")):
+        table = pd.DataFrame([row], dtype=object)
+        if path.is_file():
+            table = pd.concat([pd.read_csv(path, dtype=object), table], ignore_index=True)
+        with atomic_path(path) as temporary:
+            table.to_csv(temporary, index=False)
+
+
+class Log:
+    """train_log.jsonl and TensorBoard side by side; silent outside the main process."""
+
+    def __init__(self, output_dir, run_file, step):
+        self.folder = run_file or os.path.join(output_dir, "tensorboard")
+        self.writer = self.lines = None
+        if is_main_process():
+            self.lines = JsonLines(Path(output_dir) / "train_log.jsonl", step)
+            self.writer = SummaryWriter(self.folder, purge_step=step + 1)
+
+    def __call__(self, step, scalars):
+        if self.writer:
+            self.lines.write({"step": step, **scalars})
+            for name, value in scalars.items():
+                self.writer.add_scalar(name, value, step)
+            self.writer.flush()
+
+    def close(self, settings, metrics):
+        """The HPARAMS tab, settings with the final metrics, and the end of the file."""
+        if self.writer:
+            plain = {k: v if isinstance(v, (int, float, bool, str)) else str(v) for k, v in settings.items()}
+            self.writer.add_hparams(plain, {f"final/{k}": v for k, v in metrics.items()}, run_name=".")
+            self.writer.close()
+
+
+def write_run(output_dir, args, facts):
+    """run.json: arguments, versions, commit, seed, device, fingerprints, times, results."""
+    write_json(Path(output_dir) / "run.json", provenance() | {"seed": args.seed, "arguments": vars(args)} | facts)
+
+
+def result_row(output_dir):
+    """The row of results.csv for the run in a folder, from its run.json."""
+    run = read_json(Path(output_dir) / "run.json")
+    arguments = {k: v for k, v in run["arguments"].items() if not k.startswith("do_") and v not in (None, "", False)}
+    return {
+        "method": run["method"], "task": arguments.pop("task_name").lower(), "seed": arguments.pop("seed"),
+        **run["results"], "minutes": round(run["train_seconds"] / 60, 2),
+        "examples_per_second": round(run["examples_per_second"], 1), "parameters": run["parameters"],
+        "device": run["device"], "precision": run["precision"], "processes": run["processes"], "steps": run["steps"],
+        "started": run["started"], "commit": run["commit"][:12], "teacher": (run["teacher"] or "")[:12],
+        "torch": run["versions"]["torch"], "transformers": run["versions"]["transformers"],
+        **{f"--{k}": v for k, v in arguments.items()},
+    }

@@ -1,0 +1,89 @@
+"""Global mini-batches: their order, the rows of each process, and the models' outputs gathered over processes."""
+import inspect
+import math
+from typing import NamedTuple
+
+import torch
+
+
+class Outputs(NamedTuple):
+    """What a model says of a mini-batch: logits (B, K); features, one (B, W, D) for each layer asked for."""
+    logits: torch.Tensor
+    features: tuple = ()
+
+
+def windows(rows, batch_size, accumulation, seed, first_step, total_steps):
+    """For each optimizer step from first_step on: (step, epoch, mini-batches), each mini-batch a tensor of indices.
+
+    The order of an epoch depends on the seed and the epoch alone, so a resumed run needs no state to find its place.
+    """
+    batches = math.ceil(rows / batch_size)
+    steps = math.ceil(batches / accumulation)
+    for step in range(first_step, total_steps):
+        epoch, place = divmod(step, steps)
+        if place == 0 or step == first_step:
+            order = torch.randperm(rows, generator=torch.Generator().manual_seed(1000 * seed + epoch))
+            epoch_batches = order.split(batch_size)
+        yield step + 1, epoch + (place + 1) / steps, epoch_batches[place * accumulation:(place + 1) * accumulation]
+
+
+class GatherRows(torch.autograd.Function):
+    """(k, ...) of this process -> (processes, k, ...) of all.
+
+    Every process computes the same loss from the gathered rows, and DistributedDataParallel averages the parameters'
+    gradients; so a row's gradient, times the number of processes, is that of one process with the whole mini-batch.
+    """
+
+    @staticmethod
+    def forward(ctx, x):
+        world = torch.distributed.get_world_size()
+        gathered = [torch.empty_like(x) for _ in range(world)]
+        torch.distributed.all_gather(gathered, x.contiguous())
+        return torch.stack(gathered)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient[torch.distributed.get_rank()] * torch.distributed.get_world_size()
+
+
+class MiniBatch:
+    """One global mini-batch: the rows that this process computes, and how all processes' outputs come together.
+
+    features: name -> tensor (rows, ...) of the whole data set; indices: the mini-batch's rows, the same in every
+    process; trim: leave out the columns that are padding in every row. `targets` holds labels (B,) and
+    attention_mask (B, W) of the whole mini-batch.
+    """
+
+    def __init__(self, accelerator, features, indices, trim):
+        self.size, self.world = len(indices), accelerator.num_processes
+        mask = features["attention_mask"][indices].bool()
+        used = mask.any(0) if trim else slice(None)
+        mine = indices[accelerator.process_index::self.world]
+        if len(mine) < math.ceil(self.size / self.world):  # at the end of an epoch: filled up, dropped by `gather`
+            mine = torch.cat([mine, indices[:1]])
+        rows = {key: value[mine] for key, value in features.items() if key != "labels"}
+        rows = {key: value[:, used] for key, value in rows.items()}
+        targets = {"attention_mask": mask[:, used]}
+        if "labels" in features:
+            targets["labels"] = features["labels"][indices]
+        self.rows, self.targets = to_device(rows, accelerator.device), to_device(targets, accelerator.device)
+
+    def gather(self, x):
+        """(k, ...) rows of this process -> (B, ...) of the global mini-batch, in the order of its indices."""
+        if self.world == 1:
+            return x
+        return GatherRows.apply(x).transpose(0, 1).flatten(0, 1)[:self.size]  # (P, k, ...) -> (k, P, ...) -> (B, ...)
+
+    def forward(self, model, layers=()):
+        """The model's Outputs for the global mini-batch, with the hidden states at `layers`."""
+        accepted = inspect.signature(getattr(model, "module", model).forward).parameters
+        rows = {key: value for key, value in self.rows.items() if key in accepted}
+        out = model(**rows, output_hidden_states=bool(layers))
+        return Outputs(self.gather(out.logits), tuple(self.gather(out.hidden_states[i]) for i in layers))
+
+
+def to_device(tensors, device):
+    """A dict of tensors on `device`, copied without waiting where that is a GPU."""
+    if device.type == "cuda":
+        tensors = {key: value.pin_memory() for key, value in tensors.items()}
+    return {key: value.to(device, non_blocking=True) for key, value in tensors.items()}

@@ -1,0 +1,172 @@
+"""The state of a training, and checkpoints: a HuggingFace folder of the student plus that state. Nothing is pickled."""
+import re
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from records import UserError, atomic_path, read_json, remove_folder, write_json
+
+
+class Meter:
+    """Sums of named scalars, kept on the device so that no step waits for it; read only when logging or saving."""
+
+    def __init__(self, names, device):
+        self.names = list(names)
+        self.sums = torch.zeros(len(self.names), dtype=torch.float64, device=device)
+        self.count = 0
+        self.first_bad = torch.zeros(len(self.names), dtype=torch.int64, device=device)  # step of the first NaN or inf
+
+    def add(self, step, values):
+        values = torch.stack([torch.as_tensor(values[name]).detach().double() for name in self.names])
+        self.sums += values
+        self.count += 1
+        self.first_bad = torch.where((self.first_bad == 0) & ~values.isfinite(), step, self.first_bad)
+
+    def check(self):
+        """Refuse to go on, or to save, after a NaN."""
+        bad = [(step, name) for step, name in zip(self.first_bad.tolist(), self.names, strict=True) if step]
+        if bad:
+            step, name = min(bad, key=lambda pair: pair[0])
+            raise UserError(f"the loss term {name} was not a finite number at step {step}: lower --learning_rate or "
+                            "the term's weight, or run without --fp16; earlier checkpoints are whole")
+
+    def read(self):
+        """The means since the last reading."""
+        means = dict(zip(self.names, (self.sums / max(self.count, 1)).tolist(), strict=True))
+        self.sums.zero_()
+        self.count = 0
+        return means
+
+
+def make_optimizer(args, model):
+    """AdamW, with --weight_decay on all but biases and norms."""
+    decayed = {p: p.ndim > 1 for p in model.parameters()}
+    groups = [{"params": [p for p, d in decayed.items() if d], "weight_decay": args.weight_decay},
+              {"params": [p for p, d in decayed.items() if not d], "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=args.learning_rate, eps=args.adam_epsilon, fused=True)
+
+
+class State:
+    """All that a resumed run needs beside the student's weights: optimizer, schedule, random numbers, running sums."""
+
+    def __init__(self, args, accelerator, student, total_steps, meter):
+        self.accelerator, self.meter = accelerator, meter
+        self.optimizer = accelerator.prepare(make_optimizer(args, student))
+        self.scheduler = transformers.get_linear_schedule_with_warmup(
+            self.optimizer.optimizer, args.warmup_steps, total_steps)
+        self.step, self.seconds, self.examples = 0, 0.0, 0
+
+    def random_state(self):
+        """This process's generators: the CPU's and, on a GPU, its own. Each (bytes,) uint8."""
+        states = {"cpu": torch.get_rng_state()}
+        if self.accelerator.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self.accelerator.device)
+        return states
+
+    def pack(self):
+        """The state as (tensors by name, JSON-able dict)."""
+        tensors = {"meter.sums": self.meter.sums}
+        for i, entry in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{key}": value for key, value in entry.items()}
+        for key, value in self.random_state().items():
+            tensors[f"random.{key}"] = self.accelerator.gather(value[None].to(self.accelerator.device))
+        scaler = self.accelerator.scaler
+        return {key: value.cpu().contiguous() for key, value in tensors.items()}, {
+            "step": self.step, "seconds": self.seconds, "examples": self.examples, "meter_count": self.meter.count,
+            "scheduler": {k: v for k, v in self.scheduler.state_dict().items() if k != "lr_lambdas"},
+            "scaler": scaler.state_dict() if scaler else None}
+
+    def unpack(self, tensors, progress):
+        optimizer = self.optimizer.state_dict()
+        for key, value in tensors.items():
+            kind, _, rest = key.partition(".")
+            if kind == "optimizer":
+                i, name = rest.split(".")
+                optimizer["state"].setdefault(int(i), {})[name] = value
+        self.scheduler.load_state_dict(progress["scheduler"] | {"lr_lambdas": [None] * 2})
+        for group, rate in zip(optimizer["param_groups"], progress["scheduler"]["_last_lr"], strict=True):
+            group["lr"] = rate
+        self.optimizer.load_state_dict(optimizer)
+        self.meter.sums.copy_(tensors["meter.sums"])
+        self.meter.count = progress["meter_count"]
+        rank = self.accelerator.process_index
+        torch.set_rng_state(tensors["random.cpu"][rank])
+        if "random.cuda" in tensors and self.accelerator.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["random.cuda"][rank], self.accelerator.device)
+        if progress["scaler"] and self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(progress["scaler"])
+        self.step, self.seconds, self.examples = progress["step"], progress["seconds"], progress["examples"]
+
+
+def checkpoints(folder):
+    """The whole checkpoints in a folder, oldest first."""
+    found = [p for p in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
+    return sorted((p for p in found if (p / "progress.json").is_file()), key=lambda p: int(p.name.split("-")[1]))
+
+
+def save_checkpoint(output_dir, step, save_model, tensors, progress, keep):
+    """Write checkpoint-STEP atomically and delete all but the newest `keep` (0 keeps all)."""
+    with atomic_path(Path(output_dir) / f"checkpoint-{step}") as folder:
+        save_model(folder)
+        save_file(tensors, folder / "training_state.safetensors")
+        write_json(folder / "progress.json", progress)
+    for old in checkpoints(output_dir)[:-keep] if keep > 0 else []:
+        remove_folder(old)
+
+
+def load_checkpoint(folder):
+    """The tensors and the progress that save_checkpoint wrote."""
+    try:
+        return load_file(Path(folder) / "training_state.safetensors"), read_json(Path(folder) / "progress.json")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"the checkpoint {folder} is damaged ({error}): delete it to go on from an older one or to "
+                        "start afresh") from None
+
+
+# Flags that may change between a killed run and its resumption: they do not touch what is trained.
+FREE_TO_CHANGE = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "run_file", "results_csv", "data_dir",
+                  "cache_dir", "overwrite_cache", "student_model_name_or_path", "save_steps", "save_total_limit",
+                  "do_eval", "do_predict", "eval_all_checkpoints", "evaluate_during_training", "max_eval_samples",
+                  "max_predict_samples", "per_gpu_eval_batch_size", "model_name_or_path", "model_type",
+                  "student_model_type"}
+
+
+def run_settings(args):
+    """The flags that decide what is trained."""
+    return {key: value for key, value in vars(args).items() if key not in FREE_TO_CHANGE}
+
+
+def checkpoint_to_resume(args, settings):
+    """The checkpoint this run goes on from, or None for a fresh start; refuses to touch what is not this run's."""
+    output, own = Path(args.output_dir), Path(getattr(args, "student_model_name_or_path", None) or args.output_dir)
+    if read_json(output / "run.json").get("finished") and not args.resume_from_checkpoint:
+        if args.overwrite_output_dir:
+            return None
+        raise UserError(f"the output folder {output} holds a finished run: pass --overwrite_output_dir to replace it, "
+                        "or name another --output_dir")
+    if isinstance(args.resume_from_checkpoint, str):
+        found = Path(args.resume_from_checkpoint)
+        if not (found / "progress.json").is_file():
+            raise UserError(f"--resume_from_checkpoint {found} is no checkpoint of this project: "
+                            "it has no progress.json")
+    elif not checkpoints(own):
+        if args.resume_from_checkpoint:
+            raise UserError(f"--resume_from_checkpoint: there is no checkpoint in {own}")
+        if (output / "config.json").exists() and not (args.overwrite_output_dir or (output / "run.json").exists()):
+            raise UserError(f"the output folder {output} holds a model that no run of this project wrote: name another "
+                            "--output_dir, or pass --overwrite_output_dir to replace it")
+        return None
+    else:
+        found = checkpoints(own)[-1]
+    then = read_json(found / "progress.json")["settings"]
+    changed = [f"{key} was {then.get(key)} and is {settings.get(key)}" for key in sorted({*then, *settings})
+               if then.get(key) != settings.get(key)]
+    if not changed:
+        return found
+    if args.overwrite_output_dir and not args.resume_from_checkpoint:
+        return None
+    raise UserError(f"{found} was written with other settings ({'; '.join(changed)}): run with those to go on, pass "
+                    "--overwrite_output_dir to start afresh, or name another --output_dir")

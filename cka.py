@@ -1,0 +1,151 @@
+"""Centered Kernel Alignment and the feature-structure losses built on it.
+
+Jung, Kim, Na, Kim, "Feature structure distillation with Centered Kernel Alignment in BERT transferring",
+Expert Systems with Applications 234 (2023) 120980, arXiv 2204.08922. Equation numbers are that paper's.
+Student values end in _s, teacher values in _t; every loss detaches the teacher. The two may differ in width.
+Arithmetic is float32 or better, inside autocast too.
+"""
+import functools
+
+import torch
+
+ESTIMATORS = ("biased", "debiased")
+REDUCTIONS = ("mean_log", "log_mean")
+_FEWEST_ROWS = {"biased": 2, "debiased": 4}  # with fewer, the estimator is 0/0
+_LOG_FLOOR = {"biased": 1e-6, "debiased": 1e-2}
+
+
+def _full_precision(function):
+    """Run `function` outside autocast, its floating-point tensors cast to float32 unless they are wider."""
+
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        args = [a.to(torch.promote_types(a.dtype, torch.float32))
+                if torch.is_tensor(a) and a.is_floating_point() else a for a in args]
+        with torch.autocast(args[0].device.type, enabled=False):
+            return function(*args, **kwargs)
+
+    return wrapper
+
+
+def _centred(x, mask):
+    """x (..., n, p) minus the mean of its unmasked rows; masked rows become 0. Also n (..., 1, 1)."""
+    if mask is None:
+        return x - x.mean(-2, keepdim=True), x.new_full((1, 1), x.shape[-2])
+    keep = mask.unsqueeze(-1).to(x.dtype)  # (..., n) -> (..., n, 1)
+    n = keep.sum(-2, keepdim=True)
+    return (x - (x * keep).sum(-2, keepdim=True) / n.clamp(min=1)) * keep, n
+
+
+def _u_centred(gram, n, mask):
+    """The U-centred Gram matrix, whose inner products are the unbiased HSIC of Song et al. (2012), Eq. 5."""
+    off_diagonal = ~torch.eye(gram.shape[-1], dtype=torch.bool, device=gram.device)
+    if mask is not None:
+        off_diagonal = off_diagonal & mask.unsqueeze(-1) & mask.unsqueeze(-2)
+    gram = gram * off_diagonal
+    rows = gram.sum(-1, keepdim=True)
+    total = rows.sum(-2, keepdim=True)
+    n = n.clamp(min=_FEWEST_ROWS["debiased"])
+    return (gram - (rows + rows.mT) / (n - 2) + total / ((n - 1) * (n - 2))) * off_diagonal
+
+
+@_full_precision
+def linear_cka(x, y, mask=None, estimator="biased"):
+    """CKA with linear kernels between the rows of x and the rows of y (Eq. 4-5).
+
+    With K = X Xᵀ, L = Y Yᵀ and C = I - 11ᵀ/n: tr(K C L C) / sqrt(tr(K C K C) tr(L C L C)), which is the cosine of
+    the angle between the centred Gram matrices. "debiased" replaces HSIC by its unbiased estimator (Song et al.
+    2012; Kornblith et al. 2019): wide features of few rows, for which the biased form is near 1 whatever they are,
+    then score near 0 when unrelated, and may score below 0.
+
+    x: (..., n, p). y: (..., n, q). mask: (..., n) bool, True for the rows that count.
+    Returns (...). It is 0, with gradient 0, where CKA is undefined: constant features, or fewer than 2 unmasked
+    rows (4 when debiased).
+    """
+    if x.shape[:-1] != y.shape[:-1] or (mask is not None and mask.shape != x.shape[:-1]):
+        raise ValueError(f"linear_cka needs x (..., n, p), y (..., n, q) and mask (..., n), got {tuple(x.shape)}, "
+                         f"{tuple(y.shape)} and {None if mask is None else tuple(mask.shape)}")
+    if estimator not in ESTIMATORS:
+        raise ValueError(f"estimator must be one of {ESTIMATORS}, got {estimator!r}")
+    energy_x, energy_y = (z.detach().square().sum((-2, -1)) for z in (x, y))
+    (x, n), (y, _) = _centred(x, mask), _centred(y, mask)
+    if estimator == "biased" and x.shape[-2] > max(x.shape[-1], y.shape[-1]):  # the smaller of two equal forms
+        cross = (x.mT @ y).square().sum((-2, -1))  # tr(KL) = |XᵀY|²
+        norm_x, norm_y = (torch.linalg.matrix_norm(z.mT @ z) for z in (x, y))
+    else:
+        gram_x, gram_y = x @ x.mT, y @ y.mT  # (..., n, n)
+        if estimator == "debiased":
+            gram_x, gram_y = _u_centred(gram_x, n, mask), _u_centred(gram_y, n, mask)
+        cross = (gram_x * gram_y).sum((-2, -1))
+        norm_x, norm_y = torch.linalg.matrix_norm(gram_x), torch.linalg.matrix_norm(gram_y)
+    noise = 100 * torch.finfo(x.dtype).eps ** 2  # what rounding alone leaves of a constant feature's Gram matrix
+    defined = (norm_x > noise * energy_x) & (norm_y > noise * energy_y) & (n[..., 0, 0] >= _FEWEST_ROWS[estimator])
+    return torch.where(defined, cross / torch.where(defined, norm_x * norm_y, 1), 0)
+
+
+def _negative_log(cka, estimator):
+    """-log CKA, continued by its tangent below a floor.
+
+    The floor keeps loss and gradient finite at CKA 0. Only the debiased CKA can be negative; the paper's |CKA|
+    would push such a value further down, the tangent pulls it up.
+    """
+    floor = torch.as_tensor(_LOG_FLOOR[estimator], dtype=cka.dtype, device=cka.device)
+    return -cka.clamp(min=floor).log() + (floor - cka).clamp(min=0) / floor
+
+
+@_full_precision
+def intra_feature_loss(h_s, h_t, mask=None, estimator="biased", reduction="mean_log"):
+    """I, the structure between the tokens of a sample: -(1/B) Σ_i log |CKA(H_s[i], H_t[i])| (Eq. 6).
+
+    h_s: (B, W, D_s). h_t: (B, W, D_t), detached. mask: (B, W) bool, True for the tokens that count.
+    reduction "log_mean" is the authors' released form, -log of the mean over samples. Samples with too few tokens
+    for the estimator are left out; a batch of nothing else gives 0. Returns a scalar.
+    """
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction!r}")
+    cka = linear_cka(h_s, h_t.detach(), mask, estimator=estimator)  # (B,)
+    tokens = mask.sum(-1) if mask is not None else torch.full_like(cka, h_s.shape[1])
+    counts = (tokens >= _FEWEST_ROWS[estimator]).to(cka.dtype)
+    if reduction == "log_mean":
+        mean_cka = (cka * counts).sum() / counts.sum().clamp(min=1)
+        return torch.where(counts.sum() > 0, _negative_log(mean_cka, estimator), 0)
+    return (_negative_log(cka, estimator) * counts).sum() / counts.sum().clamp(min=1)
+
+
+@_full_precision
+def local_inter_feature_loss(h_s, h_t, mask=None, estimator="biased"):
+    """L, the structure between the samples of a mini-batch: -log |CKA(H_s, H_t)|, one row a sample (Eq. 7).
+
+    h_s: (B, W, D_s). h_t: (B, W, D_t), detached. mask: (B, W) bool; positions where it is False are set to 0
+    before flattening. A batch too small for the estimator (1 sample; 3 when debiased) gives 0. Returns a scalar.
+    """
+    h_t = h_t.detach()
+    if mask is not None:
+        h_s, h_t = h_s * mask.unsqueeze(-1), h_t * mask.unsqueeze(-1)
+    cka = linear_cka(h_s.flatten(1), h_t.flatten(1), estimator=estimator)  # (B, W, D) -> (B, W*D)
+    return _negative_log(cka, estimator) * (h_s.shape[0] >= _FEWEST_ROWS[estimator])
+
+
+def _pairwise(x, psi):
+    """ψ between all pairs of rows: x (..., n, p) -> (..., n, n)."""
+    if psi == "euclidean":
+        return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+    unit = torch.nn.functional.normalize(x, dim=-1)
+    return unit @ unit.mT
+
+
+@_full_precision
+def relation_difference(x_s, x_t, psi="euclidean", mask=None):
+    """RD, the mean over all pairs i, j of |ψ(x_t[i], x_t[j]) - ψ(x_s[i], x_s[j])| (Eq. 12-13).
+
+    x_s: (..., n, D_s). x_t: (..., n, D_t). mask: (..., n) bool, True for the rows that count. psi: "euclidean"
+    distance or "cosine" similarity. Rows are samples, (B, W*D), or the tokens of each sample, (B, W, D).
+    Returns a scalar, the mean over the leading dimensions.
+    """
+    if psi not in ("euclidean", "cosine"):
+        raise ValueError(f'psi must be "euclidean" or "cosine", got {psi!r}')
+    difference = (_pairwise(x_t, psi) - _pairwise(x_s, psi)).abs()
+    if mask is None:
+        return difference.mean()
+    pairs = (mask.unsqueeze(-1) & mask.unsqueeze(-2)).to(difference.dtype)
+    return ((difference * pairs).sum((-2, -1)) / pairs.sum((-2, -1)).clamp(min=1)).mean()

@@ -1,0 +1,137 @@
+"""The flags of every script, in HuggingFace's names and the paper's letters, and the checks on their values."""
+import argparse
+import math
+from pathlib import Path
+
+import torch
+
+import cka
+import utils_glue
+from records import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one-line errors and no abbreviations."""
+
+    def __init__(self, doc):
+        super().__init__(description=doc, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message):
+        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+
+
+def shared_flags(parser):
+    """The flags of HuggingFace's GLUE scripts, in their old and new spellings."""
+    group = parser.add_argument_group("models")
+    add = group.add_argument
+    add("--model_type", help="Family of the model, as transformers names it (bert, roberta, albert, ...); checked.")
+    add("--model_name_or_path", required=True, help="Folder or hub name of the fine-tuned teacher (train_teacher.py: "
+        "of the pretrained model to fine-tune).")
+    add("--student_num_hidden_layers", type=int, help="Layers of the student; default: half of the teacher's "
+        "(train_teacher.py: all).")
+    add("--config_name", default="", help="Folder or hub name of another configuration for --model_name_or_path.")
+    add("--tokenizer_name", default="", help="Folder or hub name of the tokenizer; default: the model's own.")
+    add("--cache_dir", default="", help="Folder for downloaded models and tokenised features; default: those of "
+        "HuggingFace and ~/.cache/fsd-glue.")
+    add("--do_lower_case", action="store_true", help="Lower-case the text, whatever the tokenizer's own setting.")
+    group = parser.add_argument_group("data")
+    add = group.add_argument
+    add("--task_name", required=True, help="GLUE task, in any case: " + ", ".join(utils_glue.TASKS) + ".")
+    add("--data_dir", required=True, help="Folder with the task's official .tsv files, or the folder above it.")
+    add("--max_seq_length", type=int, default=128, help="W, tokens a sample is padded or cut to. Default 128.")
+    add("--overwrite_cache", action="store_true", help="Tokenise again even where cached features fit.")
+    add("--max_train_samples", type=int, help="Use only the first N training rows.")
+    add("--max_eval_samples", type=int, help="Use only the first N rows of each dev set.")
+    add("--max_predict_samples", type=int, help="Use only the first N rows of each test set.")
+    group = parser.add_argument_group("what to do, and where it goes")
+    add = group.add_argument
+    add("--do_train", action="store_true", help="Train, and save the model in --output_dir.")
+    add("--do_eval", action="store_true", help="Evaluate the model in --output_dir on the dev set.")
+    add("--do_predict", action="store_true", help="Write GLUE leaderboard files for the test set to submission/.")
+    add("--evaluate_during_training", action="store_true", help="Also evaluate every --logging_steps.")
+    add("--eval_all_checkpoints", action="store_true", help="Also evaluate every checkpoint that was kept.")
+    add("--output_dir", required=True, help="Folder of this run: the model, checkpoints, logs, results.")
+    add("--overwrite_output_dir", action="store_true", help="Replace a finished run, or one with other settings, in "
+        "--output_dir. An unfinished run with the same settings is resumed all the same.")
+    add("--resume_from_checkpoint", nargs="?", const=True, metavar="CHECKPOINT", help="Insist on resuming, from this "
+        "checkpoint or the newest; without the flag a checkpoint found is resumed and a missing one is no error.")
+    add("--run_file", help="TensorBoard folder; default: tensorboard/ in --output_dir.")
+    add("--results_csv", help="Append one row with settings and results to this shared table.")
+    add("--logging_steps", type=int, default=500, help="Log every N optimizer steps, and at the end. Default 500.")
+    add("--save_steps", type=int, default=500, help="Checkpoint every N optimizer steps. Default 500.")
+    add("--save_total_limit", type=int, default=1, help="Checkpoints kept, 0 for all. Default 1, the newest.")
+    group = parser.add_argument_group("training")
+    add = group.add_argument
+    add("--per_gpu_train_batch_size", "--per_device_train_batch_size", type=int, default=8, help="Samples a process "
+        "takes per mini-batch; the structure between samples is that of all processes' mini-batch. Default 8.")
+    add("--per_gpu_eval_batch_size", "--per_device_eval_batch_size", type=int, default=8, help="Default 8.")
+    add("--gradient_accumulation_steps", type=int, default=1, help="Mini-batches per optimizer step; each keeps its "
+        "own structure, their losses are averaged. Default 1.")
+    add("--learning_rate", type=float, default=5e-5, help="Peak rate of AdamW. Default 5e-5.")
+    add("--weight_decay", type=float, default=0.0, help="On all but biases and norms. Default 0.")
+    add("--adam_epsilon", type=float, default=1e-8, help="Default 1e-8.")
+    add("--max_grad_norm", type=float, default=1.0, help="Gradient norm to clip at, 0 for never. Default 1.")
+    add("--num_train_epochs", type=float, default=3.0, help="Default 3.")
+    add("--max_steps", type=int, default=-1, help="If positive, the number of optimizer steps instead of epochs.")
+    add("--warmup_steps", type=int, default=0, help="Steps of linear warm-up before the linear decay. Default 0.")
+    add("--seed", type=int, default=42, help="Seed of the head's start, dropout and order. Default 42.")
+    add("--no_cuda", action="store_true", help="Stay on the CPU.")
+    add("--fp16", action="store_true", help="Mixed precision with float16; needs a GPU.")
+    add("--bf16", action="store_true", help="Mixed precision with bfloat16.")
+
+
+def distillation_flags(parser):
+    """The flags of the scripts that distil: where the student comes from, VKD, β and the variants of the losses."""
+    group = parser.add_argument_group("student")
+    add = group.add_argument
+    add("--student_model_type", help="Family of the student; must be the teacher's.")
+    add("--student_model_name_or_path", help="The student's own folder: a checkpoint of this project in it is resumed; "
+        "default: --output_dir.")
+    add("--model_name_or_path_for_copy", help="Where the student's shape and first layers come from: the pretrained "
+        "model, or the teacher's folder; default: the teacher.")
+    add("--copy_teacher", action="store_true", help="Start the student from the first layers of "
+        "--model_name_or_path_for_copy; without it the student starts at random.")
+    group = parser.add_argument_group("loss: α CE + (1-α) KD + β structure")
+    add = group.add_argument
+    add("--alpha", type=float, default=0.5, help="α, weight of the cross-entropy; 1-α is KD's. Default 0.5.")
+    add("--temperature", type=float, default=5.0, help="τ of KD. Default 5.")
+    add("--beta", type=float, default=1.0, help="β, weight of the feature structure; 0 is VKD. Default 1.")
+    add("--mask_padding", action="store_true", help="Leave padded positions out of the structures, as the paper does "
+        "not, and out of the computation.")
+    add("--cka_estimator", choices=cka.ESTIMATORS, default="biased", help="biased is the paper's; debiased keeps its "
+        "signal when the batch is small beside the features' width. Default biased.")
+    add("--intra_reduction", choices=cka.REDUCTIONS, default="mean_log", help="mean_log is Eq. 6; log_mean is the "
+        "authors' released form. Default mean_log.")
+    add("--do_layerwise", action="store_true", help="Align student layers 1, 2, ... with every k-th layer of the "
+        "teacher (k = teacher's / student's layers), averaged, instead of the penultimate layers.")
+    return group
+
+
+AT_LEAST = {"max_seq_length": 2, "per_gpu_train_batch_size": 1, "per_gpu_eval_batch_size": 1, "learning_rate": 0,
+            "gradient_accumulation_steps": 1, "num_train_epochs": 0, "logging_steps": 1, "save_steps": 1,
+            "save_total_limit": 0, "warmup_steps": 0, "weight_decay": 0, "adam_epsilon": 0, "max_grad_norm": 0,
+            "student_num_hidden_layers": 1, "max_train_samples": 1, "max_eval_samples": 1, "max_predict_samples": 1,
+            "beta": 0, "alpha": 0}
+
+
+def check_arguments(args):
+    """Refuse values that cannot be meant, before any work is done."""
+    for name, least in AT_LEAST.items():
+        value = getattr(args, name, None)
+        if value is not None and not (math.isfinite(value) and value >= least):
+            raise UserError(f"--{name} must be at least {least}, got {value:g}")
+    if getattr(args, "alpha", 0) > 1:
+        raise UserError(f"--alpha must be between 0 and 1, got {args.alpha:g}")
+    if getattr(args, "temperature", 1) <= 0:
+        raise UserError(f"--temperature must be above 0, got {args.temperature:g}")
+    if not (args.do_train or args.do_eval or args.do_predict):
+        raise UserError("nothing to do: pass --do_train, --do_eval or --do_predict")
+    if args.fp16 and args.bf16:
+        raise UserError("--fp16 and --bf16 exclude each other: pass one of them")
+    if args.fp16 and (args.no_cuda or not torch.cuda.is_available()):
+        raise UserError("--fp16 needs a GPU and none is in use here: pass --bf16 or neither")
+    output = Path(args.output_dir).resolve()
+    for name in ("model_name_or_path", "model_name_or_path_for_copy"):
+        source = getattr(args, name, None)
+        if source and args.do_train and Path(source).resolve() == output:
+            raise UserError(f"--output_dir {args.output_dir} is also --{name}, which it would overwrite: name another")

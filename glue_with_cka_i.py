@@ -1,0 +1,41 @@
+"""FSD_I with --internal, FSD_L without it, VKD with --beta 0: distil a teacher into a student on a GLUE task.
+
+    python glue_with_cka_i.py --model_type bert --model_name_or_path TEACHER --model_name_or_path_for_copy \\
+      bert-base-uncased --copy_teacher --data_dir DATA_DIR --task_name RTE --do_lower_case --do_train --do_eval \\
+      --per_gpu_train_batch_size 32 --learning_rate 5e-5 --num_train_epochs 3 --alpha 0.5 --temperature 5 \\
+      --beta 4 --internal --output_dir OUTPUT_DIR
+
+Total loss: α CE + (1-α) KD + β I (Eq. 6), or + β L (Eq. 7) without --internal, on the penultimate layers.
+"""
+import sys
+from functools import partial
+
+import distill
+import flags
+from cka import intra_feature_loss, local_inter_feature_loss
+from records import cli
+
+
+def terms(args):
+    """The method: α ce + (1-α) kd + β (intra | local)."""
+    if args.internal:
+        name = "intra"
+        structure = partial(intra_feature_loss, estimator=args.cka_estimator, reduction=args.intra_reduction)
+    else:
+        name, structure = "local", partial(local_inter_feature_loss, estimator=args.cka_estimator)
+    return distill.vkd_terms(args.alpha, args.temperature) | {
+        name: distill.structure_term(args.beta, structure, args.mask_padding)}
+
+
+def main(argv=None):
+    parser = flags.Parser(__doc__)
+    flags.shared_flags(parser)
+    flags.distillation_flags(parser).add_argument(
+        "--internal", action="store_true", help="Align the structure between the tokens of a sample (I) instead of "
+        "that between the samples of a mini-batch (L).")
+    args = parser.parse_args(argv)
+    return distill.run(args, "VKD" if args.beta == 0 else "FSD_I" if args.internal else "FSD_L", terms(args))
+
+
+if __name__ == "__main__":
+    sys.exit(cli(main))

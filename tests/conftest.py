@@ -1,0 +1,112 @@
+"""Shared by all tests: the repository on the path, golden values, tiny models and data, no network, no user caches."""
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": "",
+               "TF_CPP_MIN_LOG_LEVEL": "3", "OMP_NUM_THREADS": "1"}
+GOLDEN = json.loads((ROOT / "tests" / "golden_losses.json").read_text())["cases"]
+
+import torch  # noqa: E402 - after the environment
+import transformers  # noqa: E402
+from accelerate.state import AcceleratorState  # noqa: E402
+
+torch.set_num_threads(1)
+transformers.logging.set_verbosity_error()
+WORDS = ("the a dog cat bird horse child man woman sees hears likes follows not every some no red blue old young big "
+         "house tree road river runs sleeps sings").split()
+
+
+@pytest.fixture(autouse=True)
+def _isolated(monkeypatch, tmp_path):
+    """Feature caches in the test's own folder; a fresh accelerate state for each in-process run."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def sentence(rng):
+    return " ".join(rng.choices(WORDS, k=rng.randint(3, 9)))
+
+
+def write_task(folder, rows=(21, 12, 5), seed=0):
+    """A small RTE: entailed where the second sentence has no "not"."""
+    folder = Path(folder) / "RTE"
+    folder.mkdir(parents=True)
+    rng = random.Random(seed)
+    for split, count in zip(("train", "dev", "test"), rows, strict=True):
+        lines = ["index\tsentence1\tsentence2" + ("\tlabel" if split != "test" else "")]
+        for i in range(count):
+            second = sentence(rng)
+            label = "not_entailment" if "not" in second.split() else "entailment"
+            lines.append(f"{i}\t{sentence(rng)}\t{second}" + (f"\t{label}" if split != "test" else ""))
+        (folder / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder.parent
+
+
+SHAPE = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 24,
+         "max_position_embeddings": 64, "initializer_range": 0.3}
+PAIR_LABELS = {"id2label": {0: "entailment", 1: "not_entailment"}, "label2id": {"entailment": 0, "not_entailment": 1}}
+
+
+def wordpiece(folder):
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    return transformers.BertTokenizer(vocab=str(folder / "vocab.txt"), model_max_length=64)
+
+
+def save_models(folder, family="bert", tokenizer=None, seed=0, **shape):
+    """folder/pretrained, a random encoder, and folder/teacher, a random classifier of RTE, with their tokenizer."""
+    (folder / "pretrained").mkdir(parents=True)
+    tokenizer = tokenizer or wordpiece(folder)
+    config = transformers.AutoConfig.for_model(family, **(SHAPE | shape), vocab_size=len(tokenizer),
+                                               pad_token_id=tokenizer.pad_token_id)
+    torch.manual_seed(seed)
+    transformers.AutoModel.from_config(config).save_pretrained(folder / "pretrained")
+    teacher = transformers.AutoModelForSequenceClassification.from_pretrained(
+        folder / "pretrained", num_labels=2, **PAIR_LABELS)
+    teacher.save_pretrained(folder / "teacher")
+    for name in ("pretrained", "teacher"):
+        tokenizer.save_pretrained(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """Folder with pretrained/ and teacher/ (4 layers, 16 wide), and RTE/ with 21, 12 and 5 rows."""
+    folder = save_models(tmp_path_factory.mktemp("tiny"))
+    write_task(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_without_dropout(tmp_path_factory):
+    folder = save_models(tmp_path_factory.mktemp("plain"), hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    write_task(folder)
+    return folder
+
+
+def flags(tiny, output, *more, teacher=False):
+    """The flags of a short run on the tiny task."""
+    models = ["--model_name_or_path", str(tiny / "pretrained")] if teacher else [
+        "--model_name_or_path", str(tiny / "teacher"), "--model_name_or_path_for_copy", str(tiny / "pretrained"),
+        "--copy_teacher"]
+    return [*models, "--data_dir", str(tiny), "--task_name", "RTE", "--max_seq_length", "24", "--do_train", "--do_eval",
+            "--per_gpu_train_batch_size", "8", "--learning_rate", "1e-3", "--num_train_epochs", "2",
+            "--logging_steps", "1", "--output_dir", str(output), *map(str, more)]
+
+
+def shell(script, *arguments, **kwargs):
+    """Run a script as a user does; returns the finished process with its text output."""
+    return subprocess.run([sys.executable, str(ROOT / script), *map(str, arguments)], capture_output=True, text=True,
+                          timeout=300, **kwargs)
+
+
+def read_log(output):
+    return [json.loads(line) for line in (Path(output) / "train_log.jsonl").read_text().splitlines()]

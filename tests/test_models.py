@@ -1,0 +1,214 @@
+"""Families of encoders, and what is refused: each mistake gets one sentence that names it."""
+import json
+import shutil
+
+import pytest
+import sentencepiece
+import transformers
+from conftest import SHAPE, WORDS, flags, read_log, save_models, sentence, shell, wordpiece, write_task
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+import glue_with_cka_i
+import records
+import train_teacher
+
+
+def byte_level(folder):
+    """A RoBERTa tokenizer over single bytes."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", *alphabet])}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel()
+    backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", cls_token="<s>", eos_token="</s>", sep_token="</s>",
+        pad_token="<pad>", unk_token="<unk>", mask_token="<mask>", model_max_length=62)
+
+
+def sentencepiece_unigram(folder, tokenizer_class):
+    """A sentencepiece vocabulary trained on the toy sentences."""
+    import random
+    rng = random.Random(0)
+    (folder / "text").write_text("\n".join(sentence(rng) for _ in range(300)))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "text"), model_prefix=str(folder / "spiece"), vocab_size=60, minloglevel=2, pad_id=0,
+        unk_id=1, bos_id=-1, eos_id=-1, control_symbols="[CLS],[SEP]", user_defined_symbols="[MASK]")
+    return tokenizer_class.from_pretrained(folder / "spiece.model", model_max_length=64) \
+        if False else tokenizer_class(vocab_file=str(folder / "spiece.model"), model_max_length=64)
+
+
+def albert(folder):
+    return sentencepiece_unigram(folder, transformers.AlbertTokenizer)
+
+
+FAMILIES = {
+    "bert": (wordpiece, {}),
+    "roberta": (byte_level, {"type_vocab_size": 1}),
+    "distilbert": (wordpiece, {"dim": 16, "n_layers": 4, "n_heads": 2, "hidden_dim": 24}),
+    "electra": (wordpiece, {"embedding_size": 8}),
+    "albert": (albert, {"embedding_size": 8}),
+    "xlnet": (wordpiece, {"d_model": 16, "n_layer": 4, "n_head": 2, "d_inner": 24}),
+    "mpnet": (byte_level, {}),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_family_trains_and_is_saved_whole(family, tmp_path):
+    make_tokenizer, shape = FAMILIES[family]
+    folder = save_models(tmp_path, family, make_tokenizer(tmp_path), **shape)
+    write_task(folder)
+    more = ["--model_type", family, "--max_seq_length", 40, "--num_train_epochs", 1]
+    train_teacher.main(flags(folder, tmp_path / "t", *more, teacher=True))
+    for name, loss in (("i", ["--internal"]), ("l", [])):
+        glue_with_cka_i.main([*flags(folder, tmp_path / name, *more, *loss),
+                              "--model_name_or_path", str(tmp_path / "t")])
+        assert len(read_log(tmp_path / name)) == 3
+        student = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / name)
+        assert student.config.num_hidden_layers == 2 and student.config.model_type == family
+
+
+def test_lower_case_is_kept_with_the_student(tmp_path):
+    folder = save_models(tmp_path, "roberta", byte_level(tmp_path), type_vocab_size=1)
+    write_task(folder)
+    glue_with_cka_i.main(flags(folder, tmp_path / "s", "--do_lower_case", "--max_seq_length", 40, "--max_steps", 1))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "s")
+    assert tokenizer("The DOG")["input_ids"] == tokenizer("the dog")["input_ids"]
+    assert transformers.AutoTokenizer.from_pretrained(folder / "teacher").tokenize("DOG") != tokenizer.tokenize("dog")
+
+
+def change_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def other_tokenizer(tiny, tmp_path):
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    byte_level(folder).save_pretrained(folder)
+    return ["--tokenizer_name", folder]
+
+
+def broken_rows(tiny, tmp_path):
+    folder = write_task(tmp_path / "data")
+    lines = (folder / "RTE/train.tsv").read_text().split("\n")
+    (folder / "RTE/train.tsv").write_text("\n".join([*lines[:3], "7\tonly two", *lines[3:]]))
+    return ["--data_dir", folder]
+
+
+def unknown_label(tiny, tmp_path):
+    folder = write_task(tmp_path / "data")
+    text = (folder / "RTE/dev.tsv").read_text().replace("not_entailment", "maybe", 1)
+    (folder / "RTE/dev.tsv").write_text(text)
+    return ["--data_dir", folder]
+
+
+def three_labels(tiny, tmp_path):
+    teacher = transformers.AutoModelForSequenceClassification.from_pretrained(tiny / "pretrained", num_labels=3)
+    shutil.copytree(tiny / "teacher", tmp_path / "teacher")
+    teacher.save_pretrained(tmp_path / "teacher")
+    return ["--model_name_or_path", tmp_path / "teacher"]
+
+
+def reversed_labels(tiny, tmp_path):
+    shutil.copytree(tiny / "teacher", tmp_path / "teacher")
+    change_config(tmp_path / "teacher", id2label={"0": "not_entailment", "1": "entailment"})
+    return ["--model_name_or_path", tmp_path / "teacher"]
+
+
+def another_width(tiny, tmp_path):
+    shutil.copytree(tiny / "pretrained", tmp_path / "pretrained")
+    change_config(tmp_path / "pretrained", hidden_size=8)
+    return ["--model_name_or_path_for_copy", tmp_path / "pretrained"]
+
+
+def damaged_weights(tiny, tmp_path):
+    shutil.copytree(tiny / "teacher", tmp_path / "teacher")
+    (tmp_path / "teacher/model.safetensors").write_bytes(b"half a file")
+    return ["--model_name_or_path", tmp_path / "teacher"]
+
+
+MISTAKES = {
+    "missing data": (lambda *_: ["--data_dir", "nowhere"], "train.tsv"),
+    "malformed row": (broken_rows, r"train.tsv.*(line 4|:4).*4 (tab|columns)"),
+    "unknown label": (unknown_label, r"dev.tsv.*maybe"),
+    "unknown task": (lambda *_: ["--task_name", "SQuAD"], "cola"),
+    "teacher with 3 labels": (three_labels, "has 3 labels, but RTE has 2"),
+    "teacher with another order": (reversed_labels, "in the order not_entailment, entailment"),
+    "teacher that is not fine-tuned": (lambda tiny, _: ["--model_name_or_path", tiny / "pretrained"], "not fine-tuned"),
+    "teacher that is nowhere": (lambda *_: ["--model_name_or_path", "no/such/folder"], "does not exist"),
+    "damaged teacher": (damaged_weights, "cannot load the teacher"),
+    "another model's tokenizer": (other_tokenizer, "has 261 tokens, but"),
+    "too many layers": (lambda *_: ["--student_num_hidden_layers", "5"], "which has 4"),
+    "weights of another width": (another_width, "lacks"),
+    "wrong model type": (lambda *_: ["--model_type", "roberta"], "is of type bert"),
+    "wrong student type": (lambda *_: ["--student_model_type", "roberta"], "must be of one family"),
+    "too long": (lambda *_: ["--max_seq_length", "128"], "takes at most 64 tokens"),
+    "alpha": (lambda *_: ["--alpha", "1.5"], "--alpha must be between 0 and 1, got 1.5"),
+    "temperature": (lambda *_: ["--temperature", "0"], "--temperature must be above 0"),
+    "batch size": (lambda *_: ["--per_gpu_train_batch_size", "0"], "must be at least 1, got 0"),
+    "fp16 on a CPU": (lambda *_: ["--fp16"], "needs a GPU"),
+    "layers that do not divide": (lambda *_: ["--do_layerwise", "--student_num_hidden_layers", "3"], "divides"),
+    "output is the teacher": (lambda tiny, _: ["--output_dir", tiny / "teacher"], "which it would overwrite"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_gets_one_sentence(mistake, tiny, tmp_path, capsys):
+    change, said = MISTAKES[mistake]
+    arguments = [*flags(tiny, tmp_path / "s"), *(str(a) for a in change(tiny, tmp_path))]
+    assert records.cli(glue_with_cka_i.main, arguments) == 1
+    error = capsys.readouterr().err
+    lines = [line for line in error.replace("\r", "\n").split("\n") if line.startswith("error: ")]
+    assert len(lines) == 1 and "Traceback" not in error
+    assert pytest.importorskip("re").search(said, lines[0]), lines[0]
+    assert not (tmp_path / "s/model.safetensors").exists()
+
+
+def test_a_foreign_model_in_the_output_folder_is_refused(tiny, tmp_path, capsys):
+    shutil.copytree(tiny / "pretrained", tmp_path / "s")
+    assert records.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "s")) == 1
+    assert "no run of this project wrote" in capsys.readouterr().err
+
+
+def test_from_the_shell_there_is_no_traceback(tiny, tmp_path):
+    for arguments, code, said in ((flags(tiny, tmp_path / "s", "--data_dir", "nowhere"), 1, "nowhere"),
+                                  (["--alpha", "much"], 2, "error: argument --alpha"),
+                                  (["--task_name", "RTE"], 2, "required: ")):
+        done = shell("glue_with_cka_i.py", *arguments)
+        assert done.returncode == code
+        assert done.stderr.count("\n") == 1 and said in done.stderr and done.stdout == ""
+
+
+INTERFACE = """--model_type bert --model_name_or_path {teacher}
+  --model_name_or_path_for_copy {pretrained} --data_dir {data}
+  --per_gpu_train_batch_size 32 --max_seq_length 64 --output_dir {output}
+  --student_model_type bert --student_model_name_or_path {output}
+  --do_eval --do_train --run_file {board} --copy_teacher
+  --alpha 0.5 --beta 3 --temperature 5
+  --num_train_epochs 1 --learning_rate 5e-5 --task_name rte --do_lower_case"""
+
+
+@pytest.mark.parametrize("internal", ["", " --internal"])
+def test_the_command_of_the_interface_runs_literally(internal, tiny, tmp_path):
+    command = (INTERFACE + internal).format(teacher=tiny / "teacher", pretrained=tiny / "pretrained", data=tiny / "RTE",
+                                            output=tmp_path / "s", board=tmp_path / "board")
+    done = shell("glue_with_cka_i.py", *command.split())
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "board").glob("events.*"))
+    assert "acc" in json.loads((tmp_path / "s/eval_results.json").read_text())
+
+
+def test_old_and_new_spellings_with_their_defaults():
+    import flags as flag_module
+    parser = flag_module.Parser("")
+    flag_module.shared_flags(parser)
+    flag_module.distillation_flags(parser)
+    required = ["--model_name_or_path", "m", "--data_dir", "d", "--output_dir", "o", "--task_name", "MRPC"]
+    args = parser.parse_args([*required, "--task_name", "wnli", "--per_device_train_batch_size", "4"])
+    assert args.task_name == "wnli" and args.per_gpu_train_batch_size == 4
+    defaults = {"config_name": "", "tokenizer_name": "", "cache_dir": "", "per_gpu_eval_batch_size": 8, "max_steps": -1,
+                "gradient_accumulation_steps": 1, "weight_decay": 0.0, "adam_epsilon": 1e-8, "max_grad_norm": 1.0,
+                "warmup_steps": 0, "logging_steps": 500, "save_steps": 500, "seed": 42, "alpha": 0.5,
+                "temperature": 5.0, "max_seq_length": 128}
+    assert {key: getattr(args, key) for key in defaults} == defaults
+    assert WORDS and SHAPE

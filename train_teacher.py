@@ -1,0 +1,26 @@
+"""Fine-tune a pretrained encoder on a GLUE task: the teacher, or the student without distillation.
+
+    python train_teacher.py --model_type bert --model_name_or_path bert-base-uncased --data_dir DATA_DIR \\
+      --task_name RTE --do_lower_case --do_train --do_eval --per_gpu_train_batch_size 32 \\
+      --learning_rate 2e-5 --num_train_epochs 3 --output_dir OUTPUT_DIR
+
+With --student_num_hidden_layers 6 only the first 6 layers are kept and trained.
+"""
+import sys
+
+import distill
+import flags
+from records import cli
+
+
+def main(argv=None):
+    parser = flags.Parser(__doc__)
+    flags.shared_flags(parser)
+    args = parser.parse_args(argv)
+    method = "none" if args.student_num_hidden_layers else "teacher"
+    cross_entropy = distill.Term(1.0, lambda s, t, batch: distill.task_loss(s.logits, batch["labels"]), False)
+    return distill.run(args, method, {"ce": cross_entropy})
+
+
+if __name__ == "__main__":
+    sys.exit(cli(main))
