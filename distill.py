@@ -199,6 +199,9 @@ def train(args, task, method, terms, accelerator):
     transformers.set_seed(args.seed)
     tokenizer = models.load_tokenizer(args)
     features = load_split(args, task, "train", tokenizer, args.max_train_samples)
+    for split in task.files:  # read now what is used later: a bad row must stop the run before the training
+        if (split.startswith("dev") and args.do_eval) or (split.startswith("test") and args.do_predict):
+            load_split(args, task, split, tokenizer, None)
     teacher = models.load_teacher(args, task).to(accelerator.device) if models.has_teacher(args) else None
     facts = {"data": {"train": features.source}, "teacher": records.fingerprint_of_model(teacher) if teacher else None,
              "processes": accelerator.num_processes, "precision": accelerator.mixed_precision}

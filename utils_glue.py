@@ -6,13 +6,9 @@
 """
 import argparse
 import hashlib
-import http.client
 import json
 import os
 import sys
-import time
-import urllib.request
-import zipfile
 import zlib
 from pathlib import Path
 from typing import NamedTuple
@@ -84,7 +80,7 @@ TASKS = {task.name.lower(): task for task in (
 )}
 
 
-def _expect(condition, expected, found, advice):
+def expect(condition, expected, found, advice):
     """UserError in one sentence unless the condition holds."""
     if not condition:
         raise UserError(f"Expected {expected}, found {found}; {advice}.")
@@ -94,7 +90,7 @@ def get_task(name):
     """The Task of a name in any case, with or without hyphen (SST-2, sst2); UserError lists the choices."""
     keys = {key.replace("-", ""): key for key in TASKS}
     key = name.lower().replace("-", "")
-    _expect(key in keys, f"a task name among {', '.join(TASKS)}", repr(name), "choose one of these")
+    expect(key in keys, f"a task name among {', '.join(TASKS)}", repr(name), "choose one of these")
     return TASKS[keys[key]]
 
 
@@ -109,11 +105,11 @@ class Example(NamedTuple):
 
 def find_file(task, data_dir, split):
     """The path of a split's file, data_dir/FOLDER/file or data_dir/file; UserError names both places."""
-    _expect(split in task.files, f"a split of {task.name} among {', '.join(task.files)}", repr(split),
+    expect(split in task.files, f"a split of {task.name} among {', '.join(task.files)}", repr(split),
             "choose one of these")
     places = [Path(data_dir, task.folder, task.files[split]), Path(data_dir, task.files[split])]
     found = [place for place in places if place.is_file()]
-    _expect(found, f"the {split} rows of {task.name} in {places[0]} or {places[1]}", "neither",
+    expect(found, f"the {split} rows of {task.name} in {places[0]} or {places[1]}", "neither",
             f"run `python utils_glue.py download --data_dir {data_dir} --tasks {task.name.lower()}`")
     return found[0]
 
@@ -140,11 +136,11 @@ def read_examples(task, data_dir, split):
     """
     path = find_file(task, data_dir, split)
     lines, first = read_lines(path), task.header_lines(split)
-    _expect(len(lines) > first, "data rows", f"none in {path}", "download the file again")
+    expect(len(lines) > first, "data rows", f"none in {path}", "download the file again")
     columns = lines[0].split("\t") if first else task.headerless
     needed = task.text_columns if split in task.submissions else (*task.text_columns, task.label_column)
     missing = [column for column in needed if column not in columns]
-    _expect(not missing, f"the columns {', '.join(needed)}", f"no {', '.join(missing)} in {path}, line 1",
+    expect(not missing, f"the columns {', '.join(needed)}", f"no {', '.join(missing)} in {path}, line 1",
             f"use the official {split} file of {task.name}")
     return [_parse_row(task, split, columns, line, number - first, f"{path}, line {number + 1}")
             for number, line in enumerate(lines[first:], start=first)]
@@ -153,27 +149,27 @@ def read_examples(task, data_dir, split):
 def _parse_row(task, split, columns, line, position, where):
     """One line -> Example; where a file has no index or id column, the row's position is its index."""
     cells = line.split("\t")
-    _expect(len(cells) == len(columns), f"{len(columns)} columns", f"{len(cells)} in {where}",
+    expect(len(cells) == len(columns), f"{len(columns)} columns", f"{len(cells)} in {where}",
             "correct that row")
     row = dict(zip(columns, cells, strict=True))
     texts = [row[column] for column in task.text_columns]
-    _expect(any(text.strip() for text in texts), f"text in {' and '.join(task.text_columns)}",
-            f"an empty one in {where}", "fill it in or remove that row")
-    label = None if split in task.submissions else _parse_label(task, row[task.label_column], where)
+    expect(any(text.strip() for text in texts), f"text in {' or '.join(task.text_columns)}",
+            f"none in {where}", "fill it in or remove that row")
+    label = None if split in task.submissions else parse_label(task, row[task.label_column], where)
     return Example(row.get("index", row.get("id", str(position))), texts[0], (*texts, None)[1], label)
 
 
-def _parse_label(task, word, where):
+def parse_label(task, word, where):
     """A label's word -> class index, or float from 0 to 5 for regression."""
     if task.labels:
-        _expect(word in task.labels, f"a label among {', '.join(task.labels)}", f"{word!r} in {where}",
+        expect(word in task.labels, f"a label among {', '.join(task.labels)}", f"{word!r} in {where}",
                 "correct that row")
         return task.labels.index(word)
     try:
         score = float(word)
     except ValueError:
         score = float("nan")  # fails the comparison, too
-    _expect(0 <= score <= 5, "a score from 0 to 5", f"{word!r} in {where}", "correct that row")
+    expect(0 <= score <= 5, "a score from 0 to 5", f"{word!r} in {where}", "correct that row")
     return score
 
 
@@ -216,9 +212,9 @@ def load_features(task, data_dir, split, tokenizer, max_seq_length, cache_dir=No
     path = find_file(task, data_dir, split)
     special = tokenizer.num_special_tokens_to_add(pair=len(task.text_columns) == 2)
     # at such a length tokenizers would, without a word, not truncate at all
-    _expect(max_seq_length > special, f"more than the {special} special tokens of a {task.name} row",
+    expect(max_seq_length > special, f"more than the {special} special tokens of a {task.name} row",
             f"max_seq_length {max_seq_length}", "pass a larger --max_seq_length")
-    _expect(max_samples is None or max_samples > 0, f"a maximum of at least 1 {split} sample", max_samples,
+    expect(max_samples is None or max_samples > 0, f"a maximum of at least 1 {split} sample", max_samples,
             "raise it or leave it out")
     data, words = sha256_of_file(path), tokenizer_fingerprint(tokenizer)
     fingerprint = json.dumps(["format 1", task.name, split, max_seq_length, data, words])
@@ -316,7 +312,7 @@ def compute_metrics(task, predictions, labels):
     for all rows has learned nothing, its evaluation does not fail.
     """
     predictions, labels = np.asarray(predictions), np.asarray(labels)
-    _expect(predictions.shape == labels.shape, f"predictions of the labels' shape {labels.shape}",
+    expect(predictions.shape == labels.shape, f"predictions of the labels' shape {labels.shape}",
             predictions.shape, "evaluate the same rows")
     return {name: float(METRICS[name](predictions, labels)) for name in task.metrics}
 
@@ -328,7 +324,7 @@ def write_submission(path, task, split, indices, predictions):
     Classes become the task's words, scores are clipped to [0, 5]. UserError if the file name is not GLUE's.
     """
     name = task.submissions.get(split)
-    _expect(Path(path).name == name, f"GLUE's file name for the {split} split of {task.name}, {name}", path,
+    expect(Path(path).name == name, f"GLUE's file name for the {split} split of {task.name}, {name}", path,
             "pass a test split and its file name")
     if task.labels:
         words = [task.labels[prediction] for prediction in predictions]
@@ -339,149 +335,18 @@ def write_submission(path, task, split, indices, predictions):
         temporary.write_text("index\tprediction\n" + "".join(rows), encoding="utf-8", newline="\n")
 
 
-def zip_submission(folders, zip_path):
-    """Zip GLUE's eleven files, each in one of the folders or its submission/; equal files give an equal zip.
-
-    UserError has a sentence for every file that is missing, found twice, or has another header, number of
-    rows, index or label than GLUE expects.
-    """
-    found, problems = {}, []
-    for task in TASKS.values():
-        for split, name in task.submissions.items():
-            try:
-                found[name] = _checked_submission(task, split, name, folders)
-            except UserError as error:
-                problems.append(str(error))
-    if problems:
-        raise UserError("\n".join(problems))
-    with atomic_path(zip_path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        for name, path in found.items():  # ZipInfo is dated 1980: the content alone decides the zip
-            archive.writestr(zipfile.ZipInfo(name), path.read_bytes(), zipfile.ZIP_DEFLATED)
-
-
-def _checked_submission(task, split, name, folders):
-    places = [place for folder in folders for place in (Path(folder, name), Path(folder, "submission", name))]
-    places = [place for place in places if place.is_file()]
-    _expect(len(places) == 1, f"{name} in exactly one of {', '.join(map(str, folders))}",
-            ", ".join(map(str, places)) or "none", "name the folders that hold each file once")
-    path, advice = places[0], f"predict the whole official {split} split of {task.name}"
-    header, *rows = read_lines(path) or [""]
-    _expect(header == "index\tprediction", "the header index<TAB>prediction", f"{header!r} in {path}", advice)
-    _expect(len(rows) == task.rows[split], f"{task.rows[split]} rows", f"{len(rows)} in {path}", advice)
-    for number, row in enumerate(rows):
-        (index, _, word), where = row.partition("\t"), f"{path}, line {number + 2}"
-        _expect(index == str(number), f"the index {number}", f"{index!r} in {where}", advice)
-        _parse_label(task, word, where)
-    return path
-
-
-# ------------------------------------------------------------------------------------------------ download
-BASE_URL = "https://dl.fbaipublicfiles.com/"
-RETRY_WAITS = (1, 4, 16)  # seconds before each further try
-TIMEOUT = 30              # seconds without a byte
-CHECKSUMS = Path(__file__).with_name("glue.sha256")
-ELSEWHERE = "try again or name a mirror with --base_url"
-
-
-def download_task(task, data_dir, base_url=BASE_URL, overwrite=False, verify=True):
-    """Place the whole folder of a task in data_dir, or nothing; a complete one is kept unless `overwrite`.
-
-    UserError for a dead server, a broken archive, a wrong checksum or row count, and for a folder that is
-    there in part, as it may hold the user's own files.
-    """
-    folder = Path(data_dir, task.folder)
-    if not overwrite and folder.is_dir() and any(folder.iterdir()):
-        missing = [name for name in task.files.values() if not (folder / name).is_file()]
-        _expect(not missing, f"no folder {folder} or a complete one", f"one without {', '.join(missing)}",
-                "move it away, or pass --overwrite to replace it")
-        print(f"{task.name}: already in {folder}")
-        return
-    with atomic_path(folder) as temporary:
-        temporary.mkdir(exist_ok=True)
-        for source, name in task.downloads.items():
-            _fetch(f"{base_url.rstrip('/')}/{source}", temporary / name)
-            if name.endswith(".zip"):
-                _unpack(task, temporary / name)
-        if task.name == "MRPC":
-            _split_mrpc(temporary)
-        if verify:
-            _verify(task, temporary)
-    print(f"{task.name}: placed in {folder}")
-
-
-def _fetch(url, path):
-    """Download a URL to a file with a progress bar; after the last try UserError has URL and reason."""
-    for wait in (*RETRY_WAITS, None):
-        try:
-            with urllib.request.urlopen(url, timeout=TIMEOUT) as response, open(path, "wb") as file:
-                size = int(response.headers.get("Content-Length") or 0)
-                with tqdm(total=size or None, desc=path.name, unit="B", unit_scale=True, disable=None) as bar:
-                    while block := response.read(1 << 16):
-                        bar.update(file.write(block))
-                if size and file.tell() != size:  # urllib does not complain of a connection cut short
-                    raise OSError(f"the connection ended after {file.tell()} of {size} bytes")
-            return
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            if wait is None:
-                raise UserError(f"Expected to download {url}, found {error!r} at the last of "
-                                f"{len(RETRY_WAITS) + 1} tries; {ELSEWHERE}.") from error
-            time.sleep(wait)
-
-
-def _unpack(task, path):
-    """Replace a zip by the task's files in it, whatever folders they lie in, so that none leaves ours."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in sorted(archive.namelist(), key=lambda member: member.count("/"), reverse=True):
-                name = Path(member).name  # of equal names the outermost is written last
-                if name in task.files.values() and not member.startswith("__MACOSX"):
-                    (path.parent / name).write_bytes(archive.read(member))
-    except (zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"Expected a zip archive of {task.name}, found a broken one, {path.name} ({error}); "
-                        f"{ELSEWHERE}.") from error
-    missing = [name for name in task.files.values() if not (path.parent / name).is_file()]
-    _expect(not missing, f"the files of {task.name} in {path.name}", f"no {', '.join(missing)}", ELSEWHERE)
-    path.unlink()
-
-
-def _split_mrpc(folder):
-    """Make the three .tsv files of MRPC's sources, rows in their order: the dev ids choose the dev rows."""
-    dev_ids = set(read_lines(folder / "dev_ids.tsv"))  # of "ID1<TAB>ID2"
-    header, *rows = read_lines(folder / "msr_paraphrase_train.txt") or [""]
-    parts = {"train.tsv": ["\ufeff" + header], "dev.tsv": ["\ufeff" + header]}  # the official ones have a BOM
-    for row in rows:
-        parts["dev.tsv" if "\t".join(row.split("\t")[1:3]) in dev_ids else "train.tsv"].append(row)
-    header, *rows = read_lines(folder / "msr_paraphrase_test.txt") or [""]
-    parts["test.tsv"] = ["\t".join([str(first), row.partition("\t")[2]])  # the label makes way for an index
-                         for first, row in zip(["index", *range(len(rows))], [header, *rows], strict=True)]
-    for name, lines in parts.items():
-        (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
-
-
-def _verify(task, folder):
-    """UserError unless a folder's checksums, where known, and its row counts are the official ones."""
-    sums = [line.split("  ") for line in read_lines(CHECKSUMS)]
-    checks = [(Path(place).name, "sha256", expected, sha256_of_file(folder / Path(place).name))
-              for expected, place in sums if Path(place).parent.name == task.folder]
-    checks += [(name, "number of rows", task.rows[split], count_rows(task, split, folder / name))
-               for split, name in task.files.items()]
-    for name, what, official, found in checks:
-        _expect(official == found, f"the {what} {official} of {task.folder}/{name}", found,
-                f"{ELSEWHERE}, or keep the file all the same with --no_verify")
-
-
+# -------------------------------------------------------------------------------------------- command line
 def count_rows(task, split, path):
     """The number of data rows of a split's file."""
     return len(read_lines(path)) - task.header_lines(split)
 
 
-# -------------------------------------------------------------------------------------------- command line
 def check_data(data_dir):
     """Print the number of rows of every split found in data_dir/FOLDER beside the official one."""
     splits = [(task, split, Path(data_dir, task.folder, name))
               for task in TASKS.values() for split, name in task.files.items()]
     splits = [(task, split, path) for task, split, path in splits if path.is_file()]
-    _expect(splits, f"task folders such as {Path(data_dir, 'RTE')}", "none",
+    expect(splits, f"task folders such as {Path(data_dir, 'RTE')}", "none",
             f"run `python utils_glue.py download --data_dir {data_dir}`")
     print(f"{'task':<6} {'split':<8} {'rows':>8} {'official':>8}")
     for task, split, path in splits:
@@ -491,6 +356,8 @@ def check_data(data_dir):
 
 def main(argv=None):
     """The command line; UserError for every mistake a user can mend."""
+    from leaderboard.download import BASE_URL, download_task  # here, as they import this module
+    from leaderboard.submission import zip_submission
     parser = argparse.ArgumentParser(description="Download and check GLUE data; pack predictions.")
     commands = parser.add_subparsers(dest="command", required=True)
     download = commands.add_parser("download", help="Download the official data.")

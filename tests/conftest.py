@@ -65,7 +65,8 @@ def save_models(folder, family="bert", tokenizer=None, seed=0, **shape):
     """folder/pretrained, a random encoder, and folder/teacher, a random classifier of RTE, with their tokenizer."""
     (folder / "pretrained").mkdir(parents=True)
     tokenizer = tokenizer or wordpiece(folder)
-    config = transformers.AutoConfig.for_model(family, **(SHAPE | shape), vocab_size=len(tokenizer),
+    shape = {key: value for key, value in (SHAPE | shape).items() if value is not None}
+    config = transformers.AutoConfig.for_model(family, **shape, vocab_size=len(tokenizer),
                                                pad_token_id=tokenizer.pad_token_id)
     torch.manual_seed(seed)
     transformers.AutoModel.from_config(config).save_pretrained(folder / "pretrained")

@@ -13,12 +13,14 @@ import pytest
 import torch
 from transformers import BertTokenizer
 
+import leaderboard.download as download
 import utils_glue
+from leaderboard.download import download_task
+from leaderboard.submission import zip_submission
 from records import UserError, cli
 from utils_glue import (
     TASKS,
     compute_metrics,
-    download_task,
     feature_cache_dir,
     find_file,
     get_task,
@@ -27,7 +29,6 @@ from utils_glue import (
     read_examples,
     tokenizer_fingerprint,
     write_submission,
-    zip_submission,
 )
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "glue"
@@ -126,7 +127,7 @@ UNREADABLE = {  # id -> (task, content, parts of the error)
     "columns": ("rte", f"{HEADER}0\ta\tb\tentailment\n1\tb\tentailment\n",
                 ["4 columns", "found 3", "line 3"]),
     "blank line": ("rte", f"{HEADER}\n0\ta\tb\tentailment\n", ["4 columns", "found 1", "line 2"]),
-    "empty text": ("rte", f"{HEADER}0\ta\t \tentailment\n", ["sentence1 and sentence2", "empty", "line 2"]),
+    "empty text": ("rte", f"{HEADER}0\t \t\tentailment\n", ["sentence1 or sentence2", "none", "line 2"]),
     "label": ("rte", f"{HEADER}0\ta\tb\tneutral\n", ["entailment, not_entailment", "'neutral'", "line 2"]),
     "second header": ("rte", PAIRS + HEADER, ["'label'", "line 4"]),
     "not utf-8": ("rte", f"{HEADER}0\ta\tb\tentailment\n".encode() + b"1\t\xe9\n",
@@ -509,8 +510,8 @@ class Server(http.server.ThreadingHTTPServer):
 
 @pytest.fixture
 def server(monkeypatch, tmp_path):
-    monkeypatch.setattr(utils_glue, "RETRY_WAITS", (0, 0, 0))
-    monkeypatch.setattr(utils_glue, "CHECKSUMS", put(tmp_path, "sums/glue.sha256", ""))
+    monkeypatch.setattr(download, "RETRY_WAITS", (0, 0, 0))
+    monkeypatch.setattr(download, "CHECKSUMS", put(tmp_path, "sums/glue.sha256", ""))
     with Server() as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -603,7 +604,7 @@ def test_real_mrpc_is_split_as_glue_does(tmp_path):
     test = (REAL_DATA / "MRPC" / "test.tsv").read_text(encoding="utf-8")
     rows = ["0\t" + row.split("\t", 1)[1] + "\n" for row in test.split("\n")[:-1]]
     put(tmp_path, "msr_paraphrase_test.txt", "".join(rows))
-    utils_glue._split_mrpc(tmp_path)
+    download._split_mrpc(tmp_path)
     for name in ("train.tsv", "dev.tsv", "test.tsv"):
         assert (tmp_path / name).read_bytes() == (REAL_DATA / "MRPC" / name).read_bytes()
 
@@ -616,7 +617,7 @@ def test_wrong_checksums_and_row_counts_are_refused(qnli, tmp_path, monkeypatch,
     for sums, parts in ((f"{bad}  QNLI/dev.tsv\n{bad}  RTE/dev.tsv\n", ["QNLI/dev.tsv", bad, good]),
                         (f"{good}  QNLI/dev.tsv\n{bad}  RTE/dev.tsv\n",
                          ["number of rows 3 of QNLI/train.tsv", "found 2"])):
-        utils_glue.CHECKSUMS.write_text(sums)
+        download.CHECKSUMS.write_text(sums)
         assert cli(utils_glue.main, args) == 1
         error = capsys.readouterr().err
         assert error.startswith("error: Expected")
@@ -654,7 +655,7 @@ def test_dead_servers_and_broken_archives(qnli, tmp_path):
 
 def test_known_checksums():
     """glue.sha256 has sha256sum's format and names files of the table alone."""
-    text = Path(utils_glue.__file__).with_name("glue.sha256").read_text()
+    text = Path(download.__file__).with_name("glue.sha256").read_text()
     lines = [line.split("  ") for line in text.splitlines()]
     known = {f"{task.folder}/{name}" for task in TASKS.values()
              for name in (*task.files.values(), *task.downloads.values())}

@@ -1,0 +1,42 @@
+"""The eleven files of a GLUE submission, checked and zipped."""
+import zipfile
+from pathlib import Path
+
+from records import UserError, atomic_path
+from utils_glue import TASKS, expect, parse_label, read_lines
+
+
+def zip_submission(folders, zip_path):
+    """Zip GLUE's eleven files, each in one of the folders or its submission/; equal files give an equal zip.
+
+    UserError has a sentence for every file that is missing, found twice, or has another header, number of
+    rows, index or label than GLUE expects.
+    """
+    found, problems = {}, []
+    for task in TASKS.values():
+        for split, name in task.submissions.items():
+            try:
+                found[name] = _checked_submission(task, split, name, folders)
+            except UserError as error:
+                problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(problems))
+    with atomic_path(zip_path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, path in found.items():  # ZipInfo is dated 1980: the content alone decides the zip
+            archive.writestr(zipfile.ZipInfo(name), path.read_bytes(), zipfile.ZIP_DEFLATED)
+
+
+def _checked_submission(task, split, name, folders):
+    places = [place for folder in folders for place in (Path(folder, name), Path(folder, "submission", name))]
+    places = [place for place in places if place.is_file()]
+    expect(len(places) == 1, f"{name} in exactly one of {', '.join(map(str, folders))}",
+            ", ".join(map(str, places)) or "none", "name the folders that hold each file once")
+    path, advice = places[0], f"predict the whole official {split} split of {task.name}"
+    header, *rows = read_lines(path) or [""]
+    expect(header == "index\tprediction", "the header index<TAB>prediction", f"{header!r} in {path}", advice)
+    expect(len(rows) == task.rows[split], f"{task.rows[split]} rows", f"{len(rows)} in {path}", advice)
+    for number, row in enumerate(rows):
+        (index, _, word), where = row.partition("\t"), f"{path}, line {number + 2}"
+        expect(index == str(number), f"the index {number}", f"{index!r} in {where}", advice)
+        parse_label(task, word, where)
+    return path
