@@ -202,12 +202,13 @@ def train(args, task, method, terms, accelerator):
     for split in task.files:  # read now what is used later: a bad row must stop the run before the training
         if (split.startswith("dev") and args.do_eval) or (split.startswith("test") and args.do_predict):
             load_split(args, task, split, tokenizer, None)
-    teacher = models.load_teacher(args, task).to(accelerator.device) if models.has_teacher(args) else None
+    teacher = models.load_teacher(args, task, tokenizer).to(accelerator.device) if models.has_teacher(args) else None
     facts = {"data": {"train": features.source}, "teacher": records.fingerprint_of_model(teacher) if teacher else None,
              "processes": accelerator.num_processes, "precision": accelerator.mixed_precision}
     settings = run_settings(args) | {"method": method, "training data": features.source["sha256"],
                                      **{key: facts[key] for key in ("teacher", "processes", "precision")}}
     checkpoint = checkpoint_to_resume(args, settings)
+    accelerator.wait_for_everyone()  # all processes have looked before the main one clears the folder
     student = models.load_student(args, task, tokenizer, teacher, checkpoint).to(accelerator.device)
     pairs = models.layer_pairs(args, student, teacher) if teacher else []
     loop = Loop(args, accelerator, student, teacher, terms, pairs, features.tensors)

@@ -111,7 +111,7 @@ AT_LEAST = {"max_seq_length": 2, "per_gpu_train_batch_size": 1, "per_gpu_eval_ba
             "gradient_accumulation_steps": 1, "num_train_epochs": 0, "logging_steps": 1, "save_steps": 1,
             "save_total_limit": 0, "warmup_steps": 0, "weight_decay": 0, "adam_epsilon": 0, "max_grad_norm": 0,
             "student_num_hidden_layers": 1, "max_train_samples": 1, "max_eval_samples": 1, "max_predict_samples": 1,
-            "beta": 0, "alpha": 0}
+            "beta": 0, "alpha": 0, "seed": 0}
 
 
 def check_arguments(args):

@@ -62,6 +62,18 @@ def check_tokenizer(args, tokenizer, config, name):
         raise UserError(f"--max_seq_length is {args.max_seq_length}, but {name} takes at most {longest} tokens")
 
 
+def check_vocabulary(args, tokenizer, source):
+    """Refuse to copy layers from a model that reads the same text as other token ids."""
+    try:
+        other = transformers.AutoTokenizer.from_pretrained(source, **hub_arguments(args))
+    except (OSError, ValueError):  # the source has no tokenizer of its own to compare
+        return
+    differ = dict(tokenizer.get_vocab().items() ^ other.get_vocab().items())
+    if differ:
+        raise UserError(f"the teacher's tokenizer and that of {source} differ in {len(differ)} tokens, such as "
+                        f"{min(differ)!r}: copy the student from a model with the teacher's vocabulary")
+
+
 def check_labels(task, config, name):
     """Refuse a teacher with another number or order of labels than the task's."""
     expected = 1 if task.labels is None else len(task.labels)
@@ -79,11 +91,12 @@ def has_teacher(args):
     return hasattr(args, "copy_teacher")
 
 
-def load_teacher(args, task):
+def load_teacher(args, task, tokenizer):
     """The fine-tuned teacher: eval mode, no gradient, checked against the task."""
     name = args.model_name_or_path
     config = load_config(args, args.config_name or name, "teacher")
     check_labels(task, config, name)
+    check_tokenizer(args, tokenizer, config, name)
     with loading("teacher", name):
         model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
             name, config=config, use_safetensors=True, output_loading_info=True, **hub_arguments(args))
@@ -98,27 +111,31 @@ def load_student(args, task, tokenizer, teacher, checkpoint):
     if checkpoint:
         return build_model(args, task, tokenizer, str(checkpoint), copy=True, layers=None)
     if teacher is None:
-        return build_model(args, task, tokenizer, args.model_name_or_path, True, args.student_num_hidden_layers)
+        return build_model(args, task, tokenizer, args.model_name_or_path, True, args.student_num_hidden_layers,
+                           args.config_name)
     family = teacher.config.model_type
     if (args.student_model_type or family).lower() != family:
         raise UserError(f"--student_model_type is {args.student_model_type}, but the teacher is of type {family}: "
                         "teacher and student must be of one family")
     source = args.model_name_or_path_for_copy or args.model_name_or_path
     layers = args.student_num_hidden_layers or max(1, teacher.config.num_hidden_layers // 2)
+    if args.copy_teacher and args.model_name_or_path_for_copy:
+        check_vocabulary(args, tokenizer, source)
     return build_model(args, task, tokenizer, source, args.copy_teacher, layers)
 
 
-def build_model(args, task, tokenizer, source, copy, layers):
+def build_model(args, task, tokenizer, source, copy, layers, config_name=""):
     """A model of `layers` layers (None: all) shaped like `source`, with its first layers' weights if `copy`.
 
     source: folder or hub name. The head is new unless the source has one for as many labels.
     """
-    depth = load_config(args, source, "model").num_hidden_layers
+    shape = config_name or source
+    depth = load_config(args, shape, "model").num_hidden_layers
     if copy and (layers or depth) > depth:
         raise UserError(f"cannot copy {layers} layers from {source}, which has {depth}: pass "
                         f"--student_num_hidden_layers {depth} or less, or copy from another model")
     names = task.labels or ("score",)
-    config = load_config(args, source, "model", num_hidden_layers=layers or depth, num_labels=len(names),
+    config = load_config(args, shape, "model", num_hidden_layers=layers or depth, num_labels=len(names),
                          id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)},
                          problem_type="single_label_classification" if task.labels else "regression")
     check_tokenizer(args, tokenizer, config, source)

@@ -20,6 +20,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "scikit-learn", "scipy", "numpy",
             "pandas")
+UMASK = os.umask(0)
+os.umask(UMASK)
 
 
 class UserError(Exception):
@@ -70,6 +72,7 @@ def atomic_path(path):
         yield temporary
         for file in temporary.rglob("*") if temporary.is_dir() else [temporary]:
             if file.is_file():
+                file.chmod(0o666 & ~UMASK)  # safetensors writes files that only their owner can read
                 with open(file, "rb") as handle:
                     os.fsync(handle.fileno())
         if path.is_dir():

@@ -123,6 +123,13 @@ def another_width(tiny, tmp_path):
     return ["--model_name_or_path_for_copy", tmp_path / "pretrained"]
 
 
+def another_vocabulary(tiny, tmp_path):
+    shutil.copytree(tiny / "pretrained", tmp_path / "pretrained")
+    path = tmp_path / "pretrained/tokenizer.json"
+    path.write_text(path.read_text().replace('"dog"', '"cow"'))
+    return ["--model_name_or_path_for_copy", tmp_path / "pretrained"]
+
+
 def damaged_weights(tiny, tmp_path):
     shutil.copytree(tiny / "teacher", tmp_path / "teacher")
     (tmp_path / "teacher/model.safetensors").write_bytes(b"half a file")
@@ -140,6 +147,7 @@ MISTAKES = {
     "teacher that is nowhere": (lambda *_: ["--model_name_or_path", "no/such/folder"], "does not exist"),
     "damaged teacher": (damaged_weights, "cannot load the teacher"),
     "another model's tokenizer": (other_tokenizer, "has 261 tokens, but"),
+    "a source with another vocabulary": (another_vocabulary, "differ in 2 tokens, such as 'cow'"),
     "too many layers": (lambda *_: ["--student_num_hidden_layers", "5"], "which has 4"),
     "weights of another width": (another_width, "lacks"),
     "wrong model type": (lambda *_: ["--model_type", "roberta"], "is of type bert"),

@@ -1,5 +1,7 @@
 """The toy task: its logic by hand and in random worlds, its files, and that no shortcut solves it."""
 import random
+import subprocess
+import sys
 from itertools import combinations
 
 import numpy as np
@@ -184,6 +186,12 @@ def test_files_are_in_the_format_of_glue(tmp_path):
 
 
 def test_a_bad_size_is_the_users_mistake(tmp_path):
-    with pytest.raises(UserError, match="--dev"):
+    with pytest.raises(UserError, match="--dev should be from 1 to 100000 rows; found 0"):
         toy.main(["--data_dir", str(tmp_path), "--dev", "0"])
     assert not list(tmp_path.iterdir())
+
+
+def test_runs_from_any_folder(tmp_path):
+    command = [sys.executable, toy.__file__, "--data_dir", "here", "--train", "-1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: --train should be from 1 to 100000 rows; found -1\n")
