@@ -21,7 +21,6 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 import transformers
-from tqdm import tqdm
 
 import cka
 import flags
@@ -154,8 +153,7 @@ class Loop:
         """Train from the state's step to the last one."""
         args, state = self.args, self.state
         self.student.train()
-        bar = tqdm(total=self.total_steps, initial=state.step, unit="step", desc="training",
-                   disable=not records.is_main_process())
+        bar = records.progress(total=self.total_steps, initial=state.step, unit="step", desc="training")
         started, seconds = time.perf_counter(), state.seconds
         plan = windows(self.rows, self.batch_size, args.gradient_accumulation_steps, args.seed, state.step,
                        self.total_steps)
@@ -242,9 +240,9 @@ def predict(args, accelerator, model, features):
     model.eval()
     size = args.per_gpu_eval_batch_size * accelerator.num_processes
     with torch.no_grad():
+        batches = torch.arange(len(features.indices)).split(size)
         logits = [MiniBatch(accelerator, features.tensors, indices, trim=True).forward(model).logits
-                  for indices in tqdm(torch.arange(len(features.indices)).split(size), desc="evaluating", leave=False,
-                                      unit="batch", disable=not records.is_main_process())]
+                  for indices in records.progress(batches, desc="evaluating", leave=False, unit="batch")]
     return torch.cat(logits).double().cpu().numpy()
 
 

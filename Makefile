@@ -1,0 +1,20 @@
+# Needs Python 3.11 and pip only. PYTHON=... names another interpreter to build the environment with.
+PYTHON ?= python3
+.PHONY: demo test check clean
+
+.venv/.built: requirements.txt requirements-dev.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+demo: .venv/.built       # teacher, student alone and every method on a small task, about five minutes
+	PYTHON=.venv/bin/python scripts/demo.sh
+
+test: .venv/.built       # about three minutes
+	.venv/bin/python -m pytest -n 2
+
+check: .venv/.built      # what CI runs
+	bash .ci/run
+
+clean:
+	rm -rf .venv demo

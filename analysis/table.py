@@ -1,0 +1,124 @@
+"""Runs -> one table: a row a method, mean ± standard deviation over its seeds, as Markdown.
+
+    python analysis/table.py RUNS_DIR                       # or a results.csv that the runs appended to
+    python analysis/table.py RUNS_DIR --csv results/mrpc.csv --insert README.md
+
+--csv writes the single runs, without the paths of the machine they ran on. --insert puts the table into a file, in
+place of what stands between the lines <!-- table TASK --> and <!-- end TASK -->. Runs that differ in their budget are
+refused: only method and seed may differ, and the teacher, which comes before the comparison.
+"""
+import argparse
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import records
+from records import UserError
+
+METRICS = ("mcc", "acc", "f1", "acc_mm", "pearson", "spearmanr")
+BUDGET = {"--learning_rate": "learning rate", "--num_train_epochs": "epochs", "--max_steps": "steps at most",
+          "--per_gpu_train_batch_size": "batch", "--gradient_accumulation_steps": "accumulation",
+          "processes": "processes", "--max_seq_length": "length", "--max_train_samples": "training rows at most",
+          "precision": "precision"}
+SAME = ("task", "parameters", "device", "machine", "torch", "transformers")
+PATHS = ("_dir", "_file", "_path", "_csv", "name_or_path", "name_or_path_for_copy", "tokenizer_name", "config_name")
+
+
+def read_runs(source):
+    """One row a finished run, from a folder of run folders or from a results.csv."""
+    source = Path(source)
+    if source.is_file():
+        return pd.read_csv(source)
+    folders = sorted(path.parent for path in source.glob("*/run.json"))
+    finished = [folder for folder in folders if records.read_json(folder / "run.json").get("finished")]
+    if not finished:
+        raise UserError(f"{source} is neither a results.csv nor a folder with finished runs in it (RUN/run.json)")
+    rows = pd.DataFrame([records.result_row(folder) for folder in finished])
+    return rows.sort_values("started", kind="stable", ignore_index=True)
+
+
+def check_comparable(runs):
+    """Refuse runs whose difference could come from anything but method and seed."""
+    students = runs[runs.method != "teacher"]
+    for column in (*BUDGET, *SAME):
+        values = students[column].dropna().unique() if column in students else []
+        if len(values) > 1:
+            raise UserError(f"these runs differ in {column} ({', '.join(map(str, values))}): only method and seed may "
+                            "differ in one table, so give those of one setting")
+    twice = runs[runs.duplicated(["method", "seed"])]
+    if len(twice):
+        raise UserError(f"{twice.method.iloc[0]} with seed {twice.seed.iloc[0]} is there twice: give one run of each")
+
+
+def summary(runs):
+    """The table itself, metrics in percent, in the order in which the methods were first run."""
+    metrics = [name for name in METRICS if name in runs and runs[name].notna().any()]
+
+    def cell(values):
+        spread = f" ± {100 * values.std(ddof=1):.2f}" if len(values) > 1 else ""
+        return f"{100 * values.mean():.2f}{spread}"
+
+    rows = [{"method": method, **{name: cell(group[name]) for name in metrics}, "seeds": len(group),
+             "parameters": f"{group.parameters.iloc[0] / 1e6:.1f} M", "minutes a run": f"{group.minutes.mean():.1f}"}
+            for method, group in runs.groupby("method", sort=False)]
+    return pd.DataFrame(rows)
+
+
+def markdown(table):
+    """A Markdown table, without another dependency."""
+    lines = [table.columns, ["---"] * len(table.columns), *table.itertuples(index=False)]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def caption(runs):
+    """Where the numbers come from, in one line."""
+    students = runs[runs.method != "teacher"] if (runs.method != "teacher").any() else runs
+    first = students.iloc[0]
+    budget = {name: first[column] for column, name in BUDGET.items() if column in first and pd.notna(first[column])}
+    budget = ", ".join(f"{name} {value if isinstance(value, str) else f'{value:g}'}"
+                       for name, value in budget.items() if value not in (-1, 1))
+    commits = ", ".join(sorted({str(c) for c in runs.commit}))
+    seeds = ", ".join(map(str, sorted(runs.seed.unique())))
+    where = first.machine if first.device == "cpu" else f"{first.device}; {first.machine}"
+    return (f"{str(first.task).upper()} dev set, mean ± standard deviation over seeds {seeds}; students: {budget}; "
+            f"{where}; {runs.minutes.sum():.0f} minutes of training in all; torch {first.torch}, transformers "
+            f"{first.transformers}, commit {commits}.")
+
+
+def insert(path, name, text):
+    """Put text between a file's markers."""
+    path, start, end = Path(path), f"<!-- table {name} -->", f"<!-- end {name} -->"
+    content = path.read_text(encoding="utf-8")
+    if start not in content or end not in content:
+        raise UserError(f"{path} has no lines {start} and {end} to put the table between")
+    before, after = content.split(start)[0], content.split(end)[1]
+    with records.atomic_path(path) as temporary:
+        temporary.write_text(f"{before}{start}\n{text}\n{end}{after}", encoding="utf-8")
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", help="A folder of runs, or a results.csv.")
+    parser.add_argument("--task", help="Only this task's runs.")
+    parser.add_argument("--csv", help="Write the single runs to this file.")
+    parser.add_argument("--insert", help="Put the table into this Markdown file.")
+    args = parser.parse_args(argv)
+    runs = read_runs(args.runs)
+    if args.task:
+        runs = runs[runs.task == args.task.lower()]
+    if not len(runs):
+        raise UserError(f"{args.runs} has no run of the task {args.task}")
+    check_comparable(runs)
+    text = f"{markdown(summary(runs))}\n\n{caption(runs)}"
+    if args.csv:
+        with records.atomic_path(args.csv) as path:
+            runs.drop(columns=[c for c in runs if c.startswith("--") and c.endswith(PATHS)]).to_csv(path, index=False)
+    if args.insert:
+        insert(args.insert, runs.task.iloc[0].upper(), text)
+    print(text)
+
+
+if __name__ == "__main__":
+    sys.exit(records.cli(main))

@@ -1,0 +1,130 @@
+"""Files: whole or absent, logs that resume, results.csv under concurrent writers, and the table made of it."""
+import json
+import multiprocessing
+import os
+import signal
+import stat
+import time
+
+import pandas as pd
+import pytest
+
+import records
+from analysis import table
+from records import UserError
+
+
+def test_atomic_path_keeps_the_old_content_until_the_new_is_whole(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), records.atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["file"]
+    with records.atomic_path(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new" and os.listdir(tmp_path) == ["file"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~records.UMASK
+
+
+def test_atomic_path_replaces_folders(tmp_path):
+    for content in ("one", "two"):
+        with records.atomic_path(tmp_path / "folder") as temporary:
+            temporary.mkdir()
+            (temporary / content).write_text(content)
+    assert os.listdir(tmp_path) == ["folder"] and os.listdir(tmp_path / "folder") == ["two"]
+
+
+def test_json_lines_drop_what_was_written_after_the_checkpoint(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
+    records.JsonLines(path, step=2).write({"step": 3, "again": True})
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"step": 1}, {"step": 2}, {"step": 3, "again": True}]
+    records.JsonLines(path, step=0)
+    assert path.read_text() == ""
+
+
+def append(path, worker):
+    for i in range(5):
+        records.append_result(path, {"method": f"m{worker}", "seed": i} | ({f"extra{worker}": 1} if worker else {}))
+
+
+def test_results_of_concurrent_runs_all_arrive(tmp_path):
+    workers = [multiprocessing.get_context("fork").Process(target=append, args=(tmp_path / "r.csv", w))
+               for w in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    rows = pd.read_csv(tmp_path / "r.csv")
+    assert sorted(zip(rows.method, rows.seed, strict=True)) == [(f"m{w}", i) for w in range(3) for i in range(5)]
+    assert {"extra1", "extra2"} <= set(rows)
+
+
+def hold(folder):
+    with records.claimed(folder):
+        (folder / "held").touch()
+        time.sleep(60)
+
+
+def test_a_claim_ends_with_its_process(tmp_path):
+    process = multiprocessing.get_context("fork").Process(target=hold, args=(tmp_path,))
+    process.start()
+    while not (tmp_path / "held").exists():
+        time.sleep(0.01)
+    with pytest.raises(UserError, match="in use"), records.claimed(tmp_path):
+        pass
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    with records.claimed(tmp_path):
+        pass
+
+
+def test_user_errors_are_one_line_and_other_errors_are_not_hidden(capsys):
+    def wrong(argv):
+        raise UserError("x was 1, not 2: pass 2")
+
+    def bug(argv):
+        raise ZeroDivisionError
+    assert records.cli(wrong) == 1
+    assert capsys.readouterr().err == "error: x was 1, not 2: pass 2\n"
+    with pytest.raises(ZeroDivisionError):
+        records.cli(bug)
+
+
+def runs_csv(path, *rows):
+    common = {"task": "mrpc", "minutes": 2.0, "parameters": 17e6, "device": "cpu", "machine": "M, 2 cores",
+              "precision": "bf16", "processes": 1, "torch": "2", "transformers": "5", "commit": "abc",
+              "--learning_rate": 1e-4, "--num_train_epochs": 4, "--output_dir": "/somewhere"}
+    pd.DataFrame([common | row for row in rows]).to_csv(path, index=False)
+    return path
+
+
+def test_table_has_mean_and_sample_deviation(tmp_path, capsys):
+    source = runs_csv(tmp_path / "r.csv", {"method": "VKD", "seed": 1, "acc": 0.7},
+                      {"method": "VKD", "seed": 2, "acc": 0.8}, {"method": "FSD_I", "seed": 1, "acc": 0.75})
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- table MRPC -->\nstale\n<!-- end MRPC -->\nafter\n")
+    assert table.main([str(source), "--insert", str(readme), "--csv", str(tmp_path / "out.csv")]) is None
+    printed = capsys.readouterr().out
+    assert "| VKD | 75.00 ± 7.07 | 2 | 17.0 M | 2.0 |" in printed  # sqrt((5² + 5²) / 1) = 7.07
+    assert "| FSD_I | 75.00 | 1 |" in printed
+    assert "seeds 1, 2; students: learning rate 0.0001, epochs 4, precision bf16; M, 2 cores; 6 minutes" in printed
+    text = readme.read_text()
+    assert printed.strip() in text and "stale" not in text
+    assert text.startswith("before\n") and text.endswith("after\n")
+    assert "/somewhere" not in (tmp_path / "out.csv").read_text()
+
+
+def test_table_refuses_what_cannot_be_compared(tmp_path):
+    mixed = runs_csv(tmp_path / "a.csv", {"method": "VKD", "seed": 1, "acc": 0.7},
+                     {"method": "FSD_I", "seed": 1, "acc": 0.8, "--num_train_epochs": 9})
+    with pytest.raises(UserError, match=r"differ in --num_train_epochs \(4, 9\)"):
+        table.main([str(mixed)])
+    twice = runs_csv(tmp_path / "b.csv", *[{"method": "VKD", "seed": 1, "acc": 0.7}] * 2)
+    with pytest.raises(UserError, match="VKD with seed 1 is there twice"):
+        table.main([str(twice)])
+    with pytest.raises(UserError, match="neither a results"):
+        table.main([str(tmp_path)])
