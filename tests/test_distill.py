@@ -1,7 +1,6 @@
 """The loop and what a run leaves behind, through the scripts' own main, on tiny random models."""
 import json
 import math
-import os
 import subprocess
 import sys
 import time
@@ -336,7 +335,3 @@ def test_same_seed_same_run_other_seed_other_run(tiny, tmp_path):
     a, b, c = ((tmp_path / name / "model.safetensors").read_bytes() for name in "abc")
     assert a == b != c
 
-
-@pytest.mark.skipif(not os.environ.get("FSD_TEST_GPU") or not torch.cuda.is_available(), reason="needs a GPU")
-def test_gpu_run(tiny, tmp_path):
-    glue_with_cka_i.main(flags(tiny, tmp_path / "s", "--bf16"))

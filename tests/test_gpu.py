@@ -1,0 +1,42 @@
+"""On a GPU only: each precision trains, the losses agree with the CPU's float64, a run resumes."""
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, flags, read_log
+
+
+def has_gpu():
+    """Asked of the driver, as the other tests hide the GPU from torch."""
+    return bool(shutil.which("nvidia-smi")) and "GPU 0" in subprocess.run(
+        ["nvidia-smi", "-L"], capture_output=True, text=True).stdout
+
+
+pytestmark = pytest.mark.skipif(not has_gpu(), reason="needs an NVIDIA GPU")
+ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
+
+
+@pytest.mark.parametrize("precision", [[], ["--bf16"], ["--fp16"]])
+@pytest.mark.parametrize("structure", [[], ["--internal"]])
+def test_trains_and_resumes(precision, structure, tiny, tmp_path):
+    for name, more in (("s", []), ("again", ["--resume_from_checkpoint", tmp_path / "s/checkpoint-4"])):
+        arguments = flags(tiny, tmp_path / name, *precision, *structure, "--save_steps", 4, *more)
+        subprocess.run([sys.executable, str(ROOT / "glue_with_cka_i.py"), *arguments], check=True, env=ENVIRONMENT)
+    straight, resumed = read_log(tmp_path / "s"), read_log(tmp_path / "again")
+    assert [entry["step"] for entry in resumed] == [5, 6]
+    assert [entry["loss"] for entry in resumed] == pytest.approx([e["loss"] for e in straight[4:]], rel=1e-2)
+
+
+def test_losses_agree_with_the_cpu():
+    code = """
+import torch, cka
+h_s, h_t = torch.randn(8, 16, 32, dtype=torch.float64), torch.randn(8, 16, 48, dtype=torch.float64)
+for loss in (cka.intra_feature_loss, cka.local_inter_feature_loss):
+    for estimator in cka.ESTIMATORS:
+        wanted = loss(h_s, h_t, estimator=estimator)
+        found = loss(h_s.float().cuda(), h_t.float().cuda(), estimator=estimator).cpu().double()
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=ENVIRONMENT)
