@@ -216,7 +216,8 @@ def train(args, task, method, terms, accelerator):
         say(f"resuming from {checkpoint}: {loop.state.step} of {loop.total_steps} steps are done")
     elif records.is_main_process():
         clear(output)
-        records.write_run(output, args, facts | {"method": method, "finished": False})
+        records.write_json(output / "run.json", records.run_record(
+            output, args, facts | {"method": method, "finished": False}))
     log = records.Log(output, args.run_file, loop.state.step)
 
     def save(state):
@@ -312,10 +313,11 @@ def run(args, method, terms):
         facts |= {"method": method, "device": device_name(accelerator), "results": results, "finished": True,
                   "wall_seconds": time.perf_counter() - started}
         if records.is_main_process() and args.do_train:
-            records.write_run(output, args, facts)
             log.close(run_settings(args) | {"method": method}, results)
+            run_record = records.run_record(output, args, facts)
             if args.results_csv:
-                records.append_result(args.results_csv, records.result_row(output))
+                records.append_result(args.results_csv, records.result_row(run_record))
+            records.write_json(output / "run.json", run_record)  # last: from here on the run is finished
     say(f"{method} on {task.name}: {describe(results) or 'done'}; everything is in {output}")
     return 0
 

@@ -190,13 +190,23 @@ class JsonLines:
 
 
 def append_result(path, row):
-    """Append one run's row to a shared results.csv, under a lock and atomically; new columns widen the table."""
+    """Put one run's row into a shared results.csv, under a lock and atomically; new columns widen the table.
+
+    A run is known by its folder and start: one that is killed right after this and repeated is not in it twice.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(path.with_name(f".{path.name}.lock")):
-        table = pd.DataFrame([row], dtype=object)
+        table = pd.DataFrame([{key: str(value) for key, value in row.items()}])
         if path.is_file():
-            table = pd.concat([pd.read_csv(path, dtype=object), table], ignore_index=True)
+            try:
+                before = pd.read_csv(path, dtype=str)
+            except ValueError as error:  # pandas' parser and empty-file errors are ValueErrors
+                raise UserError(f"{path} is not a table of results ({error}): move it away or name another "
+                                "--results_csv; this run's results are in its eval_results.json") from None
+            keys = [key for key in ("started", "--output_dir") if key in before and key in table]
+            same = (before[keys] == table[keys].iloc[0]).all(axis=1) if keys else [False] * len(before)
+            table = pd.concat([before[~pd.Series(same, index=before.index, dtype=bool)], table], ignore_index=True)
         with atomic_path(path) as temporary:
             table.to_csv(temporary, index=False)
 
@@ -226,14 +236,15 @@ class Log:
             self.writer.close()
 
 
-def write_run(output_dir, args, facts):
-    """run.json: arguments, versions, commit, seed, device, fingerprints, times, results."""
-    write_json(Path(output_dir) / "run.json", provenance() | {"seed": args.seed, "arguments": vars(args)} | facts)
+def run_record(output_dir, args, facts):
+    """The content of run.json: arguments, versions, commit, seed, device, fingerprints, times, results."""
+    before = read_json(Path(output_dir) / "run.json")
+    record = provenance() | {"seed": args.seed, "arguments": vars(args)} | facts
+    return record | ({"started": before["started"]} if before.get("finished") is False else {})
 
 
-def result_row(output_dir):
-    """The row of results.csv for the run in a folder, from its run.json."""
-    run = read_json(Path(output_dir) / "run.json")
+def result_row(run):
+    """The row of results.csv for a run, from the content of its run.json."""
     arguments = {k: v for k, v in run["arguments"].items() if not k.startswith("do_") and v not in (None, "", False)}
     return {
         "method": run["method"], "task": arguments.pop("task_name").lower(), "seed": arguments.pop("seed"),

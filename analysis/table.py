@@ -31,11 +31,10 @@ def read_runs(source):
     source = Path(source)
     if source.is_file():
         return pd.read_csv(source)
-    folders = sorted(path.parent for path in source.glob("*/run.json"))
-    finished = [folder for folder in folders if records.read_json(folder / "run.json").get("finished")]
-    if not finished:
+    runs = [run for run in map(records.read_json, sorted(source.glob("*/run.json"))) if run.get("finished")]
+    if not runs:
         raise UserError(f"{source} is neither a results.csv nor a folder with finished runs in it (RUN/run.json)")
-    rows = pd.DataFrame([records.result_row(folder) for folder in finished])
+    rows = pd.DataFrame([records.result_row(run) for run in runs])
     return rows.sort_values("started", kind="stable", ignore_index=True)
 
 

@@ -63,6 +63,18 @@ def test_results_of_concurrent_runs_all_arrive(tmp_path):
     assert {"extra1", "extra2"} <= set(rows)
 
 
+def test_a_repeated_run_is_not_in_the_table_twice(tmp_path):
+    run = {"method": "VKD", "seed": 1, "started": "noon", "--output_dir": "a"}
+    for row in (run, run | {"--output_dir": "b"}, run, run | {"started": "later"}):
+        records.append_result(tmp_path / "r.csv", row)
+    rows = pd.read_csv(tmp_path / "r.csv")
+    found = sorted(zip(rows.started, rows["--output_dir"], strict=True))
+    assert found == [("later", "a"), ("noon", "a"), ("noon", "b")]
+    (tmp_path / "r.csv").write_text("")
+    with pytest.raises(UserError, match="not a table of results"):
+        records.append_result(tmp_path / "r.csv", run)
+
+
 def hold(folder):
     with records.claimed(folder):
         (folder / "held").touch()
