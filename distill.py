@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import accelerate
+import huggingface_hub
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -299,7 +300,8 @@ def run(args, method, terms):
     """
     flags.check_arguments(args)
     task = utils_glue.get_task(args.task_name)
-    transformers.logging.set_verbosity_error()
+    for library in (transformers, huggingface_hub):
+        library.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     accelerator = start_accelerator(args)
     started, output = time.perf_counter(), Path(args.output_dir)

@@ -135,3 +135,10 @@ def check_arguments(args):
         source = getattr(args, name, None)
         if source and args.do_train and Path(source).resolve() == output:
             raise UserError(f"--output_dir {args.output_dir} is also --{name}, which it would overwrite: name another")
+    table = args.results_csv and Path(args.results_csv).parent
+    for name, folder in (("output_dir", args.output_dir), ("run_file", args.run_file), ("results_csv", table)):
+        try:
+            Path(folder or args.output_dir).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--{name} {getattr(args, name)} cannot be used, as {error.filename} cannot be made a "
+                            f"folder ({error.strerror}): name another") from None

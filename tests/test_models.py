@@ -158,6 +158,8 @@ MISTAKES = {
     "batch size": (lambda *_: ["--per_gpu_train_batch_size", "0"], "must be at least 1, got 0"),
     "fp16 on a CPU": (lambda *_: ["--fp16"], "needs a GPU"),
     "layers that do not divide": (lambda *_: ["--do_layerwise", "--student_num_hidden_layers", "3"], "divides"),
+    "output is a file": (lambda tiny, _: ["--output_dir", tiny / "RTE/dev.tsv"], "cannot be made a folder"),
+    "board is a file": (lambda tiny, _: ["--run_file", tiny / "RTE/dev.tsv"], "--run_file .* cannot be used"),
     "output is the teacher": (lambda tiny, _: ["--output_dir", tiny / "teacher"], "which it would overwrite"),
 }
 
