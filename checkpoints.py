@@ -41,12 +41,13 @@ class Meter:
         return means
 
 
-def make_optimizer(args, model):
+def make_optimizer(args, model, precision):
     """AdamW, with --weight_decay on all but biases and norms."""
     decayed = {p: p.ndim > 1 for p in model.parameters()}
     groups = [{"params": [p for p, d in decayed.items() if d], "weight_decay": args.weight_decay},
               {"params": [p for p, d in decayed.items() if not d], "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=args.learning_rate, eps=args.adam_epsilon, fused=True)
+    fused = precision != "fp16"  # a fused step hides from accelerate that the loss scaler skipped it
+    return torch.optim.AdamW(groups, lr=args.learning_rate, eps=args.adam_epsilon, fused=fused)
 
 
 class State:
@@ -54,7 +55,7 @@ class State:
 
     def __init__(self, args, accelerator, student, total_steps, meter):
         self.accelerator, self.meter = accelerator, meter
-        self.optimizer = accelerator.prepare(make_optimizer(args, student))
+        self.optimizer = accelerator.prepare(make_optimizer(args, student, accelerator.mixed_precision))
         self.scheduler = transformers.get_linear_schedule_with_warmup(
             self.optimizer.optimizer, args.warmup_steps, total_steps)
         self.step, self.seconds, self.examples = 0, 0.0, 0
@@ -117,21 +118,21 @@ def save_checkpoint(output_dir, step, save_model, tensors, progress, keep):
         remove_folder(old)
 
 
-def load_checkpoint(folder):
-    """The tensors and the progress that save_checkpoint wrote."""
+def restore(state, folder):
+    """Give a State what save_checkpoint wrote of one."""
     try:
-        return load_file(Path(folder) / "training_state.safetensors"), read_json(Path(folder) / "progress.json")
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"the checkpoint {folder} is damaged ({error}): delete it to go on from an older one or to "
-                        "start afresh") from None
+        state.unpack(load_file(folder / "training_state.safetensors"), read_json(folder / "progress.json"))
+    except (OSError, ValueError, KeyError, IndexError, SafetensorError) as error:
+        raise UserError(f"the checkpoint {folder} is damaged ({type(error).__name__}: {error}): delete it to go on "
+                        "from an older one or to start afresh") from None
 
 
 # Flags that may change between a killed run and its resumption: they do not touch what is trained.
 FREE_TO_CHANGE = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "run_file", "results_csv", "data_dir",
                   "cache_dir", "overwrite_cache", "student_model_name_or_path", "save_steps", "save_total_limit",
-                  "do_eval", "do_predict", "eval_all_checkpoints", "evaluate_during_training", "max_eval_samples",
-                  "max_predict_samples", "per_gpu_eval_batch_size", "model_name_or_path", "model_type",
-                  "student_model_type"}
+                  "logging_steps", "do_eval", "do_predict", "eval_all_checkpoints", "evaluate_during_training",
+                  "max_eval_samples", "max_predict_samples", "per_gpu_eval_batch_size", "model_name_or_path",
+                  "model_type", "student_model_type"}
 
 
 def run_settings(args):
@@ -139,29 +140,48 @@ def run_settings(args):
     return {key: value for key, value in vars(args).items() if key not in FREE_TO_CHANGE}
 
 
-def checkpoint_to_resume(args, settings):
-    """The checkpoint this run goes on from, or None for a fresh start; refuses to touch what is not this run's."""
-    output, own = Path(args.output_dir), Path(getattr(args, "student_model_name_or_path", None) or args.output_dir)
-    if read_json(output / "run.json").get("finished") and not args.resume_from_checkpoint:
-        if args.overwrite_output_dir:
-            return None
+def check_output(args):
+    """Refuse an output folder that holds a finished run or a foreign model, unless it may be overwritten."""
+    output = Path(args.output_dir)
+    if args.overwrite_output_dir:
+        return
+    if read_json(output / "run.json").get("finished"):
         raise UserError(f"the output folder {output} holds a finished run: pass --overwrite_output_dir to replace it, "
                         "or name another --output_dir")
-    if isinstance(args.resume_from_checkpoint, str):
-        found = Path(args.resume_from_checkpoint)
-        if not (found / "progress.json").is_file():
-            raise UserError(f"--resume_from_checkpoint {found} is no checkpoint of this project: "
-                            "it has no progress.json")
-    elif not checkpoints(own):
-        if args.resume_from_checkpoint:
-            raise UserError(f"--resume_from_checkpoint: there is no checkpoint in {own}")
-        if (output / "config.json").exists() and not (args.overwrite_output_dir or (output / "run.json").exists()):
-            raise UserError(f"the output folder {output} holds a model that no run of this project wrote: name another "
-                            "--output_dir, or pass --overwrite_output_dir to replace it")
+    if (output / "config.json").exists() and not (output / "run.json").exists():
+        raise UserError(f"the output folder {output} holds a model that no run of this project wrote: name another "
+                        "--output_dir, or pass --overwrite_output_dir to replace it")
+
+
+def newest_checkpoint(args):
+    """The checkpoint that the flags point to, or None: one that is named, else this run's, else the student's."""
+    output, wanted = Path(args.output_dir), args.resume_from_checkpoint
+    student = Path(getattr(args, "student_model_name_or_path", None) or output)
+    if isinstance(wanted, str):
+        if not (Path(wanted) / "progress.json").is_file():
+            raise UserError(f"--resume_from_checkpoint {wanted} is no checkpoint of this project: it has no "
+                            "progress.json")
+        if checkpoints(output) and Path(wanted).resolve().parent != output.resolve() and not args.overwrite_output_dir:
+            raise UserError(f"--resume_from_checkpoint {wanted} is of another run than the checkpoints in {output}: "
+                            "name another --output_dir, or pass --overwrite_output_dir to replace them")
+        return Path(wanted)
+    if not student.is_dir():
+        raise UserError(f"--student_model_name_or_path {student} is no folder: give the --output_dir, or a folder with "
+                        "a checkpoint to go on from (the student's start is --model_name_or_path_for_copy)")
+    found = [*checkpoints(student), *(checkpoints(output) if student != output else [])]
+    if wanted and not found:
+        raise UserError(f"--resume_from_checkpoint: there is no checkpoint in {student}")
+    return found[-1] if found else None
+
+
+def checkpoint_to_resume(args, settings):
+    """The checkpoint this run goes on from, or None for a fresh start; refuses to touch what is not this run's."""
+    check_output(args)
+    finished = read_json(Path(args.output_dir) / "run.json").get("finished")
+    found = None if finished and not args.resume_from_checkpoint else newest_checkpoint(args)
+    if found is None:
         return None
-    else:
-        found = checkpoints(own)[-1]
-    then = read_json(found / "progress.json")["settings"]
+    then = read_json(found / "progress.json").get("settings", {})
     changed = [f"{key} was {then.get(key)} and is {settings.get(key)}" for key in sorted({*then, *settings})
                if then.get(key) != settings.get(key)]
     if not changed:

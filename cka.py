@@ -16,14 +16,18 @@ _LOG_FLOOR = {"biased": 1e-6, "debiased": 1e-2}
 
 
 def _full_precision(function):
-    """Run `function` outside autocast, its floating-point tensors cast to float32 unless they are wider."""
+    """Run `function` outside autocast, its floating-point tensors in one dtype, float32 or wider."""
 
     @functools.wraps(function)
     def wrapper(*args, **kwargs):
-        args = [a.to(torch.promote_types(a.dtype, torch.float32))
-                if torch.is_tensor(a) and a.is_floating_point() else a for a in args]
-        with torch.autocast(args[0].device.type, enabled=False):
-            return function(*args, **kwargs)
+        floats = [a for a in (*args, *kwargs.values()) if torch.is_tensor(a) and a.is_floating_point()]
+        dtype = functools.reduce(torch.promote_types, [a.dtype for a in floats], torch.float32)
+
+        def cast(a):
+            return a.to(dtype) if torch.is_tensor(a) and a.is_floating_point() else a
+
+        with torch.autocast(floats[0].device.type, enabled=False):
+            return function(*map(cast, args), **{name: cast(a) for name, a in kwargs.items()})
 
     return wrapper
 
@@ -79,8 +83,8 @@ def linear_cka(x, y, mask=None, estimator="biased"):
         cross = (gram_x * gram_y).sum((-2, -1))
         norm_x, norm_y = torch.linalg.matrix_norm(gram_x), torch.linalg.matrix_norm(gram_y)
     noise = 100 * torch.finfo(x.dtype).eps ** 2  # what rounding alone leaves of a constant feature's Gram matrix
-    defined = (norm_x > noise * energy_x) & (norm_y > noise * energy_y) & (n[..., 0, 0] >= _FEWEST_ROWS[estimator])
-    return torch.where(defined, cross / torch.where(defined, norm_x * norm_y, 1), 0)
+    undefined = (norm_x <= noise * energy_x) | (norm_y <= noise * energy_y) | (n[..., 0, 0] < _FEWEST_ROWS[estimator])
+    return torch.where(undefined, 0, cross / torch.where(undefined, 1, norm_x * norm_y))  # NaN in, NaN out
 
 
 def _negative_log(cka, estimator):

@@ -1,7 +1,7 @@
-"""One loop for every method: loss terms, mini-batches, training, resuming, evaluation.
+"""One loop for every method, and the loss terms that all of them share.
 
-A method is a dict of weighted, named loss terms, name -> Term(weight, loss); a script supplies it and calls `run`.
-A batch flows like this:
+A method is a dict of weighted, named loss terms, name -> Term(weight, loss); a script supplies it and calls
+`runs.run`, which loads models and data and drives the Loop. A batch flows like this:
 
     indices of the global mini-batch -> this process's rows -> student(batch), teacher(batch) under no_grad
     -> Outputs(logits (B, K), features (B, W, D)) of the global mini-batch -> each Term's scalar -> Σ weight * term
@@ -11,34 +11,16 @@ is that of the global mini-batch, whatever it relates, and no term needs to know
 """
 import contextlib
 import math
-import os
 import time
-from pathlib import Path
 from typing import NamedTuple
 
-import accelerate
-import huggingface_hub
-import pandas as pd
 import torch
 import torch.nn.functional as F
-import transformers
 
 import cka
-import flags
-import models
 import records
-import utils_glue
 from batches import MiniBatch, windows
-from checkpoints import (
-    Meter,
-    State,
-    checkpoint_to_resume,
-    checkpoints,
-    load_checkpoint,
-    run_settings,
-    save_checkpoint,
-)
-from records import say
+from checkpoints import Meter, State
 
 # ---- losses and the terms that every distillation shares ----------------------------------------------------------
 
@@ -146,7 +128,7 @@ class Loop:
         norm = self.accelerator.clip_grad_norm_(self.student.parameters(), self.args.max_grad_norm or math.inf)
         state.optimizer.step()
         state.optimizer.zero_grad()
-        if not state.optimizer.step_was_skipped:
+        if not state.optimizer.step_was_skipped:  # by fp16's loss scaler, after an overflow
             state.scheduler.step()
         return norm, relations
 
@@ -176,185 +158,3 @@ class Loop:
                 state.meter.check()
                 save(state)
         bar.close()
-
-
-# ---- a run: train, evaluate, predict ------------------------------------------------------------------------------
-
-def start_accelerator(args):
-    """Devices, processes and mixed precision, as the flags and the launcher say."""
-    precision = "fp16" if args.fp16 else "bf16" if args.bf16 else None  # None: what accelerate launch was told
-    unused = accelerate.DistributedDataParallelKwargs(find_unused_parameters=True)  # XLNet's mask embedding, poolers
-    return accelerate.Accelerator(mixed_precision=precision, cpu=args.no_cuda, kwargs_handlers=[unused])
-
-
-def load_split(args, task, split, tokenizer, most):
-    """The tokenised rows of a split, at most `most` of them."""
-    return utils_glue.load_features(task, args.data_dir, split, tokenizer, args.max_seq_length, args.cache_dir or None,
-                                    args.overwrite_cache, most)
-
-
-def train(args, task, method, terms, accelerator):
-    """Train from the start or from a checkpoint, and save the model. Returns the facts for run.json, and the log."""
-    transformers.set_seed(args.seed)
-    tokenizer = models.load_tokenizer(args)
-    features = load_split(args, task, "train", tokenizer, args.max_train_samples)
-    for split in task.files:  # read now what is used later: a bad row must stop the run before the training
-        if (split.startswith("dev") and args.do_eval) or (split.startswith("test") and args.do_predict):
-            load_split(args, task, split, tokenizer, None)
-    teacher = models.load_teacher(args, task, tokenizer).to(accelerator.device) if models.has_teacher(args) else None
-    facts = {"data": {"train": features.source}, "teacher": records.fingerprint_of_model(teacher) if teacher else None,
-             "processes": accelerator.num_processes, "precision": accelerator.mixed_precision}
-    settings = run_settings(args) | {"method": method, "training data": features.source["sha256"],
-                                     **{key: facts[key] for key in ("teacher", "processes", "precision")}}
-    checkpoint = checkpoint_to_resume(args, settings)
-    accelerator.wait_for_everyone()  # all processes have looked before the main one clears the folder
-    student = models.load_student(args, task, tokenizer, teacher, checkpoint).to(accelerator.device)
-    pairs = models.layer_pairs(args, student, teacher) if teacher else []
-    loop = Loop(args, accelerator, student, teacher, terms, pairs, features.tensors)
-    output = Path(args.output_dir)
-    if checkpoint:
-        loop.state.unpack(*load_checkpoint(checkpoint))
-        say(f"resuming from {checkpoint}: {loop.state.step} of {loop.total_steps} steps are done")
-    elif records.is_main_process():
-        clear(output)
-        records.write_json(output / "run.json", records.run_record(
-            output, args, facts | {"method": method, "finished": False}))
-    log = records.Log(output, args.run_file, loop.state.step)
-
-    def save(state):
-        tensors, progress = state.pack()
-        if records.is_main_process():
-            save_checkpoint(output, state.step, lambda folder: save_model(student, tokenizer, folder), tensors,
-                            progress | {"settings": settings}, args.save_total_limit)
-        accelerator.wait_for_everyone()
-
-    loop.run(log, save, evaluate=lambda: evaluate(args, task, accelerator, loop.student, tokenizer)[0])
-    if records.is_main_process():
-        place_model(student, tokenizer, output)
-    accelerator.wait_for_everyone()
-    speed = loop.state.examples / max(loop.state.seconds, 1e-9)
-    return facts | {"steps": loop.state.step, "train_seconds": loop.state.seconds, "examples_per_second": speed,
-                    "parameters": sum(p.numel() for p in student.parameters())}, log
-
-
-def predict(args, accelerator, model, features):
-    """Logits (N, K) of a split, as a float64 array; every process computes a share and has them all."""
-    model.eval()
-    size = args.per_gpu_eval_batch_size * accelerator.num_processes
-    with torch.no_grad():
-        batches = torch.arange(len(features.indices)).split(size)
-        logits = [MiniBatch(accelerator, features.tensors, indices, trim=True).forward(model).logits
-                  for indices in records.progress(batches, desc="evaluating", leave=False, unit="batch")]
-    return torch.cat(logits).double().cpu().numpy()
-
-
-def evaluate(args, task, accelerator, model, tokenizer):
-    """Dev metrics in GLUE's names (those of MNLI's second dev set end in _mm), and a table of predictions per split."""
-    results, tables = {}, {}
-    for split in [s for s in task.files if s.startswith("dev")]:
-        features = load_split(args, task, split, tokenizer, args.max_eval_samples)
-        logits, labels = predict(args, accelerator, model, features), features.tensors["labels"]
-        predictions = utils_glue.predictions_from_logits(task, logits)
-        metrics = utils_glue.compute_metrics(task, predictions, labels.numpy())
-        metrics["eval_loss"] = task_loss(torch.from_numpy(logits), labels if task.labels else labels.double()).item()
-        results |= {name + split.removeprefix("dev"): value for name, value in metrics.items()}
-        tables[split] = pd.DataFrame({"index": features.indices, "label": labels.numpy(), "prediction": predictions}
-                                     | {f"logit_{k}": column for k, column in enumerate(logits.T)})
-    return results, tables
-
-
-def evaluate_folder(args, task, accelerator, folder):
-    """Evaluate a saved model as a stranger would load it, in full precision, and write the results into its folder."""
-    model, tokenizer = models.load_trained(args, folder)
-    results, tables = evaluate(args, task, accelerator, model.to(accelerator.device), tokenizer)
-    if records.is_main_process():
-        records.write_json(folder / "eval_results.json", {"task": task.name, **results})
-        with records.atomic_path(folder / "eval_results.txt") as path:
-            path.write_text("".join(f"{key} = {value}\n" for key, value in results.items()), encoding="utf-8")
-        for split, table in tables.items():
-            with records.atomic_path(folder / f"{split}_predictions.tsv") as path:
-                table.to_csv(path, sep="\t", index=False)
-    return results
-
-
-def write_predictions(args, task, accelerator, folder):
-    """The leaderboard files of the task's test sets, in submission/ of the output folder; MNLI's model also does AX."""
-    model, tokenizer = models.load_trained(args, folder)
-    model.to(accelerator.device)
-    pairs = [(task, split) for split in task.submissions]
-    if task.name == "MNLI":
-        pairs.append((utils_glue.TASKS["ax"], "test"))
-    for test_task, split in pairs:
-        features = load_split(args, test_task, split, tokenizer, args.max_predict_samples)
-        predictions = utils_glue.predictions_from_logits(task, predict(args, accelerator, model, features))
-        if records.is_main_process():
-            file = folder / "submission" / test_task.submissions[split]
-            utils_glue.write_submission(file, test_task, split, features.indices, predictions)
-            say(f"wrote {file}")
-
-
-def run(args, method, terms):
-    """All that a script does after its flags: train, evaluate, predict, and leave the records.
-
-    method: the name under which the run appears in tables. terms: name -> Term.
-    """
-    flags.check_arguments(args)
-    task = utils_glue.get_task(args.task_name)
-    for library in (transformers, huggingface_hub):
-        library.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    accelerator = start_accelerator(args)
-    started, output = time.perf_counter(), Path(args.output_dir)
-    with records.claimed(output):
-        facts, log = train(args, task, method, terms, accelerator) if args.do_train else ({}, None)
-        results = evaluate_folder(args, task, accelerator, output) if args.do_eval else {}
-        for checkpoint in checkpoints(output) if args.do_eval and args.eval_all_checkpoints else []:
-            say(f"{checkpoint.name}: {describe(evaluate_folder(args, task, accelerator, checkpoint))}")
-        if args.do_predict:
-            write_predictions(args, task, accelerator, output)
-        facts |= {"method": method, "device": device_name(accelerator), "results": results, "finished": True,
-                  "wall_seconds": time.perf_counter() - started}
-        if records.is_main_process() and args.do_train:
-            log.close(run_settings(args) | {"method": method}, results)
-            run_record = records.run_record(output, args, facts)
-            if args.results_csv:
-                records.append_result(args.results_csv, records.result_row(run_record))
-            records.write_json(output / "run.json", run_record)  # last: from here on the run is finished
-    say(f"{method} on {task.name}: {describe(results) or 'done'}; everything is in {output}")
-    return 0
-
-
-def describe(results):
-    """Metrics on one line."""
-    return ", ".join(f"{name} {value:.4f}" for name, value in results.items())
-
-
-def device_name(accelerator):
-    """The device's name, as in "NVIDIA H200" or "cpu"."""
-    return torch.cuda.get_device_name() if accelerator.device.type == "cuda" else accelerator.device.type
-
-
-def save_model(model, tokenizer, folder):
-    """A normal HuggingFace folder: config.json with the label names, model.safetensors, the tokenizer."""
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-def place_model(model, tokenizer, output):
-    """The trained model in the output folder itself, file by file; config.json last makes it loadable."""
-    with records.atomic_path(output / "trained-model") as folder:
-        save_model(model, tokenizer, folder)
-        for file in sorted(folder.iterdir(), key=lambda f: f.name == "config.json"):
-            os.replace(file, output / file.name)
-    (output / "trained-model").rmdir()
-
-
-RUN_FILES = ("run.json", "config.json", "model.safetensors", "train_log.jsonl", "eval_results.json", "eval_results.txt")
-
-
-def clear(output):
-    """Remove an earlier run's files from the output folder."""
-    for file in RUN_FILES:
-        (output / file).unlink(missing_ok=True)
-    for checkpoint in checkpoints(output):
-        records.remove_folder(checkpoint)

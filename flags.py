@@ -7,7 +7,7 @@ import torch
 
 import cka
 import utils_glue
-from records import UserError
+from records import UserError, read_results
 
 
 class Parser(argparse.ArgumentParser):
@@ -56,7 +56,8 @@ def shared_flags(parser):
     add("--resume_from_checkpoint", nargs="?", const=True, metavar="CHECKPOINT", help="Insist on resuming, from this "
         "checkpoint or the newest; without the flag a checkpoint found is resumed and a missing one is no error.")
     add("--run_file", help="TensorBoard folder; default: tensorboard/ in --output_dir.")
-    add("--results_csv", help="Append one row with settings and results to this shared table.")
+    add("--results_csv", help="Append one row with settings and results of the training to this "
+        "shared table.")
     add("--logging_steps", type=int, default=500, help="Log every N optimizer steps, and at the end. Default 500.")
     add("--save_steps", type=int, default=500, help="Checkpoint every N optimizer steps. Default 500.")
     add("--save_total_limit", type=int, default=1, help="Checkpoints kept, 0 for all. Default 1, the newest.")
@@ -85,8 +86,8 @@ def distillation_flags(parser):
     group = parser.add_argument_group("student")
     add = group.add_argument
     add("--student_model_type", help="Family of the student; must be the teacher's.")
-    add("--student_model_name_or_path", help="The student's own folder: a checkpoint of this project in it is resumed; "
-        "default: --output_dir.")
+    add("--student_model_name_or_path", help="The student's own folder: a checkpoint of this project in it is "
+        "resumed, unless --output_dir has one. Default: --output_dir.")
     add("--model_name_or_path_for_copy", help="Where the student's shape and first layers come from: the pretrained "
         "model, or the teacher's folder; default: the teacher.")
     add("--copy_teacher", action="store_true", help="Start the student from the first layers of "
@@ -135,10 +136,23 @@ def check_arguments(args):
         source = getattr(args, name, None)
         if source and args.do_train and Path(source).resolve() == output:
             raise UserError(f"--output_dir {args.output_dir} is also --{name}, which it would overwrite: name another")
-    table = args.results_csv and Path(args.results_csv).parent
-    for name, folder in (("output_dir", args.output_dir), ("run_file", args.run_file), ("results_csv", table)):
+    if args.seed >= 2 ** 32:
+        raise UserError(f"--seed must be below 2^32, got {args.seed}")
+    if args.do_train:
+        check_places(args)
+
+
+def check_places(args):
+    """Refuse places that cannot be written to, before any work is done."""
+    table = args.results_csv and Path(args.results_csv)
+    for name, folder in (("output_dir", args.output_dir), ("run_file", args.run_file),
+                         ("results_csv", table and table.parent)):
         try:
             Path(folder or args.output_dir).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--{name} {getattr(args, name)} cannot be used, as {error.filename} cannot be made a "
                             f"folder ({error.strerror}): name another") from None
+    if table and table.is_dir():
+        raise UserError(f"--results_csv {table} is a folder: name a file")
+    if table and table.exists():
+        read_results(table)

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import transformers
-from safetensors import SafetensorError
 from tokenizers import normalizers
 
 from records import UserError
@@ -21,7 +20,7 @@ def loading(what, name):
         raise UserError(f"the {what} {name} does not exist: give a folder with config.json, or a model's hub name")
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # tokenizers and safetensors raise kinds of their own
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"cannot load the {what} {name}: expected a folder with config.json, model.safetensors and a "
                         f"tokenizer, or a hub name that can be reached ({type(error).__name__}: {reason})") from None
@@ -64,25 +63,25 @@ def check_tokenizer(args, tokenizer, config, name):
 
 def check_vocabulary(args, tokenizer, source):
     """Refuse to copy layers from a model that reads the same text as other token ids."""
-    try:
+    if Path(source).is_dir() and not any(Path(source).glob("*token*")) and not any(Path(source).glob("vocab*")):
+        return  # the source has no tokenizer of its own to compare
+    with loading("tokenizer", source):
         other = transformers.AutoTokenizer.from_pretrained(source, **hub_arguments(args))
-    except (OSError, ValueError):  # the source has no tokenizer of its own to compare
-        return
     differ = dict(tokenizer.get_vocab().items() ^ other.get_vocab().items())
     if differ:
         raise UserError(f"the teacher's tokenizer and that of {source} differ in {len(differ)} tokens, such as "
                         f"{min(differ)!r}: copy the student from a model with the teacher's vocabulary")
 
 
-def check_labels(task, config, name):
-    """Refuse a teacher with another number or order of labels than the task's."""
+def check_labels(task, config, name, what="teacher"):
+    """Refuse a model with another number or order of labels than the task's."""
     expected = 1 if task.labels is None else len(task.labels)
     if config.num_labels != expected:
-        raise UserError(f"the teacher {name} has {config.num_labels} labels, but {task.name} has {expected}: fine-tune "
+        raise UserError(f"the {what} {name} has {config.num_labels} labels, but {task.name} has {expected}: fine-tune "
                         f"one on {task.name} with train_teacher.py")
-    found = [str(config.id2label[i]) for i in range(expected)]
-    if task.labels and {f.lower() for f in found} == set(task.labels) and found != list(task.labels):
-        raise UserError(f"the teacher {name} has its labels in the order {', '.join(found)}, but {task.name} is read "
+    found = [str(config.id2label[i]).lower() for i in range(expected)]
+    if task.labels and set(found) == set(task.labels) and found != list(task.labels):
+        raise UserError(f"the {what} {name} has its labels in the order {', '.join(found)}, but {task.name} is read "
                         f"as {', '.join(task.labels)}: fine-tune one with train_teacher.py, or reorder its classifier")
 
 
@@ -158,13 +157,22 @@ def is_head(model, key):
     return not key.startswith(model.base_model_prefix + ".") or ".pooler." in key
 
 
-def load_trained(args, folder):
-    """A model of this project's as anybody would load it, with its tokenizer."""
+def find_trained(folder):
+    """The path of a folder with a trained model, or a UserError."""
     if not (Path(folder) / "config.json").is_file():
-        raise UserError(f"there is no trained model in {folder}: run with --do_train first")
+        raise UserError(f"there is no trained model in {folder}: run with --do_train first, or name its folder")
+    return Path(folder)
+
+
+def load_trained(args, task, folder):
+    """A trained model as anybody would load it, with its tokenizer; refused where it does not fit the task."""
+    folder = find_trained(folder)
     with loading("trained model", str(folder)):
-        return (transformers.AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True),
-                transformers.AutoTokenizer.from_pretrained(folder))
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    check_labels(task, model.config, folder, "model")
+    check_tokenizer(args, tokenizer, model.config, folder)
+    return model, tokenizer
 
 
 def layer_pairs(args, student, teacher):

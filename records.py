@@ -70,7 +70,7 @@ def progress(*args, **kwargs):
 def atomic_path(path):
     """Yield a temporary path beside `path`, to be written as a file or a folder; on success it takes path's name.
 
-    A process killed at any moment leaves either the old content or the new, never a part of one.
+    A process killed at any moment leaves the old content, the new or (of a folder) none, never a part of one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,6 +82,8 @@ def atomic_path(path):
                 file.chmod(0o666 & ~UMASK)  # safetensors writes files that only their owner can read
                 with open(file, "rb") as handle:
                     os.fsync(handle.fileno())
+        if path.is_dir() and not temporary.is_dir():
+            raise UserError(f"{path} is a folder, but a file is to be written there: name a file")
         if path.is_dir():
             remove_folder(path)
         os.replace(temporary, path)
@@ -107,7 +109,10 @@ def write_json(path, content):
 def read_json(path):
     """The content of a JSON file, {} where there is none."""
     path = Path(path)
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): delete the folder it is in, or name another one") from None
 
 
 def sha256_of_file(path):
@@ -189,24 +194,27 @@ class JsonLines:
             handle.write(json.dumps(entry) + "\n")
 
 
+def read_results(path, **options):
+    """A results.csv as a table."""
+    try:
+        return pd.read_csv(path, **options)
+    except ValueError as error:  # pandas' parser, empty-file and encoding errors
+        raise UserError(f"{path} is not a table of results ({error}): move it away or name another file") from None
+
+
 def append_result(path, row):
     """Put one run's row into a shared results.csv, under a lock and atomically; new columns widen the table.
 
     A run is known by its folder and start: one that is killed right after this and repeated is not in it twice.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(path.with_name(f".{path.name}.lock")):
         table = pd.DataFrame([{key: str(value) for key, value in row.items()}])
         if path.is_file():
-            try:
-                before = pd.read_csv(path, dtype=str)
-            except ValueError as error:  # pandas' parser and empty-file errors are ValueErrors
-                raise UserError(f"{path} is not a table of results ({error}): move it away or name another "
-                                "--results_csv; this run's results are in its eval_results.json") from None
+            before = read_results(path, dtype=str)
             keys = [key for key in ("started", "--output_dir") if key in before and key in table]
-            same = (before[keys] == table[keys].iloc[0]).all(axis=1) if keys else [False] * len(before)
-            table = pd.concat([before[~pd.Series(same, index=before.index, dtype=bool)], table], ignore_index=True)
+            same = (before[keys] == table[keys].iloc[0]).all(axis=1) & bool(keys)
+            table = pd.concat([before[~same], table], ignore_index=True)
         with atomic_path(path) as temporary:
             table.to_csv(temporary, index=False)
 
@@ -236,18 +244,12 @@ class Log:
             self.writer.close()
 
 
-def run_record(output_dir, args, facts):
-    """The content of run.json: arguments, versions, commit, seed, device, fingerprints, times, results."""
-    before = read_json(Path(output_dir) / "run.json")
-    record = provenance() | {"seed": args.seed, "arguments": vars(args)} | facts
-    return record | ({"started": before["started"]} if before.get("finished") is False else {})
-
-
 def result_row(run):
     """The row of results.csv for a run, from the content of its run.json."""
-    arguments = {k: v for k, v in run["arguments"].items() if not k.startswith("do_") and v not in (None, "", False)}
+    arguments = {k: v for k, v in run["arguments"].items()
+                 if not k.startswith("do_") and v is not None and v is not False and v != ""}
     return {
-        "method": run["method"], "task": arguments.pop("task_name").lower(), "seed": arguments.pop("seed"),
+        "method": run["method"], "task": arguments.pop("task_name"), "seed": arguments.pop("seed"),
         **run["results"], "minutes": round(run["train_seconds"] / 60, 2),
         "examples_per_second": round(run["examples_per_second"], 1), "parameters": run["parameters"],
         "device": run["device"], "machine": run["machine"], "precision": run["precision"],

@@ -10,6 +10,7 @@ import sys
 
 import distill
 import flags
+import runs
 from records import cli
 
 
@@ -19,7 +20,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     method = "none" if args.student_num_hidden_layers else "teacher"
     cross_entropy = distill.Term(1.0, lambda s, t, batch: distill.task_loss(s.logits, batch["labels"]), False)
-    return distill.run(args, method, {"ce": cross_entropy})
+    return runs.run(args, method, {"ce": cross_entropy})
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import records
+import utils_glue
 from records import UserError
 
 METRICS = ("mcc", "acc", "f1", "acc_mm", "pearson", "spearmanr")
@@ -22,6 +23,9 @@ BUDGET = {"--learning_rate": "learning rate", "--num_train_epochs": "epochs", "-
           "--per_gpu_train_batch_size": "batch", "--gradient_accumulation_steps": "accumulation",
           "processes": "processes", "--max_seq_length": "length", "--max_train_samples": "training rows at most",
           "precision": "precision"}
+HARMLESS = ("--logging_steps", "--save_steps", "--save_total_limit", "--per_gpu_eval_batch_size",
+            "--resume_from_checkpoint", "--overwrite_output_dir", "--overwrite_cache", "--eval_all_checkpoints",
+            "--evaluate_during_training")
 SAME = ("task", "parameters", "device", "machine", "torch", "transformers")
 PATHS = ("_dir", "_file", "_path", "_csv", "name_or_path", "name_or_path_for_copy", "tokenizer_name", "config_name")
 
@@ -30,7 +34,7 @@ def read_runs(source):
     """One row a finished run, from a folder of run folders or from a results.csv."""
     source = Path(source)
     if source.is_file():
-        return pd.read_csv(source)
+        return records.read_results(source)
     runs = [run for run in map(records.read_json, sorted(source.glob("*/run.json"))) if run.get("finished")]
     if not runs:
         raise UserError(f"{source} is neither a results.csv nor a folder with finished runs in it (RUN/run.json)")
@@ -46,6 +50,13 @@ def check_comparable(runs):
         if len(values) > 1:
             raise UserError(f"these runs differ in {column} ({', '.join(map(str, values))}): only method and seed may "
                             "differ in one table, so give those of one setting")
+    for method, group in students.groupby("method", sort=False):
+        for column in [c for c in group if c == "teacher" or (c.startswith("--") and c not in HARMLESS
+                                                              and not c.endswith(PATHS))]:
+            values = group[column].unique()
+            if len(values) > 1:
+                raise UserError(f"the runs of {method} differ in {column} ({', '.join(map(str, values))}): only the "
+                                "seed may differ between the runs of a method, so give those of one setting")
     twice = runs[runs.duplicated(["method", "seed"])]
     if len(twice):
         raise UserError(f"{twice.method.iloc[0]} with seed {twice.seed.iloc[0]} is there twice: give one run of each")
@@ -77,11 +88,12 @@ def caption(runs):
     first = students.iloc[0]
     budget = {name: first[column] for column, name in BUDGET.items() if column in first and pd.notna(first[column])}
     budget = ", ".join(f"{name} {value if isinstance(value, str) else f'{value:g}'}"
-                       for name, value in budget.items() if value not in (-1, 1))
+                       for name, value in budget.items()
+                       if value != -1 and (name, value) not in (("accumulation", 1), ("processes", 1)))
     commits = ", ".join(sorted({str(c) for c in runs.commit}))
     seeds = ", ".join(map(str, sorted(runs.seed.unique())))
     where = first.machine if first.device == "cpu" else f"{first.device}; {first.machine}"
-    return (f"{str(first.task).upper()} dev set, mean ± standard deviation over seeds {seeds}; students: {budget}; "
+    return (f"{first.task} dev set, mean ± standard deviation over seeds {seeds}; students: {budget}; "
             f"{where}; {runs.minutes.sum():.0f} minutes of training in all; torch {first.torch}, transformers "
             f"{first.transformers}, commit {commits}.")
 
@@ -106,7 +118,9 @@ def main(argv=None):
     args = parser.parse_args(argv)
     runs = read_runs(args.runs)
     if args.task:
-        runs = runs[runs.task == args.task.lower()]
+        runs = runs[runs.task == utils_glue.get_task(args.task).name]
+    if not {"method", "seed", "task", "minutes", "parameters"} <= set(runs):
+        raise UserError(f"{args.runs} is not a table of results: it lacks columns such as method, seed and task")
     if not len(runs):
         raise UserError(f"{args.runs} has no run of the task {args.task}")
     check_comparable(runs)
@@ -115,7 +129,7 @@ def main(argv=None):
         with records.atomic_path(args.csv) as path:
             runs.drop(columns=[c for c in runs if c.startswith("--") and c.endswith(PATHS)]).to_csv(path, index=False)
     if args.insert:
-        insert(args.insert, runs.task.iloc[0].upper(), text)
+        insert(args.insert, runs.task.iloc[0], text)
     print(text)
 
 

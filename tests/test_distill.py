@@ -17,6 +17,7 @@ import cka
 import distill
 import glue_with_cka_i
 import records
+import runs
 import train_teacher
 from batches import Outputs
 from records import UserError
@@ -70,7 +71,7 @@ def test_a_run_leaves_what_the_readme_says(tiny, tmp_path):
     assert [p.name for p in output.glob("checkpoint-*")] == ["checkpoint-4"]
     assert not list(output.rglob("*.tmp*"))
     row = pd.read_csv(tmp_path / "r.csv").iloc[0]
-    assert (row["method"], row["task"], row["seed"], row["--beta"]) == ("FSD_I", "rte", 42, 2)
+    assert (row["method"], row["task"], row["seed"], row["--beta"]) == ("FSD_I", "RTE", 42, 2)
     pickles = [p for p in output.rglob("*") if p.suffix in (".pt", ".bin", ".pkl", ".pth")]
     assert not pickles
 
@@ -214,12 +215,12 @@ def test_half_written_checkpoints_are_never_read(tiny, tmp_path):
 
 def stopped_at(tiny, output, monkeypatch, *more):
     """A run that an exception stops right after its first checkpoint."""
-    real = distill.save_checkpoint
+    real = runs.save_checkpoint
 
     def save_and_stop(*args):
         real(*args)
         raise KeyboardInterrupt
-    monkeypatch.setattr(distill, "save_checkpoint", save_and_stop)
+    monkeypatch.setattr(runs, "save_checkpoint", save_and_stop)
     with pytest.raises(KeyboardInterrupt):
         glue_with_cka_i.main(flags(tiny, output, "--save_steps", 2, *more))
     monkeypatch.undo()
@@ -238,8 +239,74 @@ def test_resume_from_a_named_checkpoint(tiny, tmp_path, monkeypatch):
     stopped_at(tiny, tmp_path / "a", monkeypatch)
     glue_with_cka_i.main(flags(tiny, tmp_path / "b", "--resume_from_checkpoint", tmp_path / "a/checkpoint-2"))
     assert [entry["step"] for entry in read_log(tmp_path / "b")] == [3, 4, 5, 6]
+    with pytest.raises(UserError, match="holds a finished run"):
+        glue_with_cka_i.main(flags(tiny, tmp_path / "b", "--resume_from_checkpoint", tmp_path / "a/checkpoint-2"))
     with pytest.raises(UserError, match="there is no checkpoint in"):
         glue_with_cka_i.main(flags(tiny, tmp_path / "c", "--resume_from_checkpoint"))
+
+
+def test_a_checkpoint_in_the_students_folder_is_resumed_but_this_runs_own_comes_first(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    stopped_at(tiny, tmp_path / "a", monkeypatch)
+    here = ["--student_model_name_or_path", tmp_path / "a"]
+    stopped_at(tiny, tmp_path / "b", monkeypatch, *here)
+    assert [path.name for path in sorted((tmp_path / "b").glob("checkpoint-*"))] == ["checkpoint-4"]
+    glue_with_cka_i.main(flags(tiny, tmp_path / "b", "--save_steps", 2, *here))
+    assert [entry["step"] for entry in read_log(tmp_path / "b")] == [3, 4, 5, 6]
+    with pytest.raises(UserError, match="is no folder"):
+        glue_with_cka_i.main(flags(tiny, tmp_path / "c", "--student_model_name_or_path", "bert-base-uncased"))
+
+
+@pytest.mark.parametrize("where", ["evaluate_folder", "write_record"])
+def test_killed_after_the_training_nothing_is_trained_again(where, tiny, tmp_path, monkeypatch):
+    """The same command goes on with the evaluation, and results.csv has the run once."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    real, calls = getattr(runs.Run, where), []
+
+    def stop(self, *args):
+        calls.append(1)
+        if where == "evaluate_folder" or len(calls) == 3:  # the third record is the finished one, after results.csv
+            raise KeyboardInterrupt
+        return real(self, *args)
+    monkeypatch.setattr(runs.Run, where, stop)
+    arguments = flags(tiny, tmp_path / "s", "--seed", 0, "--beta", 0, "--results_csv", tmp_path / "r.csv")
+    with pytest.raises(KeyboardInterrupt):
+        glue_with_cka_i.main(arguments)
+    monkeypatch.undo()
+    monkeypatch.setattr(runs, "Loop", None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert glue_with_cka_i.main(arguments) == 0
+    rows = pd.read_csv(tmp_path / "r.csv")
+    assert len(rows) == 1 and rows.loc[0, ["method", "seed", "--beta", "steps"]].tolist() == ["VKD", 0, 0.0, 6]
+    run = json.loads((tmp_path / "s/run.json").read_text())
+    assert run["finished"] and run["results"]["acc"] == rows.acc[0]
+
+
+def test_resuming_with_another_model_is_refused(tiny, tmp_path, monkeypatch):
+    """train_teacher.py has no teacher whose fingerprint would tell."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    real = runs.save_checkpoint
+    monkeypatch.setattr(runs, "save_checkpoint", lambda *args: (real(*args), sys.exit()))
+    with pytest.raises(SystemExit):
+        train_teacher.main(flags(tiny, tmp_path / "t", "--save_steps", 2, teacher=True))
+    with pytest.raises(UserError, match="model_name_or_path was"):
+        train_teacher.main(flags(tiny, tmp_path / "t", "--model_name_or_path", tiny / "teacher", teacher=True))
+
+
+def test_a_damaged_checkpoint_is_said_to_be_one(tiny, tmp_path, monkeypatch):
+    for name, content in (("training_state.safetensors", b"half"), ("progress.json", b'{"settings"')):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        stopped_at(tiny, tmp_path / name, monkeypatch)
+        (tmp_path / name / "checkpoint-2" / name).write_bytes(content)
+        with pytest.raises(UserError, match="damaged"):
+            glue_with_cka_i.main(flags(tiny, tmp_path / name))
+
+
+def test_an_overwritten_run_leaves_no_old_files(tiny, tmp_path):
+    glue_with_cka_i.main(flags(tiny, tmp_path / "s", "--do_predict", "--save_steps", 2))
+    arguments = [flag for flag in flags(tiny, tmp_path / "s", "--overwrite_output_dir") if flag != "--do_eval"]
+    glue_with_cka_i.main(arguments)
+    assert not {"submission", "checkpoint-4", "dev_predictions.tsv"} & {p.name for p in (tmp_path / "s").iterdir()}
 
 
 def test_a_finished_run_is_not_overwritten_unasked(tiny, tmp_path):

@@ -3,6 +3,7 @@ import json
 import random
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import sentencepiece
@@ -158,6 +159,9 @@ MISTAKES = {
     "batch size": (lambda *_: ["--per_gpu_train_batch_size", "0"], "must be at least 1, got 0"),
     "fp16 on a CPU": (lambda *_: ["--fp16"], "needs a GPU"),
     "layers that do not divide": (lambda *_: ["--do_layerwise", "--student_num_hidden_layers", "3"], "divides"),
+    "seed": (lambda *_: ["--seed", "5000000000"], "--seed must be below"),
+    "table is a folder": (lambda tiny, _: ["--results_csv", tiny / "RTE"], "is a folder: name a file"),
+    "table is none": (lambda tiny, _: ["--results_csv", tiny / "teacher/tokenizer.json"], "is not a table of results"),
     "output is a file": (lambda tiny, _: ["--output_dir", tiny / "RTE/dev.tsv"], "cannot be made a folder"),
     "board is a file": (lambda tiny, _: ["--run_file", tiny / "RTE/dev.tsv"], "--run_file .* cannot be used"),
     "output is the teacher": (lambda tiny, _: ["--output_dir", tiny / "teacher"], "which it would overwrite"),
@@ -174,6 +178,22 @@ def test_a_mistake_gets_one_sentence(mistake, tiny, tmp_path, capsys):
     assert len(lines) == 1 and "Traceback" not in error
     assert re.search(said, lines[0]), lines[0]
     assert not (tmp_path / "s/model.safetensors").exists()
+
+
+def test_names_in_capitals_in_the_right_order_are_fine(tiny, tmp_path):
+    shutil.copytree(tiny / "teacher", tmp_path / "teacher")
+    change_config(tmp_path / "teacher", id2label={"0": "ENTAILMENT", "1": "NOT_ENTAILMENT"})
+    glue_with_cka_i.main(flags(tiny, tmp_path / "s", "--model_name_or_path", tmp_path / "teacher", "--max_steps", 1))
+
+
+@pytest.mark.parametrize("more, said", [
+    (["--task_name", "mnli"], "has 2 labels, but MNLI has 3"), (["--max_seq_length", "65"], "takes at most 64"),
+    (["--output_dir", "no/such/run"], "there is no trained model in no/such/run")])
+def test_evaluation_alone_checks_the_model_too(more, said, tiny, capsys):
+    arguments = [*flags(tiny, tiny / "teacher", *more, "--data_dir", tiny)]
+    arguments = [flag for flag in arguments if flag != "--do_train"]
+    assert records.cli(glue_with_cka_i.main, arguments) == 1
+    assert said in capsys.readouterr().err and not Path("no").exists()
 
 
 def test_a_foreign_model_in_the_output_folder_is_refused(tiny, tmp_path, capsys):

@@ -36,6 +36,14 @@ def test_atomic_path_replaces_folders(tmp_path):
     assert os.listdir(tmp_path) == ["folder"] and os.listdir(tmp_path / "folder") == ["two"]
 
 
+def test_a_file_never_replaces_a_folder(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "precious").touch()
+    with pytest.raises(UserError, match="is a folder"), records.atomic_path(tmp_path / "folder") as temporary:
+        temporary.write_text("text")
+    assert (tmp_path / "folder" / "precious").exists()
+
+
 def test_json_lines_drop_what_was_written_after_the_checkpoint(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
@@ -107,7 +115,7 @@ def test_user_errors_are_one_line_and_other_errors_are_not_hidden(capsys):
 
 
 def runs_csv(path, *rows):
-    common = {"task": "mrpc", "minutes": 2.0, "parameters": 17e6, "device": "cpu", "machine": "M, 2 cores",
+    common = {"task": "MRPC", "minutes": 2.0, "parameters": 17e6, "device": "cpu", "machine": "M, 2 cores",
               "precision": "bf16", "processes": 1, "torch": "2", "transformers": "5", "commit": "abc",
               "--learning_rate": 1e-4, "--num_train_epochs": 4, "--output_dir": "/somewhere"}
     pd.DataFrame([common | row for row in rows]).to_csv(path, index=False)
@@ -138,5 +146,9 @@ def test_table_refuses_what_cannot_be_compared(tmp_path):
     twice = runs_csv(tmp_path / "b.csv", *[{"method": "VKD", "seed": 1, "acc": 0.7}] * 2)
     with pytest.raises(UserError, match="VKD with seed 1 is there twice"):
         table.main([str(twice)])
+    seeds = runs_csv(tmp_path / "c.csv", {"method": "FSD_I", "seed": 1, "--beta": 3},
+                     {"method": "FSD_I", "seed": 2, "--beta": 6})
+    with pytest.raises(UserError, match=r"runs of FSD_I differ in --beta \(3, 6\)"):
+        table.main([str(seeds)])
     with pytest.raises(UserError, match="neither a results"):
         table.main([str(tmp_path)])

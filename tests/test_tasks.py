@@ -70,6 +70,18 @@ def test_each_kind_of_task(task_folder):
             assert {line.split("\t")[1] for line in lines[1:]} <= set(task.labels)
 
 
+@pytest.mark.parametrize("task_folder", ["MNLI"], indirect=True)
+def test_ax_is_found_beside_the_tasks_own_folder_or_left_out(task_folder, capsys):
+    _, folder = task_folder
+    arguments = flags(folder, folder / "s", "--task_name", "mnli", "--do_predict", "--data_dir", folder / "MNLI")
+    glue_with_cka_i.main(arguments)
+    assert {p.name for p in (folder / "s/submission").iterdir()} == {"MNLI-m.tsv", "MNLI-mm.tsv", "AX.tsv"}
+    (folder / "diagnostic/diagnostic.tsv").unlink()
+    glue_with_cka_i.main([*arguments, "--overwrite_output_dir"])
+    assert {p.name for p in (folder / "s/submission").iterdir()} == {"MNLI-m.tsv", "MNLI-mm.tsv"}
+    assert "AX is left out" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("task_folder", ["STS-B"], indirect=True)
 def test_regression_learns_from_labels_and_teacher(task_folder):
     """On STS-B the cross-entropy is the labels' MSE and KD the MSE between logits; each alone can be learned."""

@@ -1,0 +1,252 @@
+"""A run: what a script does after its flags. Train, evaluate, predict, and leave the records behind."""
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import accelerate
+import huggingface_hub
+import pandas as pd
+import torch
+import transformers
+
+import flags
+import models
+import records
+import utils_glue
+from batches import MiniBatch
+from checkpoints import checkpoint_to_resume, checkpoints, restore, run_settings, save_checkpoint
+from distill import Loop, task_loss
+from records import say
+
+
+def run(args, method, terms):
+    """Train, evaluate and predict as the flags say. Returns the exit code.
+
+    method: the name under which the run appears in tables. terms: name -> distill.Term.
+    """
+    task = utils_glue.get_task(args.task_name)
+    args.task_name = task.name
+    flags.check_arguments(args)
+    for library in (transformers, huggingface_hub):
+        library.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    if not args.do_train:
+        models.find_trained(args.output_dir)
+    with records.claimed(args.output_dir):
+        return Run(args, task, method, terms).main()
+
+
+class Run:
+    """One run of one method on one task; `record` becomes its run.json."""
+
+    def __init__(self, args, task, method, terms):
+        precision = "fp16" if args.fp16 else "bf16" if args.bf16 else None  # None: what accelerate launch was told
+        unused = accelerate.DistributedDataParallelKwargs(find_unused_parameters=True)  # as XLNet's mask embedding
+        self.accelerator = accelerate.Accelerator(mixed_precision=precision, cpu=args.no_cuda, kwargs_handlers=[unused])
+        self.args, self.task, self.method, self.terms = args, task, method, terms
+        self.output, self.began = Path(args.output_dir), time.perf_counter()
+        cuda = self.accelerator.device.type == "cuda"
+        self.record = records.provenance() | {
+            "method": method, "seed": args.seed, "device": torch.cuda.get_device_name() if cuda else "cpu",
+            "processes": self.accelerator.num_processes, "precision": self.accelerator.mixed_precision,
+            "arguments": dict(vars(args)), "finished": False}
+
+    def main(self):
+        """The steps that the flags ask for; run.json says "finished" only after the last of them."""
+        args = self.args
+        log = self.train() if args.do_train else None
+        results = self.evaluate_folder(self.output) if args.do_eval else {}
+        for checkpoint in checkpoints(self.output) if args.do_eval and args.eval_all_checkpoints else []:
+            say(f"{checkpoint.name}: {describe(self.evaluate_folder(checkpoint))}")
+        if args.do_predict:
+            self.write_predictions()
+        if args.do_train and records.is_main_process():
+            log.close(run_settings(args) | {"method": self.method}, results)
+            self.record |= {"results": results, "wall_seconds": time.perf_counter() - self.began, "finished": True}
+            if args.results_csv:
+                records.append_result(args.results_csv, records.result_row(self.record))
+            self.write_record()
+        say(f"{self.method} on {self.task.name}: {describe(results) or 'done'}; everything is in {self.output}")
+        return 0
+
+    def write_record(self):
+        if records.is_main_process():
+            records.write_json(self.output / "run.json", self.record)
+
+    # ---- data --------------------------------------------------------------------------------------------------
+
+    def features(self, split, tokenizer, most=None, task=None, data_dir=None):
+        """The tokenised rows of a split, at most `most` of them; the main process reads, the others take its cache."""
+        args = self.args
+        with self.accelerator.main_process_first():
+            return utils_glue.load_features(task or self.task, data_dir or args.data_dir, split, tokenizer,
+                                            args.max_seq_length, args.cache_dir or None, args.overwrite_cache, most)
+
+    def test_sets(self):
+        """What --do_predict predicts: (task, split, data folder); MNLI's model also does AX where its file is."""
+        found = [(self.task, split, self.args.data_dir) for split in self.task.submissions]
+        if self.task.name == "MNLI":
+            ax, folder = utils_glue.TASKS["ax"], Path(self.args.data_dir)
+            places = [place for place in (folder, folder.parent) if (place / ax.folder / ax.files["test"]).is_file()]
+            found += [(ax, "test", place) for place in places[:1]]
+            if not places:
+                say(f"no {ax.folder}/{ax.files['test']} in {folder}: AX is left out of the predictions")
+        return found
+
+    def training_features(self, tokenizer):
+        """The training rows; reads the other splits too, so that a bad row stops the run now and not at its end."""
+        features = self.features("train", tokenizer, self.args.max_train_samples)
+        for split in [s for s in self.task.files if s.startswith("dev") and self.args.do_eval]:
+            self.features(split, tokenizer)
+        for task, split, data_dir in self.test_sets() if self.args.do_predict else []:
+            self.features(split, tokenizer, task=task, data_dir=data_dir)
+        self.args.overwrite_cache = False  # done once
+        return features
+
+    # ---- training ----------------------------------------------------------------------------------------------
+
+    def train(self):
+        """Train from the start or from a checkpoint, and place the model. Returns the log, to be closed."""
+        args, accelerator = self.args, self.accelerator
+        transformers.set_seed(args.seed)
+        tokenizer = models.load_tokenizer(args)
+        features = self.training_features(tokenizer)
+        teacher = models.load_teacher(args, self.task, tokenizer) if models.has_teacher(args) else None
+        self.record |= {"data": {"train": features.source},
+                        "teacher": records.fingerprint_of_model(teacher) if teacher else None}
+        settings = self.settings(features, tokenizer)
+        before = records.read_json(self.output / "run.json")
+        if before.get("trained") and not before["finished"] and before["settings"] == settings:
+            say(f"the training in {self.output} is done; going on after it")
+            self.record = before | {"arguments": dict(vars(args))}
+            return records.Log(self.output, args.run_file, before["steps"])
+        checkpoint = checkpoint_to_resume(args, settings)
+        accelerator.wait_for_everyone()  # all processes have looked before the main one clears the folder
+        student = models.load_student(args, self.task, tokenizer, teacher, checkpoint).to(accelerator.device)
+        pairs = models.layer_pairs(args, student, teacher) if teacher else []
+        loop = Loop(args, accelerator, student, teacher and teacher.to(accelerator.device), self.terms, pairs,
+                    features.tensors)
+        self.record["settings"] = settings
+        if checkpoint:
+            restore(loop.state, checkpoint)
+            say(f"resuming from {checkpoint}: {loop.state.step} of {loop.total_steps} steps are done")
+        elif accelerator.process_index:
+            torch.manual_seed(args.seed + accelerator.process_index)  # else all processes drop the same units
+        if checkpoint and checkpoint.parent.resolve() == self.output.resolve():
+            self.record["started"] = before.get("started", self.record["started"])
+        elif records.is_main_process():
+            clear(self.output)
+        self.write_record()
+        log = records.Log(self.output, args.run_file, loop.state.step)
+
+        def save(state):
+            tensors, progress = state.pack()
+            if records.is_main_process():
+                save_checkpoint(self.output, state.step, lambda folder: save_model(student, tokenizer, folder), tensors,
+                                progress | {"settings": settings}, args.save_total_limit)
+            accelerator.wait_for_everyone()
+
+        loop.run(log, save, evaluate=lambda: self.evaluate(loop.student, tokenizer)[0])
+        if records.is_main_process():
+            place_model(student, tokenizer, self.output)
+        self.record |= {"trained": True, "steps": loop.state.step, "train_seconds": loop.state.seconds,
+                        "examples_per_second": loop.state.examples / max(loop.state.seconds, 1e-9),
+                        "parameters": sum(p.numel() for p in student.parameters())}
+        self.write_record()
+        accelerator.wait_for_everyone()
+        return log
+
+    def settings(self, features, tokenizer):
+        """All that decides what is trained, as JSON keeps it: a resumed run must have the same."""
+        settings = run_settings(self.args) | {
+            "method": self.method, "training data": features.source["sha256"], "teacher": self.record["teacher"],
+            "tokenizer": utils_glue.tokenizer_fingerprint(tokenizer),
+            "processes": self.record["processes"], "precision": self.record["precision"]}
+        if not models.has_teacher(self.args):
+            settings["model_name_or_path"] = self.args.model_name_or_path
+        return json.loads(json.dumps(settings))
+
+    # ---- evaluation --------------------------------------------------------------------------------------------
+
+    def predict(self, model, features):
+        """Logits (N, K) of a split, as a float64 array; every process computes a share and has them all."""
+        model.eval()
+        size = self.args.per_gpu_eval_batch_size * self.accelerator.num_processes
+        with torch.no_grad():
+            batches = torch.arange(len(features.indices)).split(size)
+            logits = [MiniBatch(self.accelerator, features.tensors, indices, trim=True).forward(model).logits
+                      for indices in records.progress(batches, desc="evaluating", leave=False, unit="batch")]
+        return torch.cat(logits).double().cpu().numpy()
+
+    def evaluate(self, model, tokenizer):
+        """Dev metrics by GLUE's names (of MNLI's second dev set with _mm), and a table of predictions per split."""
+        results, tables = {}, {}
+        for split in [s for s in self.task.files if s.startswith("dev")]:
+            features = self.features(split, tokenizer, self.args.max_eval_samples)
+            logits, labels = self.predict(model, features), features.tensors["labels"]
+            predictions = utils_glue.predictions_from_logits(self.task, logits)
+            metrics = utils_glue.compute_metrics(self.task, predictions, labels.numpy())
+            targets = labels if self.task.labels else labels.double()
+            metrics["eval_loss"] = task_loss(torch.from_numpy(logits), targets).item()
+            results |= {name + split.removeprefix("dev"): value for name, value in metrics.items()}
+            columns = {"index": features.indices, "label": labels.numpy(), "prediction": predictions}
+            tables[split] = pd.DataFrame(columns | {f"logit_{k}": column for k, column in enumerate(logits.T)})
+        return results, tables
+
+    def evaluate_folder(self, folder):
+        """Evaluate a saved model as a stranger would load it, in full precision; results go into its folder."""
+        model, tokenizer = models.load_trained(self.args, self.task, folder)
+        results, tables = self.evaluate(model.to(self.accelerator.device), tokenizer)
+        if records.is_main_process():
+            records.write_json(folder / "eval_results.json", {"task": self.task.name, **results})
+            with records.atomic_path(folder / "eval_results.txt") as path:
+                path.write_text("".join(f"{key} = {value}\n" for key, value in results.items()), encoding="utf-8")
+            for split, table in tables.items():
+                with records.atomic_path(folder / f"{split}_predictions.tsv") as path:
+                    table.to_csv(path, sep="\t", index=False)
+        return results
+
+    def write_predictions(self):
+        """The leaderboard files of the task's test sets, in submission/ of the output folder."""
+        model, tokenizer = models.load_trained(self.args, self.task, self.output)
+        model.to(self.accelerator.device)
+        for task, split, data_dir in self.test_sets():
+            features = self.features(split, tokenizer, self.args.max_predict_samples, task, data_dir)
+            predictions = utils_glue.predictions_from_logits(task, self.predict(model, features))
+            if records.is_main_process():
+                file = self.output / "submission" / task.submissions[split]
+                utils_glue.write_submission(file, task, split, features.indices, predictions)
+                say(f"wrote {file}")
+
+
+def describe(results):
+    """Metrics on one line."""
+    return ", ".join(f"{name} {value:.4f}" for name, value in results.items())
+
+
+def save_model(model, tokenizer, folder):
+    """A normal HuggingFace folder: config.json with the label names, model.safetensors, the tokenizer."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def place_model(model, tokenizer, output):
+    """The trained model in the output folder itself, file by file; config.json last makes it loadable."""
+    with records.atomic_path(output / "trained-model") as folder:
+        save_model(model, tokenizer, folder)
+    for file in sorted((output / "trained-model").iterdir(), key=lambda file: file.name == "config.json"):
+        os.replace(file, output / file.name)
+    (output / "trained-model").rmdir()
+
+
+def clear(output):
+    """Remove an earlier run's files from the output folder."""
+    for pattern in ("run.json", "config.json", "model.safetensors", "train_log.jsonl", "eval_results.*",
+                    "dev*_predictions.tsv"):
+        for file in output.glob(pattern):
+            file.unlink()
+    shutil.rmtree(output / "submission", ignore_errors=True)
+    for checkpoint in checkpoints(output):
+        records.remove_folder(checkpoint)
