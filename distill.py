@@ -83,7 +83,7 @@ class Loop:
     """The training loop of one run: each optimizer step takes a window of mini-batches through the terms.
 
     terms: name -> Term; those of weight 0 are not computed. pairs: hidden_states indices (student's, teacher's) to
-    align. log(step, scalars), save(state) and evaluate() are called at their steps.
+    align. log(step, group=scalars, ...), save(state) and evaluate() are called at their steps.
     """
 
     def __init__(self, args, accelerator, student, teacher, terms, pairs, features):
@@ -97,7 +97,7 @@ class Loop:
         self.rows = len(features["labels"])
         steps = math.ceil(math.ceil(self.rows / self.batch_size) / args.gradient_accumulation_steps)
         self.total_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps)
-        meter = Meter([*self.terms, "loss"], accelerator.device)
+        meter = Meter([*self.terms, "total"], accelerator.device)
         self.state = State(args, accelerator, student, self.total_steps, meter)
         self.student = accelerator.prepare(student)
 
@@ -119,8 +119,8 @@ class Loop:
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.student):
                 s, t = self.outputs(batch, observe and last)
                 values = {name: term.loss(s, t, batch.targets) for name, term in self.terms.items()}
-                values["loss"] = sum(term.weight * values[name] for name, term in self.terms.items())
-                self.accelerator.backward(values["loss"] / len(window))
+                values["total"] = sum(term.weight * values[name] for name, term in self.terms.items())
+                self.accelerator.backward(values["total"] / len(window))
             state.meter.add(state.step + 1, values)
             state.examples += len(indices)
             if observe and last and t is not None:
@@ -149,10 +149,11 @@ class Loop:
             if observe:
                 state.meter.check()
                 means = state.meter.read()
-                bar.set_postfix(loss=f"{means['loss']:.4f}")
-                log(step, {"epoch": round(epoch, 4), **means, "learning_rate": rate, "grad_norm": float(norm),
-                           **relations, "examples_per_second": state.examples / state.seconds,
-                           **(evaluate() if args.evaluate_during_training and step < self.total_steps else {})})
+                bar.set_postfix(loss=f"{means['total']:.4f}")
+                log(step, loss=means, relation=relations,
+                    training={"epoch": round(epoch, 4), "learning_rate": rate, "grad_norm": float(norm),
+                              "examples_per_second": state.examples / state.seconds},
+                    dev=evaluate() if args.evaluate_during_training and step < self.total_steps else {})
                 self.student.train()
             if step % args.save_steps == 0 and step < self.total_steps:
                 state.meter.check()

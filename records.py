@@ -195,11 +195,13 @@ class JsonLines:
 
 
 def read_results(path, **options):
-    """A results.csv as a table."""
+    """A results.csv as a table, known by its columns method and seed."""
     try:
-        return pd.read_csv(path, **options)
-    except ValueError as error:  # pandas' parser, empty-file and encoding errors
+        table = pd.read_csv(path, **options)
+        table[["method", "seed"]]  # KeyError where they are missing
+    except (ValueError, KeyError) as error:  # ValueErrors: pandas' parser, empty-file and encoding errors
         raise UserError(f"{path} is not a table of results ({error}): move it away or name another file") from None
+    return table
 
 
 def append_result(path, row):
@@ -229,11 +231,13 @@ class Log:
             self.lines = JsonLines(Path(output_dir) / "train_log.jsonl", step)
             self.writer = SummaryWriter(self.folder, purge_step=step + 1)
 
-    def __call__(self, step, scalars):
+    def __call__(self, step, **groups):
+        """Write the scalars of a step, group=name -> value; TensorBoard shows a group's curves together."""
         if self.writer:
-            self.lines.write({"step": step, **scalars})
-            for name, value in scalars.items():
-                self.writer.add_scalar(name, value, step)
+            self.lines.write({"step": step} | {k: v for scalars in groups.values() for k, v in scalars.items()})
+            for group, scalars in groups.items():
+                for name, value in scalars.items():
+                    self.writer.add_scalar(f"{group}/{name}", value, step)
             self.writer.flush()
 
     def close(self, settings, metrics):

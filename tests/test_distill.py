@@ -53,7 +53,7 @@ def test_a_run_leaves_what_the_readme_says(tiny, tmp_path):
     assert [entry["step"] for entry in log] == [1, 2, 3, 4, 5, 6]
     for entry in log:
         total = 0.5 * entry["ce"] + 0.5 * entry["kd"] + 2 * entry["intra"]
-        assert math.isclose(entry["loss"], total, rel_tol=1e-5)
+        assert math.isclose(entry["total"], total, rel_tol=1e-5)
         assert {"rd_inter_euclidean", "rd_inter_cosine", "rd_intra_euclidean", "rd_intra_cosine", "grad_norm",
                 "learning_rate"} <= entry.keys()
     assert [entry["learning_rate"] for entry in log] == pytest.approx([1e-3 * (6 - i) / 6 for i in range(6)])
@@ -77,8 +77,9 @@ def test_a_run_leaves_what_the_readme_says(tiny, tmp_path):
 
     board = EventAccumulator(str(output / "tensorboard"), purge_orphaned_data=False).Reload()
     tags = set(board.Tags()["scalars"])
-    assert {"ce", "kd", "intra", "loss", "grad_norm", "learning_rate", "rd_intra_cosine", "final/acc"} <= tags
-    assert [event.step for event in board.Scalars("intra")] == [1, 2, 3, 4, 5, 6]
+    assert {"loss/ce", "loss/kd", "loss/intra", "loss/total", "training/grad_norm", "training/learning_rate",
+            "relation/rd_intra_cosine", "final/acc"} <= tags
+    assert [event.step for event in board.Scalars("loss/intra")] == [1, 2, 3, 4, 5, 6]
     assert "hparams" in board.summary_metadata["_hparams_/experiment"].plugin_data.plugin_name
 
 
@@ -121,7 +122,7 @@ def test_teacher_and_student_without_distillation(tiny, tmp_path):
     layers = [json.loads((tmp_path / name / "config.json").read_text())["num_hidden_layers"] for name in "tn"]
     methods = [json.loads((tmp_path / name / "run.json").read_text())["method"] for name in "tn"]
     assert (layers, methods) == ([4, 2], ["teacher", "none"])
-    assert set(read_log(tmp_path / "t")[0]) == {"step", "epoch", "ce", "loss", "learning_rate", "grad_norm",
+    assert set(read_log(tmp_path / "t")[0]) == {"step", "epoch", "ce", "total", "learning_rate", "grad_norm",
                                                 "examples_per_second"}
     glue_with_cka_i.main([*flags(tiny, tmp_path / "s"), "--model_name_or_path", str(tmp_path / "t")])
 
@@ -151,7 +152,7 @@ def assert_same_training(one, two, **tolerance):
     tolerance = tolerance or {"rtol": 1e-3, "atol": 1e-5}
     a, b = read_log(one), read_log(two)
     assert len(a) == len(b)
-    for key in ("loss", "grad_norm"):
+    for key in ("total", "grad_norm"):
         torch.testing.assert_close(*(torch.tensor([entry[key] for entry in log]) for log in (a, b)), **tolerance)
     weights = [load_file(folder / "model.safetensors") for folder in (one, two)]
     for key in weights[0]:
