@@ -146,6 +146,7 @@ class Loop:
             norm, relations = self.step(window, observe)
             state.step, state.seconds = step, seconds + time.perf_counter() - started
             bar.update()
+            paused = time.perf_counter()
             if observe:
                 state.meter.check()
                 means = state.meter.read()
@@ -158,4 +159,5 @@ class Loop:
             if step % args.save_steps == 0 and step < self.total_steps:
                 state.meter.check()
                 save(state)
+            started += time.perf_counter() - paused  # logging, evaluating and saving are no training time
         bar.close()

@@ -14,7 +14,8 @@ class Parser(argparse.ArgumentParser):
     """argparse with one-line errors and no abbreviations."""
 
     def __init__(self, doc):
-        super().__init__(description=doc, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+        super().__init__(description=doc, usage="%(prog)s [flags]", allow_abbrev=False,
+                         formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def error(self, message):
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
