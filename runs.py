@@ -44,7 +44,10 @@ class Run:
     def __init__(self, args, task, method, terms):
         precision = "fp16" if args.fp16 else "bf16" if args.bf16 else None  # None: what accelerate launch was told
         unused = accelerate.DistributedDataParallelKwargs(find_unused_parameters=True)  # as XLNet's mask embedding
-        self.accelerator = accelerate.Accelerator(mixed_precision=precision, cpu=args.no_cuda, kwargs_handlers=[unused])
+        several = int(os.environ.get("WORLD_SIZE", 1)) > 1  # torchrun's; accelerate joins it on CPUs only when told
+        self.accelerator = accelerate.Accelerator(
+            mixed_precision=precision, cpu=args.no_cuda or (several and not torch.cuda.is_available()),
+            kwargs_handlers=[unused])
         self.args, self.task, self.method, self.terms = args, task, method, terms
         self.output, self.began = Path(args.output_dir), time.perf_counter()
         cuda = self.accelerator.device.type == "cuda"

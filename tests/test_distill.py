@@ -167,7 +167,7 @@ def test_two_processes_are_one(tiny_without_dropout, tmp_path, more):
     glue_with_cka_i.main(flags(tiny_without_dropout, tmp_path / "one", *more))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
                 "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", str(ROOT / "glue_with_cka_i.py")]
-    done = subprocess.run([*torchrun, *flags(tiny_without_dropout, tmp_path / "two", *more, "--no_cuda",
+    done = subprocess.run([*torchrun, *flags(tiny_without_dropout, tmp_path / "two", *more,
                                              "--per_gpu_train_batch_size", 4)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "two/run.json").read_text())["processes"] == 2
