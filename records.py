@@ -240,9 +240,11 @@ class Log:
                     self.writer.add_scalar(f"{group}/{name}", value, step)
             self.writer.flush()
 
-    def close(self, settings, metrics):
-        """The HPARAMS tab, settings with the final metrics, and the end of the file."""
+    def close(self, step, settings, metrics):
+        """The final dev metrics, the HPARAMS tab (settings with these metrics), and the end of the file."""
         if self.writer:
+            for name, value in metrics.items():
+                self.writer.add_scalar(f"dev/{name}", value, step)
             plain = {k: v if isinstance(v, (int, float, bool, str)) else str(v) for k, v in settings.items()}
             self.writer.add_hparams(plain, {f"final/{k}": v for k, v in metrics.items()}, run_name=".")
             self.writer.close()

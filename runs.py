@@ -20,6 +20,9 @@ from checkpoints import checkpoint_to_resume, checkpoints, restore, run_settings
 from distill import Loop, task_loss
 from records import say
 
+HYPERPARAMETERS = {"learning_rate", "num_train_epochs", "per_gpu_train_batch_size", "seed", "alpha", "beta",
+                   "temperature", "cka_estimator", "intra_reduction", "mask_padding", "student_num_hidden_layers"}
+
 
 def run(args, method, terms):
     """Train, evaluate and predict as the flags say. Returns the exit code.
@@ -66,7 +69,8 @@ class Run:
         if args.do_predict:
             self.write_predictions()
         if args.do_train and records.is_main_process():
-            log.close(run_settings(args) | {"method": self.method}, results)
+            names = [name for name in vars(args) if name in HYPERPARAMETERS]
+            log.close(self.record["steps"], {"method": self.method} | {k: getattr(args, k) for k in names}, results)
             self.record |= {"results": results, "wall_seconds": time.perf_counter() - self.began, "finished": True}
             if args.results_csv:
                 records.append_result(args.results_csv, records.result_row(self.record))

@@ -80,6 +80,7 @@ def test_a_run_leaves_what_the_readme_says(tiny, tmp_path):
     assert {"loss/ce", "loss/kd", "loss/intra", "loss/total", "training/grad_norm", "training/learning_rate",
             "relation/rd_intra_cosine", "final/acc"} <= tags
     assert [event.step for event in board.Scalars("loss/intra")] == [1, 2, 3, 4, 5, 6]
+    assert [event.step for event in board.Scalars("dev/acc")] == [6]
     assert "hparams" in board.summary_metadata["_hparams_/experiment"].plugin_data.plugin_name
 
 
