@@ -8,6 +8,7 @@ import time
 import pandas as pd
 import pytest
 import torch
+import transformers
 from accelerate.state import AcceleratorState
 from conftest import GOLDEN, ROOT, flags, read_log, save_models, write_task
 from safetensors.torch import load_file
@@ -19,7 +20,8 @@ import glue_with_cka_i
 import records
 import runs
 import train_teacher
-from batches import Outputs
+import utils_glue
+from batches import Outputs, windows
 from records import UserError
 
 
@@ -367,6 +369,32 @@ def test_variants_reach_the_losses(tiny_without_dropout, tmp_path):
     assert len(set(first.values())) == 5
     assert first["bf16"] == pytest.approx(first["plain"], rel=0.05)  # bfloat16 models, float32 losses
     assert first["log_mean"] < first["plain"]
+
+
+def first_features(folder, tmp_path, monkeypatch, *more):
+    """(h_s, h_t) that the loss of the first step gets, and the rows of its mini-batch."""
+    seen = []
+    monkeypatch.setattr(glue_with_cka_i, "intra_feature_loss",
+                        lambda h_s, h_t, mask, **kw: seen.append((h_s.detach(), h_t)) or h_s.sum() * 0)
+    glue_with_cka_i.main(flags(folder, tmp_path / "s", "--internal", "--max_steps", 1, *more))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "teacher")
+    features = utils_glue.load_features(utils_glue.get_task("rte"), folder, "train", tokenizer, 24)
+    _, _, (indices,) = next(windows(21, 8, 1, 42, 0, 1))
+    return *seen[0], {key: value[indices] for key, value in features.tensors.items() if key != "labels"}
+
+
+def test_the_teachers_features_are_those_of_its_penultimate_layer_in_eval_mode(tiny, tmp_path, monkeypatch):
+    """tiny has dropout, so a teacher in train mode would give other features."""
+    _, h_t, rows = first_features(tiny, tmp_path, monkeypatch)
+    teacher = transformers.AutoModelForSequenceClassification.from_pretrained(tiny / "teacher").eval()
+    torch.testing.assert_close(h_t, teacher(**rows, output_hidden_states=True).hidden_states[3])  # of 4 layers
+    assert not h_t.requires_grad
+
+
+def test_the_students_features_are_those_of_its_penultimate_layer(tiny_without_dropout, tmp_path, monkeypatch):
+    h_s, _, rows = first_features(tiny_without_dropout, tmp_path, monkeypatch, "--learning_rate", 0)
+    student = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "s").eval()
+    torch.testing.assert_close(h_s, student(**rows, output_hidden_states=True).hidden_states[1])  # of 2 layers
 
 
 def test_layerwise_pairs(tiny_without_dropout, tmp_path, monkeypatch):
