@@ -18,7 +18,7 @@ import utils_glue
 from batches import MiniBatch
 from checkpoints import checkpoint_to_resume, checkpoints, restore, run_settings, save_checkpoint
 from distill import Loop, task_loss
-from records import say
+from records import UserError, say
 
 HYPERPARAMETERS = {"learning_rate", "num_train_epochs", "per_gpu_train_batch_size", "seed", "alpha", "beta",
                    "temperature", "cka_estimator", "intra_reduction", "mask_padding", "student_num_hidden_layers"}
@@ -48,9 +48,13 @@ class Run:
         precision = "fp16" if args.fp16 else "bf16" if args.bf16 else None  # None: what accelerate launch was told
         unused = accelerate.DistributedDataParallelKwargs(find_unused_parameters=True)  # as XLNet's mask embedding
         several = int(os.environ.get("WORLD_SIZE", 1)) > 1  # torchrun's; accelerate joins it on CPUs only when told
-        self.accelerator = accelerate.Accelerator(
-            mixed_precision=precision, cpu=args.no_cuda or (several and not torch.cuda.is_available()),
-            kwargs_handlers=[unused])
+        try:
+            self.accelerator = accelerate.Accelerator(
+                mixed_precision=precision, cpu=args.no_cuda or (several and not torch.cuda.is_available()),
+                kwargs_handlers=[unused])
+        except (ValueError, ImportError) as error:  # a precision that this device does not have
+            raise UserError(f"this device does not take these settings ({error}): run without mixed precision, or on "
+                            "another device") from None
         self.args, self.task, self.method, self.terms = args, task, method, terms
         self.output, self.began = Path(args.output_dir), time.perf_counter()
         cuda = self.accelerator.device.type == "cuda"
@@ -105,7 +109,8 @@ class Run:
     def training_features(self, tokenizer):
         """The training rows; reads the other splits too, so that a bad row stops the run now and not at its end."""
         features = self.features("train", tokenizer, self.args.max_train_samples)
-        for split in [s for s in self.task.files if s.startswith("dev") and self.args.do_eval]:
+        evaluates = self.args.do_eval or self.args.evaluate_during_training
+        for split in [s for s in self.task.files if s.startswith("dev") and evaluates]:
             self.features(split, tokenizer)
         for task, split, data_dir in self.test_sets() if self.args.do_predict else []:
             self.features(split, tokenizer, task=task, data_dir=data_dir)
