@@ -74,11 +74,14 @@ class MiniBatch:
             return x
         return GatherRows.apply(x).transpose(0, 1).flatten(0, 1)[:self.size]  # (P, k, ...) -> (k, P, ...) -> (B, ...)
 
+    def inputs(self, model):
+        """This process's rows as the arguments that the model's forward has; some have no token_type_ids."""
+        accepted = inspect.signature(getattr(model, "module", model).forward).parameters
+        return {key: value for key, value in self.rows.items() if key in accepted}
+
     def forward(self, model, layers=()):
         """The model's Outputs for the global mini-batch, with the hidden states at `layers`."""
-        accepted = inspect.signature(getattr(model, "module", model).forward).parameters
-        rows = {key: value for key, value in self.rows.items() if key in accepted}
-        out = model(**rows, output_hidden_states=bool(layers))
+        out = model(**self.inputs(model), output_hidden_states=bool(layers))
         return Outputs(self.gather(out.logits), tuple(self.gather(out.hidden_states[i]) for i in layers))
 
 

@@ -79,6 +79,18 @@ def relation_differences(s, t, mask):
             for psi in ("euclidean", "cosine")}
 
 
+def freeze_unused(model, batch):
+    """Take out of the training what no output depends on, as XLNet's mask embedding: DDP would wait for its gradient.
+
+    In eval mode, so that no random numbers are drawn.
+    """
+    model.eval()
+    model(**batch.inputs(model)).logits.sum().backward()
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.grad is not None)
+        parameter.grad = None
+
+
 class Loop:
     """The training loop of one run: each optimizer step takes a window of mini-batches through the terms.
 
@@ -99,6 +111,8 @@ class Loop:
         self.total_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps)
         meter = Meter([*self.terms, "total"], accelerator.device)
         self.state = State(args, accelerator, student, self.total_steps, meter)
+        if accelerator.num_processes > 1:
+            freeze_unused(student, MiniBatch(accelerator, features, torch.arange(1), trim=False))
         self.student = accelerator.prepare(student)
 
     def outputs(self, batch, observe):

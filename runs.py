@@ -46,12 +46,10 @@ class Run:
 
     def __init__(self, args, task, method, terms):
         precision = "fp16" if args.fp16 else "bf16" if args.bf16 else None  # None: what accelerate launch was told
-        unused = accelerate.DistributedDataParallelKwargs(find_unused_parameters=True)  # as XLNet's mask embedding
         several = int(os.environ.get("WORLD_SIZE", 1)) > 1  # torchrun's; accelerate joins it on CPUs only when told
         try:
             self.accelerator = accelerate.Accelerator(
-                mixed_precision=precision, cpu=args.no_cuda or (several and not torch.cuda.is_available()),
-                kwargs_handlers=[unused])
+                mixed_precision=precision, cpu=args.no_cuda or (several and not torch.cuda.is_available()))
         except (ValueError, ImportError) as error:  # a precision that this device does not have
             raise UserError(f"this device does not take these settings ({error}): run without mixed precision, or on "
                             "another device") from None

@@ -3,12 +3,14 @@ import json
 import random
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import sentencepiece
 import transformers
-from conftest import flags, read_log, save_models, sentence, shell, wordpiece, write_task
+from conftest import ROOT, flags, read_log, save_models, sentence, shell, wordpiece, write_task
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 import flags as flag_module
@@ -68,6 +70,18 @@ def test_each_family_trains_and_is_saved_whole(family, tmp_path):
         assert len(read_log(tmp_path / name)) == 3
         student = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / name)
         assert student.config.num_hidden_layers == 2 and student.config.model_type == family
+
+
+def test_two_processes_with_a_parameter_that_nothing_uses(tmp_path):
+    """XLNet's mask embedding gets no gradient, for which DistributedDataParallel would wait in vain."""
+    make_tokenizer, shape = FAMILIES["xlnet"]
+    folder = save_models(tmp_path, "xlnet", make_tokenizer(tmp_path), **shape)
+    write_task(folder)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d",
+                "--rdzv_endpoint", "localhost:0", str(ROOT / "glue_with_cka_i.py")]
+    done = subprocess.run([*torchrun, *flags(folder, tmp_path / "s")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(read_log(tmp_path / "s")) == 4 and "unused" not in done.stderr
 
 
 def test_lower_case_is_kept_with_the_student(tmp_path):
