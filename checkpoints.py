@@ -102,10 +102,15 @@ class State:
         self.step, self.seconds, self.examples = progress["step"], progress["seconds"], progress["examples"]
 
 
+def step_of(checkpoint):
+    """The step in a checkpoint's name."""
+    return int(checkpoint.name.split("-")[1])
+
+
 def checkpoints(folder):
     """The whole checkpoints in a folder, oldest first."""
     found = [p for p in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
-    return sorted((p for p in found if (p / "progress.json").is_file()), key=lambda p: int(p.name.split("-")[1]))
+    return sorted((p for p in found if (p / "progress.json").is_file()), key=step_of)
 
 
 def save_checkpoint(output_dir, step, save_model, tensors, progress, keep):
@@ -182,11 +187,16 @@ def checkpoint_to_resume(args, settings):
     if found is None:
         return None
     then = read_json(found / "progress.json").get("settings", {})
-    changed = [f"{key} was {then.get(key)} and is {settings.get(key)}" for key in sorted({*then, *settings})
-               if then.get(key) != settings.get(key)]
-    if not changed:
+    if then == settings:
         return found
     if args.overwrite_output_dir and not args.resume_from_checkpoint:
         return None
-    raise UserError(f"{found} was written with other settings ({'; '.join(changed)}): run with those to go on, pass "
-                    "--overwrite_output_dir to start afresh, or name another --output_dir")
+    raise other_settings(found, then, settings)
+
+
+def other_settings(where, then, now):
+    """The UserError that says in what the settings of what is in `where` differ from this run's."""
+    changed = [f"{key} was {then.get(key)} and is {now.get(key)}" for key in sorted({*then, *now})
+               if then.get(key) != now.get(key)]
+    return UserError(f"{where} was written with other settings ({'; '.join(changed)}): run with those to go on, pass "
+                     "--overwrite_output_dir to start afresh, or name another --output_dir")

@@ -1,4 +1,4 @@
-"""What a run leaves on disk: whole files or none, checkpoints, logs, run.json, results.csv. Nothing is pickled."""
+"""What a run leaves on disk beside its checkpoints: whole files or none, logs, run.json, results.csv."""
 import contextlib
 import errno
 import hashlib
@@ -43,7 +43,7 @@ def cli(main, argv=None):
         message, code = f"error: {getattr(error, 'filename', None) or 'a file'} cannot be written ({reason}); what " \
                         "was there before is untouched: mend that or name another folder, and run again", 1
     except KeyboardInterrupt:
-        message, code = "interrupted; the same command goes on from the last checkpoint, if one was written", 130
+        message, code = "interrupted; the same command goes on from what was saved last", 130
     if is_main_process():
         print(message, file=sys.stderr)
     return code
@@ -207,7 +207,8 @@ def read_results(path, **options):
 def append_result(path, row):
     """Put one run's row into a shared results.csv, under a lock and atomically; new columns widen the table.
 
-    A run is known by its folder and start: one that is killed right after this and repeated is not in it twice.
+    A run is known by its folder and start: one that is killed right after this and repeated is not in it twice, one
+    that is overwritten by another stays.
     """
     path = Path(path)
     with filelock.FileLock(path.with_name(f".{path.name}.lock")):
@@ -253,7 +254,7 @@ class Log:
 def result_row(run):
     """The row of results.csv for a run, from the content of its run.json."""
     arguments = {k: v for k, v in run["arguments"].items()
-                 if not k.startswith("do_") and v is not None and v is not False and v != ""}
+                 if k not in ("do_train", "do_eval", "do_predict") and v is not None and v is not False and v != ""}
     return {
         "method": run["method"], "task": arguments.pop("task_name"), "seed": arguments.pop("seed"),
         **run["results"], "minutes": round(run["train_seconds"] / 60, 2),

@@ -16,12 +16,21 @@ import models
 import records
 import utils_glue
 from batches import MiniBatch
-from checkpoints import checkpoint_to_resume, checkpoints, restore, run_settings, save_checkpoint
+from checkpoints import (
+    checkpoint_to_resume,
+    checkpoints,
+    other_settings,
+    restore,
+    run_settings,
+    save_checkpoint,
+    step_of,
+)
 from distill import Loop, task_loss
 from records import UserError, say
 
 HYPERPARAMETERS = {"learning_rate", "num_train_epochs", "per_gpu_train_batch_size", "seed", "alpha", "beta",
-                   "temperature", "cka_estimator", "intra_reduction", "mask_padding", "student_num_hidden_layers"}
+                   "temperature", "cka_estimator", "intra_reduction", "mask_padding", "do_layerwise",
+                   "student_num_hidden_layers"}
 
 
 def run(args, method, terms):
@@ -128,10 +137,13 @@ class Run:
                         "teacher": records.fingerprint_of_model(teacher) if teacher else None}
         settings = self.settings(features, tokenizer)
         before = records.read_json(self.output / "run.json")
-        if before.get("trained") and not before["finished"] and before["settings"] == settings:
-            say(f"the training in {self.output} is done; going on after it")
-            self.record = before | {"arguments": dict(vars(args))}
-            return records.Log(self.output, args.run_file, before["steps"])
+        if before.get("trained") and not before["finished"]:
+            if before["settings"] == settings:
+                say(f"the training in {self.output} is done; going on after it")
+                self.record = before | {"arguments": dict(vars(args))}
+                return records.Log(self.output, args.run_file, before["steps"])
+            if not args.overwrite_output_dir:
+                raise other_settings(self.output, before["settings"], settings)
         checkpoint = checkpoint_to_resume(args, settings)
         accelerator.wait_for_everyone()  # all processes have looked before the main one clears the folder
         student = models.load_student(args, self.task, tokenizer, teacher, checkpoint).to(accelerator.device)
@@ -146,8 +158,13 @@ class Run:
             torch.manual_seed(args.seed + accelerator.process_index)  # else all processes drop the same units
         if checkpoint and checkpoint.parent.resolve() == self.output.resolve():
             self.record["started"] = before.get("started", self.record["started"])
-        elif records.is_main_process():
-            clear(self.output)
+            later = [path for path in checkpoints(self.output) if step_of(path) > loop.state.step]
+        else:
+            later = checkpoints(self.output)
+            if records.is_main_process():
+                clear(self.output)
+        for path in later if records.is_main_process() else []:
+            records.remove_folder(path)
         self.write_record()
         log = records.Log(self.output, args.run_file, loop.state.step)
 
@@ -252,11 +269,9 @@ def place_model(model, tokenizer, output):
 
 
 def clear(output):
-    """Remove an earlier run's files from the output folder."""
+    """Remove an earlier run's files, but for its checkpoints, from the output folder."""
     for pattern in ("run.json", "config.json", "model.safetensors", "train_log.jsonl", "eval_results.*",
                     "dev*_predictions.tsv"):
         for file in output.glob(pattern):
             file.unlink()
     shutil.rmtree(output / "submission", ignore_errors=True)
-    for checkpoint in checkpoints(output):
-        records.remove_folder(checkpoint)

@@ -5,7 +5,7 @@
 
 --csv writes the single runs, without the paths of the machine they ran on. --insert puts the table into a file, in
 place of what stands between the lines <!-- table TASK --> and <!-- end TASK -->. Runs that differ in their budget are
-refused: only method and seed may differ, and the teacher, which comes before the comparison.
+refused: only method, with weights and options of its own, and seed may differ; the teacher's row is free.
 """
 import argparse
 import sys
@@ -26,7 +26,8 @@ BUDGET = {"--learning_rate": "learning rate", "--num_train_epochs": "epochs", "-
 HARMLESS = ("--logging_steps", "--save_steps", "--save_total_limit", "--per_gpu_eval_batch_size",
             "--resume_from_checkpoint", "--overwrite_output_dir", "--overwrite_cache", "--eval_all_checkpoints",
             "--evaluate_during_training")
-SAME = ("task", "parameters", "device", "machine", "torch", "transformers")
+SAME = ("--warmup_steps", "--weight_decay", "--adam_epsilon", "--max_grad_norm", "--do_lower_case", "task",
+        "parameters", "device", "machine", "torch", "transformers")
 PATHS = ("_dir", "_file", "_path", "_csv", "name_or_path", "name_or_path_for_copy", "tokenizer_name", "config_name")
 
 
@@ -43,16 +44,18 @@ def read_runs(source):
 
 
 def check_comparable(runs):
-    """Refuse runs whose difference could come from anything but method and seed."""
+    """Refuse runs whose difference could come from anything but method, with its own options, and seed."""
     students = runs[runs.method != "teacher"]
     for column in (*BUDGET, *SAME):
-        values = students[column].dropna().unique() if column in students else []
+        values = students[column].unique() if column in students else []
         if len(values) > 1:
             raise UserError(f"these runs differ in {column} ({', '.join(map(str, values))}): only method and seed may "
                             "differ in one table, so give those of one setting")
+    teachers = set(students.teacher.dropna()) - {""} if "teacher" in students else set()
+    if len(teachers) > 1:
+        raise UserError(f"these students had different teachers ({', '.join(sorted(teachers))}): give those of one")
     for method, group in students.groupby("method", sort=False):
-        for column in [c for c in group if c == "teacher" or (c.startswith("--") and c not in HARMLESS
-                                                              and not c.endswith(PATHS))]:
+        for column in [c for c in group if c.startswith("--") and c not in HARMLESS and not c.endswith(PATHS)]:
             values = group[column].unique()
             if len(values) > 1:
                 raise UserError(f"the runs of {method} differ in {column} ({', '.join(map(str, values))}): only the "

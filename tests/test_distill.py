@@ -249,6 +249,17 @@ def test_resume_from_a_named_checkpoint(tiny, tmp_path, monkeypatch):
         glue_with_cka_i.main(flags(tiny, tmp_path / "c", "--resume_from_checkpoint"))
 
 
+def test_going_back_to_an_older_checkpoint_drops_the_later_ones(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    keep_all = ["--save_total_limit", 0]
+    for _ in range(2):  # stops at checkpoint-2, then at checkpoint-4
+        stopped_at(tiny, tmp_path / "s", monkeypatch, *keep_all)
+    back = ["--resume_from_checkpoint", tmp_path / "s/checkpoint-2", "--save_steps", 100]
+    glue_with_cka_i.main(flags(tiny, tmp_path / "s", *keep_all, *back))
+    assert [path.name for path in (tmp_path / "s").glob("checkpoint-*")] == ["checkpoint-2"]
+    assert [entry["step"] for entry in read_log(tmp_path / "s")] == [1, 2, 3, 4, 5, 6]
+
+
 def test_a_checkpoint_in_the_students_folder_is_resumed_but_this_runs_own_comes_first(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     stopped_at(tiny, tmp_path / "a", monkeypatch)
@@ -278,6 +289,8 @@ def test_killed_after_the_training_nothing_is_trained_again(where, tiny, tmp_pat
         glue_with_cka_i.main(arguments)
     monkeypatch.undo()
     monkeypatch.setattr(runs, "Loop", None)
+    with pytest.raises(UserError, match=r"learning_rate was 0\.001 and is 0\.002"):
+        glue_with_cka_i.main([*arguments, "--learning_rate", "2e-3"])
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert glue_with_cka_i.main(arguments) == 0
     rows = pd.read_csv(tmp_path / "r.csv")

@@ -150,5 +150,13 @@ def test_table_refuses_what_cannot_be_compared(tmp_path):
                      {"method": "FSD_I", "seed": 2, "--beta": 6})
     with pytest.raises(UserError, match=r"runs of FSD_I differ in --beta \(3, 6\)"):
         table.main([str(seeds)])
+    teachers = runs_csv(tmp_path / "d.csv", {"method": "FSD_I", "seed": 1, "teacher": "aaa"},
+                        {"method": "VKD", "seed": 1, "teacher": "bbb"})
+    with pytest.raises(UserError, match=r"different teachers \(aaa, bbb\)"):
+        table.main([str(teachers)])
+    fewer = runs_csv(tmp_path / "e.csv", {"method": "FSD_I", "seed": 1, "--max_train_samples": 100},
+                     {"method": "VKD", "seed": 1})
+    with pytest.raises(UserError, match="differ in --max_train_samples"):
+        table.main([str(fewer)])
     with pytest.raises(UserError, match="neither a results"):
         table.main([str(tmp_path)])
