@@ -156,16 +156,8 @@ class Run:
             say(f"resuming from {checkpoint}: {loop.state.step} of {loop.total_steps} steps are done")
         elif accelerator.process_index:
             torch.manual_seed(args.seed + accelerator.process_index)  # else all processes drop the same units
-        if checkpoint and checkpoint.parent.resolve() == self.output.resolve():
-            self.record["started"] = before.get("started", self.record["started"])
-            later = [path for path in checkpoints(self.output) if step_of(path) > loop.state.step]
-        else:
-            later = checkpoints(self.output)
-            if records.is_main_process():
-                clear(self.output)
-        for path in later if records.is_main_process() else []:
-            records.remove_folder(path)
-        self.write_record()
+        if records.is_main_process():
+            self.take_folder(checkpoint, loop.state.step, before)
         log = records.Log(self.output, args.run_file, loop.state.step)
 
         def save(state):
@@ -184,6 +176,18 @@ class Run:
         self.write_record()
         accelerator.wait_for_everyone()
         return log
+
+    def take_folder(self, checkpoint, step, before):
+        """Make the output folder this run's: what comes after its checkpoint goes, and all of another run."""
+        own = checkpoint is not None and checkpoint.parent.resolve() == self.output.resolve()
+        if own:
+            self.record["started"] = before.get("started", self.record["started"])
+        else:
+            clear(self.output)
+        for path in checkpoints(self.output):
+            if not own or step_of(path) > step:
+                records.remove_folder(path)
+        self.write_record()
 
     def settings(self, features, tokenizer):
         """All that decides what is trained, as JSON keeps it: a resumed run must have the same."""

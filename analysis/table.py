@@ -26,8 +26,8 @@ BUDGET = {"--learning_rate": "learning rate", "--num_train_epochs": "epochs", "-
 HARMLESS = ("--logging_steps", "--save_steps", "--save_total_limit", "--per_gpu_eval_batch_size",
             "--resume_from_checkpoint", "--overwrite_output_dir", "--overwrite_cache", "--eval_all_checkpoints",
             "--evaluate_during_training")
-SAME = ("--warmup_steps", "--weight_decay", "--adam_epsilon", "--max_grad_norm", "--do_lower_case", "task",
-        "parameters", "device", "machine", "torch", "transformers")
+SAME = ("--warmup_steps", "--weight_decay", "--adam_epsilon", "--max_grad_norm", "--do_lower_case",
+        "--max_eval_samples", "task", "parameters", "device", "machine", "torch", "transformers")
 PATHS = ("_dir", "_file", "_path", "_csv", "name_or_path", "name_or_path_for_copy", "tokenizer_name", "config_name")
 
 
