@@ -50,20 +50,21 @@ class MiniBatch:
     """One global mini-batch: the rows that this process computes, and how all processes' outputs come together.
 
     features: name -> tensor (rows, ...) of the whole data set; indices: the mini-batch's rows, the same in every
-    process; trim: leave out the columns that are padding in every row. `targets` holds labels (B,) and
-    attention_mask (B, W) of the whole mini-batch.
+    process (alone: this process's own, and nothing is gathered); trim: leave out the columns that are padding in every
+    row. `targets` holds of the whole mini-batch: labels (B,), attention_mask (B, W') and, if columns were left out,
+    `columns` (W',), which of the W these are.
     """
 
-    def __init__(self, accelerator, features, indices, trim):
-        self.size, self.world = len(indices), accelerator.num_processes
+    def __init__(self, accelerator, features, indices, trim, alone=False):
+        self.size, self.world = len(indices), 1 if alone else accelerator.num_processes
         mask = features["attention_mask"][indices].bool()
-        used = mask.any(0) if trim else slice(None)
-        mine = indices[accelerator.process_index::self.world]
+        used = mask.any(0).nonzero().squeeze(1) if trim else slice(None)
+        mine = indices if alone else indices[accelerator.process_index::self.world]
         if len(mine) < math.ceil(self.size / self.world):  # at the end of an epoch: filled up, dropped by `gather`
             mine = torch.cat([mine, indices[:1]])
         rows = {key: value[mine] for key, value in features.items() if key != "labels"}
         rows = {key: value[:, used] for key, value in rows.items()}
-        targets = {"attention_mask": mask[:, used]}
+        targets = {"attention_mask": mask[:, used]} | ({"columns": used} if trim else {})
         if "labels" in features:
             targets["labels"] = features["labels"][indices]
         self.rows, self.targets = to_device(rows, accelerator.device), to_device(targets, accelerator.device)
@@ -83,6 +84,16 @@ class MiniBatch:
         """The model's Outputs for the global mini-batch, with the hidden states at `layers`."""
         out = model(**self.inputs(model), output_hidden_states=bool(layers))
         return Outputs(self.gather(out.logits), tuple(self.gather(out.hidden_states[i]) for i in layers))
+
+
+def flat(h, targets, length, mask_padding):
+    """Features of samples as rows: (B, W', D) -> (B, W*D), W = length; with mask_padding, padded positions are 0."""
+    if not mask_padding:
+        return h.flatten(1)
+    h = h * targets["attention_mask"].unsqueeze(-1)
+    if "columns" in targets:
+        h = h.new_zeros(h.shape[0], length, h.shape[2]).index_copy(1, targets["columns"], h)
+    return h.flatten(1)
 
 
 def to_device(tensors, device):

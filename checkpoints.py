@@ -41,21 +41,26 @@ class Meter:
         return means
 
 
-def make_optimizer(args, model, precision):
-    """AdamW, with --weight_decay on all but biases and norms."""
+def make_optimizer(args, model, losses, precision):
+    """AdamW, with --weight_decay on all but biases, norms and the losses' parameters, which have their own rate."""
     decayed = {p: p.ndim > 1 for p in model.parameters()}
     groups = [{"params": [p for p, d in decayed.items() if d], "weight_decay": args.weight_decay},
               {"params": [p for p, d in decayed.items() if not d], "weight_decay": 0.0}]
+    if own := list(losses.parameters()):
+        rate = getattr(args, "student_memory_learning_rate", None)
+        groups.append({"params": own, "weight_decay": 0.0, "lr": args.learning_rate if rate is None else rate})
     fused = precision != "fp16"  # a fused step hides from accelerate that the loss scaler skipped it
     return torch.optim.AdamW(groups, lr=args.learning_rate, eps=args.adam_epsilon, fused=fused)
 
 
 class State:
-    """All that a resumed run needs beside the student's weights: optimizer, schedule, random numbers, running sums."""
+    """All that a resumed run needs beside the student's weights: the losses' own parameters (such as the student
+    memory), optimizer, schedule, random numbers, running sums.
+    """
 
-    def __init__(self, args, accelerator, student, total_steps, meter):
-        self.accelerator, self.meter = accelerator, meter
-        self.optimizer = accelerator.prepare(make_optimizer(args, student, accelerator.mixed_precision))
+    def __init__(self, args, accelerator, student, losses, total_steps, meter):
+        self.accelerator, self.losses, self.meter = accelerator, losses, meter
+        self.optimizer = accelerator.prepare(make_optimizer(args, student, losses, accelerator.mixed_precision))
         self.scheduler = transformers.get_linear_schedule_with_warmup(
             self.optimizer.optimizer, args.warmup_steps, total_steps)
         self.step, self.seconds, self.examples = 0, 0.0, 0
@@ -70,6 +75,7 @@ class State:
     def pack(self):
         """The state as (tensors by name, JSON-able dict)."""
         tensors = {"meter.sums": self.meter.sums}
+        tensors |= {f"losses.{key}": value for key, value in self.losses.state_dict().items()}
         for i, entry in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{key}": value for key, value in entry.items()}
         for key, value in self.random_state().items():
@@ -87,8 +93,11 @@ class State:
             if kind == "optimizer":
                 i, name = rest.split(".")
                 optimizer["state"].setdefault(int(i), {})[name] = value
-        self.scheduler.load_state_dict(progress["scheduler"] | {"lr_lambdas": [None] * 2})
-        for group, rate in zip(optimizer["param_groups"], progress["scheduler"]["_last_lr"], strict=True):
+        self.losses.load_state_dict({key.removeprefix("losses."): value for key, value in tensors.items()
+                                     if key.startswith("losses.")})
+        groups = optimizer["param_groups"]
+        self.scheduler.load_state_dict(progress["scheduler"] | {"lr_lambdas": [None] * len(groups)})
+        for group, rate in zip(groups, progress["scheduler"]["_last_lr"], strict=True):
             group["lr"] = rate
         self.optimizer.load_state_dict(optimizer)
         self.meter.sums.copy_(tensors["meter.sums"])
@@ -127,7 +136,7 @@ def restore(state, folder):
     """Give a State what save_checkpoint wrote of one."""
     try:
         state.unpack(load_file(folder / "training_state.safetensors"), read_json(folder / "progress.json"))
-    except (OSError, ValueError, KeyError, IndexError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, IndexError, RuntimeError, SafetensorError) as error:
         raise UserError(f"the checkpoint {folder} is damaged ({type(error).__name__}: {error}): delete it to go on "
                         "from an older one or to start afresh") from None
 
@@ -137,7 +146,7 @@ FREE_TO_CHANGE = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint"
                   "cache_dir", "overwrite_cache", "student_model_name_or_path", "save_steps", "save_total_limit",
                   "logging_steps", "do_eval", "do_predict", "eval_all_checkpoints", "evaluate_during_training",
                   "max_eval_samples", "max_predict_samples", "per_gpu_eval_batch_size", "model_name_or_path",
-                  "model_type", "student_model_type"}
+                  "model_type", "student_model_type", "teacher_memory_path"}
 
 
 def run_settings(args):

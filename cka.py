@@ -11,6 +11,7 @@ import torch
 
 ESTIMATORS = ("biased", "debiased")
 REDUCTIONS = ("mean_log", "log_mean")
+PSI = ("euclidean", "cosine")
 _FEWEST_ROWS = {"biased": 2, "debiased": 4}  # with fewer, the estimator is 0/0
 _LOG_FLOOR = {"biased": 1e-6, "debiased": 1e-2}
 
@@ -71,20 +72,41 @@ def linear_cka(x, y, mask=None, estimator="biased"):
                          f"{tuple(y.shape)} and {None if mask is None else tuple(mask.shape)}")
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator must be one of {ESTIMATORS}, got {estimator!r}")
-    energy_x, energy_y = (z.detach().square().sum((-2, -1)) for z in (x, y))
-    (x, n), (y, _) = _centred(x, mask), _centred(y, mask)
     if estimator == "biased" and x.shape[-2] > max(x.shape[-1], y.shape[-1]):  # the smaller of two equal forms
+        energies = [z.detach().square().sum((-2, -1)) for z in (x, y)]
+        (x, n), (y, _) = _centred(x, mask), _centred(y, mask)
         cross = (x.mT @ y).square().sum((-2, -1))  # tr(KL) = |XᵀY|²
-        norm_x, norm_y = (torch.linalg.matrix_norm(z.mT @ z) for z in (x, y))
-    else:
-        gram_x, gram_y = x @ x.mT, y @ y.mT  # (..., n, n)
-        if estimator == "debiased":
-            gram_x, gram_y = _u_centred(gram_x, n, mask), _u_centred(gram_y, n, mask)
-        cross = (gram_x * gram_y).sum((-2, -1))
-        norm_x, norm_y = torch.linalg.matrix_norm(gram_x), torch.linalg.matrix_norm(gram_y)
-    noise = 100 * torch.finfo(x.dtype).eps ** 2  # what rounding alone leaves of a constant feature's Gram matrix
-    undefined = (norm_x <= noise * energy_x) | (norm_y <= noise * energy_y) | (n[..., 0, 0] < _FEWEST_ROWS[estimator])
+        (norm_x, none_x), (norm_y, none_y) = (
+            _norm(z.mT @ z, n, energy, estimator) for z, energy in zip((x, y), energies, strict=True))
+        return _cosine(cross, norm_x, norm_y, none_x | none_y)
+    return _cka_of_grams(_centred_gram(x, mask, estimator), _centred_gram(y, mask, estimator))
+
+
+def _norm(matrix, n, energy, estimator):
+    """|matrix| (...), and where CKA is undefined for it: rounding alone is left, or n rows are too few."""
+    norm = torch.linalg.matrix_norm(matrix)
+    noise = 100 * torch.finfo(matrix.dtype).eps ** 2  # what rounding leaves of a constant feature's Gram matrix
+    return norm, (norm <= noise * energy) | (n[..., 0, 0] < _FEWEST_ROWS[estimator])
+
+
+def _centred_gram(x, mask=None, estimator="biased"):
+    """The centred Gram matrix of x (..., n, n) with its norm and where it is undefined, both (...)."""
+    energy = x.detach().square().sum((-2, -1))
+    x, n = _centred(x, mask)
+    gram = x @ x.mT
+    if estimator == "debiased":
+        gram = _u_centred(gram, n, mask)
+    return gram, *_norm(gram, n, energy, estimator)
+
+
+def _cosine(cross, norm_x, norm_y, undefined):
     return torch.where(undefined, 0, cross / torch.where(undefined, 1, norm_x * norm_y))  # NaN in, NaN out
+
+
+def _cka_of_grams(x, y):
+    """CKA of two results of _centred_gram."""
+    (gram_x, norm_x, none_x), (gram_y, norm_y, none_y) = x, y
+    return _cosine((gram_x * gram_y).sum((-2, -1)), norm_x, norm_y, none_x | none_y)
 
 
 def _negative_log(cka, estimator):
@@ -130,6 +152,86 @@ def local_inter_feature_loss(h_s, h_t, mask=None, estimator="biased"):
     return _negative_log(cka, estimator) * (h_s.shape[0] >= _FEWEST_ROWS[estimator])
 
 
+# ---- global inter-feature: between samples and the centroids of a memory ------------------------------------------
+
+class FrozenMemory:
+    """A memory m (C, p) that no longer changes, with what the losses need of it alone, computed once a run."""
+
+    def __init__(self, m, estimator="biased"):
+        self.rows = m.detach().to(torch.promote_types(m.dtype, torch.float32))
+        self.norms = torch.linalg.vector_norm(self.rows, dim=-1)  # (C,)
+        self.gram = _centred_gram(self.rows, estimator=estimator)
+
+
+def _frozen(m_t, estimator="biased"):
+    return m_t if isinstance(m_t, FrozenMemory) else FrozenMemory(m_t, estimator)
+
+
+@_full_precision
+def memory_structure_loss(m_s, m_t, estimator="biased"):
+    """F_MM, the structure between the centroids: -log |CKA(M_t, M_s)| (Eq. 8).
+
+    m_s: (C, p_s). m_t: (C, p_t), detached, or its FrozenMemory with the same estimator. Returns a scalar.
+    """
+    gram_s, gram_t = _centred_gram(m_s, estimator=estimator), _frozen(m_t, estimator).gram
+    if gram_s[0].shape != gram_t[0].shape:
+        raise ValueError(f"two memories of as many centroids are needed, got {len(gram_s[0])} and {len(gram_t[0])}")
+    return _negative_log(_cka_of_grams(gram_s, gram_t), estimator)
+
+
+@_full_precision
+def memory_relations(h, m):
+    """ψ(h[i], m[j]) for both ψ, from one matrix product: {"euclidean": distances, "cosine": similarities}, (B, C) each.
+
+    h: (B, p), one row a sample. m: (C, p), or a FrozenMemory. A distance below what rounding leaves of the two norms
+    counts as that much and has gradient 0, as does the cosine of a row of zeros.
+    """
+    rows = m.rows if isinstance(m, FrozenMemory) else m
+    if h.ndim != 2 or h.shape[-1] != rows.shape[-1]:
+        raise ValueError(f"a memory of shape {tuple(rows.shape)} needs features (B, {rows.shape[-1]}), got "
+                         f"{tuple(h.shape)}: (B, W, D) is flattened to (B, W*D)")
+    norm_m = m.norms if isinstance(m, FrozenMemory) else torch.linalg.vector_norm(m, dim=-1)
+    norm_h = torch.linalg.vector_norm(h, dim=-1, keepdim=True)  # (B, 1)
+    products = h @ rows.mT  # (B, p) (p, C) -> (B, C)
+    squares = norm_h.square() + norm_m.square()
+    limits = torch.finfo(h.dtype)
+    distance = (squares - 2 * products).clamp(min=limits.eps * squares.detach() + limits.tiny).sqrt()
+    return {"euclidean": distance, "cosine": products / (norm_h * norm_m).clamp(min=limits.tiny)}
+
+
+def mean_squared_difference(psi_s, psi_t):
+    """Σ_ij (ψ_t[i, j] - ψ_s[i, j])² / (B C) of two (B, C), the teacher's detached (Eq. 9)."""
+    return (psi_t.detach() - psi_s).square().mean()
+
+
+def feature_to_memory_loss(h_s, m_s, h_t, m_t, psi):
+    """F_E with psi "euclidean", F_C with "cosine": Σ_ij (ψ(H_t[i], M_t[j]) - ψ(H_s[i], M_s[j]))² / (B C) (Eq. 9).
+
+    h_s: (B, W*D_s). m_s: (C, W*D_s). h_t: (B, W*D_t), m_t: (C, W*D_t) or its FrozenMemory; both detached.
+    Returns a scalar.
+    """
+    if psi not in PSI:
+        raise ValueError(f"psi must be one of {PSI}, got {psi!r}")
+    with torch.no_grad():
+        relations_t = memory_relations(h_t, m_t)
+    return mean_squared_difference(memory_relations(h_s, m_s)[psi], relations_t[psi])
+
+
+def global_inter_feature_loss(h_s, m_s, h_t, m_t, gamma_m, estimator="biased"):
+    """G, the structure between samples and centroids: γ_m F_E + (1-γ_m) F_C + F_MM (Eq. 10).
+
+    h_s: (B, W*D_s). m_s: (C, W*D_s), trained with the student. h_t: (B, W*D_t), m_t: (C, W*D_t) or its
+    FrozenMemory; both detached. estimator: F_MM's. Returns a scalar.
+    """
+    with torch.no_grad():
+        relations_t = memory_relations(h_t, m_t)
+    relations_s = memory_relations(h_s, m_s)
+    f_e, f_c = (mean_squared_difference(relations_s[psi], relations_t[psi]) for psi in PSI)
+    return gamma_m * f_e + (1 - gamma_m) * f_c + memory_structure_loss(m_s, m_t, estimator)
+
+
+# ---- relation difference, observed only ---------------------------------------------------------------------------
+
 def _pairwise(x, psi):
     """ψ between all pairs of rows: x (..., n, p) -> (..., n, n)."""
     if psi == "euclidean":
@@ -146,8 +248,8 @@ def relation_difference(x_s, x_t, psi="euclidean", mask=None):
     distance or "cosine" similarity. Rows are samples, (B, W*D), or the tokens of each sample, (B, W, D).
     Returns a scalar, the mean over the leading dimensions.
     """
-    if psi not in ("euclidean", "cosine"):
-        raise ValueError(f'psi must be "euclidean" or "cosine", got {psi!r}')
+    if psi not in PSI:
+        raise ValueError(f"psi must be one of {PSI}, got {psi!r}")
     difference = (_pairwise(x_t, psi) - _pairwise(x_s, psi)).abs()
     if mask is None:
         return difference.mean()

@@ -19,17 +19,22 @@ import torch.nn.functional as F
 
 import cka
 import records
-from batches import MiniBatch, windows
+from batches import MiniBatch, flat, windows
 from checkpoints import Meter, State
 
 # ---- losses and the terms that every distillation shares ----------------------------------------------------------
 
 class Term(NamedTuple):
-    """A named part of the total: loss(s, t, batch) -> scalar, with s and t the Outputs of student and teacher."""
+    """A named part of the total: loss(s, t, batch) -> scalar, with s and t the Outputs of student and teacher.
+
+    batch: the MiniBatch's targets; terms may leave there what others of the same mini-batch share. module: what of the
+    loss is trained with the student, in checkpoints but not in the saved student.
+    """
     weight: float
     loss: object
     needs_teacher: bool = True
     needs_features: bool = False
+    module: torch.nn.Module | None = None
 
 
 def task_loss(logits, labels):
@@ -65,6 +70,34 @@ def structure_term(weight, loss, mask_padding=False):
         mask = batch["attention_mask"].bool() if mask_padding else None
         return torch.stack([loss(h_s, h_t, mask) for h_s, h_t in zip(s.features, t.features, strict=True)]).mean()
     return Term(weight, on_outputs, needs_features=True)
+
+
+def global_terms(weight, gamma_m, memories, mask_padding=False):
+    """G, weight * (F_MM + γ_m F_E + (1-γ_m) F_C), as three terms (Eq. 10); F_E and F_C share their matrix products.
+
+    memories: a memory.Memories, for the penultimate layers; None where the weight is 0.
+    """
+    def relations(s, t, batch):
+        if "relations" not in batch:
+            flat_s, flat_t = (flat(outputs.features[-1], batch, memories.length, mask_padding) for outputs in (s, t))
+            batch["relations"] = (cka.memory_relations(flat_s, memories.student),
+                                  cka.memory_relations(flat_t, memories.teacher))
+        return batch["relations"]
+
+    def feature_to_memory(psi):
+        def loss(s, t, batch):
+            relations_s, relations_t = relations(s, t, batch)
+            return cka.mean_squared_difference(relations_s[psi], relations_t[psi])
+        return loss
+
+    def memory_structure(s, t, batch):
+        return cka.memory_structure_loss(memories.student, memories.teacher, memories.estimator)
+
+    return {
+        "F_MM": Term(weight, memory_structure, needs_teacher=False, module=memories),
+        "F_E": Term(weight * gamma_m, feature_to_memory("euclidean"), needs_features=True, module=memories),
+        "F_C": Term(weight * (1 - gamma_m), feature_to_memory("cosine"), needs_features=True, module=memories),
+    }
 
 
 # ---- the loop -----------------------------------------------------------------------------------------------------
@@ -110,7 +143,9 @@ class Loop:
         steps = math.ceil(math.ceil(self.rows / self.batch_size) / args.gradient_accumulation_steps)
         self.total_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps)
         meter = Meter([*self.terms, "total"], accelerator.device)
-        self.state = State(args, accelerator, student, self.total_steps, meter)
+        modules = dict.fromkeys(term.module for term in self.terms.values() if term.module is not None)
+        losses = torch.nn.ModuleList(modules)  # every process computes its whole gradient: not for DDP
+        self.state = State(args, accelerator, student, losses, self.total_steps, meter)
         if accelerator.num_processes > 1:
             freeze_unused(student, MiniBatch(accelerator, features, torch.arange(1), trim=False))
         self.student = accelerator.prepare(student)

@@ -109,11 +109,29 @@ def distillation_flags(parser):
     return group
 
 
+def global_flags(group):
+    """The flags of the scripts with a global structure, into the group that distillation_flags returned."""
+    add = group.add_argument
+    add("--teacher_memory_path", help="The memory: the folder or file that train_memory.py wrote for this teacher, "
+        "task and --max_seq_length.")
+    add("--gamma_m", type=float, default=1e-6, help="γ_m in G = F_MM + γ_m F_E + (1-γ_m) F_C; distances are hundreds "
+        "of times larger than cosines, hence small. Default 1e-6.")
+    add("--student_memory_learning_rate", type=float, help="Peak rate of AdamW for the student's memory. Default: "
+        "--learning_rate.")
+
+
+def needs_memory(args):
+    """True where the loss has a global structure of weight above 0."""
+    return hasattr(args, "teacher_memory_path") and args.beta * getattr(args, "gamma_g", 1.0) != 0
+
+
 AT_LEAST = {"max_seq_length": 2, "per_gpu_train_batch_size": 1, "per_gpu_eval_batch_size": 1, "learning_rate": 0,
             "gradient_accumulation_steps": 1, "num_train_epochs": 0, "logging_steps": 1, "save_steps": 1,
             "save_total_limit": 0, "warmup_steps": 0, "weight_decay": 0, "adam_epsilon": 0, "max_grad_norm": 0,
             "student_num_hidden_layers": 1, "max_train_samples": 1, "max_eval_samples": 1, "max_predict_samples": 1,
-            "beta": 0, "alpha": 0, "seed": 0}
+            "beta": 0, "alpha": 0, "seed": 0, "gamma_i": 0, "gamma_l": 0, "gamma_g": 0, "gamma_m": 0,
+            "student_memory_learning_rate": 0, "num_centroid": 1, "memory_num_train_epochs": 1,
+            "memory_learning_rate": 0, "per_gpu_memory_train_batch_size": 1}
 
 
 def check_arguments(args):
@@ -122,12 +140,20 @@ def check_arguments(args):
         value = getattr(args, name, None)
         if value is not None and not (math.isfinite(value) and value >= least):
             raise UserError(f"--{name} must be at least {least}, got {value:g}")
-    if getattr(args, "alpha", 0) > 1:
-        raise UserError(f"--alpha must be between 0 and 1, got {args.alpha:g}")
+    for name in ("alpha", "gamma_m", "memory_learning_rate"):
+        if getattr(args, name, 0) > 1:
+            raise UserError(f"--{name} must be between 0 and 1, got {getattr(args, name):g}")
     if getattr(args, "temperature", 1) <= 0:
         raise UserError(f"--temperature must be above 0, got {args.temperature:g}")
     if not (args.do_train or args.do_eval or args.do_predict):
         raise UserError("nothing to do: pass --do_train, --do_eval or --do_predict")
+    if needs_memory(args) and args.do_train:
+        if not args.teacher_memory_path:
+            raise UserError("the global structure needs --teacher_memory_path, the folder that train_memory.py wrote; "
+                            "run that first")
+        if args.do_layerwise:
+            raise UserError("--do_layerwise has no global structure, as the memory is of the penultimate layer alone: "
+                            "leave it out, or take its weight away with --gamma_g 0 (glue_with_cka_ilg.py)")
     if args.fp16 and args.bf16:
         raise UserError("--fp16 and --bf16 exclude each other: pass one of them")
     if args.fp16 and (args.no_cuda or not torch.cuda.is_available()):

@@ -17,7 +17,7 @@ from cka import intra_feature_loss, local_inter_feature_loss
 from records import cli
 
 
-def terms(args):
+def terms(args, memories=None):
     """The method: α ce + (1-α) kd + β (intra | local)."""
     if args.internal:
         name = "intra"
@@ -35,7 +35,7 @@ def main(argv=None):
         "--internal", action="store_true", help="Align the structure between the tokens of a sample (I) instead of "
         "that between the samples of a mini-batch (L).")
     args = parser.parse_args(argv)
-    return runs.run(args, "VKD" if args.beta == 0 else "FSD_I" if args.internal else "FSD_L", terms(args))
+    return runs.run(args, "VKD" if args.beta == 0 else "FSD_I" if args.internal else "FSD_L", terms)
 
 
 if __name__ == "__main__":

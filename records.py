@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import filelock
+import numpy as np
 import pandas as pd
 import torch
 from safetensors import SafetensorError
@@ -240,6 +241,14 @@ class Log:
                 for name, value in scalars.items():
                     self.writer.add_scalar(f"{group}/{name}", value, step)
             self.writer.flush()
+
+    def histogram(self, step, name, values):
+        if self.writer:
+            self.writer.add_histogram(name, np.asarray(values), step)
+
+    def figure(self, step, name, figure):
+        if self.writer:
+            self.writer.add_figure(name, figure, step)
 
     def close(self, step, settings, metrics):
         """The final dev metrics, the HPARAMS tab (settings with these metrics), and the end of the file."""

@@ -1,4 +1,5 @@
 """A run: what a script does after its flags. Train, evaluate, predict, and leave the records behind."""
+import contextlib
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import torch
 import transformers
 
 import flags
+import memory
 import models
 import records
 import utils_glue
@@ -29,15 +31,24 @@ from distill import Loop, task_loss
 from records import UserError, say
 
 HYPERPARAMETERS = {"learning_rate", "num_train_epochs", "per_gpu_train_batch_size", "seed", "alpha", "beta",
-                   "temperature", "cka_estimator", "intra_reduction", "mask_padding", "do_layerwise",
+                   "temperature", "gamma_i", "gamma_l", "gamma_g", "gamma_m", "student_memory_learning_rate",
+                   "cka_estimator", "intra_reduction", "mask_padding", "do_layerwise",
                    "student_num_hidden_layers"}
 
 
 def run(args, method, terms):
     """Train, evaluate and predict as the flags say. Returns the exit code.
 
-    method: the name under which the run appears in tables. terms: name -> distill.Term.
+    method: the name under which the run appears in tables. terms(args, memories) -> {name: distill.Term}, where
+    memories is the memory.Memories of a method with a global structure, else None.
     """
+    with prepared(args) as task:
+        return Run(args, task, method, terms).main()
+
+
+@contextlib.contextmanager
+def prepared(args):
+    """Check the flags, quieten the libraries, hold the output folder; yields the task."""
     task = utils_glue.get_task(args.task_name)
     args.task_name = task.name
     flags.check_arguments(args)
@@ -47,7 +58,7 @@ def run(args, method, terms):
     if not args.do_train:
         models.find_trained(args.output_dir)
     with records.claimed(args.output_dir):
-        return Run(args, task, method, terms).main()
+        yield task
 
 
 class Run:
@@ -135,6 +146,7 @@ class Run:
         teacher = models.load_teacher(args, self.task, tokenizer) if models.has_teacher(args) else None
         self.record |= {"data": {"train": features.source},
                         "teacher": records.fingerprint_of_model(teacher) if teacher else None}
+        m_t = self.teacher_memory(teacher, tokenizer) if flags.needs_memory(args) else None
         settings = self.settings(features, tokenizer)
         before = records.read_json(self.output / "run.json")
         if before.get("trained") and not before["finished"]:
@@ -148,8 +160,10 @@ class Run:
         accelerator.wait_for_everyone()  # all processes have looked before the main one clears the folder
         student = models.load_student(args, self.task, tokenizer, teacher, checkpoint).to(accelerator.device)
         pairs = models.layer_pairs(args, student, teacher) if teacher else []
-        loop = Loop(args, accelerator, student, teacher and teacher.to(accelerator.device), self.terms, pairs,
-                    features.tensors)
+        memories = None if m_t is None else memory.Memories(
+            m_t.to(accelerator.device), student.config.hidden_size, args.max_seq_length, args.seed, args.cka_estimator)
+        loop = Loop(args, accelerator, student, teacher and teacher.to(accelerator.device), self.terms(args, memories),
+                    pairs, features.tensors)
         self.record["settings"] = settings
         if checkpoint:
             restore(loop.state, checkpoint)
@@ -169,6 +183,9 @@ class Run:
 
         loop.run(log, save, evaluate=lambda: self.evaluate(loop.student, tokenizer)[0])
         if records.is_main_process():
+            if memories:
+                memory.save_memory(self.output / "student_memory.safetensors", memories.student,
+                                   self.record["teacher_memory"] | {"student": records.fingerprint_of_model(student)})
             place_model(student, tokenizer, self.output)
         self.record |= {"trained": True, "steps": loop.state.step, "train_seconds": loop.state.seconds,
                         "examples_per_second": loop.state.examples / max(loop.state.seconds, 1e-9),
@@ -197,7 +214,23 @@ class Run:
             "processes": self.record["processes"], "precision": self.record["precision"]}
         if not models.has_teacher(self.args):
             settings["model_name_or_path"] = self.args.model_name_or_path
+        if "teacher_memory" in self.record:
+            settings["teacher memory"] = self.record["teacher_memory"]["sha256"]
         return json.loads(json.dumps(settings))
+
+    def memory_facts(self, teacher, tokenizer):
+        """What a memory must share with the runs that use it."""
+        return {"task": self.task.name, "teacher": records.fingerprint_of_model(teacher),
+                "tokenizer": utils_glue.tokenizer_fingerprint(tokenizer),
+                "layer": teacher.config.num_hidden_layers - 1, "max_seq_length": self.args.max_seq_length,
+                "hidden_size": teacher.config.hidden_size, "mask_padding": self.args.mask_padding}
+
+    def teacher_memory(self, teacher, tokenizer):
+        """The centroids (C, W*D_t) of --teacher_memory_path, refused where they are not of this teacher and task."""
+        path = memory.find_memory(self.args.teacher_memory_path)
+        m_t, facts = memory.load_memory(path, self.memory_facts(teacher, tokenizer))
+        self.record["teacher_memory"] = facts | {"sha256": records.sha256_of_file(path)}
+        return m_t
 
     # ---- evaluation --------------------------------------------------------------------------------------------
 
@@ -275,7 +308,7 @@ def place_model(model, tokenizer, output):
 def clear(output):
     """Remove an earlier run's files, but for its checkpoints, from the output folder."""
     for pattern in ("run.json", "config.json", "model.safetensors", "train_log.jsonl", "eval_results.*",
-                    "dev*_predictions.tsv"):
+                    "dev*_predictions.tsv", "*memory.safetensors", "clusters.*"):
         for file in output.glob(pattern):
             file.unlink()
     shutil.rmtree(output / "submission", ignore_errors=True)

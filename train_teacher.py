@@ -14,13 +14,17 @@ import runs
 from records import cli
 
 
+def terms(args, memories=None):
+    """The cross-entropy alone."""
+    return {"ce": distill.Term(1.0, lambda s, t, batch: distill.task_loss(s.logits, batch["labels"]), False)}
+
+
 def main(argv=None):
     parser = flags.Parser(__doc__)
     flags.shared_flags(parser)
     args = parser.parse_args(argv)
     method = "none" if args.student_num_hidden_layers else "teacher"
-    cross_entropy = distill.Term(1.0, lambda s, t, batch: distill.task_loss(s.logits, batch["labels"]), False)
-    return runs.run(args, method, {"ce": cross_entropy})
+    return runs.run(args, method, terms)
 
 
 if __name__ == "__main__":

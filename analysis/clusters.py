@@ -1,0 +1,36 @@
+"""The picture of a memory: samples and centroids on the two principal axes of the centroids."""
+import numpy as np
+from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73")  # of Okabe and Ito, told apart by the colour-blind too
+MOST = 20_000  # samples drawn
+
+
+def picture_of_clusters(table, centroids, sizes, explained, labels, task):
+    """A matplotlib Figure: samples as dots coloured by label, centroids as circles of their cluster's size.
+
+    table: columns label, x, y, one row a sample. centroids: (C, 2). sizes: C numbers of samples. explained: the axes'
+    share of the centroids' variance, 0 to 1. labels: the task's label names, None for a regression.
+    """
+    figure = Figure(figsize=(7.5, 5.5), layout="constrained")
+    axes = figure.add_subplot()
+    drawn = table if len(table) <= MOST else table.sample(MOST, random_state=0)
+    dots = {"s": 9, "alpha": 0.55, "linewidths": 0}
+    if labels is None:
+        shown = axes.scatter(drawn.x, drawn.y, c=drawn.label, cmap="cividis", **dots)
+        figure.colorbar(shown, ax=axes, label="score")
+    else:
+        for k, name in enumerate(labels):
+            rows = drawn[drawn.label == k]
+            axes.scatter(rows.x, rows.y, c=COLOURS[k], label=f"{name} ({(table.label == k).sum()})", **dots)
+    occupied = np.array(sizes) > 0
+    area = 12 + 500 * np.array(sizes) / max(sizes)
+    axes.scatter(*centroids[occupied].T, s=area[occupied], facecolors="none", edgecolors="black", linewidths=1,
+                 label="centroid, area by samples")
+    if not occupied.all():
+        axes.scatter(*centroids[~occupied].T, marker="x", c="black", s=25, linewidths=1, label="empty centroid")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    axes.set_title(f"{task}: teacher features of {len(table)} samples, {len(sizes)} centroids")
+    axes.set_xlabel("first principal axis of the centroids")
+    axes.set_ylabel(f"second principal axis (both: {100 * explained:.0f} % of their variance)")
+    return figure

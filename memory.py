@@ -1,0 +1,224 @@
+"""The memories of the global structure G: k-means over a teacher's features, the file it becomes, the pair in training.
+
+The features of a data set never fit in memory at once (MNLI: 392,702 samples of 128 * 768 numbers, 154 GB), so one pass
+of the teacher over the data is one step of Lloyd's algorithm: each mini-batch is assigned to the present centroids and
+added to the sums of its clusters, and the centroids move when the pass ends. Nothing here grows with the number of
+samples but one cluster number and one point of the picture for each.
+"""
+import json
+from pathlib import Path
+
+import sklearn.cluster
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+import cka
+from records import UserError, atomic_path
+
+INITS = ("kmeans++", "random", "normal")
+FILE = "memory.safetensors"
+SAMPLE = 4  # the start is drawn from a sample of so many features a centroid
+
+
+def start_centroids(sample, number, init, seed):
+    """The first centroids (C, p) float32, from a random sample of features (S, p), S >= C. Deterministic for a seed.
+
+    init "kmeans++": scikit-learn's, on the sample. "random": C of the samples. "normal": Gaussian with the features'
+    mean and variance, the authors' released form, of which most never win a sample.
+    """
+    if init == "kmeans++":
+        found, _ = sklearn.cluster.kmeans_plusplus(sample.numpy(), number, random_state=seed)
+        return torch.from_numpy(found)
+    generator = torch.Generator().manual_seed(seed)
+    if init == "random":
+        return sample[torch.randperm(len(sample), generator=generator)[:number]]
+    noise = torch.randn(number, sample.shape[1], generator=generator)
+    return sample.mean(0) + noise * sample.std(0, correction=0)
+
+
+class KMeans(torch.nn.Module):
+    """Lloyd's k-means (Euclidean) on features that come a mini-batch at a time: `add` all of them, `update`, again.
+
+    centroids: (C, p) float32, the start. rows: N, the number of samples. rate: how far a centroid goes towards the
+    mean of its samples; 1 is Lloyd's. Sums are float64, so that a small cluster loses nothing beside large ones. An
+    empty cluster restarts at the sample farthest from its centroid, which leaves its old cluster (scikit-learn's rule).
+    Under several processes each adds rows of its own and `reduce` (tensor -> its sum over processes) joins them.
+    The buffers are the whole state: about five times C * p floats, and N * 3 numbers.
+    """
+
+    def __init__(self, centroids, rows, rate=1.0, rank=0, world=1, reduce=lambda x: x):
+        super().__init__()
+        self.rate, self.rank, self.world, self.reduce = rate, rank, world, reduce
+        number, width = centroids.shape
+        zeros = {"sums": (number, width), "inertia": ()}
+        counts = {"counts": (number,), "far_index": (number,), "assignment": (rows,)}
+        self.register_buffer("centroids", centroids.float())
+        self.register_buffer("before", torch.full((rows,), -1))  # the assignment of the pass before
+        self.register_buffer("axes", torch.zeros(width, 2))  # of the picture: the centroids' principal axes
+        self.register_buffer("far_distance", torch.zeros(number))  # squared; of this pass's C farthest samples
+        self.register_buffer("far_rows", torch.zeros(number, width))
+        self.register_buffer("points", torch.zeros(rows, 2))
+        for name, shape in zeros.items():
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+        for name, shape in counts.items():
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.int64))
+        self.begin()
+
+    def begin(self):
+        """What a pass needs of its centroids; its sums start at 0."""
+        self.half_squares = torch.linalg.vector_norm(self.centroids, dim=-1).square() / 2  # (C,)
+        self.centre = self.centroids.mean(0)
+        centred = self.centroids - self.centre
+        variances, vectors = torch.linalg.eigh(centred @ centred.mT)  # ascending
+        axes = torch.zeros_like(self.axes)
+        for k in range(min(2, len(vectors))):
+            axes[:, k] = centred.mT @ vectors[:, -1 - k] / variances[-1 - k].clamp(min=1e-12).sqrt()
+        self.axes.copy_(axes)
+        self.explained = (variances[-2:].sum() / variances.sum().clamp(min=1e-12)).item()
+        for name in ("sums", "inertia", "counts", "assignment", "points", "far_distance"):
+            getattr(self, name).zero_()
+
+    @torch.no_grad()
+    def add(self, x, indices):
+        """Assign a mini-batch and add it to its clusters. x: (B, p) float32; indices: (B,), the samples' places."""
+        nearest = (x @ self.centroids.mT - self.half_squares).argmax(1)  # argmin |x - m|², (B,)
+        members = torch.nn.functional.one_hot(nearest, len(self.centroids)).to(x.dtype)  # (B, C)
+        distance = (x - self.centroids[nearest]).square().sum(1)
+        self.sums += members.mT @ x  # in one order, which index_add_ on a GPU has not
+        self.counts += members.sum(0).long()
+        self.inertia += distance.double().sum()
+        self.assignment[indices] = nearest
+        self.points[indices] = (x - self.centre) @ self.axes
+        k = min(len(x), len(self.centroids))  # the farthest: its smallest give way to the batch's largest
+        (new, i), (old, j) = distance.topk(k), self.far_distance.topk(k, largest=False)
+        enters = new > old
+        self.far_distance[j] = torch.where(enters, new, old)
+        self.far_index[j] = torch.where(enters, indices.to(i.device)[i], self.far_index[j])
+        self.far_rows[j] = torch.where(enters.unsqueeze(1), x[i], self.far_rows[j])
+
+    def totals(self):
+        """The sums of the pass so far over all processes, and the C farthest samples of all."""
+        found = {name: self.reduce(getattr(self, name))
+                 for name in ("sums", "inertia", "counts", "assignment", "points")}
+        if self.world == 1:
+            return found | {name: getattr(self, name) for name in ("far_distance", "far_index", "far_rows")}
+        number = len(self.centroids)
+        distances = self.far_distance.new_zeros(self.world, number)
+        distances[self.rank] = self.far_distance
+        distance, places = self.reduce(distances).flatten().topk(number)
+        mine, places = places // number == self.rank, places % number
+        return found | {"far_distance": distance, "far_index": self.reduce(self.far_index[places] * mine),
+                        "far_rows": self.reduce(self.far_rows[places] * mine.unsqueeze(1))}
+
+    @torch.no_grad()
+    def update(self):
+        """End a pass: move the centroids. Returns what the pass found, at the centroids it began with.
+
+        A dict of inertia (sum of squared distances), sizes (list of C), changed and restarted (numbers), assignment
+        (N,); for the picture points (N, 2) and centroids (C, 2) on the axes, and `explained`, the axes' share of the
+        centroids' variance.
+        """
+        found = self.totals()
+        sums, counts, sizes = found["sums"], found["counts"], found["counts"].tolist()
+        restarted = self.restart(found, sums, counts)
+        rate = self.rate * (counts > 0).to(self.centroids.dtype)  # a cluster that stays empty stays where it is
+        rate[restarted] = 1
+        means = sums.div_(counts.clamp(min=1).unsqueeze(1)).to(self.centroids.dtype)
+        self.centroids.lerp_(means, rate.unsqueeze(1))
+        result = {"inertia": found["inertia"].item(), "sizes": sizes, "restarted": len(restarted),
+                  "changed": (found["assignment"] != self.before).sum().item(),
+                  "assignment": found["assignment"].cpu().clone(), "points": found["points"].cpu().clone(),
+                  "centroids": ((self.centroids - self.centre) @ self.axes).cpu(), "explained": self.explained}
+        self.before.copy_(found["assignment"])
+        self.begin()
+        return result
+
+    def restart(self, found, sums, counts):
+        """Give each empty cluster one of the farthest samples, where there is one. Returns the clusters' numbers."""
+        empty, restarted = (counts == 0).nonzero().flatten().tolist(), []
+        for place in found["far_distance"].argsort(descending=True, stable=True).tolist() if empty else []:
+            left = found["assignment"][found["far_index"][place]]
+            if len(restarted) == len(empty) or found["far_distance"][place] <= 0:
+                break
+            if counts[left] > 1:
+                taken = empty[len(restarted)]
+                sums[left] -= found["far_rows"][place]
+                sums[taken] += found["far_rows"][place]
+                counts[left] -= 1
+                counts[taken] += 1
+                restarted.append(taken)
+        return restarted
+
+    def save(self, path, metadata):
+        """Write the state, in the middle of a pass too; the same in every process, written by the first."""
+        state = {"centroids": self.centroids, "before": self.before} | self.totals()
+        if self.rank == 0:
+            with atomic_path(path) as temporary:
+                save_file({name: value.cpu() for name, value in state.items()}, temporary, metadata)
+
+    def load(self, state):
+        """Go on from what `save` wrote: name -> tensor. The first process takes the sums."""
+        self.centroids.copy_(state["centroids"])
+        self.before.copy_(state["before"])
+        self.begin()
+        for name, value in state.items() if self.rank == 0 else ():
+            getattr(self, name).copy_(value)
+
+
+# ---- the file -----------------------------------------------------------------------------------------------------
+
+def save_memory(path, centroids, facts):
+    """Write centroids (C, W*D) and JSON-able facts about them as one safetensors file, whole or not at all."""
+    tensors = {"centroids": centroids.detach().float().cpu().contiguous()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, {"memory": json.dumps(facts)})
+
+
+def find_memory(path):
+    """The file of a memory, given that or its folder."""
+    path = Path(path) / FILE if Path(path).is_dir() else Path(path)
+    if not path.is_file():
+        raise UserError(f"there is no memory {path}: give the folder that train_memory.py wrote as "
+                        "--teacher_memory_path")
+    return path
+
+
+def load_memory(path, expected=None):
+    """The centroids (C, W*D) and facts of a memory file; UserError where `expected` differs from the facts."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts, centroids = json.loads(file.metadata()["memory"]), file.get_tensor("centroids")
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is no memory that train_memory.py wrote, or a damaged one ({type(error).__name__}: "
+                        f"{error}): train it again") from None
+    differ = [f"{name.replace('_', ' ')} is {short(facts.get(name))} there and {short(value)} here"
+              for name, value in (expected or {}).items() if facts.get(name) != value]
+    if differ:
+        raise UserError(f"the memory {path} does not belong to this run: its {', its '.join(differ)}; train one with "
+                        "train_memory.py and this run's teacher, task and --max_seq_length")
+    return centroids, facts
+
+
+def short(value):
+    """A value for a message; of a fingerprint, its first characters."""
+    return value[:12] if isinstance(value, str) and len(value) == 64 else value
+
+
+# ---- in training --------------------------------------------------------------------------------------------------
+
+class Memories(torch.nn.Module):
+    """The teacher's memory, frozen, and the student's, trained with the student from a random start (Eq. 8-9).
+
+    m_t: (C, W*D_t). width: D_s. length: W. The student's start is Gaussian with the mean and deviation of the
+    teacher's numbers, so that both memories begin at one scale; the paper says no more than that it is random. Only
+    the student's memory is a parameter; no copy of it is needed after training.
+    """
+
+    def __init__(self, m_t, width, length, seed, estimator="biased"):
+        super().__init__()
+        self.length, self.estimator = length, estimator
+        self.teacher = cka.FrozenMemory(m_t, estimator)
+        noise = torch.randn(len(m_t), length * width, generator=torch.Generator().manual_seed(seed))
+        deviation, mean = torch.std_mean(m_t)
+        self.student = torch.nn.Parameter(noise.to(m_t.device) * deviation + mean)
