@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 
 import cka
-import records
-from batches import MiniBatch, flat, windows
-from checkpoints import Meter, State
+from training import records
+from training.batches import MiniBatch, flat, windows
+from training.checkpoints import Meter, State
 
 # ---- losses and the terms that every distillation shares ----------------------------------------------------------
 

@@ -11,9 +11,8 @@ features and the centroids of two memories: the teacher's, which train_memory.py
 import sys
 
 import distill
-import flags
-import runs
-from records import cli
+from training import flags, runs
+from training.records import cli
 
 
 def terms(args, memories):

@@ -12,10 +12,9 @@ import sys
 from functools import partial
 
 import distill
-import flags
-import runs
 from cka import intra_feature_loss, local_inter_feature_loss
-from records import cli
+from training import flags, runs
+from training.records import cli
 
 
 def terms(args, memories=None):

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 import cka
-from records import UserError, atomic_path
+from training.records import UserError, atomic_path
 
 INITS = ("kmeans++", "random", "normal")
 FILE = "memory.safetensors"

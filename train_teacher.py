@@ -9,9 +9,8 @@ With --student_num_hidden_layers 6 only the first 6 layers are kept and trained.
 import sys
 
 import distill
-import flags
-import runs
-from records import cli
+from training import flags, runs
+from training.records import cli
 
 
 def terms(args, memories=None):

@@ -21,7 +21,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from tqdm import tqdm
 
-from records import UserError, atomic_path, cli, sha256_of_file
+from training.records import UserError, atomic_path, cli, sha256_of_file
 
 
 class Task(NamedTuple):
@@ -179,8 +179,8 @@ CHUNK = 1000  # examples a tokenizer call
 
 
 class Features(NamedTuple):
-    """A split as tensors of N rows, each padded to L = max_seq_length."""
-    tensors: dict[str, torch.Tensor]  # input_ids, attention_mask, maybe token_type_ids (N, L), labels (N,)
+    """A split as tensors of N rows, each padded to L = max_seq_length; the (N, L) lie in the cache, memory-mapped."""
+    tensors: dict[str, torch.Tensor]  # input_ids int32, attention_mask, maybe token_type_ids uint8 (N, L), labels (N,)
     indices: list[str]                # (N,) the examples' own
     source: dict                      # of the whole file: file (name), sha256, rows, truncated (examples)
 
@@ -206,8 +206,8 @@ def load_features(task, data_dir, split, tokenizer, max_seq_length, cache_dir=No
                   max_samples=None):
     """The Features of a split, from the cache if that holds this very file, tokenizer and length.
 
-    Tensors are long, regression's labels float32; `max_samples` keeps the first N rows. UserError for a
-    faulty file, a length without room for text, or max_samples below 1.
+    Labels are long, regression's float32; `max_samples` keeps the first N rows. UserError for a faulty file, a
+    length without room for text, or max_samples below 1.
     """
     path = find_file(task, data_dir, split)
     special = tokenizer.num_special_tokens_to_add(pair=len(task.text_columns) == 2)
@@ -224,9 +224,11 @@ def load_features(task, data_dir, split, tokenizer, max_seq_length, cache_dir=No
     if found is None:
         found = _tokenize(task, split, read_examples(task, data_dir, split), tokenizer, max_seq_length)
         _write_cache(cache, fingerprint, *found)
+        found = _read_cache(cache, fingerprint)  # memory-mapped, so that what was tokenised need not stay in memory
     tensors, notes = found
-    tensors = {key: (tensor if tensor.is_floating_point() else tensor.long())[:max_samples]
-               for key, tensor in sorted(tensors.items())}  # one order, cached or not
+    tensors = {key: tensor[:max_samples] for key, tensor in tensors.items()}
+    if "labels" in tensors and task.labels:
+        tensors["labels"] = tensors["labels"].long()
     indices, truncated = notes["indices"], notes["truncated"]
     source = {"file": path.name, "sha256": data, "rows": len(indices), "truncated": truncated}
     return Features(tensors, indices[:max_samples], source)
@@ -239,16 +241,17 @@ def _tokenize(task, split, examples, tokenizer, max_seq_length):
         pairs = [example.text_b for example in examples] if len(task.text_columns) == 2 else None
         return tokenizer(texts, pairs, return_attention_mask=True, **options)
 
-    chunks, truncated = [], 0
+    tensors, truncated = {}, 0
     for start in tqdm(range(0, len(examples), CHUNK), f"Tokenizing {task.name} {split}", disable=None):
         chunk = examples[start:start + CHUNK]
         batch = encode(chunk, padding="max_length", truncation="longest_first", max_length=max_seq_length)
-        chunks.append({key: torch.tensor(batch[key], dtype=dtype)
-                       for key, dtype in DISK_TYPES.items() if key in batch})
+        for key in DISK_TYPES.keys() & batch.keys():
+            if key not in tensors:
+                tensors[key] = torch.empty(len(examples), max_seq_length, dtype=DISK_TYPES[key])
+            tensors[key][start:start + CHUNK] = torch.tensor(batch[key])
         full = [example for example, mask in zip(chunk, batch["attention_mask"], strict=True) if all(mask)]
         if full:  # only a row without padding can have lost tokens
             truncated += sum(len(ids) > max_seq_length for ids in encode(full, verbose=False)["input_ids"])
-    tensors = {key: torch.cat([chunk[key] for chunk in chunks]) for key in chunks[0]}
     if split not in task.submissions:
         dtype = torch.int32 if task.labels else torch.float32
         tensors["labels"] = torch.tensor([example.label for example in examples], dtype=dtype)

@@ -14,9 +14,9 @@ from pathlib import Path
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import records
 import utils_glue
-from records import UserError
+from training import records
+from training.records import UserError
 
 METRICS = ("mcc", "acc", "f1", "acc_mm", "pearson", "spearmanr")
 BUDGET = {"--learning_rate": "learning rate", "--num_train_epochs": "epochs", "--max_steps": "steps at most",

@@ -17,12 +17,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import cka
 import distill
 import glue_with_cka_i
-import records
-import runs
 import train_teacher
 import utils_glue
-from batches import Outputs, windows
-from records import UserError
+from training import records, runs
+from training.batches import Outputs, windows
+from training.records import UserError
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.float64, 1e-10)])
@@ -356,7 +355,7 @@ def test_nan_names_the_term_and_the_step(tiny, tmp_path, monkeypatch):
 def test_a_full_disk_leaves_nothing_half_written(tiny, tmp_path, monkeypatch, capsys):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
-    monkeypatch.setattr("checkpoints.save_file", full)
+    monkeypatch.setattr("training.checkpoints.save_file", full)
     assert records.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "s", "--save_steps", 2)) == 1
     assert "cannot be written (No space left on device)" in capsys.readouterr().err
     assert not list((tmp_path / "s").glob("*checkpoint*")) and not list((tmp_path / "s").glob(".checkpoint*"))
@@ -393,7 +392,7 @@ def first_features(folder, tmp_path, monkeypatch, *more):
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "teacher")
     features = utils_glue.load_features(utils_glue.get_task("rte"), folder, "train", tokenizer, 24)
     _, _, (indices,) = next(windows(21, 8, 1, 42, 0, 1))
-    return *seen[0], {key: value[indices] for key, value in features.tensors.items() if key != "labels"}
+    return *seen[0], {key: value[indices].long() for key, value in features.tensors.items() if key != "labels"}
 
 
 def test_the_teachers_features_are_those_of_its_penultimate_layer_in_eval_mode(tiny, tmp_path, monkeypatch):

@@ -5,7 +5,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import ROOT, flags, read_log
+from safetensors.torch import load_file
 
 
 def has_gpu():
@@ -29,10 +31,34 @@ def test_trains_and_resumes(precision, structure, tiny, tmp_path):
     assert [entry["total"] for entry in resumed] == pytest.approx([e["total"] for e in straight[4:]], rel=1e-2)
 
 
+@pytest.mark.parametrize("precision", [[], ["--bf16"], ["--fp16"]])
+def test_a_memory_and_the_integrated_method(precision, tiny, tmp_path):
+    """Two clusterings on the GPU have the same bits, and the CPU's centroids but for rounding; FSD_ILG trains on it."""
+    shared = [str(x) for x in ("--model_name_or_path", tiny / "teacher", "--data_dir", tiny, "--task_name", "RTE",
+                               "--max_seq_length", 24, "--do_train", "--num_centroid", 4, *precision)]
+    for name, more in (("a", []), ("b", []), ("cpu", ["--no_cuda"])):
+        if name == "cpu" and precision == ["--fp16"]:
+            continue
+        subprocess.run([sys.executable, str(ROOT / "train_memory.py"), *shared, *more, "--output_dir",
+                        str(tmp_path / name)], check=True, env=ENVIRONMENT)
+    a, b = (load_file(tmp_path / name / "memory.safetensors")["centroids"] for name in "ab")
+    assert torch.equal(a, b)
+    if not precision:
+        torch.testing.assert_close(a, load_file(tmp_path / "cpu/memory.safetensors")["centroids"], rtol=1e-3, atol=1e-3)
+    arguments = flags(tiny, tmp_path / "s", *precision, "--teacher_memory_path", tmp_path / "a", "--gamma_m", 1e-3)
+    subprocess.run([sys.executable, str(ROOT / "glue_with_cka_ilg.py"), *arguments], check=True, env=ENVIRONMENT)
+    assert {"intra", "local", "F_MM", "F_E", "F_C"} <= read_log(tmp_path / "s")[-1].keys()
+
+
 def test_losses_agree_with_the_cpu():
     code = """
 import torch, cka
 h_s, h_t = torch.randn(8, 16, 32, dtype=torch.float64), torch.randn(8, 16, 48, dtype=torch.float64)
+m_s, m_t = torch.randn(10, 512, dtype=torch.float64), torch.randn(10, 768, dtype=torch.float64)
+inputs = h_s.flatten(1), m_s, h_t.flatten(1), m_t
+wanted = cka.global_inter_feature_loss(*inputs, 0.01)
+found = cka.global_inter_feature_loss(*(x.float().cuda() for x in inputs), 0.01).cpu().double()
+torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 for loss in (cka.intra_feature_loss, cka.local_inter_feature_loss):
     for estimator in cka.ESTIMATORS:
         wanted = loss(h_s, h_t, estimator=estimator)

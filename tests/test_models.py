@@ -13,10 +13,10 @@ import transformers
 from conftest import ROOT, flags, read_log, save_models, sentence, shell, wordpiece, write_task
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-import flags as flag_module
 import glue_with_cka_i
-import records
 import train_teacher
+from training import flags as flag_module
+from training import records
 
 
 def byte_level(folder):

@@ -9,9 +9,9 @@ import time
 import pandas as pd
 import pytest
 
-import records
 from analysis import table
-from records import UserError
+from training import records
+from training.records import UserError
 
 
 def test_atomic_path_keeps_the_old_content_until_the_new_is_whole(tmp_path):

@@ -17,7 +17,7 @@ import leaderboard.download as download
 import utils_glue
 from leaderboard.download import download_task
 from leaderboard.submission import zip_submission
-from records import UserError, cli
+from training.records import UserError, cli
 from utils_glue import (
     TASKS,
     compute_metrics,
@@ -212,7 +212,8 @@ def test_features(load, tmp_path, tokenizer):
     assert features.tensors["attention_mask"].tolist() == [[1] * 6 + [0] * 2, [1] * 8]
     assert features.tensors["token_type_ids"].tolist() == [[0, 0, 0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 0, 1, 1, 1]]
     assert features.tensors["labels"].tolist() == [0, 1]
-    assert {tensor.dtype for tensor in features.tensors.values()} == {torch.int64}
+    assert {key: tensor.dtype for key, tensor in features.tensors.items()} == {
+        "input_ids": torch.int32, "attention_mask": torch.uint8, "token_type_ids": torch.uint8, "labels": torch.int64}
     assert features.indices == ["0", "1"]
     digest = hashlib.sha256(PAIRS.encode()).hexdigest()
     assert features.source == {"file": "dev.tsv", "sha256": digest, "rows": 2, "truncated": 1}
@@ -296,6 +297,7 @@ def test_damaged_caches_are_rebuilt(load, tmp_path, damage):
     path = next((tmp_path / "cache").iterdir())
     good = path.read_bytes()
     assert damage(good) != good
+    path.unlink()  # what `first` holds is mapped from the old file
     path.write_bytes(damage(good))
     calls = CountingTokenizer.calls
     assert equal(load(), first) and CountingTokenizer.calls > calls

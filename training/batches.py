@@ -62,8 +62,7 @@ class MiniBatch:
         mine = indices if alone else indices[accelerator.process_index::self.world]
         if len(mine) < math.ceil(self.size / self.world):  # at the end of an epoch: filled up, dropped by `gather`
             mine = torch.cat([mine, indices[:1]])
-        rows = {key: value[mine] for key, value in features.items() if key != "labels"}
-        rows = {key: value[:, used] for key, value in rows.items()}
+        rows = {key: value[mine][:, used].long() for key, value in features.items() if key != "labels"}
         targets = {"attention_mask": mask[:, used]} | ({"columns": used} if trim else {})
         if "labels" in features:
             targets["labels"] = features["labels"][indices]

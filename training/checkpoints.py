@@ -7,7 +7,7 @@ import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from records import UserError, atomic_path, read_json, remove_folder, write_json
+from training.records import UserError, atomic_path, read_json, remove_folder, write_json
 
 
 class Meter:

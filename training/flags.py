@@ -7,7 +7,7 @@ import torch
 
 import cka
 import utils_glue
-from records import UserError, read_results
+from training.records import UserError, read_results
 
 
 class Parser(argparse.ArgumentParser):

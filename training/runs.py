@@ -12,13 +12,12 @@ import pandas as pd
 import torch
 import transformers
 
-import flags
 import memory
-import models
-import records
 import utils_glue
-from batches import MiniBatch
-from checkpoints import (
+from distill import Loop, task_loss
+from training import flags, models, records
+from training.batches import MiniBatch
+from training.checkpoints import (
     checkpoint_to_resume,
     checkpoints,
     other_settings,
@@ -27,8 +26,7 @@ from checkpoints import (
     save_checkpoint,
     step_of,
 )
-from distill import Loop, task_loss
-from records import UserError, say
+from training.records import UserError, say
 
 HYPERPARAMETERS = {"learning_rate", "num_train_epochs", "per_gpu_train_batch_size", "seed", "alpha", "beta",
                    "temperature", "gamma_i", "gamma_l", "gamma_g", "gamma_m", "student_memory_learning_rate",
@@ -308,7 +306,7 @@ def place_model(model, tokenizer, output):
 def clear(output):
     """Remove an earlier run's files, but for its checkpoints, from the output folder."""
     for pattern in ("run.json", "config.json", "model.safetensors", "train_log.jsonl", "eval_results.*",
-                    "dev*_predictions.tsv", "*memory.safetensors", "clusters.*"):
+                    "dev*_predictions.tsv", "*memory.safetensors", "clusters.*", "clustering.safetensors"):
         for file in output.glob(pattern):
             file.unlink()
     shutil.rmtree(output / "submission", ignore_errors=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import transformers
 from tokenizers import normalizers
 
-from records import UserError
+from training.records import UserError
 
 
 def hub_arguments(args):

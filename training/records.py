@@ -133,7 +133,7 @@ def fingerprint_of_model(model):
 
 def provenance():
     """Versions, commit, machine and command of this run."""
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parent.parent
 
     def git(*words):
         with contextlib.suppress(OSError):
@@ -256,7 +256,8 @@ class Log:
             for name, value in metrics.items():
                 self.writer.add_scalar(f"dev/{name}", value, step)
             plain = {k: v if isinstance(v, (int, float, bool, str)) else str(v) for k, v in settings.items()}
-            self.writer.add_hparams(plain, {f"final/{k}": v for k, v in metrics.items()}, run_name=".")
+            if plain:
+                self.writer.add_hparams(plain, {f"final/{k}": v for k, v in metrics.items()}, run_name=".")
             self.writer.close()
 
 

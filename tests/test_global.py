@@ -1,0 +1,503 @@
+"""train_memory.py, glue_with_cka_g.py and glue_with_cka_ilg.py as a user runs them, on tiny random models."""
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import transformers
+from conftest import ROOT, flags, read_log, save_models, shell, write_task
+from safetensors import safe_open
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_distill import assert_same_training
+
+import cka
+import distill
+import glue_with_cka_g
+import glue_with_cka_i
+import glue_with_cka_ilg
+import memory
+import train_memory
+import utils_glue
+from training import clustering, records, runs
+from training.records import UserError
+
+
+def memory_flags(folder, output, *more):
+    """A clustering of tiny RTE's 21 rows into 4."""
+    return [str(x) for x in ("--model_name_or_path", folder / "teacher", "--data_dir", folder, "--task_name", "RTE",
+                             "--max_seq_length", 24, "--do_train", "--num_centroid", 4, "--per_gpu_train_batch_size",
+                             8, "--seed", 3, "--output_dir", output, *more)]
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_without_dropout, tmp_path_factory):
+    """A memory of the tiny teacher."""
+    folder = tmp_path_factory.mktemp("memory")
+    train_memory.main(memory_flags(tiny_without_dropout, folder / "m"))
+    return folder / "m"
+
+
+def facts_of(folder):
+    with safe_open(folder / memory.FILE, framework="pt") as file:
+        return json.loads(file.metadata()["memory"])
+
+
+def teacher_features(folder, length=24):
+    """(21, length * 16): the tiny teacher's penultimate features, by transformers alone."""
+    teacher = transformers.AutoModelForSequenceClassification.from_pretrained(folder / "teacher").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "teacher")
+    rows = utils_glue.load_features(utils_glue.get_task("rte"), folder, "train", tokenizer, length).tensors
+    rows = {key: value.long() for key, value in rows.items() if key != "labels"}
+    with torch.no_grad():
+        return teacher(**rows, output_hidden_states=True).hidden_states[3].flatten(1)  # of 4 layers
+
+
+# ---- train_memory.py ----------------------------------------------------------------------------------------------
+
+def test_a_memory_is_the_k_means_of_the_teachers_penultimate_features(trained, tiny_without_dropout):
+    x = teacher_features(tiny_without_dropout)
+    facts, centroids = facts_of(trained), load_file(trained / memory.FILE)["centroids"]
+    assert centroids.shape == (4, 24 * 16) and centroids.dtype == torch.float32
+    expected = {"task": "RTE", "layer": 3, "max_seq_length": 24, "hidden_size": 16, "num_centroid": 4, "seed": 3,
+                "samples": 21, "mask_padding": False}
+    assert expected.items() <= facts.items()
+    assert len(facts["inertia"]) == facts["passes"] <= 3 and sum(facts["cluster_sizes"]) == 21
+    table = pd.read_csv(trained / "clusters.tsv", sep="\t")
+    assert table.cluster.value_counts().reindex(range(4), fill_value=0).tolist() == facts["cluster_sizes"]
+    means = torch.stack([x[table.cluster.to_numpy() == k].mean(0) for k in range(4)])
+    torch.testing.assert_close(centroids, means, rtol=1e-4, atol=1e-5)
+    run = json.loads((trained / "run.json").read_text())
+    assert run["finished"] and run["memory"] == facts and run["method"] == "memory"
+    assert (trained / "clusters.png").read_bytes().startswith(b"\x89PNG")
+    assert not (trained / "clustering.safetensors").exists() and not list(trained.rglob("*.tmp*"))
+
+
+def test_what_tensorboard_shows(trained):
+    board = EventAccumulator(str(trained / "tensorboard"), purge_orphaned_data=False).Reload()
+    tags = board.Tags()
+    assert {"memory/inertia", "memory/occupied_centroids", "memory/largest_cluster"} <= set(tags["scalars"])
+    assert "memory/cluster_sizes" in tags["histograms"] and "memory/clusters" in tags["images"]
+    facts = facts_of(trained)
+    assert [event.value for event in board.Scalars("memory/inertia")] == pytest.approx(facts["inertia"])
+    assert [event.step for event in board.Scalars("memory/inertia")] == [3 * (k + 1) for k in range(facts["passes"])]
+
+
+def test_a_pass_is_one_pass_of_the_teacher(tiny, tmp_path, monkeypatch):
+    """Every sample goes through the teacher once per clustering epoch, and once more if the start draws it."""
+    seen, load = [], clustering.models.load_teacher
+
+    def counted(*args):
+        teacher = load(*args)
+        teacher.register_forward_pre_hook(lambda module, args, kwargs: seen.append(len(kwargs["input_ids"])),
+                                          with_kwargs=True)
+        return teacher
+    monkeypatch.setattr(clustering.models, "load_teacher", counted)
+    train_memory.main(memory_flags(tiny, tmp_path / "m", "--memory_num_train_epochs", 2, "--num_centroid", 3,
+                                   "--memory_learning_rate", 0.5, "--logging_steps", 1, "--save_steps", 1))
+    assert seen == [8, 4] + 2 * [8, 8, 5]  # a sample of 4 * 3 rows for the start; 21 rows a pass
+    steps = [entry["step"] for entry in read_log(tmp_path / "m")]
+    assert steps == [1, 2, 3, 3, 4, 5, 6, 6]
+
+
+def test_passes_end_early_when_no_sample_changes(tiny, tmp_path):
+    train_memory.main(memory_flags(tiny, tmp_path / "m", "--memory_num_train_epochs", 100))
+    facts = facts_of(tmp_path / "m")
+    assert facts["passes"] < 20 and facts["inertia"] == sorted(facts["inertia"], reverse=True)
+    assert read_log(tmp_path / "m")[-1]["changed_samples"] == 0
+
+
+@pytest.mark.parametrize("more", [[], ["--memory_init", "normal", "--num_centroid", 9]])
+def test_two_processes_make_the_same_memory(more, tiny_without_dropout, tmp_path):
+    """torchrun with 2 gloo processes of 4 rows against one of 8; normal leaves centroids empty, which restart."""
+    train_memory.main(memory_flags(tiny_without_dropout, tmp_path / "one", *more))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
+                "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", str(ROOT / "train_memory.py")]
+    done = subprocess.run([*torchrun, *memory_flags(tiny_without_dropout, tmp_path / "two", *more, "--save_steps", 1,
+                                                    "--per_gpu_train_batch_size", 4)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "two/run.json").read_text())["processes"] == 2
+    one, two = facts_of(tmp_path / "one"), facts_of(tmp_path / "two")
+    assert one["cluster_sizes"] == two["cluster_sizes"]
+    assert one["inertia"] == pytest.approx(two["inertia"], rel=1e-5)
+    torch.testing.assert_close(*(load_file(tmp_path / name / memory.FILE)["centroids"] for name in ("one", "two")),
+                               rtol=1e-5, atol=1e-5)
+    assert bool(more) == (read_log(tmp_path / "two")[0]["restarted_centroids"] > 0)
+
+
+def test_killed_and_started_again_it_is_the_same_memory(tiny, tmp_path):
+    """SIGKILL in the middle of a pass leaves no memory; the same command goes on and ends with the same bits."""
+    write_task(tmp_path, rows=(400, 4, 1))
+    more = ["--data_dir", tmp_path, "--memory_num_train_epochs", 3, "--per_gpu_train_batch_size", 1, "--save_steps", 7,
+            "--logging_steps", 1]
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    train_memory.main(memory_flags(tiny, straight, *more))
+    process = subprocess.Popen([sys.executable, str(ROOT / "train_memory.py"), *memory_flags(tiny, killed, *more)],
+                               stderr=subprocess.PIPE)
+    log, deadline = killed / "train_log.jsonl", time.monotonic() + 120
+    while not (log.exists() and '"step": 450,' in log.read_text()):
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert not (killed / memory.FILE).exists() and (killed / "clustering.safetensors").exists()
+    done = shell("train_memory.py", *memory_flags(tiny, killed, *more))
+    assert done.returncode == 0 and "going on after" in done.stderr
+    assert (killed / memory.FILE).read_bytes() == (straight / memory.FILE).read_bytes()
+    assert (killed / "clusters.tsv").read_bytes() == (straight / "clusters.tsv").read_bytes()
+    logs = [pd.DataFrame(read_log(folder)) for folder in (straight, killed)]
+    pd.testing.assert_frame_equal(*logs)  # every step once, none lost
+
+
+def stop_after_first_state(monkeypatch):
+    real = memory.KMeans.save
+
+    def save_and_stop(self, *args):
+        real(self, *args)
+        raise KeyboardInterrupt
+    monkeypatch.setattr(memory.KMeans, "save", save_and_stop)
+
+
+def test_an_unfinished_clustering_of_other_settings_is_refused(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_after_first_state(patch)
+        train_memory.main(memory_flags(tiny, tmp_path / "m"))
+    with pytest.raises(UserError, match="num_centroid was 4 and is 5"):
+        train_memory.main(memory_flags(tiny, tmp_path / "m", "--num_centroid", 5))
+    state = tmp_path / "m/clustering.safetensors"
+    content = state.read_bytes()
+    state.write_bytes(content[:-9])
+    with pytest.raises(UserError, match="is damaged"):
+        train_memory.main(memory_flags(tiny, tmp_path / "m"))
+    state.write_bytes(content)
+    train_memory.main(memory_flags(tiny, tmp_path / "m", "--num_centroid", 5, "--overwrite_output_dir"))
+    assert facts_of(tmp_path / "m")["num_centroid"] == 5 and not state.exists()
+    with pytest.raises(UserError, match="finished run"):
+        train_memory.main(memory_flags(tiny, tmp_path / "m"))
+
+
+def test_a_full_disk_leaves_no_broken_memory(tiny, tmp_path, monkeypatch, capsys):
+    def full(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(memory, "save_file", full)
+    assert records.cli(train_memory.main, memory_flags(tiny, tmp_path / "m")) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert not list((tmp_path / "m").glob("*.safetensors")) and not list((tmp_path / "m").glob(".mem*"))
+
+
+def test_a_masked_memory_does_not_see_the_padding(tiny_without_dropout, tmp_path):
+    """24 or 48 columns make no difference when padded positions are 0."""
+    found = []
+    for length in (24, 48):
+        train_memory.main(memory_flags(tiny_without_dropout, tmp_path / str(length), "--mask_padding",
+                                       "--max_seq_length", length))
+        found.append(load_file(tmp_path / str(length) / memory.FILE)["centroids"])
+    torch.testing.assert_close(found[1][:, :24 * 16], found[0], rtol=1e-4, atol=1e-5)
+    assert (found[1][:, 24 * 16:] == 0).all()
+
+
+def test_the_number_of_centroids_is_the_tasks():
+    for name, number in (("MNLI", 300), ("qqp", 300), ("wnli", 100), ("SST-2", 100), ("sst2", 100)):
+        args = records_of(train_memory, ["--task_name", name])
+        assert (args.num_centroid, args.memory_num_train_epochs, args.memory_learning_rate) == (number, 3, 1.0)
+
+
+def records_of(script, more):
+    """The script's arguments after its defaults are filled in."""
+    parser = train_memory.flags.Parser(script.__doc__)
+    train_memory.flags.shared_flags(parser)
+    train_memory.memory_flags(parser)
+    args = parser.parse_args(["--model_name_or_path", "t", "--data_dir", "d", "--output_dir", "o", *more])
+    train_memory.fill_in(args)
+    return args
+
+
+MISTAKES = {
+    "centroids": (["--num_centroid", 22], "--num_centroid is 22, but there are 21 training samples"),
+    "no centroid": (["--num_centroid", 0], "--num_centroid must be at least 1, got 0"),
+    "rate": (["--memory_learning_rate", 0], "must be above 0"),
+    "large rate": (["--memory_learning_rate", 2], "must be between 0 and 1, got 2"),
+    "passes": (["--memory_num_train_epochs", 0], "--memory_num_train_epochs must be at least 1"),
+    "init": (["--memory_init", "zeros"], "kmeans++"),
+    "resume": (["--resume_from_checkpoint"], "there is no unfinished clustering"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_get_one_sentence(name, tiny, tmp_path):
+    more, sentence = MISTAKES[name]
+    done = shell("train_memory.py", *memory_flags(tiny, tmp_path / "m", *more))
+    assert done.returncode != 0 and sentence in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "m" / memory.FILE).exists()
+
+
+def test_flags_without_a_use_are_said(tiny, tmp_path):
+    done = shell("train_memory.py", *memory_flags(tiny, tmp_path / "m", "--do_eval", "--learning_rate", 1e-3))
+    assert done.returncode == 0 and "no use for --do_eval, --learning_rate" in done.stderr
+    arguments = [flag for flag in memory_flags(tiny, tmp_path / "n") if flag != "--do_train"]
+    assert "pass --do_train" in shell("train_memory.py", *arguments).stderr
+
+
+# ---- FSD_G, FSD_ILG, FSD_IL -----------------------------------------------------------------------------------------
+
+def test_fsd_g(trained, tiny_without_dropout, tmp_path):
+    output = tmp_path / "s"
+    arguments = flags(tiny_without_dropout, output, "--beta", 2, "--gamma_m", 0.25, "--teacher_memory_path", trained,
+                      "--save_steps", 2, "--results_csv", tmp_path / "r.csv")
+    assert glue_with_cka_g.main(arguments) == 0
+    log = read_log(output)
+    for entry in log:
+        structure = entry["F_MM"] + 0.25 * entry["F_E"] + 0.75 * entry["F_C"]
+        assert entry["total"] == pytest.approx(0.5 * entry["ce"] + 0.5 * entry["kd"] + 2 * structure, rel=1e-5)
+    row = pd.read_csv(tmp_path / "r.csv").iloc[0]
+    assert (row.method, row["--gamma_m"]) == ("FSD_G", 0.25)
+    run = json.loads((output / "run.json").read_text())
+    assert run["teacher_memory"]["task"] == "RTE"
+    board = EventAccumulator(str(output / "tensorboard"), purge_orphaned_data=False).Reload()
+    assert {"loss/F_MM", "loss/F_E", "loss/F_C"} <= set(board.Tags()["scalars"])
+
+    start = memory.Memories(load_file(trained / memory.FILE)["centroids"], 16, 24, 42).student
+    state = load_file(output / "checkpoint-4/training_state.safetensors")
+    trained_memory = load_file(output / "student_memory.safetensors")["centroids"]
+    assert not torch.equal(state["losses.0.student"], start) and not torch.equal(trained_memory, start)
+    model, info = transformers.AutoModelForSequenceClassification.from_pretrained(output, output_loading_info=True)
+    assert not info["unexpected_keys"] and not info["missing_keys"]  # plain BERT: the memory is not in it
+    assert type(model).__name__ == "BertForSequenceClassification"
+
+
+def test_the_first_losses_are_the_equations(trained, tiny_without_dropout, tmp_path):
+    """F_MM, F_E and F_C of the first step, from the models by transformers alone and Eq. 8-9 by loops."""
+    glue_with_cka_g.main(flags(tiny_without_dropout, tmp_path / "s", "--teacher_memory_path", trained, "--gamma_m", 0.5,
+                               "--learning_rate", 0, "--max_steps", 1))
+    entry = read_log(tmp_path / "s")[0]
+    _, _, (indices,) = next(distill.windows(21, 8, 1, 42, 0, 1))
+    h_t = teacher_features(tiny_without_dropout)[indices]
+    student = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "s").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_without_dropout / "teacher")
+    rows = utils_glue.load_features(utils_glue.get_task("rte"), tiny_without_dropout, "train", tokenizer, 24).tensors
+    rows = {key: value[indices].long() for key, value in rows.items() if key != "labels"}
+    with torch.no_grad():
+        h_s = student(**rows, output_hidden_states=True).hidden_states[1].flatten(1)  # of 2 layers
+    m_t = load_file(trained / memory.FILE)["centroids"]
+    m_s = load_file(tmp_path / "s/student_memory.safetensors")["centroids"]
+    distance_t, distance_s = torch.cdist(h_t, m_t), torch.cdist(h_s, m_s)
+    cosine_t, cosine_s = (torch.nn.functional.cosine_similarity(h[:, None], m[None], dim=-1)
+                          for h, m in ((h_t, m_t), (h_s, m_s)))
+    assert entry["F_E"] == pytest.approx((distance_t - distance_s).square().mean().item(), rel=1e-4)
+    assert entry["F_C"] == pytest.approx((cosine_t - cosine_s).square().mean().item(), rel=1e-4)
+    assert entry["F_MM"] == pytest.approx(-cka.linear_cka(m_t, m_s).log().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("gamma_m, names", [(0, ["F_MM", "F_C"]), (1, ["F_E"])])
+def test_training_brings_the_global_structures_together(gamma_m, names, trained, tiny_without_dropout, tmp_path):
+    glue_with_cka_g.main(flags(tiny_without_dropout, tmp_path / "s", "--beta", 10, "--gamma_m", gamma_m,
+                               "--num_train_epochs", 15, "--student_memory_learning_rate", 0.02,
+                               "--teacher_memory_path", trained))
+    log = read_log(tmp_path / "s")
+    for name in names:
+        assert sum(e[name] for e in log[-5:]) < 0.8 * sum(e[name] for e in log[:5]), name
+
+
+def test_fsd_ilg_is_eq_11(trained, tiny_without_dropout, tmp_path):
+    arguments = flags(tiny_without_dropout, tmp_path / "s", "--beta", 2, "--gamma_i", 3, "--gamma_l", 0.5, "--gamma_g",
+                      0.1, "--gamma_m", 0.25, "--teacher_memory_path", trained / memory.FILE)
+    glue_with_cka_ilg.main(arguments)
+    for entry in read_log(tmp_path / "s"):
+        g = entry["F_MM"] + 0.25 * entry["F_E"] + 0.75 * entry["F_C"]
+        structure = 3 * entry["intra"] + 0.5 * entry["local"] + 0.1 * g
+        assert entry["total"] == pytest.approx(0.5 * entry["ce"] + 0.5 * entry["kd"] + 2 * structure, rel=1e-5)
+    assert json.loads((tmp_path / "s/run.json").read_text())["method"] == "FSD_ILG"
+
+
+@pytest.mark.parametrize("more, method, terms", [
+    (["--gamma_g", 0], "FSD_IL", {"intra", "local"}), (["--gamma_i", 0, "--gamma_g", "0.0"], "FSD_L", {"local"}),
+    (["--gamma_i", 0, "--gamma_l", 0, "--gamma_g", 0], "VKD", set()), (["--beta", 0], "VKD", set())])
+def test_weights_of_zero_skip_the_structure_and_the_memory(more, method, terms, tiny, tmp_path, monkeypatch):
+    """No memory is asked for, and no function of G, or of another structure without weight, is called."""
+    def forbidden(*args, **kwargs):
+        raise AssertionError("computed for a weight of 0")
+    for name in ("memory_relations", "memory_structure_loss", "mean_squared_difference"):
+        monkeypatch.setattr(cka, name, forbidden)
+    monkeypatch.setattr(runs.memory, "Memories", forbidden)
+    for term, function in (("intra", "intra_feature_loss"), ("local", "local_inter_feature_loss")):
+        if term not in terms:
+            monkeypatch.setattr(glue_with_cka_ilg, function, forbidden)
+    glue_with_cka_ilg.main(flags(tiny, tmp_path / "s", *more))
+    assert json.loads((tmp_path / "s/run.json").read_text())["method"] == method
+    names = {"intra", "local", "F_MM", "F_E", "F_C"} & set(read_log(tmp_path / "s")[0])
+    assert names == terms
+    assert not (tmp_path / "s/student_memory.safetensors").exists()
+
+
+@pytest.mark.parametrize("gamma_m, absent", [(0, "F_E"), (1, "F_C")])
+def test_gamma_m_at_its_ends_skips_a_term(gamma_m, absent, trained, tiny_without_dropout, tmp_path, monkeypatch):
+    asked, real = [], cka.mean_squared_difference
+    monkeypatch.setattr(cka, "mean_squared_difference", lambda *args: asked.append(1) or real(*args))
+    glue_with_cka_g.main(flags(tiny_without_dropout, tmp_path / "s", "--gamma_m", gamma_m, "--teacher_memory_path",
+                               trained))
+    assert {"F_MM", "F_E", "F_C"} - set(read_log(tmp_path / "s")[0]) == {absent}
+    assert len(asked) == 6  # steps, one term each
+
+
+def test_the_matrix_products_of_f_e_and_f_c_are_shared(trained, tiny_without_dropout, tmp_path, monkeypatch):
+    calls, real = [], cka.memory_relations
+    monkeypatch.setattr(cka, "memory_relations", lambda *args: calls.append(1) or real(*args))
+    glue_with_cka_g.main(flags(tiny_without_dropout, tmp_path / "s", "--gamma_m", 0.5, "--teacher_memory_path", trained,
+                               "--max_steps", 2))
+    assert len(calls) == 2 * 2  # student and teacher, two steps
+
+
+@pytest.mark.parametrize("alone, integrated", [
+    ((glue_with_cka_i, ["--beta", 2, "--internal"]), ["--gamma_i", 2, "--gamma_l", 0, "--gamma_g", 0]),
+    ((glue_with_cka_i, ["--beta", 2]), ["--gamma_i", 0, "--gamma_l", 2, "--gamma_g", 0]),
+    ((glue_with_cka_g, ["--beta", 2]), ["--gamma_i", 0, "--gamma_l", 0, "--gamma_g", 2])])
+def test_one_structure_of_the_integrated_script_is_the_script_of_that_structure(
+        alone, integrated, trained, tiny, tiny_without_dropout, tmp_path):
+    script, more = alone
+    path = ["--teacher_memory_path", trained]
+    script.main(flags(tiny_without_dropout, tmp_path / "a", *more, *(path if script is glue_with_cka_g else [])))
+    glue_with_cka_ilg.main(flags(tiny_without_dropout, tmp_path / "b", "--beta", 1, *integrated, *path))
+    assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
+
+
+def test_resumed_with_the_students_memory_is_bit_identical(tiny, trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    train_memory.main(memory_flags(tiny, tmp_path / "m"))
+    more = ["--teacher_memory_path", tmp_path / "m", "--gamma_m", 0.1, "--student_memory_learning_rate", 0.01]
+    glue_with_cka_g.main(flags(tiny, tmp_path / "straight", *more))
+    real = runs.save_checkpoint
+
+    def save_and_stop(*args):
+        real(*args)
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(runs, "save_checkpoint", save_and_stop)
+        glue_with_cka_g.main(flags(tiny, tmp_path / "s", *more, "--save_steps", 3))
+    train_memory.main(memory_flags(tiny, tmp_path / "other", "--seed", 9))
+    with pytest.raises(UserError, match="teacher memory was"):
+        glue_with_cka_g.main(flags(tiny, tmp_path / "s", *more, "--teacher_memory_path", tmp_path / "other"))
+    (tmp_path / "m").rename(tmp_path / "moved")
+    glue_with_cka_g.main(flags(tiny, tmp_path / "s", *more, "--teacher_memory_path", tmp_path / "moved"))
+    for name in ("model.safetensors", "student_memory.safetensors", "dev_predictions.tsv"):
+        wanted, found = (tmp_path / folder / name for folder in ("straight", "s"))
+        if name.startswith("student"):  # the metadata names the same facts in the same order
+            assert torch.equal(load_file(wanted)["centroids"], load_file(found)["centroids"])
+        assert wanted.read_bytes() == found.read_bytes()
+
+
+def test_the_students_memory_has_a_rate_of_its_own(trained, tiny_without_dropout, tmp_path):
+    start = memory.Memories(load_file(trained / memory.FILE)["centroids"], 16, 24, 42).student.detach()
+    moved = {}
+    for rate in (0.0, 1e-3, 1e-2):
+        output = tmp_path / str(rate)
+        glue_with_cka_g.main(flags(tiny_without_dropout, output, "--teacher_memory_path", trained, "--max_steps", 1,
+                                   "--student_memory_learning_rate", rate))
+        found = load_file(output / "student_memory.safetensors")["centroids"]
+        moved[rate] = (found - start).abs().max().item()
+    assert moved == pytest.approx({0.0: 0, 1e-3: 1e-3, 1e-2: 1e-2}, rel=0.02)  # Adam's first step is the rate
+
+
+@pytest.mark.parametrize("more", [[], ["--mask_padding"]])
+def test_two_processes_are_one(more, tiny_without_dropout, tmp_path):
+    train_memory.main(memory_flags(tiny_without_dropout, tmp_path / "m", *more))
+    more = [*more, "--teacher_memory_path", tmp_path / "m", "--gamma_m", 0.01]
+    glue_with_cka_ilg.main(flags(tiny_without_dropout, tmp_path / "one", *more))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
+                "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", str(ROOT / "glue_with_cka_ilg.py")]
+    done = subprocess.run([*torchrun, *flags(tiny_without_dropout, tmp_path / "two", *more,
+                                             "--per_gpu_train_batch_size", 4)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert_same_training(tmp_path / "one", tmp_path / "two")
+    torch.testing.assert_close(*(load_file(tmp_path / name / "student_memory.safetensors")["centroids"]
+                                 for name in ("one", "two")), rtol=1e-3, atol=1e-4)
+
+
+def test_masked_padding_is_the_unpadded_computation(tiny_without_dropout, tmp_path):
+    """The teacher's side of G is the same at 24 and 48 columns; so is the student's, whose memory starts alike."""
+    first = []
+    for length in (24, 48):
+        folder = tmp_path / str(length)
+        masked = ["--mask_padding", "--max_seq_length", length]
+        train_memory.main(memory_flags(tiny_without_dropout, folder / "m", *masked))
+        relations, real = [], cka.memory_relations
+
+        def spy(h, m, relations=relations, real=real):
+            relations.append(real(h, m))
+            return relations[-1]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cka, "memory_relations", spy)
+            glue_with_cka_g.main(flags(tiny_without_dropout, folder / "s", *masked, "--teacher_memory_path",
+                                       folder / "m", "--max_steps", 1))
+        first.append(relations[1])
+    for psi in ("euclidean", "cosine"):
+        torch.testing.assert_close(first[0][psi], first[1][psi], rtol=1e-4, atol=1e-4)
+
+
+def test_a_memory_of_another_run_is_refused(trained, tiny, tiny_without_dropout, tmp_path):
+    """Teacher, length, task and padding must be the memory's; the sentence says which differ."""
+    def sentence(folder, *more):
+        arguments = flags(folder, tmp_path / "s", "--teacher_memory_path", trained, *more)
+        with pytest.raises(UserError) as error:
+            glue_with_cka_g.main(arguments)
+        return str(error.value)
+    save_models(tmp_path / "other", seed=5)
+    found = sentence(tiny_without_dropout, "--model_name_or_path", tmp_path / "other/teacher")
+    assert "its teacher is" in found and "max seq length" not in found
+    found = sentence(tiny_without_dropout, "--max_seq_length", 16)
+    assert "its max seq length is 24 there and 16 here" in found and "its teacher" not in found
+    assert "its mask padding is False there and True here" in sentence(tiny_without_dropout, "--mask_padding")
+    found = sentence(tiny_without_dropout, "--teacher_memory_path", tmp_path)
+    assert "there is no memory" in found and "train_memory.py" in found
+    (tmp_path / "WNLI").mkdir()
+    for split in ("train", "dev"):
+        (tmp_path / f"WNLI/{split}.tsv").write_text("index\tsentence1\tsentence2\tlabel\n0\tthe dog\tthe cat\t1\n")
+    teacher = tmp_path / "wnli"
+    transformers.AutoModelForSequenceClassification.from_pretrained(
+        tiny_without_dropout / "teacher", id2label={0: "0", 1: "1"}, label2id={"0": 0, "1": 1}).save_pretrained(teacher)
+    transformers.AutoTokenizer.from_pretrained(tiny_without_dropout / "teacher").save_pretrained(teacher)
+    wnli = ["--task_name", "wnli", "--data_dir", tmp_path, "--model_name_or_path", teacher]
+    found = sentence(tiny_without_dropout, *wnli)
+    assert "its task is RTE there and WNLI here" in found and "its teacher" not in found
+
+
+def test_mistakes_of_the_global_scripts(tiny, tmp_path):
+    done = shell("glue_with_cka_g.py", *flags(tiny, tmp_path / "s"))
+    assert done.returncode == 1 and "needs --teacher_memory_path, the folder that train_memory.py wrote" in done.stderr
+    for more, sentence in ((["--do_layerwise"], "--do_layerwise has no global structure"),
+                           (["--gamma_m", 1.5], "--gamma_m must be between 0 and 1"),
+                           (["--gamma_g", -1], "--gamma_g must be at least 0")):
+        with pytest.raises(UserError, match=sentence):
+            glue_with_cka_ilg.main(flags(tiny, tmp_path / "s", "--teacher_memory_path", tmp_path, *more))
+
+
+def test_the_commands_of_the_interface(tiny, tmp_path):
+    """As the project's users type them, with the task named twice and a flag without its value."""
+    out, memories = tmp_path / "out", tmp_path / "memory"
+    copy, shared = str(tiny / "pretrained"), ["--model_type", "bert", "--model_name_or_path", tiny / "teacher"]
+    done = shell("train_memory.py", *shared, "--data_dir", tiny, "--per_gpu_train_batch_size", 32, "--max_seq_length",
+                 32, "--output_dir", memories, "--do_train", "--logging_steps", 500000, "--save_steps", 500000,
+                 "--num_train_epochs", 3, "--memory_num_train_epochs", 3, "--task_name", "RTE", "--do_lower_case",
+                 "--num_centroid", 10, "--memory_learning_rate", "--task_name", "rte")
+    assert done.returncode == 0, done.stderr
+    both = [*shared, "--model_name_or_path_for_copy", copy, "--data_dir", tiny, "--per_gpu_train_batch_size", 32,
+            "--max_seq_length", 32, "--output_dir", out, "--overwrite_output_dir", "--student_model_type", "bert",
+            "--student_model_name_or_path", out, "--do_eval", "--do_train", "--run_file", tmp_path / "runs",
+            "--copy_teacher", "--alpha", 0.5, "--beta", 1.0, "--gamma_m", 1e-6, "--temperature", 5.0,
+            "--num_train_epochs", 1, "--learning_rate", 5e-5, "--task_name", "rte", "--do_lower_case",
+            "--teacher_memory_path", memories]
+    for script, more, method in (
+            ("glue_with_cka_g.py", [], "FSD_G"),
+            ("glue_with_cka_ilg.py", ["--gamma_i", 1.0, "--gamma_l", 1.0, "--gamma_g", 0.1], "FSD_ILG"),
+            ("glue_with_cka_ilg.py", ["--gamma_i", 1.0, "--gamma_l", 1.0, "--gamma_g", "0.0"], "FSD_IL")):
+        done = shell(script, *both, *more)
+        assert done.returncode == 0, done.stderr
+        run = json.loads((out / "run.json").read_text())
+        assert run["finished"] and run["method"] == method and np.isfinite(run["results"]["acc"])
+        assert (out / "student_memory.safetensors").exists() == ("G" in method)

@@ -1,0 +1,196 @@
+"""A run of k-means over a teacher's features: pass after pass, logged, saved, and left as a memory."""
+import json
+import math
+import time
+
+import accelerate
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+
+import memory
+from analysis.clusters import picture_of_clusters
+from training import models, records, runs
+from training.batches import MiniBatch, flat
+from training.checkpoints import check_output, other_settings, run_settings
+from training.records import UserError, say
+
+
+class Clustering(runs.Run):
+    """A run of k-means; leaves memory.safetensors, clusters.tsv and .png, logs and run.json in the output folder."""
+
+    def __init__(self, args, task):
+        super().__init__(args, task, "memory", None)
+        self.state = self.output / "clustering.safetensors"  # of an unfinished run
+
+    def main(self):
+        args = self.args
+        check_output(args)
+        tokenizer = models.load_tokenizer(args)
+        features = self.features("train", tokenizer, args.max_train_samples)
+        self.tensors, self.rows = features.tensors, len(features.indices)
+        if args.num_centroid > self.rows:
+            raise UserError(f"--num_centroid is {args.num_centroid}, but there are {self.rows} training samples to "
+                            f"cluster: pass {self.rows} or less")
+        self.teacher = models.load_teacher(args, self.task, tokenizer).to(self.accelerator.device)
+        self.facts = self.memory_facts(self.teacher, tokenizer)
+        settings = self.clustering_settings(features)
+        progress, tensors = self.unfinished(settings)
+        self.accelerator.wait_for_everyone()  # all processes have looked before the first clears the folder
+        if tensors is None and records.is_main_process():
+            runs.clear(self.output)
+        self.record |= {"data": {"train": features.source}, "teacher": self.facts["teacher"], "settings": settings}
+        self.write_record()
+        log = records.Log(self.output, args.run_file, progress["step"])
+        kmeans = self.kmeans(tensors)
+        found = self.passes(kmeans, progress, log)
+        if records.is_main_process():
+            self.leave(kmeans, found, progress, features, log)
+        return 0
+
+    def clustering_settings(self, features):
+        """All that decides what the memory becomes, as JSON keeps it: a resumed run must have the same."""
+        return json.loads(json.dumps(run_settings(self.args) | self.facts | {
+            "data": features.source["sha256"], "processes": self.record["processes"],
+            "precision": self.record["precision"]}))
+
+    def unfinished(self, settings):
+        """Progress and tensors of a clustering that was cut off, or a fresh progress and None."""
+        args = self.args
+        if isinstance(args.resume_from_checkpoint, str):
+            raise UserError(f"--resume_from_checkpoint {args.resume_from_checkpoint}: train_memory.py goes on from "
+                            "what is in its own --output_dir; leave the value out")
+        fresh = {"settings": settings, "step": 0, "seconds": 0.0, "history": []}
+        if not self.state.is_file() or records.read_json(self.output / "run.json").get("finished"):
+            if args.resume_from_checkpoint:
+                raise UserError(f"--resume_from_checkpoint: there is no unfinished clustering in {self.output}")
+            return fresh, None
+        try:
+            with safe_open(self.state, framework="pt") as file:
+                progress = json.loads(file.metadata()["progress"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no iterator
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{self.state} is damaged ({type(error).__name__}: {error}): delete it to start "
+                            "afresh") from None
+        if progress["settings"] == settings:
+            say(f"going on after {progress['step']} mini-batches, in pass {len(progress['history']) + 1}")
+            return progress, tensors
+        if args.overwrite_output_dir:
+            return fresh, None
+        raise other_settings(self.state, progress["settings"], settings)
+
+    # ---- features --------------------------------------------------------------------------------------------------
+
+    def rows_of(self, indices):
+        """The teacher's features of samples, one row each: (B,) -> (B, W*D) float32."""
+        args = self.args
+        batch = MiniBatch(self.accelerator, self.tensors, indices, trim=args.mask_padding, alone=True)
+        with torch.no_grad(), self.accelerator.autocast():
+            (h,) = batch.forward(self.teacher, (self.facts["layer"],)).features  # (B, W, D)
+        return flat(h.float(), batch.targets, args.max_seq_length, args.mask_padding)
+
+    def start(self):
+        """The centroids to start from (C, W*D), drawn from the features of a random sample."""
+        args = self.args
+        order = torch.randperm(self.rows, generator=torch.Generator().manual_seed(args.seed))
+        chosen = order[:memory.SAMPLE * args.num_centroid].sort().values.split(args.per_gpu_memory_train_batch_size)
+        bar = records.progress(chosen, desc="sample for the start", unit="batch", leave=False)
+        sample = torch.cat([self.rows_of(indices).cpu() for indices in bar])
+        return memory.start_centroids(sample, args.num_centroid, args.memory_init, args.seed)
+
+    def kmeans(self, tensors):
+        """The KMeans to start with, or to go on with from its saved tensors."""
+        accelerator = self.accelerator
+        start = self.start() if tensors is None else tensors["centroids"]
+        start = accelerate.utils.broadcast(start.to(accelerator.device))
+        kmeans = memory.KMeans(start, self.rows, self.args.memory_learning_rate, accelerator.process_index,
+                               accelerator.num_processes, accelerator.reduce).to(accelerator.device)
+        if tensors is not None:
+            kmeans.load(tensors)
+        return kmeans
+
+    # ---- passes ----------------------------------------------------------------------------------------------------
+
+    def passes(self, kmeans, progress, log):
+        """Pass after pass until the last, or until no sample changes its cluster. Returns what the last one found.
+
+        progress: step (mini-batches done), seconds, history (a dict of numbers per pass), settings; kept up to date.
+        """
+        args, last = self.args, self.args.memory_num_train_epochs
+        while True:
+            number = len(progress["history"]) + 1
+            self.one_pass(kmeans, progress, log, number)
+            found = kmeans.update()
+            if not math.isfinite(found["inertia"]):
+                raise UserError("the teacher's features are not finite numbers: run without --fp16, or mend the "
+                                f"teacher {args.model_name_or_path}")
+            progress["history"].append(self.log_pass(log, progress["step"], number, found))
+            if number == last or (found["changed"] == 0 and args.memory_learning_rate == 1):
+                return found
+            self.save_state(kmeans, progress)
+
+    def one_pass(self, kmeans, progress, log, number):
+        """Take the mini-batches of a pass that are not done yet; each process takes its rows of each."""
+        args, world = self.args, self.accelerator.num_processes
+        batches = torch.arange(self.rows).split(args.per_gpu_memory_train_batch_size * world)
+        before, seconds, started = (number - 1) * len(batches), progress["seconds"], time.perf_counter()
+        done = progress["step"] - before
+        bar = records.progress(total=len(batches), initial=done, unit="batch",
+                               desc=f"pass {number} of {args.memory_num_train_epochs}")
+        for step, batch in enumerate(batches[done:], start=progress["step"] + 1):
+            mine = batch[self.accelerator.process_index::world]
+            if len(mine):
+                kmeans.add(self.rows_of(mine), mine)
+            progress |= {"step": step, "seconds": seconds + time.perf_counter() - started}
+            bar.update()
+            if step % args.logging_steps == 0:
+                log(step, running={"inertia_so_far": kmeans.inertia.item(),
+                                   "occupied_so_far": (kmeans.counts > 0).sum().item()})
+            if step % args.save_steps == 0 and step < before + len(batches):
+                self.save_state(kmeans, progress)
+        bar.close()
+
+    def save_state(self, kmeans, progress):
+        kmeans.save(self.state, {"progress": json.dumps(progress)})
+
+    def log_pass(self, log, step, number, found):
+        """Say and log what a pass found. Returns its numbers."""
+        sizes = found["sizes"]
+        occupied = [size for size in sizes if size]
+        numbers = {"inertia": found["inertia"], "occupied_centroids": len(occupied), "largest_cluster": max(sizes),
+                   "smallest_cluster": min(occupied), "changed_samples": found["changed"],
+                   "restarted_centroids": found["restarted"]}
+        log(step, memory=numbers)
+        log.histogram(step, "memory/cluster_sizes", sizes)
+        say(f"pass {number}: inertia {found['inertia']:.6g}, {len(occupied)} of {len(sizes)} centroids occupied by "
+            f"{min(occupied)} to {max(sizes)} samples, {found['changed']} samples changed, {found['restarted']} empty "
+            "centroids restarted")
+        return numbers
+
+    # ---- what it leaves --------------------------------------------------------------------------------------------
+
+    def leave(self, kmeans, found, progress, features, log):
+        """Write the memory, the clusters as a table and a picture, and the record; then nothing is left to resume."""
+        args, history = self.args, progress["history"]
+        facts = self.facts | {
+            "num_centroid": args.num_centroid, "seed": args.seed, "samples": self.rows, "passes": len(history),
+            "inertia": [entry["inertia"] for entry in history], "cluster_sizes": found["sizes"],
+            "memory_init": args.memory_init, "memory_learning_rate": args.memory_learning_rate,
+            "precision": self.record["precision"], "data": features.source["sha256"]}
+        memory.save_memory(self.output / memory.FILE, kmeans.centroids, facts)
+        table = pd.DataFrame({"index": features.indices, "label": features.tensors["labels"].numpy(),
+                              "cluster": found["assignment"], "x": found["points"][:, 0], "y": found["points"][:, 1]})
+        with records.atomic_path(self.output / "clusters.tsv") as path:
+            table.to_csv(path, sep="\t", index=False, float_format="%.6g")
+        figure = picture_of_clusters(table, found["centroids"].numpy(), found["sizes"], found["explained"],
+                                     self.task.labels, self.task.name)
+        with records.atomic_path(self.output / "clusters.png") as path:
+            figure.savefig(path, format="png", dpi=150)
+        log.figure(progress["step"], "memory/clusters", figure)
+        log.close(progress["step"], {}, {})
+        self.record |= {"steps": progress["step"], "train_seconds": progress["seconds"], "memory": facts,
+                        "finished": True}
+        self.write_record()
+        self.state.unlink(missing_ok=True)
+        say(f"a memory of {args.num_centroid} centroids for {self.task.name} is in {self.output / memory.FILE}; "
+            f"their picture is {self.output / 'clusters.png'}")
