@@ -18,6 +18,7 @@ import utils_glue
 from training import records
 from training.records import UserError
 
+ORDER = ("teacher", "none", "VKD", "FSD_I", "FSD_L", "FSD_G", "FSD_IL", "FSD_IG", "FSD_LG", "FSD_ILG")
 METRICS = ("mcc", "acc", "f1", "acc_mm", "pearson", "spearmanr")
 BUDGET = {"--learning_rate": "learning rate", "--num_train_epochs": "epochs", "--max_steps": "steps at most",
           "--per_gpu_train_batch_size": "batch", "--gradient_accumulation_steps": "accumulation",
@@ -27,7 +28,7 @@ HARMLESS = ("--logging_steps", "--save_steps", "--save_total_limit", "--per_gpu_
             "--resume_from_checkpoint", "--overwrite_output_dir", "--overwrite_cache", "--eval_all_checkpoints",
             "--evaluate_during_training")
 SAME = ("--warmup_steps", "--weight_decay", "--adam_epsilon", "--max_grad_norm", "--do_lower_case",
-        "--max_eval_samples", "task", "parameters", "device", "machine", "torch", "transformers")
+        "--max_eval_samples", "task", "parameters", "device", "torch", "transformers")
 PATHS = ("_dir", "_file", "_path", "_csv", "name_or_path", "name_or_path_for_copy", "tokenizer_name", "config_name")
 
 
@@ -36,7 +37,8 @@ def read_runs(source):
     source = Path(source)
     if source.is_file():
         return records.read_results(source)
-    runs = [run for run in map(records.read_json, sorted(source.glob("*/run.json"))) if run.get("finished")]
+    runs = [run for run in map(records.read_json, sorted(source.glob("*/run.json")))
+            if run.get("finished") and run["method"] != "memory"]
     if not runs:
         raise UserError(f"{source} is neither a results.csv nor a folder with finished runs in it (RUN/run.json)")
     rows = pd.DataFrame([records.result_row(run) for run in runs])
@@ -51,9 +53,10 @@ def check_comparable(runs):
         if len(values) > 1:
             raise UserError(f"these runs differ in {column} ({', '.join(map(str, values))}): only method and seed may "
                             "differ in one table, so give those of one setting")
-    teachers = set(students.teacher.dropna()) - {""} if "teacher" in students else set()
-    if len(teachers) > 1:
-        raise UserError(f"these students had different teachers ({', '.join(sorted(teachers))}): give those of one")
+    for column, name in (("teacher", "teachers"), ("memory", "teacher memories")):
+        found = set(students[column].dropna()) - {""} if column in students else set()
+        if len(found) > 1:
+            raise UserError(f"these students had different {name} ({', '.join(sorted(found))}): give those of one")
     for method, group in students.groupby("method", sort=False):
         for column in [c for c in group if c.startswith("--") and c not in HARMLESS and not c.endswith(PATHS)]:
             values = group[column].unique()
@@ -66,7 +69,7 @@ def check_comparable(runs):
 
 
 def summary(runs):
-    """The table itself, metrics in percent, in the order in which the methods were first run."""
+    """The table itself, metrics in percent; methods in the order of ORDER, others after them."""
     metrics = [name for name in METRICS if name in runs and runs[name].notna().any()]
 
     def cell(values):
@@ -76,6 +79,7 @@ def summary(runs):
     rows = [{"method": method, **{name: cell(group[name]) for name in metrics}, "seeds": len(group),
              "parameters": f"{group.parameters.iloc[0] / 1e6:.1f} M", "minutes a run": f"{group.minutes.mean():.1f}"}
             for method, group in runs.groupby("method", sort=False)]
+    rows.sort(key=lambda row: ORDER.index(row["method"]) if row["method"] in ORDER else len(ORDER))
     return pd.DataFrame(rows)
 
 
@@ -95,7 +99,8 @@ def caption(runs):
                        if value != -1 and (name, value) not in (("accumulation", 1), ("processes", 1)))
     commits = ", ".join(sorted({str(c) for c in runs.commit}))
     seeds = ", ".join(map(str, sorted(runs.seed.unique())))
-    where = first.machine if first.device == "cpu" else f"{first.device}; {first.machine}"
+    machines = " and ".join(runs.machine.unique())  # a sweep may have been shared among several
+    where = machines if first.device == "cpu" else f"{first.device}; {machines}"
     return (f"{first.task} dev set, mean ± standard deviation over seeds {seeds}; students: {budget}; "
             f"{where}; {runs.minutes.sum():.0f} minutes of training in all; torch {first.torch}, transformers "
             f"{first.transformers}, commit {commits}.")

@@ -124,6 +124,7 @@ def runs_csv(path, *rows):
 
 def test_table_has_mean_and_sample_deviation(tmp_path, capsys):
     source = runs_csv(tmp_path / "r.csv", {"method": "VKD", "seed": 1, "acc": 0.7},
+                      {"method": "FSD_G", "seed": 1, "acc": 0.75, "machine": "N, 4 cores"},
                       {"method": "VKD", "seed": 2, "acc": 0.8}, {"method": "FSD_I", "seed": 1, "acc": 0.75})
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- table MRPC -->\nstale\n<!-- end MRPC -->\nafter\n")
@@ -131,7 +132,9 @@ def test_table_has_mean_and_sample_deviation(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "| VKD | 75.00 ± 7.07 | 2 | 17.0 M | 2.0 |" in printed  # sqrt((5² + 5²) / 1) = 7.07
     assert "| FSD_I | 75.00 | 1 |" in printed
-    assert "seeds 1, 2; students: learning rate 0.0001, epochs 4, precision bf16; M, 2 cores; 6 minutes" in printed
+    assert printed.index("VKD") < printed.index("FSD_I") < printed.index("FSD_G")  # as in ORDER
+    assert ("seeds 1, 2; students: learning rate 0.0001, epochs 4, precision bf16; M, 2 cores and N, 4 cores; "
+            "8 minutes") in printed
     text = readme.read_text()
     assert printed.strip() in text and "stale" not in text
     assert text.startswith("before\n") and text.endswith("after\n")
@@ -154,9 +157,25 @@ def test_table_refuses_what_cannot_be_compared(tmp_path):
                         {"method": "VKD", "seed": 1, "teacher": "bbb"})
     with pytest.raises(UserError, match=r"different teachers \(aaa, bbb\)"):
         table.main([str(teachers)])
+    memories = runs_csv(tmp_path / "f.csv", {"method": "FSD_G", "seed": 1, "memory": "aaa"},
+                        {"method": "FSD_G", "seed": 2, "memory": "bbb"})
+    with pytest.raises(UserError, match=r"different teacher memories \(aaa, bbb\)"):
+        table.main([str(memories)])
     fewer = runs_csv(tmp_path / "e.csv", {"method": "FSD_I", "seed": 1, "--max_train_samples": 100},
                      {"method": "VKD", "seed": 1})
     with pytest.raises(UserError, match="differ in --max_train_samples"):
         table.main([str(fewer)])
     with pytest.raises(UserError, match="neither a results"):
         table.main([str(tmp_path)])
+
+
+def test_a_memory_among_the_runs_is_no_row(tmp_path, capsys):
+    run = {"finished": True, "method": "FSD_G", "seed": 1, "arguments": {"task_name": "MRPC", "seed": 1},
+           "results": {"acc": 0.5}, "train_seconds": 60, "examples_per_second": 1, "parameters": 1e6, "device": "cpu",
+           "machine": "M", "precision": "no", "processes": 1, "steps": 1, "started": "2026", "commit": "abc",
+           "teacher": "t", "teacher_memory": {"sha256": "m" * 64}, "versions": {"torch": "2", "transformers": "5"}}
+    records.write_json(tmp_path / "a/run.json", run)
+    records.write_json(tmp_path / "memory/run.json", {"finished": True, "method": "memory", "memory": {}})
+    table.main([str(tmp_path), "--csv", str(tmp_path / "out.csv")])
+    assert "| FSD_G | 50.00 | 1 |" in capsys.readouterr().out
+    assert pd.read_csv(tmp_path / "out.csv").memory.tolist() == ["m" * 12]

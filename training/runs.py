@@ -182,8 +182,11 @@ class Run:
         loop.run(log, save, evaluate=lambda: self.evaluate(loop.student, tokenizer)[0])
         if records.is_main_process():
             if memories:
-                memory.save_memory(self.output / "student_memory.safetensors", memories.student,
-                                   self.record["teacher_memory"] | {"student": records.fingerprint_of_model(student)})
+                memory.save_memory(self.output / "student_memory.safetensors", memories.student, {
+                    "task": self.task.name, "student": records.fingerprint_of_model(student),
+                    "layer": student.config.num_hidden_layers - 1, "max_seq_length": args.max_seq_length,
+                    "hidden_size": student.config.hidden_size, "mask_padding": args.mask_padding,
+                    "num_centroid": len(memories.student), "teacher_memory": self.record["teacher_memory"]["sha256"]})
             place_model(student, tokenizer, self.output)
         self.record |= {"trained": True, "steps": loop.state.step, "train_seconds": loop.state.seconds,
                         "examples_per_second": loop.state.examples / max(loop.state.seconds, 1e-9),
