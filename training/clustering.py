@@ -33,13 +33,14 @@ class Clustering(runs.Run):
             raise UserError(f"--num_centroid is {args.num_centroid}, but there are {self.rows} training samples to "
                             f"cluster: pass {self.rows} or less")
         self.teacher = models.load_teacher(args, self.task, tokenizer).to(self.accelerator.device)
+        self.record |= {"data": {"train": features.source}, "teacher": records.fingerprint_of_model(self.teacher)}
         self.facts = self.memory_facts(self.teacher, tokenizer)
         settings = self.clustering_settings(features)
         progress, tensors = self.unfinished(settings)
         self.accelerator.wait_for_everyone()  # all processes have looked before the first clears the folder
         if tensors is None and records.is_main_process():
             runs.clear(self.output)
-        self.record |= {"data": {"train": features.source}, "teacher": self.facts["teacher"], "settings": settings}
+        self.record["settings"] = settings
         self.write_record()
         log = records.Log(self.output, args.run_file, progress["step"])
         kmeans = self.kmeans(tensors)

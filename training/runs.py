@@ -147,13 +147,10 @@ class Run:
         m_t = self.teacher_memory(teacher, tokenizer) if flags.needs_memory(args) else None
         settings = self.settings(features, tokenizer)
         before = records.read_json(self.output / "run.json")
-        if before.get("trained") and not before["finished"]:
-            if before["settings"] == settings:
-                say(f"the training in {self.output} is done; going on after it")
-                self.record = before | {"arguments": dict(vars(args))}
-                return records.Log(self.output, args.run_file, before["steps"])
-            if not args.overwrite_output_dir:
-                raise other_settings(self.output, before["settings"], settings)
+        if self.is_trained(before, settings):
+            say(f"the training in {self.output} is done; going on after it")
+            self.record = before | {"arguments": dict(vars(args))}
+            return records.Log(self.output, args.run_file, before["steps"])
         checkpoint = checkpoint_to_resume(args, settings)
         accelerator.wait_for_everyone()  # all processes have looked before the main one clears the folder
         student = models.load_student(args, self.task, tokenizer, teacher, checkpoint).to(accelerator.device)
@@ -182,11 +179,7 @@ class Run:
         loop.run(log, save, evaluate=lambda: self.evaluate(loop.student, tokenizer)[0])
         if records.is_main_process():
             if memories:
-                memory.save_memory(self.output / "student_memory.safetensors", memories.student, {
-                    "task": self.task.name, "student": records.fingerprint_of_model(student),
-                    "layer": student.config.num_hidden_layers - 1, "max_seq_length": args.max_seq_length,
-                    "hidden_size": student.config.hidden_size, "mask_padding": args.mask_padding,
-                    "num_centroid": len(memories.student), "teacher_memory": self.record["teacher_memory"]["sha256"]})
+                self.save_student_memory(memories, student, tokenizer)
             place_model(student, tokenizer, self.output)
         self.record |= {"trained": True, "steps": loop.state.step, "train_seconds": loop.state.seconds,
                         "examples_per_second": loop.state.examples / max(loop.state.seconds, 1e-9),
@@ -194,6 +187,14 @@ class Run:
         self.write_record()
         accelerator.wait_for_everyone()
         return log
+
+    def is_trained(self, before, settings):
+        """True where a run of these settings was cut off after its training."""
+        if not before.get("trained") or before["finished"]:
+            return False
+        if before["settings"] != settings and not self.args.overwrite_output_dir:
+            raise other_settings(self.output, before["settings"], settings)
+        return before["settings"] == settings
 
     def take_folder(self, checkpoint, step, before):
         """Make the output folder this run's: what comes after its checkpoint goes, and all of another run."""
@@ -219,12 +220,12 @@ class Run:
             settings["teacher memory"] = self.record["teacher_memory"]["sha256"]
         return json.loads(json.dumps(settings))
 
-    def memory_facts(self, teacher, tokenizer):
-        """What a memory must share with the runs that use it."""
-        return {"task": self.task.name, "teacher": records.fingerprint_of_model(teacher),
+    def memory_facts(self, model, tokenizer):
+        """What a memory of the model's penultimate features must share with the runs that use it."""
+        return {"task": self.task.name, "teacher": self.record["teacher"],
                 "tokenizer": utils_glue.tokenizer_fingerprint(tokenizer),
-                "layer": teacher.config.num_hidden_layers - 1, "max_seq_length": self.args.max_seq_length,
-                "hidden_size": teacher.config.hidden_size, "mask_padding": self.args.mask_padding}
+                "layer": model.config.num_hidden_layers - 1, "max_seq_length": self.args.max_seq_length,
+                "hidden_size": model.config.hidden_size, "mask_padding": self.args.mask_padding}
 
     def teacher_memory(self, teacher, tokenizer):
         """The centroids (C, W*D_t) of --teacher_memory_path, refused where they are not of this teacher and task."""
@@ -232,6 +233,13 @@ class Run:
         m_t, facts = memory.load_memory(path, self.memory_facts(teacher, tokenizer))
         self.record["teacher_memory"] = facts | {"sha256": records.sha256_of_file(path)}
         return m_t
+
+    def save_student_memory(self, memories, student, tokenizer):
+        """M_s in a file of its own, for analysis."""
+        facts = self.memory_facts(student, tokenizer) | {
+            "student": records.fingerprint_of_model(student), "num_centroid": len(memories.student),
+            "teacher_memory": self.record["teacher_memory"]["sha256"]}
+        memory.save_memory(self.output / "student_memory.safetensors", memories.student, facts)
 
     # ---- evaluation --------------------------------------------------------------------------------------------
 
