@@ -115,7 +115,7 @@ def _negative_log(cka, estimator):
     The floor keeps loss and gradient finite at CKA 0. Only the debiased CKA can be negative; the paper's |CKA|
     would push such a value further down, the tangent pulls it up.
     """
-    floor = torch.as_tensor(_LOG_FLOOR[estimator], dtype=cka.dtype, device=cka.device)
+    floor = cka.new_full((), _LOG_FLOOR[estimator])
     return -cka.clamp(min=floor).log() + (floor - cka).clamp(min=0) / floor
 
 
@@ -155,28 +155,32 @@ def local_inter_feature_loss(h_s, h_t, mask=None, estimator="biased"):
 # ---- global inter-feature: between samples and the centroids of a memory ------------------------------------------
 
 class FrozenMemory:
-    """A memory m (C, p) that no longer changes, with what the losses need of it alone, computed once a run."""
+    """A memory m (C, p) that no longer changes, with what the losses need of it alone, computed once a run.
+
+    estimator: that of the F_MM it is for.
+    """
 
     def __init__(self, m, estimator="biased"):
+        self.estimator = estimator
         self.rows = m.detach().to(torch.promote_types(m.dtype, torch.float32))
-        self.norms = torch.linalg.vector_norm(self.rows, dim=-1)  # (C,)
-        self.gram = _centred_gram(self.rows, estimator=estimator)
-
-
-def _frozen(m_t, estimator="biased"):
-    return m_t if isinstance(m_t, FrozenMemory) else FrozenMemory(m_t, estimator)
+        with torch.autocast(m.device.type, enabled=False):
+            self.norms = torch.linalg.vector_norm(self.rows, dim=-1)  # (C,)
+            self.gram = _centred_gram(self.rows, estimator=estimator)
 
 
 @_full_precision
 def memory_structure_loss(m_s, m_t, estimator="biased"):
     """F_MM, the structure between the centroids: -log |CKA(M_t, M_s)| (Eq. 8).
 
-    m_s: (C, p_s). m_t: (C, p_t), detached, or its FrozenMemory with the same estimator. Returns a scalar.
+    m_s: (C, p_s). m_t: (C, p_t), detached, or its FrozenMemory with the same estimator. Memories with too few centroids
+    for the estimator (1; 3 when debiased) give 0. Returns a scalar.
     """
-    gram_s, gram_t = _centred_gram(m_s, estimator=estimator), _frozen(m_t, estimator).gram
-    if gram_s[0].shape != gram_t[0].shape:
-        raise ValueError(f"two memories of as many centroids are needed, got {len(gram_s[0])} and {len(gram_t[0])}")
-    return _negative_log(_cka_of_grams(gram_s, gram_t), estimator)
+    m_t = m_t if isinstance(m_t, FrozenMemory) else FrozenMemory(m_t, estimator)
+    if len(m_s) != len(m_t.rows) or m_t.estimator != estimator:
+        raise ValueError(f"two memories of as many centroids and one estimator are needed, got {len(m_s)} and "
+                         f"{len(m_t.rows)} centroids, {estimator} and {m_t.estimator}")
+    value = _negative_log(_cka_of_grams(_centred_gram(m_s, estimator=estimator), m_t.gram), estimator)
+    return value * (len(m_s) >= _FEWEST_ROWS[estimator])
 
 
 @_full_precision
@@ -186,7 +190,7 @@ def memory_relations(h, m):
     h: (B, p), one row a sample. m: (C, p), or a FrozenMemory. A distance below what rounding leaves of the two norms
     counts as that much and has gradient 0, as does the cosine of a row of zeros.
     """
-    rows = m.rows if isinstance(m, FrozenMemory) else m
+    rows = m.rows.to(h.dtype) if isinstance(m, FrozenMemory) else m
     if h.ndim != 2 or h.shape[-1] != rows.shape[-1]:
         raise ValueError(f"a memory of shape {tuple(rows.shape)} needs features (B, {rows.shape[-1]}), got "
                          f"{tuple(h.shape)}: (B, W, D) is flattened to (B, W*D)")

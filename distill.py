@@ -174,6 +174,7 @@ class Loop:
             state.examples += len(indices)
             if observe and last and t is not None:
                 relations = relation_differences(s, t, batch.targets["attention_mask"] if self.mask_padding else None)
+        # the losses' own parameters are not clipped: they would take from the student's share, and Adam rescales them
         norm = self.accelerator.clip_grad_norm_(self.student.parameters(), self.args.max_grad_norm or math.inf)
         state.optimizer.step()
         state.optimizer.zero_grad()

@@ -33,8 +33,16 @@ def start_centroids(sample, number, init, seed):
     generator = torch.Generator().manual_seed(seed)
     if init == "random":
         return sample[torch.randperm(len(sample), generator=generator)[:number]]
+    generator.manual_seed(seed + 1)  # other noise than the student's memory starts from
     noise = torch.randn(number, sample.shape[1], generator=generator)
     return sample.mean(0) + noise * sample.std(0, correction=0)
+
+
+def check_finite(x):
+    """Refuse features that have no clusters."""
+    if not x.isfinite().all():
+        raise UserError("the teacher's features are not finite numbers: run without --fp16, or fine-tune the teacher "
+                        "again")
 
 
 class KMeans(torch.nn.Module):
@@ -59,6 +67,8 @@ class KMeans(torch.nn.Module):
         self.register_buffer("far_distance", torch.zeros(number))  # squared; of this pass's C farthest samples
         self.register_buffer("far_rows", torch.zeros(number, width))
         self.register_buffer("points", torch.zeros(rows, 2))
+        for name, shape in {"half_squares": number, "centre": width}.items():  # follow from the centroids
+            self.register_buffer(name, torch.zeros(shape), persistent=False)
         for name, shape in zeros.items():
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
         for name, shape in counts.items():
@@ -72,8 +82,9 @@ class KMeans(torch.nn.Module):
         centred = self.centroids - self.centre
         variances, vectors = torch.linalg.eigh(centred @ centred.mT)  # ascending
         axes = torch.zeros_like(self.axes)
-        for k in range(min(2, len(vectors))):
-            axes[:, k] = centred.mT @ vectors[:, -1 - k] / variances[-1 - k].clamp(min=1e-12).sqrt()
+        for k in range(min(2, len(vectors))):  # an axis without variance stays 0
+            if variances[-1 - k] > 1e-6 * variances[-1]:
+                axes[:, k] = centred.mT @ vectors[:, -1 - k] / variances[-1 - k].sqrt()
         self.axes.copy_(axes)
         self.explained = (variances[-2:].sum() / variances.sum().clamp(min=1e-12)).item()
         for name in ("sums", "inertia", "counts", "assignment", "points", "far_distance"):
@@ -82,6 +93,7 @@ class KMeans(torch.nn.Module):
     @torch.no_grad()
     def add(self, x, indices):
         """Assign a mini-batch and add it to its clusters. x: (B, p) float32; indices: (B,), the samples' places."""
+        indices = indices.to(x.device, non_blocking=True)
         nearest = (x @ self.centroids.mT - self.half_squares).argmax(1)  # argmin |x - m|², (B,)
         members = torch.nn.functional.one_hot(nearest, len(self.centroids)).to(x.dtype)  # (B, C)
         distance = (x - self.centroids[nearest]).square().sum(1)
@@ -94,8 +106,13 @@ class KMeans(torch.nn.Module):
         (new, i), (old, j) = distance.topk(k), self.far_distance.topk(k, largest=False)
         enters = new > old
         self.far_distance[j] = torch.where(enters, new, old)
-        self.far_index[j] = torch.where(enters, indices.to(i.device)[i], self.far_index[j])
+        self.far_index[j] = torch.where(enters, indices[i], self.far_index[j])
         self.far_rows[j] = torch.where(enters.unsqueeze(1), x[i], self.far_rows[j])
+
+    def so_far(self):
+        """Numbers of the unfinished pass, over all processes."""
+        return {"inertia_so_far": self.reduce(self.inertia).item(),
+                "occupied_so_far": (self.reduce(self.counts) > 0).sum().item()}
 
     def totals(self):
         """The sums of the pass so far over all processes, and the C farthest samples of all."""
@@ -113,20 +130,21 @@ class KMeans(torch.nn.Module):
 
     @torch.no_grad()
     def update(self):
-        """End a pass: move the centroids. Returns what the pass found, at the centroids it began with.
+        """End a pass: move the centroids. Returns what the pass found.
 
-        A dict of inertia (sum of squared distances), sizes (list of C), changed and restarted (numbers), assignment
-        (N,); for the picture points (N, 2) and centroids (C, 2) on the axes, and `explained`, the axes' share of the
-        centroids' variance.
+        A dict of inertia (sum of squared distances to the centroids it began with), sizes (list of C), changed and
+        restarted (numbers), assignment (N,); for the picture points (N, 2) and the moved centroids (C, 2) on the
+        axes, and `explained`, the axes' share of the centroids' variance.
         """
         found = self.totals()
-        sums, counts, sizes = found["sums"], found["counts"], found["counts"].tolist()
+        check_finite(found["inertia"])
+        sums, counts = found["sums"], found["counts"]
         restarted = self.restart(found, sums, counts)
         rate = self.rate * (counts > 0).to(self.centroids.dtype)  # a cluster that stays empty stays where it is
         rate[restarted] = 1
         means = sums.div_(counts.clamp(min=1).unsqueeze(1)).to(self.centroids.dtype)
         self.centroids.lerp_(means, rate.unsqueeze(1))
-        result = {"inertia": found["inertia"].item(), "sizes": sizes, "restarted": len(restarted),
+        result = {"inertia": found["inertia"].item(), "sizes": counts.tolist(), "restarted": len(restarted),
                   "changed": (found["assignment"] != self.before).sum().item(),
                   "assignment": found["assignment"].cpu().clone(), "points": found["points"].cpu().clone(),
                   "centroids": ((self.centroids - self.centre) @ self.axes).cpu(), "explained": self.explained}
@@ -147,6 +165,7 @@ class KMeans(torch.nn.Module):
                 sums[taken] += found["far_rows"][place]
                 counts[left] -= 1
                 counts[taken] += 1
+                found["assignment"][found["far_index"][place]] = taken
                 restarted.append(taken)
         return restarted
 
@@ -221,4 +240,6 @@ class Memories(torch.nn.Module):
         self.teacher = cka.FrozenMemory(m_t, estimator)
         noise = torch.randn(len(m_t), length * width, generator=torch.Generator().manual_seed(seed))
         deviation, mean = torch.std_mean(m_t)
-        self.student = torch.nn.Parameter(noise.to(m_t.device) * deviation + mean)
+        start = (noise.to(m_t.device) * deviation + mean).view(len(m_t), length, width)
+        start[:, (m_t.view(len(m_t), length, -1) == 0).all(-1).all(0)] = 0  # where all samples have masked padding
+        self.student = torch.nn.Parameter(start.flatten(1))

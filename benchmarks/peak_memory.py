@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def peaks(command, environment):
-    """Run a command; its peaks (anonymous, resident) in MiB, of its largest process."""
+    """Run a command; its process's peaks (anonymous, resident) in MiB."""
     process = subprocess.Popen(command, env=environment)
     anonymous = resident = 0
     while process.poll() is None:

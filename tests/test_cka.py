@@ -378,6 +378,20 @@ def test_what_depends_on_the_frozen_memory_alone_is_computed_once():
     assert sorted(products) == [(5, 12), (5, 20), (7, 12)]  # H_s M_sᵀ, H_t M_tᵀ, M_s M_sᵀ
 
 
+def test_too_few_centroids_for_the_estimator_give_zero():
+    _, m_s, _, m_t = draw_global()
+    assert memory_structure_loss(m_s[:1], m_t[:1]) == 0
+    assert memory_structure_loss(m_s[:3], m_t[:3], "debiased") == 0 < memory_structure_loss(m_s[:3], m_t[:3])
+
+
+def test_a_frozen_memory_is_exact_inside_autocast_and_takes_other_dtypes():
+    h_s, m_s, h_t, m_t = draw_global(torch.float32)
+    expected = global_inter_feature_loss(h_s, m_s, h_t, m_t, 0.5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert global_inter_feature_loss(h_s, m_s, h_t, FrozenMemory(m_t), 0.5) == expected
+    assert memory_relations(h_t.double(), FrozenMemory(m_t))["cosine"].dtype == torch.float64
+
+
 def test_shapes_of_the_global_losses_are_checked():
     h_s, m_s, h_t, m_t = draw_global()
     with pytest.raises(ValueError, match=r"\(7, 12\) needs features \(B, 12\), got \(5, 20\)"):
@@ -386,6 +400,8 @@ def test_shapes_of_the_global_losses_are_checked():
         feature_to_memory_loss(h_s.view(5, 3, 4), m_s, h_t, m_t, "cosine")
     with pytest.raises(ValueError, match="7 and 6"):
         memory_structure_loss(m_s, m_t[:6])
+    with pytest.raises(ValueError, match="biased and debiased"):
+        memory_structure_loss(m_s, FrozenMemory(m_t, "debiased"))
     with pytest.raises(ValueError, match="euclid"):
         feature_to_memory_loss(h_s, m_s, h_t, m_t, "euclid")
 

@@ -13,7 +13,7 @@ from conftest import ROOT, flags, read_log, save_models, shell, write_task
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_distill import assert_same_training
+from test_distill import assert_same_training, stopped_at
 
 import cka
 import distill
@@ -114,10 +114,11 @@ def test_passes_end_early_when_no_sample_changes(tiny, tmp_path):
 @pytest.mark.parametrize("more", [[], ["--memory_init", "normal", "--num_centroid", 9]])
 def test_two_processes_make_the_same_memory(more, tiny_without_dropout, tmp_path):
     """torchrun with 2 gloo processes of 4 rows against one of 8; normal leaves centroids empty, which restart."""
+    more = [*more, "--save_steps", 1, "--logging_steps", 3]
     train_memory.main(memory_flags(tiny_without_dropout, tmp_path / "one", *more))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
                 "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", str(ROOT / "train_memory.py")]
-    done = subprocess.run([*torchrun, *memory_flags(tiny_without_dropout, tmp_path / "two", *more, "--save_steps", 1,
+    done = subprocess.run([*torchrun, *memory_flags(tiny_without_dropout, tmp_path / "two", *more,
                                                     "--per_gpu_train_batch_size", 4)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "two/run.json").read_text())["processes"] == 2
@@ -126,12 +127,14 @@ def test_two_processes_make_the_same_memory(more, tiny_without_dropout, tmp_path
     assert one["inertia"] == pytest.approx(two["inertia"], rel=1e-5)
     torch.testing.assert_close(*(load_file(tmp_path / name / memory.FILE)["centroids"] for name in ("one", "two")),
                                rtol=1e-5, atol=1e-5)
-    assert bool(more) == (read_log(tmp_path / "two")[0]["restarted_centroids"] > 0)
+    logs = [pd.DataFrame(read_log(tmp_path / name)) for name in ("one", "two")]
+    assert bool("normal" in more) == (logs[1].restarted_centroids.max() > 0)
+    pd.testing.assert_frame_equal(*logs, rtol=1e-5)  # what is logged in the middle of a pass too
 
 
 def test_killed_and_started_again_it_is_the_same_memory(tiny, tmp_path):
     """SIGKILL in the middle of a pass leaves no memory; the same command goes on and ends with the same bits."""
-    write_task(tmp_path, rows=(400, 4, 1))
+    write_task(tmp_path, rows=(200, 4, 1))
     more = ["--data_dir", tmp_path, "--memory_num_train_epochs", 3, "--per_gpu_train_batch_size", 1, "--save_steps", 7,
             "--logging_steps", 1]
     straight, killed = tmp_path / "straight", tmp_path / "killed"
@@ -139,7 +142,7 @@ def test_killed_and_started_again_it_is_the_same_memory(tiny, tmp_path):
     process = subprocess.Popen([sys.executable, str(ROOT / "train_memory.py"), *memory_flags(tiny, killed, *more)],
                                stderr=subprocess.PIPE)
     log, deadline = killed / "train_log.jsonl", time.monotonic() + 120
-    while not (log.exists() and '"step": 450,' in log.read_text()):
+    while not (log.exists() and '"step": 230,' in log.read_text()):
         assert process.poll() is None, process.stderr.read().decode()
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -175,11 +178,39 @@ def test_an_unfinished_clustering_of_other_settings_is_refused(tiny, tmp_path, m
     state.write_bytes(content[:-9])
     with pytest.raises(UserError, match="is damaged"):
         train_memory.main(memory_flags(tiny, tmp_path / "m"))
-    state.write_bytes(content)
     train_memory.main(memory_flags(tiny, tmp_path / "m", "--num_centroid", 5, "--overwrite_output_dir"))
     assert facts_of(tmp_path / "m")["num_centroid"] == 5 and not state.exists()
     with pytest.raises(UserError, match="finished run"):
         train_memory.main(memory_flags(tiny, tmp_path / "m"))
+
+
+def test_a_memory_and_a_student_do_not_share_a_folder(tiny, tmp_path, monkeypatch):
+    """Neither overwrites the other unasked; a memory never overwrites the one that it was made from."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    stopped_at(tiny, tmp_path / "s", monkeypatch)
+    with pytest.raises(UserError, match="holds a run of FSD_L, and this one is of memory"):
+        train_memory.main(memory_flags(tiny, tmp_path / "s"))
+    assert (tmp_path / "s/checkpoint-2").exists()
+    train_memory.main(memory_flags(tiny, tmp_path / "s", "--overwrite_output_dir"))
+    assert not (tmp_path / "s/checkpoint-2").exists()
+    with pytest.raises(UserError, match="holds a run of memory, and this one is of FSD_L"):
+        glue_with_cka_i.main(flags(tiny, tmp_path / "s"))
+    for path in (tmp_path / "s", tmp_path / "s" / memory.FILE):
+        with pytest.raises(UserError, match="is also --teacher_memory_path, which it would overwrite"):
+            glue_with_cka_g.main(flags(tiny, tmp_path / "s", "--overwrite_output_dir", "--teacher_memory_path", path))
+    assert (tmp_path / "s" / memory.FILE).exists()
+
+
+@pytest.mark.parametrize("init", memory.INITS)
+def test_a_broken_teacher_gets_one_sentence(init, tiny, tmp_path):
+    teacher = transformers.AutoModelForSequenceClassification.from_pretrained(tiny / "teacher")
+    with torch.no_grad():
+        teacher.bert.embeddings.word_embeddings.weight[7] = torch.nan
+    teacher.save_pretrained(tmp_path / "t")
+    transformers.AutoTokenizer.from_pretrained(tiny / "teacher").save_pretrained(tmp_path / "t")
+    with pytest.raises(UserError, match="features are not finite numbers"):
+        train_memory.main(memory_flags(tiny, tmp_path / "m", "--model_name_or_path", tmp_path / "t", "--memory_init",
+                                       init))
 
 
 def test_a_full_disk_leaves_no_broken_memory(tiny, tmp_path, monkeypatch, capsys):
@@ -227,6 +258,7 @@ MISTAKES = {
     "passes": (["--memory_num_train_epochs", 0], "--memory_num_train_epochs must be at least 1"),
     "init": (["--memory_init", "zeros"], "kmeans++"),
     "resume": (["--resume_from_checkpoint"], "there is no unfinished clustering"),
+    "endless": (["--num_train_epochs", "inf"], "--num_train_epochs must be at least 0, got inf"),
 }
 
 

@@ -57,8 +57,9 @@ def test_empty_clusters_restart_as_scikit_learns_do(empty):
     order = torch.cdist(kmeans.centroids, torch.from_numpy(wanted.cluster_centers_)).argmin(1)
     assert order.unique().numel() == 5 + empty  # which empty cluster takes which sample is free
     np.testing.assert_allclose(kmeans.centroids.numpy(), wanted.cluster_centers_[order], rtol=1e-4, atol=1e-5)
-    assert found[0]["restarted"] == empty and found[0]["sizes"][5:] == [0] * empty
+    assert found[0]["restarted"] == empty and found[0]["sizes"][5:] == [1] * empty
     farthest = torch.cdist(x, start).amin(1).topk(empty).indices
+    assert sorted(found[0]["assignment"][farthest].tolist()) == list(range(5, 5 + empty))
     torch.testing.assert_close(kmeans.centroids[5:], x[farthest])
 
 
@@ -153,6 +154,15 @@ def test_starts(init):
         torch.testing.assert_close(many.std(0), sample[:200].std(0), atol=0.3, rtol=0)
 
 
+def test_features_that_are_not_finite_are_refused():
+    x = blobs(0)
+    x[7, 3] = float("nan")
+    kmeans = memory.KMeans(x[:4].nan_to_num(), 300)
+    kmeans.add(x, torch.arange(300))
+    with pytest.raises(UserError, match="not finite numbers"):
+        kmeans.update()
+
+
 # ---- the file -----------------------------------------------------------------------------------------------------
 
 def test_a_memory_is_read_as_it_was_written(tmp_path):
@@ -192,3 +202,10 @@ def test_only_the_students_memory_is_trained():
     again = memory.Memories(m_t, width=4, length=6, seed=1)
     assert torch.equal(memories.student, again.student)
     assert not torch.equal(memories.student, memory.Memories(m_t, width=4, length=6, seed=2).student)
+
+
+def test_where_the_teachers_memory_has_only_padding_the_students_has_none():
+    m_t = torch.randn(5, 6, 8, generator=torch.Generator().manual_seed(0))
+    m_t[:, 4:] = 0
+    student = memory.Memories(m_t.flatten(1), width=3, length=6, seed=1).student.view(5, 6, 3)
+    assert (student[:, 4:] == 0).all() and (student[:, :4] != 0).all()

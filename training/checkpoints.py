@@ -154,12 +154,16 @@ def run_settings(args):
     return {key: value for key, value in vars(args).items() if key not in FREE_TO_CHANGE}
 
 
-def check_output(args):
+def check_output(args, method):
     """Refuse an output folder that holds a finished run or a foreign model, unless it may be overwritten."""
     output = Path(args.output_dir)
     if args.overwrite_output_dir:
         return
-    if read_json(output / "run.json").get("finished"):
+    run = read_json(output / "run.json")
+    if run and (run.get("method") == "memory") != (method == "memory"):
+        raise UserError(f"the output folder {output} holds a run of {run.get('method')}, and this one is of {method}: "
+                        "pass --overwrite_output_dir to replace it, or name another --output_dir")
+    if run.get("finished"):
         raise UserError(f"the output folder {output} holds a finished run: pass --overwrite_output_dir to replace it, "
                         "or name another --output_dir")
     if (output / "config.json").exists() and not (output / "run.json").exists():
@@ -190,7 +194,7 @@ def newest_checkpoint(args):
 
 def checkpoint_to_resume(args, settings):
     """The checkpoint this run goes on from, or None for a fresh start; refuses to touch what is not this run's."""
-    check_output(args)
+    check_output(args, settings["method"])
     finished = read_json(Path(args.output_dir) / "run.json").get("finished")
     found = None if finished and not args.resume_from_checkpoint else newest_checkpoint(args)
     if found is None:

@@ -1,6 +1,5 @@
 """A run of k-means over a teacher's features: pass after pass, logged, saved, and left as a memory."""
 import json
-import math
 import time
 
 import accelerate
@@ -12,7 +11,7 @@ import memory
 from analysis.clusters import picture_of_clusters
 from training import models, records, runs
 from training.batches import MiniBatch, flat
-from training.checkpoints import check_output, other_settings, run_settings
+from training.checkpoints import check_output, checkpoints, other_settings, run_settings
 from training.records import UserError, say
 
 
@@ -25,7 +24,7 @@ class Clustering(runs.Run):
 
     def main(self):
         args = self.args
-        check_output(args)
+        check_output(args, self.method)
         tokenizer = models.load_tokenizer(args)
         features = self.features("train", tokenizer, args.max_train_samples)
         self.tensors, self.rows = features.tensors, len(features.indices)
@@ -40,6 +39,8 @@ class Clustering(runs.Run):
         self.accelerator.wait_for_everyone()  # all processes have looked before the first clears the folder
         if tensors is None and records.is_main_process():
             runs.clear(self.output)
+            for path in checkpoints(self.output):
+                records.remove_folder(path)
         self.record["settings"] = settings
         self.write_record()
         log = records.Log(self.output, args.run_file, progress["step"])
@@ -71,6 +72,8 @@ class Clustering(runs.Run):
                 progress = json.loads(file.metadata()["progress"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no iterator
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            if args.overwrite_output_dir:
+                return fresh, None
             raise UserError(f"{self.state} is damaged ({type(error).__name__}: {error}): delete it to start "
                             "afresh") from None
         if progress["settings"] == settings:
@@ -97,6 +100,7 @@ class Clustering(runs.Run):
         chosen = order[:memory.SAMPLE * args.num_centroid].sort().values.split(args.per_gpu_memory_train_batch_size)
         bar = records.progress(chosen, desc="sample for the start", unit="batch", leave=False)
         sample = torch.cat([self.rows_of(indices).cpu() for indices in bar])
+        memory.check_finite(sample)
         return memory.start_centroids(sample, args.num_centroid, args.memory_init, args.seed)
 
     def kmeans(self, tensors):
@@ -122,9 +126,6 @@ class Clustering(runs.Run):
             number = len(progress["history"]) + 1
             self.one_pass(kmeans, progress, log, number)
             found = kmeans.update()
-            if not math.isfinite(found["inertia"]):
-                raise UserError("the teacher's features are not finite numbers: run without --fp16, or mend the "
-                                f"teacher {args.model_name_or_path}")
             progress["history"].append(self.log_pass(log, progress["step"], number, found))
             if number == last or (found["changed"] == 0 and args.memory_learning_rate == 1):
                 return found
@@ -145,8 +146,7 @@ class Clustering(runs.Run):
             progress |= {"step": step, "seconds": seconds + time.perf_counter() - started}
             bar.update()
             if step % args.logging_steps == 0:
-                log(step, running={"inertia_so_far": kmeans.inertia.item(),
-                                   "occupied_so_far": (kmeans.counts > 0).sum().item()})
+                log(step, running=kmeans.so_far())
             if step % args.save_steps == 0 and step < before + len(batches):
                 self.save_state(kmeans, progress)
         bar.close()

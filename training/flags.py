@@ -100,10 +100,10 @@ def distillation_flags(parser):
     add("--beta", type=float, default=1.0, help="β, weight of the feature structure; 0 is VKD. Default 1.")
     add("--mask_padding", action="store_true", help="Leave padded positions out of the structures, as the paper does "
         "not, and out of the computation.")
-    add("--cka_estimator", choices=cka.ESTIMATORS, default="biased", help="biased is the paper's; debiased keeps its "
-        "signal when the batch is small beside the features' width. Default biased.")
-    add("--intra_reduction", choices=cka.REDUCTIONS, default="mean_log", help="mean_log is Eq. 6; log_mean is the "
-        "authors' released form. Default mean_log.")
+    add("--cka_estimator", choices=cka.ESTIMATORS, default="biased", help="Of I, L and F_MM: biased is the "
+        "paper's; debiased keeps its signal when the batch is small beside the features' width. Default biased.")
+    add("--intra_reduction", choices=cka.REDUCTIONS, default="mean_log", help="Of I: mean_log is Eq. 6; log_mean is "
+        "the authors' released form. Default mean_log.")
     add("--do_layerwise", action="store_true", help="Align student layers 1, 2, ... with every k-th layer of the "
         "teacher (k = teacher's / student's layers), averaged, instead of the penultimate layers.")
     return group
@@ -159,9 +159,10 @@ def check_arguments(args):
     if args.fp16 and (args.no_cuda or not torch.cuda.is_available()):
         raise UserError("--fp16 needs a GPU and none is in use here: pass --bf16 or neither")
     output = Path(args.output_dir).resolve()
-    for name in ("model_name_or_path", "model_name_or_path_for_copy"):
+    for name in ("model_name_or_path", "model_name_or_path_for_copy", "teacher_memory_path"):
         source = getattr(args, name, None)
-        if source and args.do_train and Path(source).resolve() == output:
+        if source and args.do_train and output in (Path(source).resolve(), Path(source).resolve().parent
+                                                   if Path(source).is_file() else None):
             raise UserError(f"--output_dir {args.output_dir} is also --{name}, which it would overwrite: name another")
     if args.seed >= 2 ** 32:
         raise UserError(f"--seed must be below 2^32, got {args.seed}")

@@ -317,7 +317,8 @@ def place_model(model, tokenizer, output):
 def clear(output):
     """Remove an earlier run's files, but for its checkpoints, from the output folder."""
     for pattern in ("run.json", "config.json", "model.safetensors", "train_log.jsonl", "eval_results.*",
-                    "dev*_predictions.tsv", "*memory.safetensors", "clusters.*", "clustering.safetensors"):
+                    "dev*_predictions.tsv", "memory.safetensors", "student_memory.safetensors", "clusters.tsv",
+                    "clusters.png", "clustering.safetensors"):
         for file in output.glob(pattern):
             file.unlink()
     shutil.rmtree(output / "submission", ignore_errors=True)
