@@ -59,25 +59,27 @@ class KMeans(torch.nn.Module):
         super().__init__()
         self.rate, self.rank, self.world, self.reduce = rate, rank, world, reduce
         number, width = centroids.shape
-        zeros = {"sums": (number, width), "inertia": ()}
-        counts = {"counts": (number,), "far_index": (number,), "assignment": (rows,)}
-        self.register_buffer("centroids", centroids.float())
-        self.register_buffer("before", torch.full((rows,), -1))  # the assignment of the pass before
-        self.register_buffer("axes", torch.zeros(width, 2))  # of the picture: the centroids' principal axes
-        self.register_buffer("far_distance", torch.zeros(number))  # squared; of this pass's C farthest samples
-        self.register_buffer("far_rows", torch.zeros(number, width))
-        self.register_buffer("points", torch.zeros(rows, 2))
-        for name, shape in {"half_squares": number, "centre": width}.items():  # follow from the centroids
-            self.register_buffer(name, torch.zeros(shape), persistent=False)
-        for name, shape in zeros.items():
-            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
-        for name, shape in counts.items():
-            self.register_buffer(name, torch.zeros(shape, dtype=torch.int64))
+        for name, start in {
+            "centroids": centroids.float(),
+            "half_squares": torch.zeros(number),            # |m|²/2; these three follow from the centroids
+            "centre": torch.zeros(width),
+            "axes": torch.zeros(width, 2),                  # of the picture: the centroids' principal axes
+            "before": torch.full((rows,), -1),              # the assignment of the pass before
+            "assignment": torch.zeros(rows, dtype=torch.int64),
+            "points": torch.zeros(rows, 2),                 # of the picture
+            "sums": torch.zeros(number, width, dtype=torch.float64),
+            "counts": torch.zeros(number, dtype=torch.int64),
+            "inertia": torch.zeros((), dtype=torch.float64),
+            "far_distance": torch.zeros(number),            # squared; of the C farthest samples of this pass
+            "far_index": torch.zeros(number, dtype=torch.int64),
+            "far_rows": torch.zeros(number, width),
+        }.items():
+            self.register_buffer(name, start)
         self.begin()
 
     def begin(self):
         """What a pass needs of its centroids; its sums start at 0."""
-        self.half_squares = torch.linalg.vector_norm(self.centroids, dim=-1).square() / 2  # (C,)
+        self.half_squares = torch.linalg.vector_norm(self.centroids, dim=-1).square() / 2
         self.centre = self.centroids.mean(0)
         centred = self.centroids - self.centre
         variances, vectors = torch.linalg.eigh(centred @ centred.mT)  # ascending
