@@ -111,3 +111,11 @@ def shell(script, *arguments, **kwargs):
 
 def read_log(output):
     return [json.loads(line) for line in (Path(output) / "train_log.jsonl").read_text().splitlines()]
+
+
+def two_processes(script, arguments):
+    """Run a script as two gloo processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
+               "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", str(ROOT / script)]
+    done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 from accelerate.state import AcceleratorState
-from conftest import GOLDEN, ROOT, flags, read_log, save_models, write_task
+from conftest import GOLDEN, ROOT, flags, read_log, save_models, two_processes, write_task
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -167,11 +167,8 @@ def assert_same_training(one, two, **tolerance):
 def test_two_processes_are_one(tiny_without_dropout, tmp_path, more):
     """torchrun with 2 gloo processes of 4 rows against one of 8; 21 rows leave a last mini-batch of 5."""
     glue_with_cka_i.main(flags(tiny_without_dropout, tmp_path / "one", *more))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
-                "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", str(ROOT / "glue_with_cka_i.py")]
-    done = subprocess.run([*torchrun, *flags(tiny_without_dropout, tmp_path / "two", *more,
-                                             "--per_gpu_train_batch_size", 4)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    two_processes("glue_with_cka_i.py", flags(tiny_without_dropout, tmp_path / "two", *more,
+                                              "--per_gpu_train_batch_size", 4))
     assert json.loads((tmp_path / "two/run.json").read_text())["processes"] == 2
     assert_same_training(tmp_path / "one", tmp_path / "two")
     logits = [pd.read_csv(tmp_path / name / "dev_predictions.tsv", sep="\t").logit_0 for name in ("one", "two")]

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 import transformers
-from conftest import ROOT, flags, read_log, save_models, shell, write_task
+from conftest import ROOT, flags, read_log, save_models, shell, two_processes, write_task
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -116,11 +116,8 @@ def test_two_processes_make_the_same_memory(more, tiny_without_dropout, tmp_path
     """torchrun with 2 gloo processes of 4 rows against one of 8; normal leaves centroids empty, which restart."""
     more = [*more, "--save_steps", 1, "--logging_steps", 3]
     train_memory.main(memory_flags(tiny_without_dropout, tmp_path / "one", *more))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
-                "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", str(ROOT / "train_memory.py")]
-    done = subprocess.run([*torchrun, *memory_flags(tiny_without_dropout, tmp_path / "two", *more,
-                                                    "--per_gpu_train_batch_size", 4)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    two_processes("train_memory.py", memory_flags(tiny_without_dropout, tmp_path / "two", *more,
+                                                  "--per_gpu_train_batch_size", 4))
     assert json.loads((tmp_path / "two/run.json").read_text())["processes"] == 2
     one, two = facts_of(tmp_path / "one"), facts_of(tmp_path / "two")
     assert one["cluster_sizes"] == two["cluster_sizes"]
@@ -441,11 +438,8 @@ def test_two_processes_are_one(more, tiny_without_dropout, tmp_path):
     train_memory.main(memory_flags(tiny_without_dropout, tmp_path / "m", *more))
     more = [*more, "--teacher_memory_path", tmp_path / "m", "--gamma_m", 0.01]
     glue_with_cka_ilg.main(flags(tiny_without_dropout, tmp_path / "one", *more))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
-                "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", str(ROOT / "glue_with_cka_ilg.py")]
-    done = subprocess.run([*torchrun, *flags(tiny_without_dropout, tmp_path / "two", *more,
-                                             "--per_gpu_train_batch_size", 4)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    two_processes("glue_with_cka_ilg.py", flags(tiny_without_dropout, tmp_path / "two", *more,
+                                                "--per_gpu_train_batch_size", 4))
     assert_same_training(tmp_path / "one", tmp_path / "two")
     torch.testing.assert_close(*(load_file(tmp_path / name / "student_memory.safetensors")["centroids"]
                                  for name in ("one", "two")), rtol=1e-3, atol=1e-4)
