@@ -63,6 +63,14 @@ def test_empty_clusters_restart_as_scikit_learns_do(empty):
     torch.testing.assert_close(kmeans.centroids[5:], x[farthest])
 
 
+def test_a_restart_leaves_no_other_cluster_empty_and_goes_all_the_way():
+    """The farthest sample, 100, is alone in its cluster, so the next one restarts the third; the rate is not for it."""
+    x = torch.tensor([[0.0], [1.0], [100.0]])
+    kmeans, (found,) = run(x, torch.tensor([[0.4], [90.0], [999.0]]), 1, rate=0.5)
+    assert found["assignment"].tolist() == [0, 2, 1] and found["sizes"] == [1, 1, 1]
+    torch.testing.assert_close(kmeans.centroids, torch.tensor([[0.2], [95.0], [1.0]]))
+
+
 def test_the_size_of_the_mini_batches_does_not_matter():
     x = blobs(0)
     start = torch.cat([x[:6], torch.full((2, 12), 99.0)])
@@ -91,7 +99,9 @@ def test_sums_lose_no_small_numbers():
 def test_fewer_different_samples_than_centroids():
     """Duplicates leave clusters empty for ever; nothing loops and nothing becomes NaN."""
     x = torch.tensor([[0.0, 1.0], [2.0, 3.0]]).repeat(10, 1)
-    kmeans, found = run(x, memory.start_centroids(x, 5, "kmeans++", 0), 5)
+    start = memory.start_centroids(x, 5, "kmeans++", 0)
+    kmeans, found = run(x, start, 5)
+    assert torch.equal(kmeans.centroids, start)  # an empty cluster stays where it is
     assert kmeans.centroids.isfinite().all() and found[-1]["inertia"] == 0
     assert sorted(found[-1]["sizes"])[-2:] == [10, 10] and found[-1]["changed"] == 0
 
