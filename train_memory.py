@@ -48,13 +48,19 @@ def fill_in(args):
         args.per_gpu_memory_train_batch_size = args.per_gpu_train_batch_size
 
 
-def main(argv=None):
-    parser = flags.Parser(__doc__)
+def parse(argv=None, doc=__doc__):
+    """The arguments, and which of those that were given k-means has no use for."""
+    parser = flags.Parser(doc)
     flags.shared_flags(parser)
     memory_flags(parser)
     args = parser.parse_args(argv)
     fill_in(args)
-    if idle := [name for name in NO_USE if getattr(args, name) != parser.get_default(name)]:
+    return args, [name for name in NO_USE if getattr(args, name) != parser.get_default(name)]
+
+
+def main(argv=None):
+    args, idle = parse(argv)
+    if idle:
         say(f"note: k-means has no use for --{', --'.join(idle)}")
     if not args.do_train:
         raise UserError("nothing to do: train_memory.py only trains, so pass --do_train")

@@ -111,6 +111,12 @@ def test_passes_end_early_when_no_sample_changes(tiny, tmp_path):
     assert read_log(tmp_path / "m")[-1]["changed_samples"] == 0
 
 
+def test_the_check_against_scikit_learn_runs(tiny, tmp_path):
+    done = shell("scripts/check_kmeans.py", *memory_flags(tiny, tmp_path / "m"))
+    assert done.returncode == 0, done.stderr
+    assert "| RTE | 21 | 384 | 4 | kmeans++ | 1.0 |" in done.stdout
+
+
 @pytest.mark.parametrize("more", [[], ["--memory_init", "normal", "--num_centroid", 9]])
 def test_two_processes_make_the_same_memory(more, tiny_without_dropout, tmp_path):
     """torchrun with 2 gloo processes of 4 rows against one of 8; normal leaves centroids empty, which restart."""
@@ -233,18 +239,9 @@ def test_a_masked_memory_does_not_see_the_padding(tiny_without_dropout, tmp_path
 
 def test_the_number_of_centroids_is_the_tasks():
     for name, number in (("MNLI", 300), ("qqp", 300), ("wnli", 100), ("SST-2", 100), ("sst2", 100)):
-        args = records_of(train_memory, ["--task_name", name])
+        arguments = "--model_name_or_path t --data_dir d --output_dir o --memory_learning_rate --task_name".split()
+        args, _ = train_memory.parse([*arguments, name])
         assert (args.num_centroid, args.memory_num_train_epochs, args.memory_learning_rate) == (number, 3, 1.0)
-
-
-def records_of(script, more):
-    """The script's arguments after its defaults are filled in."""
-    parser = train_memory.flags.Parser(script.__doc__)
-    train_memory.flags.shared_flags(parser)
-    train_memory.memory_flags(parser)
-    args = parser.parse_args(["--model_name_or_path", "t", "--data_dir", "d", "--output_dir", "o", *more])
-    train_memory.fill_in(args)
-    return args
 
 
 MISTAKES = {

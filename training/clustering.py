@@ -25,15 +25,7 @@ class Clustering(runs.Run):
     def main(self):
         args = self.args
         check_output(args, self.method)
-        tokenizer = models.load_tokenizer(args)
-        features = self.features("train", tokenizer, args.max_train_samples)
-        self.tensors, self.rows = features.tensors, len(features.indices)
-        if args.num_centroid > self.rows:
-            raise UserError(f"--num_centroid is {args.num_centroid}, but there are {self.rows} training samples to "
-                            f"cluster: pass {self.rows} or less")
-        self.teacher = models.load_teacher(args, self.task, tokenizer).to(self.accelerator.device)
-        self.record |= {"data": {"train": features.source}, "teacher": records.fingerprint_of_model(self.teacher)}
-        self.facts = self.memory_facts(self.teacher, tokenizer)
+        features = self.prepare()
         settings = self.clustering_settings(features)
         progress, tensors = self.unfinished(settings)
         self.accelerator.wait_for_everyone()  # all processes have looked before the first clears the folder
@@ -49,6 +41,20 @@ class Clustering(runs.Run):
         if records.is_main_process():
             self.leave(kmeans, found, progress, features, log)
         return 0
+
+    def prepare(self):
+        """Load rows and teacher. Returns the training set's Features."""
+        args = self.args
+        tokenizer = models.load_tokenizer(args)
+        features = self.features("train", tokenizer, args.max_train_samples)
+        self.tensors, self.rows = features.tensors, len(features.indices)
+        if args.num_centroid > self.rows:
+            raise UserError(f"--num_centroid is {args.num_centroid}, but there are {self.rows} training samples to "
+                            f"cluster: pass {self.rows} or less")
+        self.teacher = models.load_teacher(args, self.task, tokenizer).to(self.accelerator.device)
+        self.record |= {"data": {"train": features.source}, "teacher": records.fingerprint_of_model(self.teacher)}
+        self.facts = self.memory_facts(self.teacher, tokenizer)
+        return features
 
     def clustering_settings(self, features):
         """All that decides what the memory becomes, as JSON keeps it: a resumed run must have the same."""

@@ -1,0 +1,60 @@
+"""Check the memory against scikit-learn: both cluster the same real features from the same start, as often.
+
+    python scripts/check_kmeans.py --model_name_or_path TEACHER --data_dir glue --task_name MRPC --max_seq_length 80 \\
+      --num_centroid 100 --memory_num_train_epochs 3 --seed 1 --output_dir FOLDER
+
+Takes train_memory.py's flags. All features are held in memory (N * W * D floats), so it is for small tasks. Prints a
+Markdown table: the share of samples that both assign to the same cluster, the largest relative distance between their
+centroids, and the inertia of every pass. Ends with 1 where less than 99.9 % agree, centroids differ by more than 1e-4,
+or the inertia rises.
+"""
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pandas as pd
+import torch
+from sklearn.cluster import KMeans
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import memory
+import train_memory
+from analysis.table import markdown
+from training import records, runs
+from training.clustering import Clustering
+
+
+def compare(run):
+    """One row: the memory's k-means beside scikit-learn's."""
+    args = run.args
+    run.prepare()
+    batches = torch.arange(run.rows).split(args.per_gpu_memory_train_batch_size)
+    x = torch.cat([run.rows_of(indices).cpu() for indices in records.progress(batches, desc="features")])  # (N, W*D)
+    start = run.start()
+    ours, inertia = memory.KMeans(start.clone(), run.rows), []
+    for _ in range(args.memory_num_train_epochs):
+        for indices in batches:
+            ours.add(x[indices], indices)
+        inertia.append(ours.update()["inertia"])
+    theirs = KMeans(args.num_centroid, init=start.numpy(), n_init=1, max_iter=args.memory_num_train_epochs, tol=0,
+                    algorithm="lloyd").fit(x.numpy())
+    wanted = torch.from_numpy(theirs.cluster_centers_)
+    apart = (ours.centroids - wanted).norm(dim=1) / wanted.norm(dim=1)
+    same = (torch.cdist(x, ours.centroids).argmin(1).numpy() == theirs.labels_).mean()
+    return {"task": run.task.name, "samples": run.rows, "width": x.shape[1], "C": args.num_centroid, "init":
+            args.memory_init, "same cluster": same, "centroids apart": apart.max().item(), "inertia per pass": inertia}
+
+
+def main(argv=None):
+    args, _ = train_memory.parse(argv, __doc__)
+    args.do_train = True
+    with runs.prepared(args) as task:
+        row = compare(Clustering(args, task))
+    falls = all(later <= earlier * (1 + 1e-6) for earlier, later in pairwise(row["inertia per pass"]))
+    text = ", ".join(f"{value:.6g}" for value in row["inertia per pass"])
+    print(markdown(pd.DataFrame([row | {"inertia per pass": text}])))
+    return 0 if row["same cluster"] >= 0.999 and row["centroids apart"] <= 1e-4 and falls else 1
+
+
+if __name__ == "__main__":
+    sys.exit(records.cli(main))
