@@ -24,6 +24,7 @@ import memory
 import train_memory
 import utils_glue
 from training import clustering, records, runs
+from training.batches import flat
 from training.records import UserError
 
 
@@ -461,6 +462,16 @@ def test_masked_padding_is_the_unpadded_computation(tiny_without_dropout, tmp_pa
         first.append(relations[1])
     for psi in ("euclidean", "cosine"):
         torch.testing.assert_close(first[0][psi], first[1][psi], rtol=1e-4, atol=1e-4)
+
+
+def test_columns_that_were_left_out_come_back_in_their_places():
+    """As where padding is on the left, or in between."""
+    h = torch.arange(1.0, 13).view(2, 3, 2)
+    targets = {"attention_mask": torch.tensor([[1, 1, 1], [0, 1, 1]]).bool(), "columns": torch.tensor([1, 3, 4])}
+    rows = flat(h, targets, 6, mask_padding=True).view(2, 6, 2)
+    assert rows[0].tolist() == [[0, 0], [1, 2], [0, 0], [3, 4], [5, 6], [0, 0]]
+    assert rows[1].tolist() == [[0, 0], [0, 0], [0, 0], [9, 10], [11, 12], [0, 0]]
+    assert torch.equal(flat(h, {}, 3, mask_padding=False), h.flatten(1))
 
 
 def test_a_memory_of_another_run_is_refused(trained, tiny, tiny_without_dropout, tmp_path):
