@@ -131,6 +131,8 @@ def test_two_processes_make_the_same_memory(more, tiny_without_dropout, tmp_path
     assert one["inertia"] == pytest.approx(two["inertia"], rel=1e-5)
     torch.testing.assert_close(*(load_file(tmp_path / name / memory.FILE)["centroids"] for name in ("one", "two")),
                                rtol=1e-5, atol=1e-5)
+    tables = [pd.read_csv(tmp_path / name / "clusters.tsv", sep="\t") for name in ("one", "two")]
+    pd.testing.assert_frame_equal(*tables, rtol=1e-3, atol=1e-3)
     logs = [pd.DataFrame(read_log(tmp_path / name)) for name in ("one", "two")]
     assert bool("normal" in more) == (logs[1].restarted_centroids.max() > 0)
     pd.testing.assert_frame_equal(*logs, rtol=1e-5)  # what is logged in the middle of a pass too
