@@ -73,30 +73,56 @@ def linear_cka(x, y, mask=None, estimator="biased"):
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator must be one of {ESTIMATORS}, got {estimator!r}")
     if estimator == "biased" and x.shape[-2] > max(x.shape[-1], y.shape[-1]):  # the smaller of two equal forms
-        energies = [z.detach().square().sum((-2, -1)) for z in (x, y)]
+        noises = [100 * torch.finfo(z.dtype).eps ** 2 * z.detach().square().sum((-2, -1)) for z in (x, y)]
         (x, n), (y, _) = _centred(x, mask), _centred(y, mask)
         cross = (x.mT @ y).square().sum((-2, -1))  # tr(KL) = |XᵀY|²
         (norm_x, none_x), (norm_y, none_y) = (
-            _norm(z.mT @ z, n, energy, estimator) for z, energy in zip((x, y), energies, strict=True))
+            _norm(z.mT @ z, n, noise, estimator) for z, noise in zip((x, y), noises, strict=True))
         return _cosine(cross, norm_x, norm_y, none_x | none_y)
     return _cka_of_grams(_centred_gram(x, mask, estimator), _centred_gram(y, mask, estimator))
 
 
-def _norm(matrix, n, energy, estimator):
-    """|matrix| (...), and where CKA is undefined for it: rounding alone is left, or n rows are too few."""
+def _norm(matrix, n, noise, estimator):
+    """|matrix| (...), and where CKA is undefined: only what rounding leaves of constant features, or too few rows."""
     norm = torch.linalg.matrix_norm(matrix)
-    noise = 100 * torch.finfo(matrix.dtype).eps ** 2  # what rounding leaves of a constant feature's Gram matrix
-    return norm, (norm <= noise * energy) | (n[..., 0, 0] < _FEWEST_ROWS[estimator])
+    return norm, (norm <= noise) | (n[..., 0, 0] < _FEWEST_ROWS[estimator])
+
+
+class _Gram(torch.autograd.Function):
+    """x @ x.mT, with one matrix product backward instead of two, as the matrix is symmetric."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x @ x.mT
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return (gradient + gradient.mT) @ x
 
 
 def _centred_gram(x, mask=None, estimator="biased"):
-    """The centred Gram matrix of x (..., n, n) with its norm and where it is undefined, both (...)."""
-    energy = x.detach().square().sum((-2, -1))
-    x, n = _centred(x, mask)
-    gram = x @ x.mT
-    if estimator == "debiased":
-        gram = _u_centred(gram, n, mask)
-    return gram, *_norm(gram, n, energy, estimator)
+    """The centred Gram matrix of x (..., n, n) with its norm and where it is undefined, both (...).
+
+    Centred is the (n, n) matrix, not the (n, p) features, as n is the smaller. In float32 the gradient's relative error
+    is about 1e-5 over the share of the energy that centring leaves, 0.1 to 0.6 for a MiniLM teacher on MRPC.
+    """
+    gram = _Gram.apply(x)
+    noise = 16 * torch.finfo(x.dtype).eps * gram.detach().diagonal(dim1=-2, dim2=-1).sum(-1)
+    n = x.new_full((1, 1), x.shape[-2]) if mask is None else mask.sum(-1)[..., None, None].to(x.dtype)
+    gram = _u_centred(gram, n, mask) if estimator == "debiased" else _double_centred(gram, n, mask)
+    return gram, *_norm(gram, n, noise, estimator)
+
+
+def _double_centred(gram, n, mask):
+    """C K C for the rows that count, 0 elsewhere."""
+    if mask is not None:
+        pairs = mask.unsqueeze(-1) & mask.unsqueeze(-2)
+        gram, n = gram * pairs, n.clamp(min=1)
+    rows = gram.sum(-1, keepdim=True) / n
+    gram = gram - rows - rows.mT + rows.sum(-2, keepdim=True) / n
+    return gram if mask is None else gram * pairs
 
 
 def _cosine(cross, norm_x, norm_y, undefined):

@@ -362,20 +362,26 @@ def test_no_tensor_of_samples_times_centroids_times_width():
     assert largest.numbers <= 9 * 700
 
 
+class Products(TorchDispatchMode):
+    """Remembers the shape of the first factor of every matrix product."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.bmm):
+            self.shapes.append(tuple(args[0].shape))
+        return function(*args, **(kwargs or {}))
+
+
 def test_what_depends_on_the_frozen_memory_alone_is_computed_once():
     """With a FrozenMemory no further (C, p) (p, C) product of the teacher's memory is made."""
     h_s, m_s, h_t, m_t = draw_global()
     frozen = FrozenMemory(m_t)
-    products = []
-
-    class Products(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            if "mm" in str(function):
-                products.append(tuple(args[0].shape))
-            return function(*args, **(kwargs or {}))
-    with Products():
+    with Products() as products:
         global_inter_feature_loss(h_s, m_s, h_t, frozen, 0.5)
-    assert sorted(products) == [(5, 12), (5, 20), (7, 12)]  # H_s M_sᵀ, H_t M_tᵀ, M_s M_sᵀ
+    assert sorted(products.shapes) == [(5, 12), (5, 20), (7, 12)]  # H_s M_sᵀ, H_t M_tᵀ, M_s M_sᵀ
 
 
 def test_too_few_centroids_for_the_estimator_give_zero():
@@ -390,6 +396,27 @@ def test_a_frozen_memory_is_exact_inside_autocast_and_takes_other_dtypes():
     with torch.autocast("cpu", torch.bfloat16):
         assert global_inter_feature_loss(h_s, m_s, h_t, FrozenMemory(m_t), 0.5) == expected
     assert memory_relations(h_t.double(), FrozenMemory(m_t))["cosine"].dtype == torch.float64
+
+
+def test_three_matrix_products_a_loss():
+    """A Gram matrix a side and one product backward: the teacher's gets no gradient, the student's is symmetric."""
+    h_s, h_t, m_t = draw(0, 5, 6, 9, requires_grad=True), draw(1, 5, 6, 8), draw(2, 5, 54)
+    m_s, frozen = draw(3, 5, 60, requires_grad=True), FrozenMemory(m_t)
+    for loss, number in ((lambda: intra_feature_loss(h_s, h_t), 3), (lambda: local_inter_feature_loss(h_s, h_t), 3),
+                         (lambda: memory_structure_loss(m_s, frozen), 2)):
+        with Products() as products:
+            loss().backward()
+        assert len(products.shapes) == number
+
+
+@pytest.mark.parametrize("offset, tolerance", [(0, 1e-5), (3, 2e-4), (10, 2e-3)])
+def test_float32_beside_a_common_part(offset, tolerance):
+    """The Gram matrix is centred after the product: the error grows with the common part's share of the energy."""
+    x, y = draw(0, 32, 4000) + offset, draw(1, 32, 500) + offset
+    found, expected = (torch.autograd.grad(linear_cka(z := x.to(dtype).requires_grad_(), y.to(dtype)), z)[0].double()
+                       for dtype in (torch.float32, torch.float64))
+    assert (found - expected).norm() <= tolerance * expected.norm()
+    torch.testing.assert_close(linear_cka(x.float(), y.float()).double(), linear_cka(x, y), rtol=0, atol=1e-5)
 
 
 def test_shapes_of_the_global_losses_are_checked():
