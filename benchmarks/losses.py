@@ -2,25 +2,21 @@
 
     python benchmarks/losses.py --batch_sizes 8 32 128 --widths 384 768 --centroids 100 300 --csv results/losses.csv
 
-The published form is a yardstick written from the formula, as the authors' released code computes it: HSIC is
-tr(K C L C) with an explicit C, one at a time, each with Gram matrices of its own. The floor is only the matrix products
+The published form is a yardstick of our own, written straight from the formula: HSIC is tr(K C L C) with an explicit C,
+one at a time, each with Gram matrices of its own. The floor is only the matrix products
 that no form can avoid: one Gram matrix a side and one product backward for the student's. All three run in turn, in one
 process; ratios are medians over the rounds, and compare within this run only.
 """
 import argparse
-import os
 import statistics
 import sys
 import time
-from pathlib import Path
 
-import pandas as pd
 import torch
+from report import report  # puts the repository on the path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import cka
-from analysis.table import markdown
-from training.records import atomic_path, cli, processor
+from training.records import cli
 
 # ---- the published form ---------------------------------------------------------------------------------------------
 
@@ -84,29 +80,25 @@ def cases(batch, length, width, centroids, device):
         return torch.randn(*shape, device=device)
     h_s, h_t = draw(batch, length, width).requires_grad_(), draw(batch, length, width)
     m_s, m_t = draw(centroids, length * width).requires_grad_(), draw(centroids, length * width)
-    frozen, flat = cka.FrozenMemory(m_t), (h_s.flatten(1), h_t.flatten(1))
-    relations = flat[0], m_s, flat[1], m_t
+    frozen, x_s, x_t = cka.FrozenMemory(m_t), h_s.flatten(1), h_t.flatten(1)  # (B, W, D) -> (B, W*D)
 
-    def ours_relations():
-        relations_s = cka.memory_relations(h_s.flatten(1), m_s)
-        with torch.no_grad():
-            relations_t = cka.memory_relations(flat[1], frozen)
+    def both_relations():
+        relations_s, relations_t = cka.memory_relations(x_s, m_s), cka.memory_relations(x_t, frozen)
         return sum(cka.mean_squared_difference(relations_s[psi], relations_t[psi]) for psi in cka.PSI)
 
-    detached = h_s.detach(), flat[0].detach(), m_s.detach()
     return {
         "I": (backward(lambda: cka.intra_feature_loss(h_s, h_t), h_s),
               backward(lambda: published_intra(h_s, h_t), h_s),
-              lambda: floor_of_grams(detached[0], h_t)),
+              lambda: floor_of_grams(h_s.detach(), h_t)),
         "L": (backward(lambda: cka.local_inter_feature_loss(h_s, h_t), h_s),
-              backward(lambda: published_rows(h_s.flatten(1), flat[1]), h_s),
-              lambda: floor_of_grams(detached[1], flat[1])),
+              backward(lambda: published_rows(x_s, x_t), h_s),
+              lambda: floor_of_grams(x_s.detach(), x_t)),
         "F_MM": (backward(lambda: cka.memory_structure_loss(m_s, frozen), m_s),
                  backward(lambda: published_rows(m_s, m_t), m_s),
-                 lambda: floor_of_memory_grams(detached[2])),
-        "F_E + F_C": (backward(ours_relations, h_s, m_s),
-                      backward(lambda: published_feature_to_memory(h_s.flatten(1), m_s, *relations[2:]), h_s, m_s),
-                      lambda: floor_of_relations(detached[1], detached[2], flat[1], m_t)),
+                 lambda: floor_of_memory_grams(m_s.detach())),
+        "F_E + F_C": (backward(both_relations, h_s, m_s),
+                      backward(lambda: published_feature_to_memory(x_s, m_s, x_t, m_t), h_s, m_s),
+                      lambda: floor_of_relations(x_s.detach(), m_s.detach(), x_t, m_t)),
     }
 
 
@@ -142,7 +134,6 @@ def main(argv=None):
     add("--csv", help="Write the table to this file.")
     args = parser.parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() and not args.no_cuda else "cpu")
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"{processor()}, {os.cpu_count()} cores"
     rows = []
     for width in args.widths:
         for batch in args.batch_sizes:
@@ -158,12 +149,7 @@ def main(argv=None):
                         "loss": loss, "B": "" if without_samples else batch, "W": args.max_seq_length, "D": width,
                         "C": "" if without_memory else centroids, "ours ms": round(1e3 * ours, 2),
                         "published / ours": round(published / ours, 2), "ours / floor": round(ours / floor, 2)})
-    table = pd.DataFrame(rows)
-    table["machine"] = name
-    if args.csv:
-        with atomic_path(args.csv) as path:
-            table.to_csv(path, index=False)
-    print(markdown(table))
+    report(rows, args.csv, torch.cuda.get_device_name() if device.type == "cuda" else "cpu")
 
 
 if __name__ == "__main__":

@@ -17,13 +17,11 @@ import tempfile
 import time
 from pathlib import Path
 
-import pandas as pd
+from report import report  # puts the repository on the path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import utils_glue
-from analysis.table import markdown
 from memory import FILE, load_memory
-from training.records import atomic_path, cli, processor
+from training.records import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -83,12 +81,8 @@ def main(argv=None):
     parser.add_argument("--times", type=int, nargs="+", default=[1, 2, 4], help="Default 1 2 4.")
     parser.add_argument("--csv", help="Write the table to this file.")
     args, more = parser.parse_known_args(argv)
-    table = pd.DataFrame([measure(args, more, utils_glue.get_task(args.task_name), times) for times in args.times])
-    table["machine"] = f"{processor()}, {os.cpu_count()} cores"
-    if args.csv:
-        with atomic_path(args.csv) as path:
-            table.to_csv(path, index=False)
-    print(markdown(table))
+    task = utils_glue.get_task(args.task_name)
+    report([measure(args, more, task, times) for times in args.times], args.csv)
 
 
 if __name__ == "__main__":
