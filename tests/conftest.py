@@ -18,6 +18,9 @@ import torch  # noqa: E402 - after the environment
 import transformers  # noqa: E402
 from accelerate.state import AcceleratorState  # noqa: E402
 
+import train_memory  # noqa: E402
+import utils_glue  # noqa: E402
+
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
 WORDS = ("the a dog cat bird horse child man woman sees hears likes follows not every some no red blue old young big "
@@ -119,3 +122,28 @@ def two_processes(script, arguments):
                "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", str(ROOT / script)]
     done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def memory_flags(folder, output, *more):
+    """A clustering of tiny RTE's 21 rows into 4."""
+    return [str(x) for x in ("--model_name_or_path", folder / "teacher", "--data_dir", folder, "--task_name", "RTE",
+                             "--max_seq_length", 24, "--do_train", "--num_centroid", 4, "--per_gpu_train_batch_size",
+                             8, "--seed", 3, "--output_dir", output, *more)]
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_without_dropout, tmp_path_factory):
+    """A memory of the tiny teacher."""
+    folder = tmp_path_factory.mktemp("memory")
+    train_memory.main(memory_flags(tiny_without_dropout, folder / "m"))
+    return folder / "m"
+
+
+def teacher_features(folder, length=24):
+    """(21, length * 16): the tiny teacher's penultimate features, by transformers alone."""
+    teacher = transformers.AutoModelForSequenceClassification.from_pretrained(folder / "teacher").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "teacher")
+    rows = utils_glue.load_features(utils_glue.get_task("rte"), folder, "train", tokenizer, length).tensors
+    rows = {key: value.long() for key, value in rows.items() if key != "labels"}
+    with torch.no_grad():
+        return teacher(**rows, output_hidden_states=True).hidden_states[3].flatten(1)  # of 4 layers
