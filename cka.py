@@ -108,9 +108,13 @@ def _centred_gram(x, mask=None, estimator="biased"):
     Centred is the (n, n) matrix, not the (n, p) features, as n is the smaller. In float32 the gradient's relative error
     is about 1e-5 over the share of the energy that centring leaves.
     """
-    gram = _Gram.apply(x)
-    noise = 16 * torch.finfo(x.dtype).eps * gram.detach().diagonal(dim1=-2, dim2=-1).sum(-1)
-    n = x.new_full((1, 1), x.shape[-2]) if mask is None else mask.sum(-1)[..., None, None].to(x.dtype)
+    return _centre(_Gram.apply(x), mask, estimator)
+
+
+def _centre(gram, mask=None, estimator="biased"):
+    """_centred_gram, of a Gram matrix (..., n, n)."""
+    noise = 16 * torch.finfo(gram.dtype).eps * gram.detach().diagonal(dim1=-2, dim2=-1).sum(-1)
+    n = gram.new_full((1, 1), gram.shape[-1]) if mask is None else mask.sum(-1)[..., None, None].to(gram.dtype)
     gram = _u_centred(gram, n, mask) if estimator == "debiased" else _double_centred(gram, n, mask)
     return gram, *_norm(gram, n, noise, estimator)
 
@@ -153,9 +157,31 @@ def intra_feature_loss(h_s, h_t, mask=None, estimator="biased", reduction="mean_
     reduction "log_mean" is the authors' released form, -log of the mean over samples. Samples with too few tokens
     for the estimator are left out; a batch of nothing else gives 0. Returns a scalar.
     """
+    return _intra(linear_cka(h_s, h_t.detach(), mask, estimator=estimator), h_s, mask, estimator, reduction)
+
+
+@_full_precision
+def token_structure(h, mask=None, estimator="biased"):
+    """What I needs of the teacher: the centred Gram matrix of each sample's tokens over its norm, 0 where undefined.
+
+    h: (B, W, D). mask: (B, W) bool. Returns (B, W, W), of which CKA is the inner product; its numbers are within ±1.
+    """
+    gram, norm, undefined = _centred_gram(h, mask, estimator)
+    return gram * torch.where(undefined, 0, 1 / torch.where(undefined, 1, norm))[..., None, None]
+
+
+@_full_precision
+def intra_feature_loss_to(structure_t, h_s, mask=None, estimator="biased", reduction="mean_log"):
+    """I (Eq. 6), with token_structure(h_t, mask, estimator) for h_t. Returns a scalar."""
+    gram, norm, undefined = _centred_gram(h_s, mask, estimator)
+    cka = _cosine((gram * structure_t).sum((-2, -1)), norm, 1, undefined)
+    return _intra(cka, h_s, mask, estimator, reduction)
+
+
+def _intra(cka, h_s, mask, estimator, reduction):
+    """The loss from the CKA of each sample (B,)."""
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction!r}")
-    cka = linear_cka(h_s, h_t.detach(), mask, estimator=estimator)  # (B,)
     tokens = mask.sum(-1) if mask is not None else torch.full_like(cka, h_s.shape[1])
     counts = (tokens >= _FEWEST_ROWS[estimator]).to(cka.dtype)
     if reduction == "log_mean":
@@ -202,31 +228,64 @@ def memory_structure_loss(m_s, m_t, estimator="biased"):
     for the estimator (1; 3 when debiased) give 0. Returns a scalar.
     """
     m_t = m_t if isinstance(m_t, FrozenMemory) else FrozenMemory(m_t, estimator)
-    if len(m_s) != len(m_t.rows) or m_t.estimator != estimator:
-        raise ValueError(f"two memories of as many centroids and one estimator are needed, got {len(m_s)} and "
+    return memory_structure_loss_of(_Gram.apply(m_s), m_t, estimator)
+
+
+@_full_precision
+def memory_structure_loss_of(gram_s, m_t, estimator="biased"):
+    """F_MM (Eq. 8), with M_s M_sᵀ (C, C), which memory_relations returns, for m_s. m_t: a FrozenMemory."""
+    if len(gram_s) != len(m_t.rows) or m_t.estimator != estimator:
+        raise ValueError(f"two memories of as many centroids and one estimator are needed, got {len(gram_s)} and "
                          f"{len(m_t.rows)} centroids, {estimator} and {m_t.estimator}")
-    value = _negative_log(_cka_of_grams(_centred_gram(m_s, estimator=estimator), m_t.gram), estimator)
-    return value * (len(m_s) >= _FEWEST_ROWS[estimator])
+    value = _negative_log(_cka_of_grams(_centre(gram_s, estimator=estimator), m_t.gram), estimator)
+    return value * (len(gram_s) >= _FEWEST_ROWS[estimator])
+
+
+class _MemoryProducts(torch.autograd.Function):
+    """h mᵀ (B, C), m mᵀ (C, C) and |h|² (B,), with a single gradient for each of the wide h and m."""
+
+    @staticmethod
+    def forward(ctx, h, m):
+        ctx.save_for_backward(h, m)
+        return h @ m.mT, m @ m.mT, torch.linalg.vector_norm(h, dim=-1).square()
+
+    @staticmethod
+    def backward(ctx, d_products, d_gram, d_squares):
+        h, m = ctx.saved_tensors
+        d_h = d_m = None
+        if ctx.needs_input_grad[0]:
+            d_h = (d_products @ m).addcmul_(h, 2 * d_squares.unsqueeze(1))
+        if ctx.needs_input_grad[1]:
+            d_m = ((d_gram + d_gram.mT) @ m).addmm_(d_products.mT, h)
+        return d_h, d_m
 
 
 @_full_precision
 def memory_relations(h, m):
-    """ψ(h[i], m[j]) for both ψ, from one matrix product: {"euclidean": distances, "cosine": similarities}, (B, C) each.
+    """ψ(h[i], m[j]) for both ψ, {"euclidean": distances, "cosine": similarities}, (B, C) each.
 
-    h: (B, p), one row a sample. m: (C, p), or a FrozenMemory. A distance below what rounding leaves of the two norms
-    counts as that much and has gradient 0, as does the cosine of a row of zeros.
+    h: (B, p), one row a sample. m: (C, p), or a FrozenMemory; of a memory that is trained also "gram", m mᵀ (C, C), as
+    its norms come from there. A distance below what rounding leaves of the two norms counts as that much and has
+    gradient 0, as does the cosine of a row of zeros.
     """
-    rows = m.rows.to(h.dtype) if isinstance(m, FrozenMemory) else m
+    frozen = isinstance(m, FrozenMemory)
+    rows = m.rows.to(h.dtype) if frozen else m
     if h.ndim != 2 or h.shape[-1] != rows.shape[-1]:
         raise ValueError(f"a memory of shape {tuple(rows.shape)} needs features (B, {rows.shape[-1]}), got "
                          f"{tuple(h.shape)}: (B, W, D) is flattened to (B, W*D)")
-    norm_m = m.norms if isinstance(m, FrozenMemory) else torch.linalg.vector_norm(m, dim=-1)
-    norm_h = torch.linalg.vector_norm(h, dim=-1, keepdim=True)  # (B, 1)
-    products = h @ rows.mT  # (B, p) (p, C) -> (B, C)
-    squares = norm_h.square() + norm_m.square()
+    if frozen:
+        products, squares_h = h @ rows.mT, torch.linalg.vector_norm(h, dim=-1).square()
+        squares_m, gram = m.norms.square(), {}
+    else:
+        products, gram, squares_h = _MemoryProducts.apply(h, m)
+        squares_m, gram = gram.diagonal(), {"gram": gram}
+    squares = squares_h.unsqueeze(1) + squares_m  # (B, 1) + (C,)
     limits = torch.finfo(h.dtype)
     distance = (squares - 2 * products).clamp(min=limits.eps * squares.detach() + limits.tiny).sqrt()
-    return {"euclidean": distance, "cosine": products / (norm_h * norm_m).clamp(min=limits.tiny)}
+    squares = squares_h.unsqueeze(1) * squares_m
+    zero = squares <= limits.tiny
+    cosine = torch.where(zero, 0, products / torch.where(zero, 1, squares).sqrt())
+    return {"euclidean": distance, "cosine": cosine} | gram
 
 
 def mean_squared_difference(psi_s, psi_t):
@@ -257,7 +316,8 @@ def global_inter_feature_loss(h_s, m_s, h_t, m_t, gamma_m, estimator="biased"):
         relations_t = memory_relations(h_t, m_t)
     relations_s = memory_relations(h_s, m_s)
     f_e, f_c = (mean_squared_difference(relations_s[psi], relations_t[psi]) for psi in PSI)
-    return gamma_m * f_e + (1 - gamma_m) * f_c + memory_structure_loss(m_s, m_t, estimator)
+    m_t = m_t if isinstance(m_t, FrozenMemory) else FrozenMemory(m_t, estimator)
+    return gamma_m * f_e + (1 - gamma_m) * f_c + memory_structure_loss_of(relations_s["gram"], m_t, estimator)
 
 
 # ---- relation difference, observed only ---------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 A method is a dict of weighted, named loss terms, name -> Term(weight, loss); a script supplies it and calls
 `runs.run`, which loads models and data and drives the Loop. A batch flows like this:
 
-    indices of the global mini-batch -> this process's rows -> student(batch), teacher(batch) under no_grad
+    indices of the global mini-batch -> this process's rows -> student(batch), teacher(batch) or what is cached of it
     -> Outputs(logits (B, K), features (B, W, D)) of the global mini-batch -> each Term's scalar -> Σ weight * term
 
 Under several processes the outputs of all of them are gathered before the losses (see `GatherRows`), so every term
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 import cka
 from training import records
-from training.batches import MiniBatch, flat, windows
+from training.batches import MiniBatch, Rows, flat, windows
 from training.checkpoints import Meter, State
 
 # ---- losses and the terms that every distillation shares ----------------------------------------------------------
@@ -27,14 +27,19 @@ from training.checkpoints import Meter, State
 class Term(NamedTuple):
     """A named part of the total: loss(s, t, batch) -> scalar, with s and t the Outputs of student and teacher.
 
-    batch: the MiniBatch's targets; terms may leave there what others of the same mini-batch share. module: what of the
-    loss is trained with the student, in checkpoints but not in the saved student.
+    batch: the MiniBatch's targets; terms may leave there what others of the same mini-batch share. needs: what of the
+    teacher, "logits", "features", what a cache may hold instead of these ("tokens" for I, "relations" for G), or None.
+    module: what of the loss is trained with the student, in checkpoints but not in the saved student.
     """
     weight: float
     loss: object
-    needs_teacher: bool = True
-    needs_features: bool = False
+    needs: str | None
     module: torch.nn.Module | None = None
+
+
+def needs_of(terms):
+    """The set of what the terms of a weight above 0 need of the teacher."""
+    return {term.needs for term in terms.values() if term.weight != 0} - {None}
 
 
 def task_loss(logits, labels):
@@ -59,29 +64,46 @@ def kd_loss(z_s, z_t, temperature):
 def vkd_terms(alpha, temperature):
     """VKD, α CE + (1-α) KD (Eq. 1), as two terms."""
     return {
-        "ce": Term(alpha, lambda s, t, batch: task_loss(s.logits, batch["labels"]), needs_teacher=False),
-        "kd": Term(1 - alpha, lambda s, t, batch: kd_loss(s.logits, t.logits, temperature)),
+        "ce": Term(alpha, lambda s, t, batch: task_loss(s.logits, batch["labels"]), None),
+        "kd": Term(1 - alpha, lambda s, t, batch: kd_loss(s.logits, t.logits, temperature), "logits"),
     }
 
 
-def structure_term(weight, loss, mask_padding=False):
-    """A term on features: loss(h_s, h_t, mask) -> scalar, averaged over the pairs of layers in use."""
-    def on_outputs(s, t, batch):
-        mask = batch["attention_mask"].bool() if mask_padding else None
-        return torch.stack([loss(h_s, h_t, mask) for h_s, h_t in zip(s.features, t.features, strict=True)]).mean()
-    return Term(weight, on_outputs, needs_features=True)
+def intra_term(weight, mask_padding, **options):
+    """I, averaged over the pairs of layers in use. options: those of cka.intra_feature_loss."""
+    def loss(s, t, batch):
+        mask = batch["attention_mask"] if mask_padding else None
+        if t.tokens:
+            values = [cka.intra_feature_loss_to(tokens_t, h_s, mask, **options)
+                      for h_s, tokens_t in zip(s.features, t.tokens, strict=True)]
+        else:
+            values = [cka.intra_feature_loss(h_s, h_t, mask, **options)
+                      for h_s, h_t in zip(s.features, t.features, strict=True)]
+        return torch.stack(values).mean()
+    return Term(weight, loss, "tokens")
+
+
+def local_term(weight, mask_padding, **options):
+    """L, averaged over the pairs of layers in use. options: those of cka.local_inter_feature_loss."""
+    def loss(s, t, batch):
+        mask = batch["attention_mask"] if mask_padding else None
+        return torch.stack([cka.local_inter_feature_loss(h_s, h_t, mask, **options)
+                            for h_s, h_t in zip(s.features, t.features, strict=True)]).mean()
+    return Term(weight, loss, "features")
 
 
 def global_terms(weight, gamma_m, memories, mask_padding=False):
-    """G, weight * (F_MM + γ_m F_E + (1-γ_m) F_C), as three terms (Eq. 10); F_E and F_C share their matrix products.
+    """G, weight * (F_MM + γ_m F_E + (1-γ_m) F_C), as three terms (Eq. 10) that share their matrix products.
 
     memories: a memory.Memories, for the penultimate layers; None where the weight is 0.
     """
+    def to_memory(outputs, batch, m):
+        return cka.memory_relations(flat(outputs.features[-1], batch, memories.length, mask_padding), m)
+
     def relations(s, t, batch):
         if "relations" not in batch:
-            flat_s, flat_t = (flat(outputs.features[-1], batch, memories.length, mask_padding) for outputs in (s, t))
-            batch["relations"] = (cka.memory_relations(flat_s, memories.student),
-                                  cka.memory_relations(flat_t, memories.teacher))
+            batch["relations"] = (to_memory(s, batch, memories.student),
+                                  t.relations or to_memory(t, batch, memories.teacher))
         return batch["relations"]
 
     def feature_to_memory(psi):
@@ -91,20 +113,21 @@ def global_terms(weight, gamma_m, memories, mask_padding=False):
         return loss
 
     def memory_structure(s, t, batch):
-        return cka.memory_structure_loss(memories.student, memories.teacher, memories.estimator)
+        relations_s, _ = relations(s, t, batch)
+        return cka.memory_structure_loss_of(relations_s["gram"], memories.teacher, memories.estimator)
 
     return {
-        "F_MM": Term(weight, memory_structure, needs_teacher=False, module=memories),
-        "F_E": Term(weight * gamma_m, feature_to_memory("euclidean"), needs_features=True, module=memories),
-        "F_C": Term(weight * (1 - gamma_m), feature_to_memory("cosine"), needs_features=True, module=memories),
+        "F_MM": Term(weight, memory_structure, "relations", memories),
+        "F_E": Term(weight * gamma_m, feature_to_memory("euclidean"), "relations", memories),
+        "F_C": Term(weight * (1 - gamma_m), feature_to_memory("cosine"), "relations", memories),
     }
 
 
 # ---- the loop -----------------------------------------------------------------------------------------------------
 
-def relation_differences(s, t, mask):
-    """RD between samples and between tokens, Euclidean and cosine (Eq. 12-13), of the last pair of layers."""
-    h_s, h_t = s.features[-1].detach(), t.features[-1]
+def relation_differences(h_s, h_t, mask):
+    """RD between samples and between tokens, Euclidean and cosine (Eq. 12-13). mask: (B, W') bool or None."""
+    h_s, h_t = h_s.detach().float(), h_t.float()
     inter = [h_s.flatten(1), h_t.flatten(1)] if mask is None else [
         (h * mask.unsqueeze(-1)).flatten(1) for h in (h_s, h_t)]  # (B, W, D) -> (B, W*D)
     return {f"rd_{where}_{psi}": cka.relation_difference(*pair, psi, mask=rows).item()
@@ -118,7 +141,7 @@ def freeze_unused(model, batch):
     In eval mode, so that no random numbers are drawn.
     """
     model.eval()
-    model(**batch.inputs(model)).logits.sum().backward()
+    model(**batch.arguments(model)).logits.sum().backward()
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.grad is not None)
         parameter.grad = None
@@ -127,18 +150,20 @@ def freeze_unused(model, batch):
 class Loop:
     """The training loop of one run: each optimizer step takes a window of mini-batches through the terms.
 
+    teacher: a training.teacher.Teacher, None without one. cache: a TeacherCache with what the terms need of it, if any.
     terms: name -> Term; those of weight 0 are not computed. pairs: hidden_states indices (student's, teacher's) to
     align. log(step, group=scalars, ...), save(state) and evaluate() are called at their steps.
     """
 
-    def __init__(self, args, accelerator, student, teacher, terms, pairs, features):
-        self.args, self.accelerator, self.teacher, self.features = args, accelerator, teacher, features
-        self.terms = {name: term for name, term in terms.items() if term.weight != 0}
-        self.needs_teacher = any(term.needs_teacher for term in self.terms.values())
-        self.needs_features = any(term.needs_features for term in self.terms.values())
+    def __init__(self, args, accelerator, student, teacher, terms, pairs, features, cache=None):
+        self.args, self.accelerator, self.teacher, self.cache = args, accelerator, teacher, cache
+        self.terms, self.needs = {name: term for name, term in terms.items() if term.weight != 0}, needs_of(terms)
         self.layers_s, self.layers_t = zip(*pairs, strict=True) if pairs else ((), ())
         self.mask_padding = getattr(args, "mask_padding", False)
-        self.batch_size = args.per_gpu_train_batch_size * accelerator.num_processes
+        world = accelerator.num_processes
+        self.data = Rows(features, self.mask_padding, accelerator.process_index, world, cache)
+        self.lengths = features["attention_mask"].sum(1) if self.mask_padding else None
+        self.batch_size = args.per_gpu_train_batch_size * world
         self.rows = len(features["labels"])
         steps = math.ceil(math.ceil(self.rows / self.batch_size) / args.gradient_accumulation_steps)
         self.total_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps)
@@ -146,24 +171,28 @@ class Loop:
         modules = dict.fromkeys(term.module for term in self.terms.values() if term.module is not None)
         losses = torch.nn.ModuleList(modules)  # every process computes its whole gradient: not for DDP
         self.state = State(args, accelerator, student, losses, self.total_steps, meter)
-        if accelerator.num_processes > 1:
-            freeze_unused(student, MiniBatch(accelerator, features, torch.arange(1), trim=False))
+        if world > 1:
+            freeze_unused(student, MiniBatch(Rows(features)[torch.arange(1)], accelerator.device))
         self.student = accelerator.prepare(student)
 
     def outputs(self, batch, observe):
         """Outputs of student and teacher; no work that neither a term nor, at log steps, the relations need."""
-        features = self.needs_features or (observe and self.teacher is not None)
+        features = bool(self.needs - {"logits"}) or (observe and self.teacher is not None)
         s = batch.forward(self.student, self.layers_s if features else ())
-        if self.teacher is None or not (self.needs_teacher or observe):
+        if self.teacher is None:
             return s, None
-        with torch.no_grad(), self.accelerator.autocast():
-            return s, batch.forward(self.teacher, self.layers_t if features else ())
+        if self.cache is None:
+            return s, self.teacher(batch, self.layers_t if features else (), logits="logits" in self.needs)
+        t = self.cache.outputs(batch.teacher)
+        if observe and not t.features:
+            t = t._replace(features=self.teacher(batch, self.layers_t, logits=False).features)
+        return s, t
 
     def step(self, window, observe):
-        """One optimizer step. Returns the gradient norm and, if `observe`, the relation differences."""
+        """One optimizer step on a list of items of Rows. Returns the gradient norm and, if `observe`, the relations."""
         state, relations = self.state, {}
-        for i, indices in enumerate(window):
-            batch = MiniBatch(self.accelerator, self.features, indices, trim=self.mask_padding)
+        for i, item in enumerate(window):
+            batch = MiniBatch(item, self.accelerator.device, self.accelerator.num_processes)
             last = i == len(window) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.student):
                 s, t = self.outputs(batch, observe and last)
@@ -171,9 +200,10 @@ class Loop:
                 values["total"] = sum(term.weight * values[name] for name, term in self.terms.items())
                 self.accelerator.backward(values["total"] / len(window))
             state.meter.add(state.step + 1, values)
-            state.examples += len(indices)
+            state.examples += batch.size
             if observe and last and t is not None:
-                relations = relation_differences(s, t, batch.targets["attention_mask"] if self.mask_padding else None)
+                mask = batch.targets["attention_mask"] if self.mask_padding else None
+                relations = relation_differences(s.features[-1], t.features[-1], mask)
         # the losses' own parameters are not clipped: they would take from the student's share, and Adam rescales them
         norm = self.accelerator.clip_grad_norm_(self.student.parameters(), self.args.max_grad_norm or math.inf)
         state.optimizer.step()
@@ -182,18 +212,23 @@ class Loop:
             state.scheduler.step()
         return norm, relations
 
+    def plan(self):
+        """(step, epoch, mini-batches) from the state's step to the last one."""
+        return windows(self.rows, self.batch_size, self.args.gradient_accumulation_steps, self.args.seed,
+                       self.state.step, self.total_steps, self.lengths)
+
     def run(self, log, save, evaluate):
         """Train from the state's step to the last one."""
         args, state = self.args, self.state
+        items = iter(self.data.loader((indices for _, _, window in self.plan() for indices in window),
+                                      args.dataloader_num_workers, self.accelerator.device.type == "cuda"))
         self.student.train()
         bar = records.progress(total=self.total_steps, initial=state.step, unit="step", desc="training")
         started, seconds = time.perf_counter(), state.seconds
-        plan = windows(self.rows, self.batch_size, args.gradient_accumulation_steps, args.seed, state.step,
-                       self.total_steps)
-        for step, epoch, window in plan:
+        for step, epoch, window in self.plan():
             observe = step % args.logging_steps == 0 or step == self.total_steps
             rate = state.scheduler.get_last_lr()[0]
-            norm, relations = self.step(window, observe)
+            norm, relations = self.step([next(items) for _ in window], observe)
             state.step, state.seconds = step, seconds + time.perf_counter() - started
             bar.update()
             paused = time.perf_counter()

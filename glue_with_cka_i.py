@@ -8,10 +8,8 @@
 Total loss: α CE + (1-α) KD + β I (Eq. 6), or + β L (Eq. 7) without --internal, on the penultimate layers.
 """
 import sys
-from functools import partial
 
 import distill
-from cka import intra_feature_loss, local_inter_feature_loss
 from training import flags, runs
 from training.records import cli
 
@@ -19,12 +17,11 @@ from training.records import cli
 def terms(args, memories=None):
     """The method: α ce + (1-α) kd + β (intra | local)."""
     if args.internal:
-        name = "intra"
-        structure = partial(intra_feature_loss, estimator=args.cka_estimator, reduction=args.intra_reduction)
+        structure = {"intra": distill.intra_term(args.beta, args.mask_padding, estimator=args.cka_estimator,
+                                                 reduction=args.intra_reduction)}
     else:
-        name, structure = "local", partial(local_inter_feature_loss, estimator=args.cka_estimator)
-    return distill.vkd_terms(args.alpha, args.temperature) | {
-        name: distill.structure_term(args.beta, structure, args.mask_padding)}
+        structure = {"local": distill.local_term(args.beta, args.mask_padding, estimator=args.cka_estimator)}
+    return distill.vkd_terms(args.alpha, args.temperature) | structure
 
 
 def main(argv=None):

@@ -9,21 +9,18 @@ Total loss: α CE + (1-α) KD + β (γ_i I + γ_l L + γ_g G) (Eq. 3 and 11), on
 switches a structure off; without G no memory is needed.
 """
 import sys
-from functools import partial
 
 import distill
-from cka import intra_feature_loss, local_inter_feature_loss
 from training import flags, runs
 from training.records import cli
 
 
 def terms(args, memories=None):
     """The method: α ce + (1-α) kd + β (γ_i intra + γ_l local + γ_g (F_MM + γ_m F_E + (1-γ_m) F_C))."""
-    intra = partial(intra_feature_loss, estimator=args.cka_estimator, reduction=args.intra_reduction)
-    local = partial(local_inter_feature_loss, estimator=args.cka_estimator)
     return distill.vkd_terms(args.alpha, args.temperature) | {
-        "intra": distill.structure_term(args.beta * args.gamma_i, intra, args.mask_padding),
-        "local": distill.structure_term(args.beta * args.gamma_l, local, args.mask_padding),
+        "intra": distill.intra_term(args.beta * args.gamma_i, args.mask_padding, estimator=args.cka_estimator,
+                                    reduction=args.intra_reduction),
+        "local": distill.local_term(args.beta * args.gamma_l, args.mask_padding, estimator=args.cka_estimator),
     } | distill.global_terms(args.beta * args.gamma_g, args.gamma_m, memories, args.mask_padding)
 
 

@@ -15,7 +15,7 @@ from training.records import cli
 
 def terms(args, memories=None):
     """The cross-entropy alone."""
-    return {"ce": distill.Term(1.0, lambda s, t, batch: distill.task_loss(s.logits, batch["labels"]), False)}
+    return {"ce": distill.Term(1.0, lambda s, t, batch: distill.task_loss(s.logits, batch["labels"]), None)}
 
 
 def main(argv=None):

@@ -26,10 +26,11 @@ BUDGET = {"--learning_rate": "learning rate", "--num_train_epochs": "epochs", "-
           "precision": "precision"}
 HARMLESS = ("--logging_steps", "--save_steps", "--save_total_limit", "--per_gpu_eval_batch_size",
             "--resume_from_checkpoint", "--overwrite_output_dir", "--overwrite_cache", "--eval_all_checkpoints",
-            "--evaluate_during_training")
+            "--evaluate_during_training", "--dataloader_num_workers")
 SAME = ("--warmup_steps", "--weight_decay", "--adam_epsilon", "--max_grad_norm", "--do_lower_case",
-        "--max_eval_samples", "task", "parameters", "device", "torch", "transformers")
-PATHS = ("_dir", "_file", "_path", "_csv", "name_or_path", "name_or_path_for_copy", "tokenizer_name", "config_name")
+        "--max_eval_samples", "--compile", "task", "parameters", "device", "torch", "transformers")
+PATHS = ("_dir", "_file", "_path", "_csv", "name_or_path", "name_or_path_for_copy", "tokenizer_name", "config_name",
+         "teacher_cache")
 
 
 def read_runs(source):

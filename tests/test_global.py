@@ -108,12 +108,12 @@ def test_weights_of_zero_skip_the_structure_and_the_memory(more, method, terms, 
     """No memory is asked for, and no function of G, or of another structure without weight, is called."""
     def forbidden(*args, **kwargs):
         raise AssertionError("computed for a weight of 0")
-    for name in ("memory_relations", "memory_structure_loss", "mean_squared_difference"):
+    for name in ("memory_relations", "memory_structure_loss_of", "mean_squared_difference"):
         monkeypatch.setattr(cka, name, forbidden)
     monkeypatch.setattr(runs.memory, "Memories", forbidden)
     for term, function in (("intra", "intra_feature_loss"), ("local", "local_inter_feature_loss")):
         if term not in terms:
-            monkeypatch.setattr(glue_with_cka_ilg, function, forbidden)
+            monkeypatch.setattr(cka, function, forbidden)
     glue_with_cka_ilg.main(flags(tiny, tmp_path / "s", *more))
     assert json.loads((tmp_path / "s/run.json").read_text())["method"] == method
     names = {"intra", "local", "F_MM", "F_E", "F_C"} & set(read_log(tmp_path / "s")[0])

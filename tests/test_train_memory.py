@@ -66,14 +66,12 @@ def test_what_tensorboard_shows(trained):
 
 def test_a_pass_is_one_pass_of_the_teacher(tiny, tmp_path, monkeypatch):
     """Every sample goes through the teacher once per clustering epoch, and once more if the start draws it."""
-    seen, load = [], clustering.models.load_teacher
+    seen, real = [], clustering.Teacher.__call__
 
-    def counted(*args):
-        teacher = load(*args)
-        teacher.register_forward_pre_hook(lambda module, args, kwargs: seen.append(len(kwargs["input_ids"])),
-                                          with_kwargs=True)
-        return teacher
-    monkeypatch.setattr(clustering.models, "load_teacher", counted)
+    def counted(teacher, batch, *args, **kwargs):
+        seen.append(batch.size)
+        return real(teacher, batch, *args, **kwargs)
+    monkeypatch.setattr(clustering.Teacher, "__call__", counted)
     train_memory.main(memory_flags(tiny, tmp_path / "m", "--memory_num_train_epochs", 2, "--num_centroid", 3,
                                    "--memory_learning_rate", 0.5, "--logging_steps", 1, "--save_steps", 1))
     assert seen == [8, 4] + 2 * [8, 8, 5]  # a sample of 4 * 3 rows for the start; 21 rows a pass

@@ -3,28 +3,83 @@ import inspect
 import math
 from typing import NamedTuple
 
+import accelerate
 import torch
+
+SORTED = 16  # mini-batches whose rows are sorted by length among themselves, where rows are grouped by length
 
 
 class Outputs(NamedTuple):
-    """What a model says of a mini-batch: logits (B, K); features, one (B, W, D) for each layer asked for."""
-    logits: torch.Tensor
+    """What a model says of a mini-batch: logits (B, K); features, one (B, W, D) for each layer asked for.
+
+    Of a teacher whose outputs are cached instead what the structures need of its features: tokens, one
+    cka.token_structure (B, W, W) a layer, and relations, cka.memory_relations to its memory.
+    """
+    logits: torch.Tensor | None = None
     features: tuple = ()
+    tokens: tuple = ()
+    relations: dict | None = None
 
 
-def windows(rows, batch_size, accumulation, seed, first_step, total_steps):
+def epoch_order(rows, batch_size, seed, epoch, lengths=None):
+    """The mini-batches of an epoch, a tuple of index tensors. lengths: (rows,), to group rows by length.
+
+    Grouped are the rows of every SORTED mini-batches that follow each other in the random order; the order of the
+    mini-batches stays random.
+    """
+    generator = torch.Generator().manual_seed(1000 * seed + epoch)
+    order = torch.randperm(rows, generator=generator)
+    if lengths is None:
+        return order.split(batch_size)
+    runs = order.split(SORTED * batch_size)
+    batches = torch.cat([run[lengths[run].argsort(stable=True)] for run in runs]).split(batch_size)
+    return tuple(batches[i] for i in torch.randperm(len(batches), generator=generator))
+
+
+def windows(rows, batch_size, accumulation, seed, first_step, total_steps, lengths=None):
     """For each optimizer step from first_step on: (step, epoch, mini-batches), each mini-batch a tensor of indices.
 
     The order of an epoch depends on the seed and the epoch alone, so a resumed run needs no state to find its place.
     """
-    batches = math.ceil(rows / batch_size)
-    steps = math.ceil(batches / accumulation)
+    steps = math.ceil(math.ceil(rows / batch_size) / accumulation)
     for step in range(first_step, total_steps):
         epoch, place = divmod(step, steps)
         if place == 0 or step == first_step:
-            order = torch.randperm(rows, generator=torch.Generator().manual_seed(1000 * seed + epoch))
-            epoch_batches = order.split(batch_size)
-        yield step + 1, epoch + (place + 1) / steps, epoch_batches[place * accumulation:(place + 1) * accumulation]
+            batches = epoch_order(rows, batch_size, seed, epoch, lengths)
+        yield step + 1, epoch + (place + 1) / steps, batches[place * accumulation:(place + 1) * accumulation]
+
+
+class Rows(torch.utils.data.Dataset):
+    """A data set whose items are mini-batches, rows[indices] -> dict, so that a loader's workers can prepare them.
+
+    features: name -> tensor (rows, ...); indices are those of a global mini-batch, of which process `rank` of `world`
+    computes its share. trim: leave out the columns that are padding in every row. cache: a TeacherCache to read, too.
+    """
+
+    def __init__(self, features, trim=False, rank=0, world=1, cache=None):
+        self.features, self.trim, self.rank, self.world, self.cache = features, trim, rank, world, cache
+
+    def __getitem__(self, indices):
+        """inputs, the (k, W') of this process; targets, of the whole mini-batch: labels (B,), attention_mask (B, W')
+        and, if columns were left out, `columns` (W',), which of the W these are; teacher, the cached outputs.
+        """
+        mask = self.features["attention_mask"][indices].bool()
+        columns = mask.any(0).nonzero().squeeze(1) if self.trim else slice(None)
+        mine = indices[self.rank::self.world]
+        if len(mine) < math.ceil(len(indices) / self.world):  # at the end of an epoch: filled up, dropped by `gather`
+            mine = torch.cat([mine, indices[:1]])
+        inputs = {key: value[mine][:, columns].long() for key, value in self.features.items() if key != "labels"}
+        targets = {"attention_mask": mask[:, columns]} | ({"columns": columns} if self.trim else {})
+        if "labels" in self.features:
+            targets["labels"] = self.features["labels"][indices]
+        teacher = self.cache.read(indices, columns) if self.cache else {}
+        return {"size": len(indices), "inputs": inputs, "targets": targets, "teacher": teacher}
+
+    def loader(self, batches, workers, pin_memory):
+        """The items of these index tensors, prepared ahead by so many worker processes."""
+        # a generator of its own: the loader draws a seed, which would shift the training's random numbers
+        return torch.utils.data.DataLoader(self, None, sampler=batches, num_workers=workers, pin_memory=pin_memory,
+                                           generator=torch.Generator())
 
 
 class GatherRows(torch.autograd.Function):
@@ -47,26 +102,16 @@ class GatherRows(torch.autograd.Function):
 
 
 class MiniBatch:
-    """One global mini-batch: the rows that this process computes, and how all processes' outputs come together.
+    """One global mini-batch on the device: an item of Rows, and how all processes' outputs come together.
 
-    features: name -> tensor (rows, ...) of the whole data set; indices: the mini-batch's rows, the same in every
-    process (alone: this process's own, and nothing is gathered); trim: leave out the columns that are padding in every
-    row. `targets` holds of the whole mini-batch: labels (B,), attention_mask (B, W') and, if columns were left out,
-    `columns` (W',), which of the W these are.
+    world: over how many processes its rows are spread.
     """
 
-    def __init__(self, accelerator, features, indices, trim, alone=False):
-        self.size, self.world = len(indices), 1 if alone else accelerator.num_processes
-        mask = features["attention_mask"][indices].bool()
-        used = mask.any(0).nonzero().squeeze(1) if trim else slice(None)
-        mine = indices if alone else indices[accelerator.process_index::self.world]
-        if len(mine) < math.ceil(self.size / self.world):  # at the end of an epoch: filled up, dropped by `gather`
-            mine = torch.cat([mine, indices[:1]])
-        rows = {key: value[mine][:, used].long() for key, value in features.items() if key != "labels"}
-        targets = {"attention_mask": mask[:, used]} | ({"columns": used} if trim else {})
-        if "labels" in features:
-            targets["labels"] = features["labels"][indices]
-        self.rows, self.targets = to_device(rows, accelerator.device), to_device(targets, accelerator.device)
+    def __init__(self, item, device, world=1):
+        self.size, self.world = item["size"], world
+        self.inputs, self.targets, self.teacher = (
+            {key: value.to(device, non_blocking=True) for key, value in item[part].items()}
+            for part in ("inputs", "targets", "teacher"))
 
     def gather(self, x):
         """(k, ...) rows of this process -> (B, ...) of the global mini-batch, in the order of its indices."""
@@ -74,15 +119,17 @@ class MiniBatch:
             return x
         return GatherRows.apply(x).transpose(0, 1).flatten(0, 1)[:self.size]  # (P, k, ...) -> (k, P, ...) -> (B, ...)
 
-    def inputs(self, model):
+    def arguments(self, model):
         """This process's rows as the arguments that the model's forward has; some have no token_type_ids."""
-        accepted = inspect.signature(getattr(model, "module", model).forward).parameters
-        return {key: value for key, value in self.rows.items() if key in accepted}
+        plain = accelerate.utils.extract_model_from_parallel(model, keep_fp32_wrapper=True, keep_torch_compile=False)
+        accepted = inspect.signature(plain.forward).parameters
+        return {key: value for key, value in self.inputs.items() if key in accepted}
 
     def forward(self, model, layers=()):
-        """The model's Outputs for the global mini-batch, with the hidden states at `layers`."""
-        out = model(**self.inputs(model), output_hidden_states=bool(layers))
-        return Outputs(self.gather(out.logits), tuple(self.gather(out.hidden_states[i]) for i in layers))
+        """The model's Outputs for the global mini-batch, with the hidden states at `layers` and no others."""
+        out = model(**self.arguments(model), output_hidden_states=list(layers) or False)
+        logits = self.gather(out.logits) if "logits" in out else None
+        return Outputs(logits, tuple(self.gather(out.hidden_states[i]) for i in layers))
 
 
 def flat(h, targets, length, mask_padding):
@@ -93,10 +140,3 @@ def flat(h, targets, length, mask_padding):
     if "columns" in targets:
         h = h.new_zeros(h.shape[0], length, h.shape[2]).index_copy(1, targets["columns"], h)
     return h.flatten(1)
-
-
-def to_device(tensors, device):
-    """A dict of tensors on `device`, copied without waiting where that is a GPU."""
-    if device.type == "cuda":
-        tensors = {key: value.pin_memory() for key, value in tensors.items()}
-    return {key: value.to(device, non_blocking=True) for key, value in tensors.items()}

@@ -146,7 +146,7 @@ FREE_TO_CHANGE = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint"
                   "cache_dir", "overwrite_cache", "student_model_name_or_path", "save_steps", "save_total_limit",
                   "logging_steps", "do_eval", "do_predict", "eval_all_checkpoints", "evaluate_during_training",
                   "max_eval_samples", "max_predict_samples", "per_gpu_eval_batch_size", "model_name_or_path",
-                  "model_type", "student_model_type", "teacher_memory_path"}
+                  "model_type", "student_model_type", "teacher_memory_path", "teacher_cache", "dataloader_num_workers"}
 
 
 def run_settings(args):

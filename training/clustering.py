@@ -10,9 +10,10 @@ from safetensors import SafetensorError, safe_open
 import memory
 from analysis.clusters import picture_of_clusters
 from training import models, records, runs
-from training.batches import MiniBatch, flat
+from training.batches import MiniBatch, Rows, flat
 from training.checkpoints import check_output, checkpoints, other_settings, run_settings
 from training.records import UserError, say
+from training.teacher import Teacher
 
 
 class Clustering(runs.Run):
@@ -47,13 +48,14 @@ class Clustering(runs.Run):
         args = self.args
         tokenizer = models.load_tokenizer(args)
         features = self.features("train", tokenizer, args.max_train_samples)
-        self.tensors, self.rows = features.tensors, len(features.indices)
+        self.data, self.rows = Rows(features.tensors, trim=args.mask_padding), len(features.indices)
         if args.num_centroid > self.rows:
             raise UserError(f"--num_centroid is {args.num_centroid}, but there are {self.rows} training samples to "
                             f"cluster: pass {self.rows} or less")
-        self.teacher = models.load_teacher(args, self.task, tokenizer).to(self.accelerator.device)
-        self.record |= {"data": {"train": features.source}, "teacher": records.fingerprint_of_model(self.teacher)}
-        self.facts = self.memory_facts(self.teacher, tokenizer)
+        teacher = models.load_teacher(args, self.task, tokenizer).to(self.accelerator.device)
+        self.record |= {"data": {"train": features.source}, "teacher": records.fingerprint_of_model(teacher)}
+        self.facts = self.memory_facts(teacher, tokenizer)
+        self.teacher = Teacher(teacher, self.accelerator, args.compile)
         return features
 
     def clustering_settings(self, features):
@@ -91,12 +93,14 @@ class Clustering(runs.Run):
 
     # ---- features --------------------------------------------------------------------------------------------------
 
-    def rows_of(self, indices):
-        """The teacher's features of samples, one row each: (B,) -> (B, W*D) float32."""
-        args = self.args
-        batch = MiniBatch(self.accelerator, self.tensors, indices, trim=args.mask_padding, alone=True)
-        with torch.no_grad(), self.accelerator.autocast():
-            (h,) = batch.forward(self.teacher, (self.facts["layer"],)).features  # (B, W, D)
+    def items(self, batches):
+        """The items of self.data for mini-batches of indices, prepared ahead."""
+        return self.data.loader(batches, self.args.dataloader_num_workers, self.accelerator.device.type == "cuda")
+
+    def rows_of(self, item):
+        """The teacher's features of the samples of an item, one row each: (B, W*D) float32."""
+        args, batch = self.args, MiniBatch(item, self.accelerator.device)
+        (h,) = self.teacher(batch, (self.facts["layer"],), logits=False).features  # (B, W, D)
         return flat(h.float(), batch.targets, args.max_seq_length, args.mask_padding)
 
     def start(self):
@@ -104,8 +108,8 @@ class Clustering(runs.Run):
         args = self.args
         order = torch.randperm(self.rows, generator=torch.Generator().manual_seed(args.seed))
         chosen = order[:memory.SAMPLE * args.num_centroid].sort().values.split(args.per_gpu_memory_train_batch_size)
-        bar = records.progress(chosen, desc="sample for the start", unit="batch", leave=False)
-        sample = torch.cat([self.rows_of(indices).cpu() for indices in bar])
+        bar = records.progress(self.items(chosen), desc="sample for the start", unit="batch", leave=False)
+        sample = torch.cat([self.rows_of(item).cpu() for item in bar])
         memory.check_finite(sample)
         return memory.start_centroids(sample, args.num_centroid, args.memory_init, args.seed)
 
@@ -145,10 +149,11 @@ class Clustering(runs.Run):
         done = progress["step"] - before
         bar = records.progress(total=len(batches), initial=done, unit="batch",
                                desc=f"pass {number} of {args.memory_num_train_epochs}")
-        for step, batch in enumerate(batches[done:], start=progress["step"] + 1):
-            mine = batch[self.accelerator.process_index::world]
-            if len(mine):
-                kmeans.add(self.rows_of(mine), mine)
+        mine = [batch[self.accelerator.process_index::world] for batch in batches[done:]]
+        items = iter(self.items([indices for indices in mine if len(indices)]))
+        for step, indices in enumerate(mine, start=progress["step"] + 1):
+            if len(indices):
+                kmeans.add(self.rows_of(next(items)), indices)
             progress |= {"step": step, "seconds": seconds + time.perf_counter() - started}
             bar.update()
             if step % args.logging_steps == 0:

@@ -77,6 +77,10 @@ def shared_flags(parser):
     add("--max_steps", type=int, default=-1, help="If positive, the number of optimizer steps instead of epochs.")
     add("--warmup_steps", type=int, default=0, help="Steps of linear warm-up before the linear decay. Default 0.")
     add("--seed", type=int, default=42, help="Seed of the head's start, dropout and order. Default 42.")
+    add("--dataloader_num_workers", type=int, default=0, help="Processes that prepare mini-batches ahead; 1 or 2 pay "
+        "on a fast GPU. Default 0.")
+    add("--compile", action="store_true", help="Compile the models with torch.compile: minutes at the start, faster "
+        "steps; dropout draws other random numbers then.")
     add("--no_cuda", action="store_true", help="Stay on the CPU.")
     add("--fp16", action="store_true", help="Mixed precision with float16; needs a GPU.")
     add("--bf16", action="store_true", help="Mixed precision with bfloat16.")
@@ -93,13 +97,15 @@ def distillation_flags(parser):
         "model, or the teacher's folder; default: the teacher.")
     add("--copy_teacher", action="store_true", help="Start the student from the first layers of "
         "--model_name_or_path_for_copy; without it the student starts at random.")
+    add("--teacher_cache", metavar="DIR", help="Keep what the loss needs of the teacher in DIR, for all runs with this "
+        "teacher, data and length: the first one computes it, features in half precision, the others read it.")
     group = parser.add_argument_group("loss: α CE + (1-α) KD + β structure")
     add = group.add_argument
     add("--alpha", type=float, default=0.5, help="α, weight of the cross-entropy; 1-α is KD's. Default 0.5.")
     add("--temperature", type=float, default=5.0, help="τ of KD. Default 5.")
     add("--beta", type=float, default=1.0, help="β, weight of the feature structure; 0 is VKD. Default 1.")
     add("--mask_padding", action="store_true", help="Leave padded positions out of the structures, as the paper does "
-        "not, and out of the computation.")
+        "not, and out of the computation: rows of like length share a mini-batch.")
     add("--cka_estimator", choices=cka.ESTIMATORS, default="biased", help="Of I, L and F_MM: biased is the "
         "paper's; debiased keeps its signal when the batch is small beside the features' width. Default biased.")
     add("--intra_reduction", choices=cka.REDUCTIONS, default="mean_log", help="Of I: mean_log is Eq. 6; log_mean is "
@@ -131,7 +137,7 @@ AT_LEAST = {"max_seq_length": 2, "per_gpu_train_batch_size": 1, "per_gpu_eval_ba
             "student_num_hidden_layers": 1, "max_train_samples": 1, "max_eval_samples": 1, "max_predict_samples": 1,
             "beta": 0, "alpha": 0, "seed": 0, "gamma_i": 0, "gamma_l": 0, "gamma_g": 0, "gamma_m": 0,
             "student_memory_learning_rate": 0, "num_centroid": 1, "memory_num_train_epochs": 1,
-            "memory_learning_rate": 0, "per_gpu_memory_train_batch_size": 1}
+            "memory_learning_rate": 0, "per_gpu_memory_train_batch_size": 1, "dataloader_num_workers": 0}
 
 
 def check_arguments(args):

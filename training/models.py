@@ -1,5 +1,7 @@
 """Teacher, student and tokenizer: loaded with transformers' Auto classes, refused where they do not fit together."""
 import contextlib
+import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -7,6 +9,15 @@ import transformers
 from tokenizers import normalizers
 
 from training.records import UserError
+
+
+def mask_without_waiting():
+    """Have transformers make every attention mask: to leave out one without padding, it would wait for the device."""
+    from transformers.masking_utils import sdpa_mask  # here, as it imports for seconds
+
+    def always(*args, **kwargs):
+        return sdpa_mask(*args, **kwargs | {"allow_is_bidirectional_skip": False})
+    transformers.AttentionMaskInterface.register("sdpa", always)
 
 
 def hub_arguments(args):
@@ -83,6 +94,13 @@ def check_labels(task, config, name, what="teacher"):
     if task.labels and set(found) == set(task.labels) and found != list(task.labels):
         raise UserError(f"the {what} {name} has its labels in the order {', '.join(found)}, but {task.name} is read "
                         f"as {', '.join(task.labels)}: fine-tune one with train_teacher.py, or reorder its classifier")
+
+
+def fingerprint_of_config(config):
+    """The sha256 of a model's configuration, as hex, without where it was stored and by which version."""
+    content = {key: value for key, value in config.to_dict().items()
+               if key not in ("_name_or_path", "transformers_version")}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def has_teacher(args):

@@ -14,9 +14,9 @@ import transformers
 
 import memory
 import utils_glue
-from distill import Loop, task_loss
+from distill import Loop, needs_of, task_loss
 from training import flags, models, records
-from training.batches import MiniBatch
+from training.batches import MiniBatch, Rows
 from training.checkpoints import (
     checkpoint_to_resume,
     checkpoints,
@@ -27,6 +27,8 @@ from training.checkpoints import (
     step_of,
 )
 from training.records import UserError, say
+from training.teacher import Teacher
+from training.teacher_cache import TeacherCache, entries
 
 HYPERPARAMETERS = {"learning_rate", "num_train_epochs", "per_gpu_train_batch_size", "seed", "alpha", "beta",
                    "temperature", "gamma_i", "gamma_l", "gamma_g", "gamma_m", "student_memory_learning_rate",
@@ -53,6 +55,7 @@ def prepared(args):
     for library in (transformers, huggingface_hub):
         library.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    models.mask_without_waiting()
     if not args.do_train:
         models.find_trained(args.output_dir)
     with records.claimed(args.output_dir):
@@ -67,7 +70,8 @@ class Run:
         several = int(os.environ.get("WORLD_SIZE", 1)) > 1  # torchrun's; accelerate joins it on CPUs only when told
         try:
             self.accelerator = accelerate.Accelerator(
-                mixed_precision=precision, cpu=args.no_cuda or (several and not torch.cuda.is_available()))
+                mixed_precision=precision, cpu=args.no_cuda or (several and not torch.cuda.is_available()),
+                dynamo_backend="inductor" if args.compile else None)
         except (ValueError, ImportError) as error:  # a precision that this device does not have
             raise UserError(f"this device does not take these settings ({error}): run without mixed precision, or on "
                             "another device") from None
@@ -157,8 +161,10 @@ class Run:
         pairs = models.layer_pairs(args, student, teacher) if teacher else []
         memories = None if m_t is None else memory.Memories(
             m_t.to(accelerator.device), student.config.hidden_size, args.max_seq_length, args.seed, args.cka_estimator)
-        loop = Loop(args, accelerator, student, teacher and teacher.to(accelerator.device), self.terms(args, memories),
-                    pairs, features.tensors)
+        terms = self.terms(args, memories)
+        teacher = teacher and Teacher(teacher.to(accelerator.device), accelerator, args.compile)
+        cache = self.teacher_cache(teacher, tokenizer, features, terms, pairs, memories) if teacher else None
+        loop = Loop(args, accelerator, student, teacher, terms, pairs, features.tensors, cache)
         self.record["settings"] = settings
         if checkpoint:
             restore(loop.state, checkpoint)
@@ -216,6 +222,8 @@ class Run:
             "processes": self.record["processes"], "precision": self.record["precision"]}
         if not models.has_teacher(self.args):
             settings["model_name_or_path"] = self.args.model_name_or_path
+        if getattr(self.args, "teacher_cache", None):
+            settings["teacher cache"] = True
         if "teacher_memory" in self.record:
             settings["teacher memory"] = self.record["teacher_memory"]["sha256"]
         return json.loads(json.dumps(settings))
@@ -234,6 +242,23 @@ class Run:
         self.record["teacher_memory"] = facts | {"sha256": records.sha256_of_file(path)}
         return m_t
 
+    def teacher_cache(self, teacher, tokenizer, features, terms, pairs, memories):
+        """What the terms need of the teacher, in the files of --teacher_cache; None without the flag."""
+        args, needs = self.args, needs_of(terms)
+        if not (args.teacher_cache and needs):
+            return None
+        facts = {"task": self.task.name, "teacher": self.record["teacher"],
+                 "configuration": models.fingerprint_of_config(teacher.model.config),
+                 "data": features.source["sha256"], "rows": len(features.indices),
+                 "tokenizer": utils_glue.tokenizer_fingerprint(tokenizer), "max_seq_length": args.max_seq_length,
+                 "precision": self.record["precision"]}
+        wanted = entries(needs, [layer for _, layer in pairs], teacher.model.config, args, memories,
+                         self.record.get("teacher_memory", {}).get("sha256", ""))
+        cache = TeacherCache(args.teacher_cache, facts, len(features.indices), wanted)
+        self.record["teacher_cache"] = sorted(str(cache.path(name)) for name in cache.files)
+        return cache.complete(teacher, features.tensors, args.per_gpu_train_batch_size, args.save_steps,
+                              args.dataloader_num_workers)
+
     def save_student_memory(self, memories, student, tokenizer):
         """M_s in a file of its own, for analysis."""
         facts = self.memory_facts(student, tokenizer) | {
@@ -249,7 +274,8 @@ class Run:
         size = self.args.per_gpu_eval_batch_size * self.accelerator.num_processes
         with torch.no_grad():
             batches = torch.arange(len(features.indices)).split(size)
-            logits = [MiniBatch(self.accelerator, features.tensors, indices, trim=True).forward(model).logits
+            rows = Rows(features.tensors, True, self.accelerator.process_index, self.accelerator.num_processes)
+            logits = [MiniBatch(rows[indices], self.accelerator.device, rows.world).forward(model).logits
                       for indices in records.progress(batches, desc="evaluating", leave=False, unit="batch")]
         return torch.cat(logits).double().cpu().numpy()
 

@@ -1,0 +1,111 @@
+"""One epoch from the shell, start-up included: whole commands, and where the start-up goes.
+
+    python benchmarks/end_to_end.py --teacher TEACHER --model_name_or_path PRETRAINED --data_dir glue --csv FILE \\
+      --max_seq_length 128 --per_gpu_train_batch_size 32
+
+Flags it does not know go to the script, which may be any that distils. A round runs the command twice, first without
+cached features, then with them, and two processes of the start-up's parts: one only imports the script; one says how
+long it took to load tokenizer, teacher and student onto the device. Tokenising is the first command less the second,
+training left out of both; training is the second's train_seconds in its run.json; the rest is what remains of the
+second: cached features, fingerprints, evaluation, saving. Medians of the rounds, after one of a single step to warm up;
+the parts add up to the whole, the first command, but for noise. Compare within one run only.
+"""
+import argparse
+import importlib
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import accelerate
+from report import report  # puts the repository on the path
+
+from training import flags, models, runs
+from training.records import cli, read_json
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def load():
+    """In a process of its own, script and flags as arguments: print the seconds of loading what the script loads."""
+    script, *given = sys.argv[1:]
+    importlib.import_module(Path(script).stem)  # imports are measured elsewhere
+    parser = flags.Parser(None)
+    flags.shared_flags(parser)
+    flags.distillation_flags(parser)
+    args, _ = parser.parse_known_args(given)
+    with runs.prepared(args) as task:
+        started = time.perf_counter()
+        device = accelerate.Accelerator(cpu=args.no_cuda).device
+        tokenizer = models.load_tokenizer(args)
+        teacher = models.load_teacher(args, task, tokenizer)
+        for model in (models.load_student(args, task, tokenizer, teacher, None), teacher):
+            model.to(device)
+        print(time.perf_counter() - started)
+
+
+def run(words, **environment):
+    """Run Python with these arguments; wall seconds and what it printed."""
+    command, started = [sys.executable, *map(str, words)], time.perf_counter()
+    environment |= {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'benchmarks'}"}
+    done = subprocess.run(command, env=os.environ | environment, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"error: {shlex.join(command)} ended with {done.returncode}")
+    return time.perf_counter() - started, done.stdout
+
+
+def one_round(script, given, more=()):
+    """The run.json of the command, and the seconds of its parts."""
+    with tempfile.TemporaryDirectory() as place:
+        walls, trainings = [], []
+        for name in ("cold", "warm"):
+            output = Path(place) / name
+            wall, _ = run([ROOT / script, *given, *more, "--output_dir", output], XDG_CACHE_HOME=f"{place}/cache")
+            record = read_json(output / "run.json")
+            walls.append(wall)
+            trainings.append(record["train_seconds"])
+        imports, _ = run(["-c", f"import {Path(script).stem}"])
+        loader = ["-c", "import end_to_end; end_to_end.load()", script]
+        _, printed = run([*loader, *given, "--output_dir", f"{place}/loaded"])
+    (cold, warm), loading, training = walls, float(printed), trainings[1]
+    return record, {
+        "whole command, no features cached": cold, "whole command, features cached": warm,
+        "interpreter and imports": imports, "loading the models": loading,
+        "tokenising": (cold - trainings[0]) - (warm - training), "training": training,
+        "the rest": warm - imports - loading - training}
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False)
+    add = parser.add_argument
+    add("--teacher", required=True, help="Folder of a fine-tuned teacher.")
+    add("--model_name_or_path", required=True, help="Folder of the pretrained model that the student is copied from.")
+    add("--data_dir", required=True, help="Folder with the task's .tsv files.")
+    add("--task_name", default="MRPC", help="Default MRPC.")
+    add("--method", default="glue_with_cka_i.py --internal", help="Script and its flags, in quotes. Default FSD_I, "
+        "'glue_with_cka_i.py --internal'.")
+    add("--rounds", type=int, default=3, help="Rounds; the median counts. Default 3.")
+    add("--csv", help="Write the table to this file.")
+    args, more = parser.parse_known_args(argv)
+    script, *method = shlex.split(args.method)
+    given = ["--model_name_or_path", args.teacher, "--model_name_or_path_for_copy", args.model_name_or_path,
+             "--copy_teacher", "--data_dir", args.data_dir, "--task_name", args.task_name, "--do_train", "--do_eval",
+             "--num_train_epochs", "1", *method, *(word for word in more if word != "--")]
+    one_round(script, given, ["--max_steps", "1"])
+    records, found = zip(*(one_round(script, given) for _ in range(args.rounds)), strict=True)
+    medians = {part: statistics.median(seconds[part] for seconds in found) for part in found[0]}
+    whole, record = next(iter(medians.values())), records[0]
+    used = record["arguments"]
+    facts = {"task": used["task_name"], "method": record["method"], "B": used["per_gpu_train_batch_size"],
+             "W": used["max_seq_length"], "steps": record["steps"]}
+    report([facts | {"part": part, "seconds": round(seconds, 2), "% of the whole": round(100 * seconds / whole, 1)}
+            for part, seconds in medians.items()], args.csv, record["device"])
+
+
+if __name__ == "__main__":
+    sys.exit(cli(main))

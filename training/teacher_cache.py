@@ -1,0 +1,227 @@
+"""--teacher_cache: a frozen teacher's outputs for a task, computed once and shared by every run of a sweep.
+
+    DIR/mrpc-0123456789abcdef/        a teacher, its data, tokenizer, length and precision (facts.json says which)
+      logits.npy                      (N, K) float32, for KD
+      features-11.npy                 (N, W, D) float16, for L, and for I beside it
+      tokens-11-biased.npy            (N, W, W) float16, cka.token_structure, for I alone
+      relations-89abcdef01234567.npy  (N, 2, C) float32, distances and cosines to a memory, for G
+
+A run reads the files that its terms need, memory-mapped, and makes those that are missing in one pass of the teacher.
+"""
+import contextlib
+import hashlib
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import accelerate
+import filelock
+import numpy as np
+import torch
+
+import cka
+from training.batches import MiniBatch, Outputs, Rows, flat
+from training.records import UserError, progress, read_json, say, write_json
+
+NUMPY = {torch.float16: np.dtype("<f2"), torch.float32: np.dtype("<f4")}
+
+
+class Entry(NamedTuple):
+    """A file: the numbers of each sample, and how they follow from the teacher's outputs."""
+    layer: int | None  # of the hidden state it is made of; None: the logits
+    shape: tuple
+    dtype: torch.dtype
+    make: object = lambda x, batch: x  # (logits or hidden state, MiniBatch) -> (B, *shape)
+
+    @property
+    def bytes(self):
+        """Of a sample."""
+        return NUMPY[self.dtype].itemsize * math.prod(self.shape)
+
+
+def entries(needs, layers, config, args, memories=None, memory_name=""):
+    """{kind: {file name: Entry}} of what terms need, a set among logits, tokens, features and relations.
+
+    layers: the teacher's hidden states in use, the penultimate last. config: the teacher's.
+    """
+    length, mask_padding = args.max_seq_length, args.mask_padding
+    masked = "-masked" if mask_padding else ""
+
+    def tokens(h, batch):
+        return cka.token_structure(h, batch.targets["attention_mask"] if mask_padding else None, args.cka_estimator)
+
+    def relations(h, batch):
+        found = cka.memory_relations(flat(h, batch.targets, length, mask_padding), memories.teacher)
+        return torch.stack([found[psi] for psi in cka.PSI], 1)  # (B, 2, C)
+
+    wanted = {}
+    if "logits" in needs:
+        wanted["logits"] = {"logits": Entry(None, (config.num_labels,), torch.float32)}
+    if "features" in needs:
+        wanted["features"] = {
+            f"features-{k}": Entry(k, (length, config.hidden_size), torch.float16) for k in layers}
+    elif "tokens" in needs:
+        wanted["tokens"] = {f"tokens-{k}-{args.cka_estimator}{masked}":
+                            Entry(k, (length, length), torch.float16, tokens) for k in layers}
+    if "relations" in needs:
+        wanted["relations"] = {f"relations-{memory_name[:16]}{masked}":
+                               Entry(layers[-1], (2, len(memories.student)), torch.float32, relations)}
+    return wanted
+
+
+class TeacherCache:
+    """The files of one teacher and data set. facts: all that decides them, JSON-able; rows: N.
+
+    wanted: what `entries` returned. Under several processes the first one reads, decides and writes.
+    """
+
+    def __init__(self, folder, facts, rows, wanted):
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        self.folder = Path(folder) / f"{facts['task'].lower()}-{digest[:16]}"
+        self.facts, self.rows, self.wanted, self.values = facts, rows, wanted, {}
+        self.files = {name: entry for kind in wanted.values() for name, entry in kind.items()}
+
+    # ---- reading ---------------------------------------------------------------------------------------------------
+
+    def path(self, name):
+        return self.folder / f"{name}.npy"
+
+    def open(self):
+        """Map the files into memory. Returns this cache."""
+        for name, entry in self.files.items():
+            expected = f"{NUMPY[entry.dtype]} {(self.rows, *entry.shape)}"
+            try:
+                values = np.asarray(np.load(self.path(name), mmap_mode="r", allow_pickle=False))
+                found = f"{values.dtype} {values.shape}"
+            except (OSError, ValueError) as error:
+                found = f"{type(error).__name__}: {error}"
+            if found != expected:
+                raise UserError(f"{self.path(name)} should hold {expected}, found {found}: delete it to have it made "
+                                "again")
+            self.values[name] = values
+        return self
+
+    def read(self, indices, columns=slice(None)):
+        """The wanted numbers of samples (B,), at the positions `columns`; file name -> tensor (B, ...)."""
+        found = {name: torch.from_numpy(values[indices.numpy()]) for name, values in self.values.items()}
+        for name in self.wanted.get("features", ()):
+            found[name] = found[name][:, columns]
+        for name in self.wanted.get("tokens", ()):
+            found[name] = found[name][:, columns][:, :, columns]
+        return found
+
+    def outputs(self, found):
+        """The teacher's Outputs from what `read` returned."""
+        kinds = {kind: tuple(found[name] for name in files) for kind, files in self.wanted.items()}
+        if "logits" in kinds:
+            kinds["logits"] = kinds["logits"][0]
+        if "relations" in kinds:
+            kinds["relations"] = dict(zip(cka.PSI, kinds["relations"][0].unbind(1), strict=True))
+        return Outputs(**kinds)
+
+    # ---- making ----------------------------------------------------------------------------------------------------
+
+    def complete(self, teacher, features, batch_size, save_steps, workers=0):
+        """Make the files that are missing, unless another run is making them; then open them. Returns this cache.
+
+        teacher: a training.teacher.Teacher. features: the data set, name -> tensor (N, ...). Every `save_steps`
+        mini-batches what is done is made safe: a run that is killed goes on from there.
+        """
+        accelerator = teacher.accelerator
+        with self.held() if accelerator.is_main_process else contextlib.nullcontext():
+            missing = [name for name in self.files if not self.path(name).is_file()]
+            done = self.begin(missing) if missing and accelerator.is_main_process else 0
+            missing, done = accelerate.utils.broadcast_object_list([missing, done])
+            if missing:
+                self.make(missing, done, teacher, features, batch_size, save_steps, workers)
+        accelerator.wait_for_everyone()
+        return self.open()
+
+    @contextlib.contextmanager
+    def held(self):
+        """Hold the folder, after another run that is writing there."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(self.folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            say(f"another run is making the teacher cache {self.folder}: waiting for it")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def partial(self, name):
+        return self.folder / f"{name}.npy.partial"
+
+    def begin(self, missing):
+        """Say what will be written, refuse where it does not fit. Returns the rows that a killed run had done."""
+        state = self.folder / "partial.json"
+        before = read_json(state)
+        size = self.rows * sum(self.files[name].bytes for name in missing)
+        done = before["rows"] if sorted(before.get("files", [])) == sorted(missing) else 0
+        for path in [] if done else self.folder.glob("*.partial"):
+            path.unlink()
+        there = sum(self.partial(name).stat().st_size for name in missing if done)
+        free = shutil.disk_usage(self.folder).free
+        if size - there > free:
+            raise UserError(f"the teacher cache needs {(size - there) / 1e6:,.0f} MB more in {self.folder}, where "
+                            f"{free / 1e6:,.0f} MB are free: name another --teacher_cache, or leave it out")
+        say(f"making the teacher cache {self.folder}: {', '.join(missing)}, {size / 1e6:,.0f} MB"
+            + (f"; {done} of {self.rows} samples are done" if done else ""))
+        write_json(self.folder / "facts.json", self.facts)
+        return done
+
+    def make(self, missing, done, teacher, features, batch_size, save_steps, workers):
+        """One pass of the teacher over the samples from `done` on; the files take their names at its end."""
+        accelerator, layers = teacher.accelerator, sorted({self.files[name].layer for name in missing} - {None})
+        world, gpu = accelerator.num_processes, accelerator.device.type == "cuda"
+        batches = torch.arange(done, self.rows).split(batch_size * world)
+        items = Rows(features, False, accelerator.process_index, world).loader(batches, workers, gpu)
+        bar = progress(items, total=len(batches), desc="teacher cache", unit="batch")
+        with contextlib.ExitStack() as stack:
+            files = {name: stack.enter_context(self.append(name, done))
+                     for name in missing if accelerator.is_main_process}
+            for step, item in enumerate(bar, start=1):
+                batch = MiniBatch(item, accelerator.device, world)
+                outputs = teacher(batch, layers, logits="logits" in missing)
+                found = dict(zip(layers, outputs.features, strict=True)) | {None: outputs.logits}
+                for name, file in files.items():
+                    file.write(self.numbers(name, found, batch))
+                done += batch.size
+                if files and (step % save_steps == 0 or step == len(batches)):
+                    self.make_safe(files, done)
+        for name in files:
+            os.replace(self.partial(name), self.path(name))
+        if files:
+            (self.folder / "partial.json").unlink()
+
+    def numbers(self, name, found, batch):
+        """The bytes of a mini-batch in a file. found: the logits, under None, and hidden states by their layer."""
+        entry = self.files[name]
+        values = entry.make(found[entry.layer], batch).to(entry.dtype).contiguous()
+        if not values.isfinite().all():
+            raise UserError(f"the teacher's {name} have numbers that {NUMPY[entry.dtype]} cannot hold: run without "
+                            "--teacher_cache")
+        return values.cpu().numpy().astype(NUMPY[entry.dtype], copy=False).tobytes()
+
+    @contextlib.contextmanager
+    def append(self, name, done):
+        """A .npy file whose header tells of all rows, open at the row `done`."""
+        entry = self.files[name]
+        with open(self.partial(name), "r+b" if done else "wb") as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": NUMPY[entry.dtype].str, "fortran_order": False,
+                                                        "shape": (self.rows, *entry.shape)})
+            file.seek(done * entry.bytes, os.SEEK_CUR)
+            file.truncate()
+            yield file
+
+    def make_safe(self, files, rows):
+        for file in files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        write_json(self.folder / "partial.json", {"rows": rows, "files": sorted(files)})
