@@ -30,7 +30,7 @@ def method(args):
     return f"FSD_{letters.upper()}" if letters else "VKD"
 
 
-def main(argv=None):
+def make_parser():
     parser = flags.Parser(__doc__)
     flags.shared_flags(parser)
     group = flags.distillation_flags(parser)
@@ -39,7 +39,11 @@ def main(argv=None):
         group.add_argument(f"--gamma_{letter}", type=float, default=1.0, help=f"Weight of the {name}, inside β; 0 "
                            "switches it off. Default 1.")
     flags.global_flags(group)
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv=None):
+    args = make_parser().parse_args(argv)
     return runs.run(args, method(args), terms)
 
 

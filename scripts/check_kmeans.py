@@ -29,7 +29,8 @@ def compare(run):
     args = run.args
     run.prepare()
     batches = torch.arange(run.rows).split(args.per_gpu_memory_train_batch_size)
-    x = torch.cat([run.rows_of(item).cpu() for item in records.progress(run.items(batches), desc="features")])  # (N, W*D)
+    items = records.progress(run.items(batches), desc="features")
+    x = torch.cat([run.rows_of(item).cpu() for item in items])  # (N, W*D)
     start = run.start()
     ours, inertia = memory.KMeans(start.clone(), run.rows), []
     for _ in range(args.memory_num_train_epochs):

@@ -392,7 +392,7 @@ def test_too_few_centroids_for_the_estimator_give_zero():
 
 def test_a_frozen_memory_is_exact_inside_autocast_and_takes_other_dtypes():
     h_s, m_s, h_t, m_t = draw_global(torch.float32)
-    expected = global_inter_feature_loss(h_s, m_s, h_t, m_t, 0.5)
+    expected = global_inter_feature_loss(h_s, m_s, h_t, FrozenMemory(m_t), 0.5)
     with torch.autocast("cpu", torch.bfloat16):
         assert global_inter_feature_loss(h_s, m_s, h_t, FrozenMemory(m_t), 0.5) == expected
     assert memory_relations(h_t.double(), FrozenMemory(m_t))["cosine"].dtype == torch.float64

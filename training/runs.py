@@ -26,6 +26,7 @@ from training.checkpoints import (
     save_checkpoint,
     step_of,
 )
+from training.linear import quick_linears
 from training.records import UserError, say
 from training.teacher import Teacher
 from training.teacher_cache import TeacherCache, entries
@@ -158,6 +159,8 @@ class Run:
         checkpoint = checkpoint_to_resume(args, settings)
         accelerator.wait_for_everyone()  # all processes have looked before the main one clears the folder
         student = models.load_student(args, self.task, tokenizer, teacher, checkpoint).to(accelerator.device)
+        if not args.compile:
+            quick_linears(student, accelerator)
         pairs = models.layer_pairs(args, student, teacher) if teacher else []
         memories = None if m_t is None else memory.Memories(
             m_t.to(accelerator.device), student.config.hidden_size, args.max_seq_length, args.seed, args.cka_estimator)

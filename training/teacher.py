@@ -5,6 +5,7 @@ import torch
 import transformers
 
 from training.batches import Outputs
+from training.linear import quick_linears
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -41,7 +42,7 @@ class Teacher:
         """The model to run for the hidden states up to `depth`, or for the logits where that is None."""
         if depth not in self.ready:
             model = self.model if depth is None else first_layers(self.model, depth)
-            self.ready[depth] = torch.compile(model) if self.compiled else model
+            self.ready[depth] = torch.compile(model) if self.compiled else quick_linears(model, self.accelerator)
         return self.ready[depth]
 
     def __call__(self, batch, layers=(), logits=True):

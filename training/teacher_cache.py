@@ -115,7 +115,7 @@ class TeacherCache:
 
     def outputs(self, found):
         """The teacher's Outputs from what `read` returned."""
-        kinds = {kind: tuple(found[name] for name in files) for kind, files in self.wanted.items()}
+        kinds = {kind: tuple(found[name].float() for name in files) for kind, files in self.wanted.items()}
         if "logits" in kinds:
             kinds["logits"] = kinds["logits"][0]
         if "relations" in kinds:
