@@ -1,12 +1,20 @@
-"""What every benchmark leaves: a Markdown table on stdout and, if asked for, a CSV with where it was measured."""
+"""What every benchmark leaves: a Markdown table on stdout and, if asked for, a CSV with where it was measured.
+
+    python benchmarks/report.py results/step.csv results/losses.csv --insert README.md
+
+puts the tables of such CSVs into a file, between its lines <!-- table step --> and <!-- end step -->.
+"""
+import argparse
 import sys
 from pathlib import Path
 
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from analysis.table import markdown
-from training.records import atomic_path, provenance
+from analysis.table import insert, markdown
+from training.records import atomic_path, cli, provenance
+
+WHERE = ["device", "machine", "torch", "commit"]
 
 
 def report(rows, csv=None, device="cpu"):
@@ -17,3 +25,22 @@ def report(rows, csv=None, device="cpu"):
         with atomic_path(csv) as path:
             table.assign(device=device, machine=run["machine"], torch=run["versions"]["torch"],
                          commit=run["commit"][:12]).to_csv(path, index=False)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tables", nargs="+", help="CSVs that benchmarks wrote.")
+    parser.add_argument("--insert", help="Put the tables into this Markdown file.")
+    args = parser.parse_args(argv)
+    for path in map(Path, args.tables):
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        where = "; ".join(f"{machine if device == 'cpu' else device}, torch {torch}, commit {commit}"
+                          for device, machine, torch, commit in table[WHERE].drop_duplicates().itertuples(index=False))
+        text = f"{markdown(table.drop(columns=WHERE))}\n\n{path.name}: {where}."
+        print(text)
+        if args.insert:
+            insert(args.insert, path.stem, text)
+
+
+if __name__ == "__main__":
+    sys.exit(cli(main))

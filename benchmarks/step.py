@@ -3,14 +3,15 @@
     python benchmarks/step.py --models bert-base minilm --precisions no bf16 --csv results/step.csv
 
 bert-base is 12 -> 6 layers, 768 wide, minilm 6 -> 3, 384 wide, both with random weights. All forms of a model and a
-precision take the same mini-batch in turn, in one process; throughputs are medians over the rounds and compare within
-that process only. A step is all from the rows in memory to the new weights.
+precision take the same mini-batch in turn, in one process. Throughputs are medians over the rounds, ratios medians of
+the rounds' own ratios; they compare within that process only. A step is all from the rows in memory to the new weights.
 
 published   our yardstick for the released code, in float32: FSD_ILG by the formulas of benchmarks/losses.py, attention
             without a fused kernel, all hidden states, AdamW tensor by tensor, and a gradient graph through the teacher
 FSD_ILG     this project's loop; cached: with --teacher_cache; masked: with --mask_padding
 VKD         the same loop without a structure
 floor       the student's forward, backward and optimizer step alone, in the same loop
+teacher     forward: its logits and features for a mini-batch; trained: train_teacher.py's step, for benchmarks/scale.py
 
 Peak memory is of a process that runs one form alone: resident on a CPU, allocated on a GPU.
 """
@@ -31,7 +32,7 @@ import distill
 import glue_with_cka_ilg
 import memory
 from training import flags, models
-from training.batches import Rows, epoch_order
+from training.batches import MiniBatch, Rows, epoch_order
 from training.linear import quick_linears
 from training.records import cli
 from training.teacher import Teacher
@@ -41,7 +42,8 @@ SHAPES = {"bert-base": (12, {}), "minilm": (6, {"hidden_size": 384, "num_attenti
                                                "intermediate_size": 1536})}
 FORMS = {"published": None, "FSD_ILG": [], "FSD_ILG, cached": ["--teacher_cache", "DIR"],
          "FSD_ILG, masked": ["--mask_padding"], "VKD": ["--beta", "0"],
-         "VKD, cached": ["--beta", "0", "--teacher_cache", "DIR"], "floor": None}
+         "VKD, cached": ["--beta", "0", "--teacher_cache", "DIR"], "floor": None, "teacher, forward": None,
+         "teacher, trained": None}
 CENTROIDS = 100
 
 
@@ -74,16 +76,19 @@ def our_step(form, args, rows, indices, make_accelerator):
     run = glue_with_cka_ilg.make_parser().parse_args(
         ["--model_name_or_path", "-", "--task_name", "RTE", "--data_dir", "-", "--output_dir", "-", *flags_of_form])
     accelerator = make_accelerator()
-    student = classifier(shape, depth // 2).to(accelerator.device)
+    student = classifier(shape, depth if form == "teacher, trained" else depth // 2).to(accelerator.device)
     if not args.compile:
         quick_linears(student, accelerator)
-    if form == "floor":
+    if form in ("floor", "teacher, trained"):
         terms = {"ce": distill.vkd_terms(1.0, 1.0)["ce"]}
         loop = distill.Loop(run, accelerator, student, None, terms, [], rows)
     else:
         teacher = Teacher(classifier(shape, depth).to(accelerator.device).eval().requires_grad_(False), accelerator,
                           args.compile)
         m_t = torch.randn(CENTROIDS, args.max_seq_length * teacher.model.config.hidden_size, device=accelerator.device)
+        if form == "teacher, forward":
+            data = Rows(rows)
+            return lambda: teacher(MiniBatch(data[indices], accelerator.device), (depth - 1,))
         memories, pairs = draw_memories(run, student, m_t) if run.beta else None, [(depth // 2 - 1, depth - 1)]
         terms, cache = glue_with_cka_ilg.terms(run, memories), None
         if run.teacher_cache:
@@ -138,7 +143,7 @@ def seconds(function, device):
 
 
 def measure(args):
-    """{form: median seconds of a step} and the peak memory in MiB, for one model and precision."""
+    """The rounds' seconds of a step by form, and the peak memory in MiB, for one model and precision."""
     import accelerate
     device = torch.device("cuda" if torch.cuda.is_available() and not args.no_cuda else "cpu")
     precision, steps = args.precisions[0], {}
@@ -160,8 +165,8 @@ def measure(args):
     times = [{form: seconds(step, device) for form, step in steps.items()} for _ in range(args.rounds + 1)]
     peak = torch.cuda.max_memory_allocated() / 2 ** 20 if device.type == "cuda" else (
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    return {"seconds": {form: statistics.median(t[form] for t in times[1:]) for form in steps}, "peak": round(peak),
-            "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu"}
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+    return {"seconds": times[1:], "peak": round(peak), "device": name}
 
 
 def child(args, model, precision, forms, rounds):
@@ -176,10 +181,13 @@ def child(args, model, precision, forms, rounds):
 def table(args, model, precision):
     """The rows for one model and precision, and the device."""
     found = child(args, model, precision, args.forms, args.rounds)
-    rates = {form: args.per_gpu_train_batch_size / s for form, s in found["seconds"].items()}
+    rounds = found["seconds"]
+    rates = {form: args.per_gpu_train_batch_size / statistics.median(r[form] for r in rounds) for form in args.forms}
 
     def ratio(form, to):
-        return round(rates[form] / rates[to], 3 if to.startswith("VKD") else 2) if to in rates else ""
+        if to not in rates or form.startswith("teacher"):
+            return ""
+        return round(statistics.median(r[to] / r[form] for r in rounds), 3 if to.startswith("VKD") else 2)
     return [{"model": model, "precision": "no" if form == "published" else precision, "form": form,
              "B": args.per_gpu_train_batch_size, "W": args.max_seq_length, "examples / s": round(rates[form], 2),
              "x published": ratio(form, "published"),

@@ -11,11 +11,13 @@ from cka import (
     feature_to_memory_loss,
     global_inter_feature_loss,
     intra_feature_loss,
+    intra_feature_loss_to,
     linear_cka,
     local_inter_feature_loss,
     memory_relations,
     memory_structure_loss,
     relation_difference,
+    token_structure,
 )
 
 SEEDS = range(5)
@@ -442,3 +444,32 @@ def test_relation_difference_of_equal_features_is_zero_and_sees_scale():
     assert relation_difference(2 * x, x) > 0.1
     mask = torch.arange(6).expand(3, 6) < 4
     torch.testing.assert_close(relation_difference(x, 2 * x, mask=mask), relation_difference(x[:, :4], 2 * x[:, :4]))
+
+
+@pytest.mark.parametrize("estimator", ["biased", "debiased"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_token_structure_is_all_that_i_needs_of_the_teacher(masked, estimator):
+    """In half precision, too, whatever the features' scale."""
+    h_s, h_t = draw(0, 5, 9, 12, requires_grad=True), 1e4 * draw(1, 5, 9, 20)
+    h_t[0] = 3  # constant: no structure
+    mask = torch.arange(9) < torch.tensor([9, 9, 6, 2, 0]).unsqueeze(1) if masked else None
+    structure = token_structure(h_t, mask, estimator)
+    assert structure.abs().max() <= 1
+    for reduction in ("mean_log", "log_mean"):
+        wanted = intra_feature_loss(h_s, h_t, mask, estimator, reduction)
+        torch.testing.assert_close(intra_feature_loss_to(structure, h_s, mask, estimator, reduction), wanted)
+        rounded = intra_feature_loss_to(structure.half(), h_s, mask, estimator, reduction)
+        torch.testing.assert_close(rounded, wanted, rtol=1e-3, atol=1e-3)
+        gradients = [torch.autograd.grad(loss, h_s)[0] for loss in (wanted, rounded)]
+        torch.testing.assert_close(*gradients, rtol=1e-2, atol=1e-2 * gradients[0].abs().max())
+
+
+def test_a_row_of_zeros_has_cosine_and_gradient_0():
+    h, m = draw(0, 5, 12), draw(1, 7, 12)
+    h[1], m[2] = 0, 0
+    h, m = h.requires_grad_(), m.requires_grad_()
+    cosine = memory_relations(h, m)["cosine"]
+    assert not cosine[1].any() and not cosine[:, 2].any()
+    d_h, d_m = torch.autograd.grad((cosine - 0.3).square().sum(), (h, m))
+    assert not d_h[1].any() and not d_m[2].any() and d_h[0].any() and d_m[0].any()
+    torch.testing.assert_close(cosine[0, 0], torch.nn.functional.cosine_similarity(h[0], m[0], dim=0))

@@ -17,7 +17,8 @@ def first_layers(classifier, depth):
     """
     config = copy.deepcopy(classifier.config)
     config.num_hidden_layers = depth
-    encoder = transformers.AutoModel.from_config(config)
+    with torch.random.fork_rng(devices=[]):  # its first weights are random, and not kept
+        encoder = transformers.AutoModel.from_config(config)
     lacking = encoder.load_state_dict(classifier.base_model.state_dict(), strict=False, assign=True).missing_keys
     lacking = [key for key in lacking if not key.startswith("pooler.")]  # what the pooler says is not used
     if lacking:

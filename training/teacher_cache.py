@@ -180,7 +180,7 @@ class TeacherCache:
         """One pass of the teacher over the samples from `done` on; the files take their names at its end."""
         accelerator, layers = teacher.accelerator, sorted({self.files[name].layer for name in missing} - {None})
         world, gpu = accelerator.num_processes, accelerator.device.type == "cuda"
-        batches = torch.arange(done, self.rows).split(batch_size * world)
+        batches = torch.arange(done, self.rows).split(batch_size * world) if done < self.rows else []
         items = Rows(features, False, accelerator.process_index, world).loader(batches, workers, gpu)
         bar = progress(items, total=len(batches), desc="teacher cache", unit="batch")
         with contextlib.ExitStack() as stack:

@@ -1,0 +1,230 @@
+"""The teacher runs no more than is needed; mini-batches wait for nothing; what is only faster changes nothing."""
+import json
+import shutil
+
+import accelerate
+import pytest
+import torch
+import transformers
+from conftest import flags, read_log, save_models, write_task
+from safetensors.torch import load_file
+from test_models import FAMILIES
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import distill
+import glue_with_cka_i
+import glue_with_cka_ilg
+import memory
+import utils_glue
+from training import models
+from training.batches import SORTED, MiniBatch, Rows, epoch_order, windows
+from training.linear import AVAILABLE, Linear
+from training.teacher import Teacher, first_layers
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_first_layers_say_what_the_whole_model_says(family, tmp_path):
+    make_tokenizer, shape = FAMILIES[family]
+    folder = save_models(tmp_path, family, make_tokenizer(tmp_path), **shape)
+    teacher = transformers.AutoModelForSequenceClassification.from_pretrained(folder / "teacher").eval()
+    ids = torch.randint(5, 30, (3, 9))
+    mask = torch.ones_like(ids)
+    mask[0, 6:] = 0
+    before = torch.get_rng_state()
+    for depth in (1, 3):
+        encoder = first_layers(teacher, depth)
+        found = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        wanted = teacher(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[depth]
+        torch.testing.assert_close(found, wanted)
+        assert not found.requires_grad
+        rest = {p.data_ptr() for p in encoder.base_model.parameters()} - {p.data_ptr() for p in teacher.parameters()}
+        assert len(rest) <= 2  # a pooler at most: the weights are shared
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("more, logging_steps, layers", [
+    (["--beta", 0], 100, 4), (["--internal"], 100, 4), (["--internal", "--alpha", 1], 100, 3),
+    (["--internal", "--alpha", 1, "--do_layerwise"], 100, 2), (["--beta", 0, "--alpha", 1], 100, 0)])
+def test_no_layer_above_the_last_one_needed_is_run(more, logging_steps, layers, tiny, tmp_path, monkeypatch):
+    """Of the first of two steps; the last one also observes the relations."""
+    runs, real = [], transformers.models.bert.modeling_bert.BertLayer.forward
+    step = distill.Loop.step
+
+    def counted(layer, *args, **kwargs):
+        runs.append(layer.training)
+        return real(layer, *args, **kwargs)
+
+    def first_step(loop, *args):
+        monkeypatch.setattr(transformers.models.bert.modeling_bert.BertLayer, "forward", counted)
+        result = step(loop, *args)
+        monkeypatch.setattr(transformers.models.bert.modeling_bert.BertLayer, "forward", real)
+        monkeypatch.setattr(distill.Loop, "step", step)
+        return result
+    monkeypatch.setattr(distill.Loop, "step", first_step)
+    glue_with_cka_i.main(flags(tiny, tmp_path / "s", *more, "--max_steps", 2, "--logging_steps", logging_steps))
+    assert runs.count(False) == layers  # the teacher's, in eval mode
+    assert runs.count(True) == 2
+
+
+def test_only_the_hidden_states_asked_for_are_kept(tiny):
+    teacher = transformers.AutoModelForSequenceClassification.from_pretrained(tiny / "teacher").eval()
+    out = teacher(input_ids=torch.randint(5, 30, (3, 9)), output_hidden_states=[3])
+    assert [h is not None for h in out.hidden_states] == [False, False, False, True, False]
+
+
+def test_half_weights_give_the_bits_of_autocast(tiny):
+    accelerator = accelerate.Accelerator(mixed_precision="bf16", cpu=True)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tiny / "teacher").eval()
+    rows = {"input_ids": torch.randint(5, 30, (6, 9)), "attention_mask": torch.ones(6, 9)}
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        wanted = model(**{key: value.long() for key, value in rows.items()}, output_hidden_states=True)
+    teacher = Teacher(model, accelerator)
+    assert model.bert.encoder.layer[0].intermediate.dense.weight.dtype == torch.bfloat16
+    batch = MiniBatch(Rows(rows)[torch.arange(6)], accelerator.device)
+    found = teacher(batch, (1, 3))
+    assert torch.equal(found.logits, wanted.logits)
+    assert all(torch.equal(h, wanted.hidden_states[k]) for h, k in zip(found.features, (1, 3), strict=True))
+    assert torch.equal(teacher(batch, (3,), logits=False).features[0], wanted.hidden_states[3])
+
+
+# ---- waiting ------------------------------------------------------------------------------------------------------
+
+class Waits(TorchDispatchMode):
+    """Remembers the operations that make the processor wait for a GPU: numbers or shapes taken from tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero,
+                                       torch.ops.aten.masked_select, torch.ops.aten.is_nonzero):
+            self.found.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("more", [[], ["--mask_padding"]])
+def test_a_step_between_logs_waits_for_nothing(more, tiny):
+    """Not the loop, its terms, the optimizer or transformers: no number leaves the device."""
+    accelerator = accelerate.Accelerator(cpu=True)
+    models.mask_without_waiting()
+    args = glue_with_cka_ilg.make_parser().parse_args(
+        [*flags(tiny, "-"), *more, "--teacher_memory_path", "-", "--gamma_m", "0.1"])
+    teacher, student = (transformers.AutoModelForSequenceClassification.from_pretrained(tiny / "teacher")
+                        for _ in range(2))
+    memories = memory.Memories(torch.randn(5, 24 * 16), 16, 24, 1)
+    rows = {"input_ids": torch.randint(5, 30, (8, 24)), "attention_mask": torch.ones(8, 24, dtype=torch.uint8),
+            "labels": torch.randint(2, (8,))}
+    rows["attention_mask"][:, 15:] = 0
+    loop = distill.Loop(args, accelerator, student.train(), Teacher(teacher.eval(), accelerator),
+                        glue_with_cka_ilg.terms(args, memories), [(3, 3)], rows)
+    item = loop.data[torch.arange(8)]
+    loop.step([item], observe=False)
+    with Waits() as waits:
+        loop.step([item], observe=False)
+    assert not waits.found
+    with Waits() as waits:
+        loop.step([item], observe=True)
+    assert waits.found  # the relation differences: the mode does see such operations
+
+
+# ---- order and loading --------------------------------------------------------------------------------------------
+
+def test_rows_of_like_length_share_mini_batches_but_the_order_stays_random():
+    rows, size = 1003, 8
+    lengths = torch.randint(5, 100, (rows,), generator=torch.Generator().manual_seed(0))
+    plain, grouped = epoch_order(rows, size, 1, 0), epoch_order(rows, size, 1, 0, lengths)
+    for batches in (plain, grouped):
+        assert sorted(torch.cat(batches).tolist()) == list(range(rows))
+        assert sorted(len(batch) for batch in batches) == [3, *[8] * 125]
+
+    def padded(batches):
+        return sum((lengths[batch].max() - lengths[batch]).sum().item() for batch in batches)
+    assert padded(grouped) < padded(plain) / 4
+    firsts = torch.tensor([lengths[batch].max() for batch in grouped]).double()
+    assert torch.corrcoef(torch.stack([firsts[1:], firsts[:-1]]))[0, 1].abs() < 0.3  # no trend in the order
+    assert [b.tolist() for b in grouped] == [b.tolist() for b in epoch_order(rows, size, 1, 0, lengths)]
+    assert grouped[0].tolist() != epoch_order(rows, size, 1, 1, lengths)[0].tolist()
+    assert SORTED * size < rows  # not the whole epoch is sorted: its mini-batches differ from one to the next
+
+
+def test_a_later_start_continues_the_same_order():
+    lengths = torch.randint(5, 100, (50,))
+    whole = list(windows(50, 8, 2, 3, 0, 9, lengths))
+    for one, two in zip(whole[5:], windows(50, 8, 2, 3, 5, 9, lengths), strict=True):
+        assert one[:2] == two[:2] and all(torch.equal(a, b) for a, b in zip(one[2], two[2], strict=True))
+
+
+def test_workers_change_nothing(tiny, tmp_path):
+    for name, more in (("none", []), ("two", ["--dataloader_num_workers", 2])):
+        glue_with_cka_i.main(flags(tiny, tmp_path / name, "--mask_padding", *more))
+    a, b = (load_file(tmp_path / name / "model.safetensors") for name in ("none", "two"))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_masked_losses_are_those_of_unpadded_samples(tiny_without_dropout, tmp_path):
+    """I and L of the first mini-batch, from each sample alone without padding, by transformers and the equations."""
+    for name, more in (("i", ["--internal"]), ("l", [])):
+        glue_with_cka_i.main(flags(tiny_without_dropout, tmp_path / name, "--mask_padding", "--learning_rate", 0,
+                                   "--max_steps", 1, *more))
+    teacher, student = (transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+                        for folder in (tiny_without_dropout / "teacher", tmp_path / "i"))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_without_dropout / "teacher")
+    rows = training_rows(tiny_without_dropout, tokenizer)
+    lengths = rows["attention_mask"].sum(1)
+    _, _, (indices,) = next(windows(21, 8, 1, 42, 0, 1, lengths))
+    intra, flat = 0.0, [torch.zeros(8, 24, 16, dtype=torch.float64) for _ in range(2)]
+    for place, i in enumerate(indices):
+        sample = {key: rows[key][i:i + 1, :lengths[i]].long() for key in ("input_ids", "token_type_ids")}
+        with torch.no_grad():
+            h_s = student(**sample, output_hidden_states=True).hidden_states[1][0].double()  # (length, D)
+            h_t = teacher(**sample, output_hidden_states=True).hidden_states[3][0].double()
+        intra -= log_cka(h_s, h_t) / 8
+        for all_rows, h in zip(flat, (h_s, h_t), strict=True):
+            all_rows[place, :lengths[i]] = h
+    assert read_log(tmp_path / "i")[0]["intra"] == pytest.approx(intra, rel=1e-4)
+    local = -log_cka(*(all_rows.flatten(1) for all_rows in flat))
+    assert read_log(tmp_path / "l")[0]["local"] == pytest.approx(local, rel=1e-3)
+
+
+def training_rows(folder, tokenizer):
+    return utils_glue.load_features(utils_glue.get_task("rte"), folder, "train", tokenizer, 24).tensors
+
+
+def log_cka(x, y):
+    """log CKA by explicit centring matrices (Eq. 4-5)."""
+    c = torch.eye(len(x), dtype=x.dtype) - 1 / len(x)
+    k, l_ = c @ x @ x.T @ c, c @ y @ y.T @ c
+    return ((k * l_).sum() / (k.norm() * l_.norm())).log().item()
+
+
+# ---- arithmetic ---------------------------------------------------------------------------------------------------
+
+@pytest.mark.skipif(not AVAILABLE, reason="this torch has no oneDNN")
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(4, 6, 10), (7, 10), (1, 1, 10)])
+def test_quick_linear_layers_are_linear_layers(shape, bias):
+    x = torch.randn(*shape, requires_grad=True)
+    weight, b = torch.randn(5, 10, requires_grad=True), torch.randn(5, requires_grad=True) if bias else None
+    inputs = [z for z in (x, weight, b) if z is not None]
+    found, wanted = Linear.apply(x, weight, b), torch.nn.functional.linear(x.double(), weight.double(),
+                                                                           b.double() if bias else None)
+    torch.testing.assert_close(found, wanted.float())
+    upstream = torch.randn_like(found)
+    gradients = (torch.autograd.grad(y, inputs, upstream.to(y.dtype)) for y in (found, wanted))
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b.float())
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a compiler on a CPU")
+def test_compiled_training_is_the_same_training(tiny_without_dropout, tmp_path):
+    """Without dropout, whose random numbers differ; and the model is saved as a plain one."""
+    write_task(tmp_path, rows=(8, 4, 1))
+    for name, more in (("eager", []), ("compiled", ["--compile"])):
+        glue_with_cka_i.main(flags(tiny_without_dropout, tmp_path / name, "--internal", "--data_dir", tmp_path,
+                                   "--max_steps", 2, *more))
+    for a, b in zip(read_log(tmp_path / "eager"), read_log(tmp_path / "compiled"), strict=True):
+        assert a["total"] == pytest.approx(b["total"], rel=1e-4)
+    assert json.loads((tmp_path / "compiled/run.json").read_text())["arguments"]["compile"]
+    assert load_file(tmp_path / "compiled/model.safetensors").keys() == load_file(
+        tmp_path / "eager/model.safetensors").keys()
