@@ -108,12 +108,13 @@ def caption(runs):
 
 
 def insert(path, name, text):
-    """Put text between a file's markers."""
+    """Put text between a file's first markers of this name."""
     path, start, end = Path(path), f"<!-- table {name} -->", f"<!-- end {name} -->"
     content = path.read_text(encoding="utf-8")
     if start not in content or end not in content:
         raise UserError(f"{path} has no lines {start} and {end} to put the table between")
-    before, after = content.split(start)[0], content.split(end)[1]
+    before, _, rest = content.partition(start)
+    after = rest.partition(end)[2]
     with records.atomic_path(path) as temporary:
         temporary.write_text(f"{before}{start}\n{text}\n{end}{after}", encoding="utf-8")
 

@@ -162,11 +162,21 @@ def measure(args):
             steps[form] = published_step(args, rows, indices, device)
         else:
             steps[form] = our_step(form, args, rows, indices, make_accelerator)
+    if args.profile:
+        return profile(steps[args.profile], device)
     times = [{form: seconds(step, device) for form, step in steps.items()} for _ in range(args.rounds + 1)]
     peak = torch.cuda.max_memory_allocated() / 2 ** 20 if device.type == "cuda" else (
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     return {"seconds": times[1:], "peak": round(peak), "device": name}
+
+
+def profile(step, device):
+    """Print where the time of a step goes, by operation."""
+    step()
+    with torch.profiler.profile() as found:
+        step()
+    print(found.key_averages().table(sort_by=f"self_{device.type}_time_total", row_limit=25, max_name_column_width=50))
 
 
 def child(args, model, precision, forms, rounds):
@@ -206,9 +216,15 @@ def main(argv=None):
     add("--rounds", type=int, default=5, help="Rounds after one to warm up; the median counts. Default 5.")
     add("--compile", action="store_true", help="Ours and the floor with torch.compile.")
     add("--no_cuda", action="store_true", help="Stay on the CPU.")
+    add("--profile", choices=FORMS, help="Only print where the time of a step of this form goes, for the first model and "
+        "precision.")
     add("--csv", help="Write the table to this file.")
     add("--measure", action="store_true", help=argparse.SUPPRESS)  # one process's work
     args = parser.parse_args(argv)
+    if args.profile:
+        args.forms = [args.profile]
+        measure(args)
+        return
     if args.measure:
         print(json.dumps(measure(args)))
         return

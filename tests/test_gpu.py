@@ -66,3 +66,48 @@ for loss in (cka.intra_feature_loss, cka.local_inter_feature_loss):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=ENVIRONMENT)
+
+
+@pytest.mark.parametrize("more", [["--bf16"], ["--fp16"], ["--mask_padding"], ["--compile", "--bf16"]])
+def test_cached_and_prepared_ahead(more, trained, tiny_without_dropout, tmp_path):
+    """FSD_ILG with a teacher cache and loader workers has the losses of FSD_ILG without, to half precision."""
+    arguments = ["--teacher_memory_path", trained, "--gamma_m", 0.1]
+    if "--mask_padding" in more:
+        arguments = ["--gamma_g", 0]
+    cache = ["--teacher_cache", tmp_path / "teachers", "--dataloader_num_workers", 2]
+    for name, extra in (("plain", []), ("first", cache), ("second", cache)):
+        subprocess.run([sys.executable, str(ROOT / "glue_with_cka_ilg.py"),
+                        *flags(tiny_without_dropout, tmp_path / name, *arguments, *more, *extra)], check=True,
+                       env=ENVIRONMENT)
+    plain, first, second = ([entry["total"] for entry in read_log(tmp_path / name)]
+                            for name in ("plain", "first", "second"))
+    assert first == pytest.approx(plain, rel=3e-2)
+    assert second == pytest.approx(first, rel=1e-3)
+
+
+def test_no_step_between_logs_waits_for_the_gpu():
+    code = """
+import accelerate, torch, transformers
+import distill, glue_with_cka_ilg, memory
+from training import models
+from training.teacher import Teacher
+models.mask_without_waiting()
+args = glue_with_cka_ilg.make_parser().parse_args(
+    ["--model_name_or_path", "-", "--task_name", "RTE", "--data_dir", "-", "--output_dir", "-"])
+accelerator = accelerate.Accelerator(mixed_precision="bf16")
+config = transformers.BertConfig(hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=24)
+teacher, student = (transformers.AutoModelForSequenceClassification.from_config(config).cuda() for _ in range(2))
+memories = memory.Memories(torch.randn(5, 24 * 16, device="cuda"), 16, 24, 1)
+rows = {"input_ids": torch.randint(5, 30, (8, 24)), "attention_mask": torch.ones(8, 24, dtype=torch.uint8),
+        "labels": torch.randint(2, (8,))}
+rows["attention_mask"][:, 15:] = 0
+loop = distill.Loop(args, accelerator, student.train(), Teacher(teacher.eval(), accelerator),
+                    glue_with_cka_ilg.terms(args, memories), [(3, 3)], rows)
+items = iter(loop.data.loader([torch.arange(8)] * 3, 0, True))
+loop.step([next(items)], observe=False)
+item = next(items)
+torch.cuda.set_sync_debug_mode("error")
+loop.step([item], observe=False)
+"""
+    environment = ENVIRONMENT | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environment)
