@@ -88,12 +88,12 @@ def _norm(matrix, n, noise, estimator):
     return norm, (norm <= noise) | (n[..., 0, 0] < _FEWEST_ROWS[estimator])
 
 
-_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def _product(a, b):
+def product(a, b):
     """a @ b.mT; of float32 matrices on a CPU by oneDNN, as MKL leaves half of an AMD processor unused. No gradient."""
-    if _ONEDNN and a.device.type == "cpu" and a.dtype == torch.float32 and a.ndim == b.ndim == 2:
+    if ONEDNN and a.device.type == "cpu" and a.dtype == torch.float32 and a.ndim == b.ndim == 2:
         return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
     return a @ b.mT
 
@@ -104,12 +104,13 @@ class _Gram(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
         ctx.save_for_backward(x)
-        return _product(x, x)
+        return product(x, x)
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):
         (x,) = ctx.saved_tensors
-        return _product(gradient + gradient.mT, x.mT)
+        return product(gradient + gradient.mT, x.mT)
 
 
 def _centred_gram(x, mask=None, estimator="biased"):
@@ -257,16 +258,17 @@ class _MemoryProducts(torch.autograd.Function):
     @staticmethod
     def forward(ctx, h, m):
         ctx.save_for_backward(h, m)
-        return _product(h, m), _product(m, m), torch.linalg.vector_norm(h, dim=-1).square()
+        return product(h, m), product(m, m), torch.linalg.vector_norm(h, dim=-1).square()
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx, d_products, d_gram, d_squares):
         h, m = ctx.saved_tensors
         d_h = d_m = None
         if ctx.needs_input_grad[0]:
-            d_h = _product(d_products, m.mT).addcmul_(h, 2 * d_squares.unsqueeze(1))
+            d_h = product(d_products, m.mT).addcmul_(h, 2 * d_squares.unsqueeze(1))
         if ctx.needs_input_grad[1]:
-            d_m = _product(d_gram + d_gram.mT, m.mT).addmm_(d_products.mT, h)
+            d_m = product(d_gram + d_gram.mT, m.mT).addmm_(d_products.mT, h)
         return d_h, d_m
 
 

@@ -20,12 +20,12 @@ from training.records import UserError, cli
 LAYERS, WIDTH = 12, 768  # of BERT-base
 
 
-def stages(samples, length, centroids, epochs, passes):
+def stages(samples, classes, length, centroids, epochs, passes):
     """[(stage, samples to process, the form of benchmarks/step.py with their rate, disk bytes, memory bytes)]."""
     features = samples * (length * (4 + 1 + 1) + 4)              # int32 ids, two masks of a byte, a label
     memory = 4 * centroids * length * WIDTH                      # float32 centroids
     clustering = 4 * memory + 32 * samples                       # centroids, far rows, float64 sums; N small numbers
-    logits, relations = 4 * 3 * samples, 4 * 2 * centroids * samples
+    logits, relations = 4 * classes * samples, 4 * 2 * centroids * samples
     cache = {"logits (VKD)": logits, "logits, token structures (FSD_I)": logits + 2 * samples * length ** 2,
              "logits, relations (FSD_G)": logits + relations,
              "logits, features, relations (FSD_ILG)": logits + 2 * samples * length * WIDTH + relations}
@@ -77,10 +77,11 @@ def main(argv=None):
     args = parser.parse_args(argv)
     task, rates = utils_glue.get_task(args.task_name), read_rates(args.step)
     centroids = args.num_centroid or (300 if task.name in ("MNLI", "QQP") else 100)
+    plan = stages(task.rows["train"], len(task.labels or "1"), args.max_seq_length, centroids, args.num_train_epochs,
+                  args.memory_num_train_epochs)
     rows = [{"stage": stage, **{where: duration(work / found[form]) if form in found else "not measured"
                                 for where, found in rates.items()}, "disk": size(disk), "memory": size(held)}
-            for stage, work, form, disk, held in stages(task.rows["train"], args.max_seq_length, centroids,
-                                                        args.num_train_epochs, args.memory_num_train_epochs)]
+            for stage, work, form, disk, held in plan]
     if all("CPU" in where or "EPYC" in where or "cores" in where for where in rates):
         print("No table of a GPU was given: its times were not measured.\n", file=sys.stderr)
     report([{"task": task.name, "samples": task.rows["train"], **row} for row in rows], args.csv)

@@ -216,8 +216,8 @@ def main(argv=None):
     add("--rounds", type=int, default=5, help="Rounds after one to warm up; the median counts. Default 5.")
     add("--compile", action="store_true", help="Ours and the floor with torch.compile.")
     add("--no_cuda", action="store_true", help="Stay on the CPU.")
-    add("--profile", choices=FORMS, help="Only print where the time of a step of this form goes, for the first model and "
-        "precision.")
+    add("--profile", choices=FORMS, help="Only print where the time of a step of this form goes, for the first model "
+        "and precision.")
     add("--csv", help="Write the table to this file.")
     add("--measure", action="store_true", help=argparse.SUPPRESS)  # one process's work
     args = parser.parse_args(argv)

@@ -473,3 +473,14 @@ def test_a_row_of_zeros_has_cosine_and_gradient_0():
     d_h, d_m = torch.autograd.grad((cosine - 0.3).square().sum(), (h, m))
     assert not d_h[1].any() and not d_m[2].any() and d_h[0].any() and d_m[0].any()
     torch.testing.assert_close(cosine[0, 0], torch.nn.functional.cosine_similarity(h[0], m[0], dim=0))
+
+
+def test_a_gradient_of_the_gradient_is_refused():
+    """The gradients come from products without a graph: better an error than a silent 0."""
+    h_s, m_s, h_t, m_t = draw_global(torch.float32)
+    h_s, m_s = h_s.requires_grad_(), m_s.requires_grad_()
+    for loss, x in ((local_inter_feature_loss(h_s.view(5, 3, 4), h_t.view(5, 4, 5)), h_s),
+                    (feature_to_memory_loss(h_s, m_s, h_t, m_t, "cosine"), m_s)):
+        (gradient,) = torch.autograd.grad(loss, x, create_graph=True)
+        with pytest.raises(RuntimeError, match="differentiate twice"):
+            gradient.square().sum().backward()

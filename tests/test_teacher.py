@@ -1,4 +1,5 @@
 """The teacher runs no more than is needed; mini-batches wait for nothing; what is only faster changes nothing."""
+import copy
 import json
 import shutil
 
@@ -6,7 +7,7 @@ import accelerate
 import pytest
 import torch
 import transformers
-from conftest import flags, read_log, save_models, write_task
+from conftest import SHAPE, flags, read_log, save_models, write_task
 from safetensors.torch import load_file
 from test_models import FAMILIES
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -16,9 +17,10 @@ import glue_with_cka_i
 import glue_with_cka_ilg
 import memory
 import utils_glue
+from cka import ONEDNN
 from training import models
 from training.batches import SORTED, MiniBatch, Rows, epoch_order, windows
-from training.linear import AVAILABLE, Linear
+from training.linear import QuickLinear, quick_linears
 from training.teacher import Teacher, first_layers
 
 
@@ -42,11 +44,34 @@ def test_the_first_layers_say_what_the_whole_model_says(family, tmp_path):
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.parametrize("stored", [torch.float16, torch.float32])
+@pytest.mark.parametrize("family, whole", [
+    ("bert", False), ("roberta", False), ("mpnet", False), ("roberta-prelayernorm", True), ("megatron-bert", True)])
+def test_a_family_that_ends_in_a_norm_is_not_cut(family, whole, stored, tmp_path):
+    """Its last hidden state is not that of the layer; nor do poolers of another dtype matter."""
+    config = transformers.AutoConfig.for_model(family, **SHAPE, vocab_size=50)
+    model = transformers.AutoModelForSequenceClassification.from_config(config)
+    for name, parameter in model.named_parameters():
+        if "norm" in name.lower():
+            torch.nn.init.normal_(parameter)
+    model.to(stored).save_pretrained(tmp_path)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path).float().eval()
+    accelerator, rows = accelerate.Accelerator(cpu=True), {"input_ids": torch.randint(5, 30, (6, 9)),
+                                                           "attention_mask": torch.ones(6, 9)}
+    batch = MiniBatch(Rows(rows)[torch.arange(6)], accelerator.device)
+    wanted = model(**batch.inputs, output_hidden_states=True).hidden_states
+    teacher = Teacher(model, accelerator)
+    for depth in (3, 1, 0):
+        (found,) = teacher(batch, (depth,), logits=False).features
+        torch.testing.assert_close(found, wanted[depth])
+        assert depth == 0 or (teacher.runs(depth) is model.base_model) == whole
+
+
 @pytest.mark.parametrize("more, logging_steps, layers", [
     (["--beta", 0], 100, 4), (["--internal"], 100, 4), (["--internal", "--alpha", 1], 100, 3),
     (["--internal", "--alpha", 1, "--do_layerwise"], 100, 2), (["--beta", 0, "--alpha", 1], 100, 0)])
 def test_no_layer_above_the_last_one_needed_is_run(more, logging_steps, layers, tiny, tmp_path, monkeypatch):
-    """Of the first of two steps; the last one also observes the relations."""
+    """Of the second of three steps: the first one tries how to cut, the last one also observes the relations."""
     runs, real = [], transformers.models.bert.modeling_bert.BertLayer.forward
     step = distill.Loop.step
 
@@ -54,14 +79,13 @@ def test_no_layer_above_the_last_one_needed_is_run(more, logging_steps, layers, 
         runs.append(layer.training)
         return real(layer, *args, **kwargs)
 
-    def first_step(loop, *args):
-        monkeypatch.setattr(transformers.models.bert.modeling_bert.BertLayer, "forward", counted)
-        result = step(loop, *args)
-        monkeypatch.setattr(transformers.models.bert.modeling_bert.BertLayer, "forward", real)
-        monkeypatch.setattr(distill.Loop, "step", step)
-        return result
-    monkeypatch.setattr(distill.Loop, "step", first_step)
-    glue_with_cka_i.main(flags(tiny, tmp_path / "s", *more, "--max_steps", 2, "--logging_steps", logging_steps))
+    def second_step(loop, *args):
+        with monkeypatch.context() as patch:
+            if loop.state.step == 1:
+                patch.setattr(transformers.models.bert.modeling_bert.BertLayer, "forward", counted)
+            return step(loop, *args)
+    monkeypatch.setattr(distill.Loop, "step", second_step)
+    glue_with_cka_i.main(flags(tiny, tmp_path / "s", *more, "--max_steps", 3, "--logging_steps", logging_steps))
     assert runs.count(False) == layers  # the teacher's, in eval mode
     assert runs.count(True) == 2
 
@@ -157,7 +181,7 @@ def test_a_later_start_continues_the_same_order():
 
 def test_workers_change_nothing(tiny, tmp_path):
     for name, more in (("none", []), ("two", ["--dataloader_num_workers", 2])):
-        glue_with_cka_i.main(flags(tiny, tmp_path / name, "--mask_padding", *more))
+        glue_with_cka_i.main(flags(tiny, tmp_path / name, "--mask_padding", "--teacher_cache", tmp_path / name, *more))
     a, b = (load_file(tmp_path / name / "model.safetensors") for name in ("none", "two"))
     assert all(torch.equal(a[key], b[key]) for key in a)
 
@@ -200,19 +224,20 @@ def log_cka(x, y):
 
 # ---- arithmetic ---------------------------------------------------------------------------------------------------
 
-@pytest.mark.skipif(not AVAILABLE, reason="this torch has no oneDNN")
+@pytest.mark.skipif(not ONEDNN, reason="this torch has no oneDNN")
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(4, 6, 10), (7, 10), (1, 1, 10)])
 def test_quick_linear_layers_are_linear_layers(shape, bias):
-    x = torch.randn(*shape, requires_grad=True)
-    weight, b = torch.randn(5, 10, requires_grad=True), torch.randn(5, requires_grad=True) if bias else None
-    inputs = [z for z in (x, weight, b) if z is not None]
-    found, wanted = Linear.apply(x, weight, b), torch.nn.functional.linear(x.double(), weight.double(),
-                                                                           b.double() if bias else None)
+    model, x = torch.nn.Sequential(torch.nn.Linear(10, 5, bias=bias)), torch.randn(*shape, requires_grad=True)
+    exact = copy.deepcopy(model).double()
+    quick_linears(model, accelerate.Accelerator(cpu=True))
+    assert type(model[0]) is QuickLinear and model.state_dict().keys() == exact.state_dict().keys()
+    z = x.detach().double().requires_grad_()
+    found, wanted = model(x), exact(z)
     torch.testing.assert_close(found, wanted.float())
     upstream = torch.randn_like(found)
-    gradients = (torch.autograd.grad(y, inputs, upstream.to(y.dtype)) for y in (found, wanted))
-    for a, b in zip(*gradients, strict=True):
+    for a, b in zip(torch.autograd.grad(found, [x, *model.parameters()], upstream),
+                    torch.autograd.grad(wanted, [z, *exact.parameters()], upstream.double()), strict=True):
         torch.testing.assert_close(a, b.float())
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 import torch
@@ -148,7 +149,13 @@ def test_runs_that_start_at_once_make_it_once(tiny, tmp_path):
     more = ["--internal", "--teacher_cache", tmp_path / "cache", "--max_steps", 2]
     commands = [[sys.executable, str(ROOT / "glue_with_cka_i.py"), *flags(tiny, tmp_path / name, *more)]
                 for name in "abc"]
-    runs = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
+    run(glue_with_cka_i, tiny, tmp_path / "s", "--beta", 0, "--teacher_cache", tmp_path / "cache")
+    (folder,) = {path.parent for path in (tmp_path / "cache").glob("*/logits.npy")}
+    with filelock.FileLock(folder / ".lock"):  # as another run that is writing
+        run(glue_with_cka_i, tiny, tmp_path / "t", "--beta", 0, "--teacher_cache", tmp_path / "cache")  # needs no more
+        runs = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
+        for process in runs:
+            assert any("waiting for another run" in line for line in process.stderr)
     said = "".join(process.communicate(timeout=300)[1] for process in runs)
     assert [process.returncode for process in runs] == [0, 0, 0], said
     assert said.count("making the teacher cache") == 1
@@ -185,16 +192,43 @@ def test_other_files_than_those_of_the_killed_run_start_afresh(tiny, tmp_path, m
     assert files(tmp_path / "cache") == {"logits"} and not list((tmp_path / "cache").glob("*/*partial*"))
 
 
+def test_leftovers_of_two_killed_runs_are_not_mixed_up(tiny, tmp_path, monkeypatch):
+    """VKD killed after two mini-batches, FSD_L before its first safe point, VKD again: no row is made up."""
+    cache = ["--teacher_cache", tmp_path / "cache"]
+    for stop, save_steps, more in ((2, 1, ["--beta", 0]), (1, 100, [])):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            count_calls(patch, stop_after=stop)
+            glue_with_cka_i.main(flags(tiny, tmp_path / "s", *cache, "--save_steps", save_steps, *more,
+                                       "--overwrite_output_dir"))
+    run(glue_with_cka_i, tiny, tmp_path / "t", "--beta", 0, *cache)
+    run(glue_with_cka_i, tiny, tmp_path / "u", "--beta", 0, "--teacher_cache", tmp_path / "whole")
+    found, wanted = (next((tmp_path / name).glob("*/logits.npy")).read_bytes() for name in ("cache", "whole"))
+    assert found == wanted
+
+
+def test_a_cache_that_cannot_be_written_is_read(tiny, tmp_path, monkeypatch):
+    run(glue_with_cka_i, tiny, tmp_path / "s", "--beta", 0, "--teacher_cache", tmp_path / "cache")
+    monkeypatch.setattr(teacher_cache.TeacherCache, "hold", None)
+    run(glue_with_cka_i, tiny, tmp_path / "t", "--beta", 0, "--teacher_cache", tmp_path / "cache")
+
+
+def test_a_place_that_is_no_folder_is_refused(tiny, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"--teacher_cache .* cannot be used"):
+        run(glue_with_cka_i, tiny, tmp_path / "s", "--teacher_cache", tmp_path / "file/below")
+
+
 def test_a_disk_too_small_is_refused_before_anything_is_written(tiny, tmp_path, monkeypatch):
     small = shutil.disk_usage(tmp_path)._replace(free=10_000)
     monkeypatch.setattr(teacher_cache.shutil, "disk_usage", lambda path: small)
-    with pytest.raises(UserError, match=r"needs 0 MB more in .*, where 0 MB are free: name another --teacher_cache"):
+    with pytest.raises(UserError, match=r"needs 0.0 MB more in .*, where 0.0 MB are free: name another"):
         run(glue_with_cka_i, tiny, tmp_path / "s", "--teacher_cache", tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*/*.npy*"))
 
 
 @pytest.mark.parametrize("harm", [lambda path: path.write_bytes(path.read_bytes()[:-10]),
-                                  lambda path: path.write_bytes(b"something else"),
+                                  lambda path: path.write_bytes(b"something else"), lambda path: path.write_bytes(b""),
+                                  lambda path: path.unlink() or path.mkdir(),
                                   lambda path: np.save(path, np.zeros(3)),
                                   lambda path: np.save(path, np.array([{}]), allow_pickle=True)])
 def test_a_damaged_file_is_said_to_be_one(harm, tiny, tmp_path):
@@ -214,6 +248,7 @@ def test_features_that_half_precision_cannot_hold_are_refused(tiny, tmp_path, mo
     monkeypatch.setattr(Teacher, "__call__", large)
     with pytest.raises(UserError, match="features-3 have numbers that float16 cannot hold: run without"):
         run(glue_with_cka_i, tiny, tmp_path / "s", "--teacher_cache", tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob("*/*partial*"))
 
 
 def test_two_processes_make_and_read_one_cache(trained, tiny_without_dropout, tmp_path):

@@ -66,7 +66,7 @@ class Rows(torch.utils.data.Dataset):
         mask = self.features["attention_mask"][indices].bool()
         columns = mask.any(0).nonzero().squeeze(1) if self.trim else slice(None)
         mine = indices[self.rank::self.world]
-        if len(mine) < math.ceil(len(indices) / self.world):  # at the end of an epoch: filled up, dropped by `gather`
+        if len(mine) < math.ceil(len(indices) / self.world):  # of a partial mini-batch: filled up, dropped by `gather`
             mine = torch.cat([mine, indices[:1]])
         inputs = {key: value[mine][:, columns].long() for key, value in self.features.items() if key != "labels"}
         targets = {"attention_mask": mask[:, columns]} | ({"columns": columns} if self.trim else {})

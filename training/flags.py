@@ -180,7 +180,8 @@ def check_places(args):
     """Refuse places that cannot be written to, before any work is done."""
     table = args.results_csv and Path(args.results_csv)
     for name, folder in (("output_dir", args.output_dir), ("run_file", args.run_file),
-                         ("results_csv", table and table.parent)):
+                         ("results_csv", table and table.parent),
+                         ("teacher_cache", getattr(args, "teacher_cache", None))):
         try:
             Path(folder or args.output_dir).mkdir(parents=True, exist_ok=True)
         except OSError as error:

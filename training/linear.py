@@ -1,26 +1,22 @@
-"""Linear layers in float32 on a CPU by oneDNN, as MKL leaves half of an AMD processor unused.
+"""Linear layers in float32 on a CPU by oneDNN, as cka.product: the same numbers but for rounding.
 
-The same numbers but for rounding; mixed precision and GPUs do not come here.
+Mixed precision and GPUs do not come here.
 """
 import torch
 
-AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+from cka import ONEDNN, product
 
 
-def product(a, b, bias=None):
-    """a @ b.mT + bias of (..., p), (q, p) and (q,), without gradient."""
-    return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
-
-
-class Linear(torch.autograd.Function):
+class _Linear(torch.autograd.Function):
     """torch.nn.functional.linear of x (..., p), weight (q, p) and bias (q,) or None."""
 
     @staticmethod
     def forward(ctx, x, weight, bias):
         ctx.save_for_backward(x, weight)
-        return product(x, weight, bias)
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):
         x, weight = ctx.saved_tensors
         flat = gradient.reshape(-1, gradient.shape[-1])  # (..., q) -> (n, q)
@@ -30,10 +26,17 @@ class Linear(torch.autograd.Function):
                 flat.sum(0) if needs_bias else None)
 
 
+class QuickLinear(torch.nn.Linear):
+    """A linear layer that computes so."""
+
+    def forward(self, x):
+        return _Linear.apply(x, self.weight, self.bias)
+
+
 def quick_linears(model, accelerator):
-    """Let the model's linear layers compute so, where that is of use. Returns the model."""
-    if AVAILABLE and accelerator.device.type == "cpu" and accelerator.mixed_precision == "no":
+    """Make the model's linear layers QuickLinears, where that is of use. Returns the model."""
+    if ONEDNN and accelerator.device.type == "cpu" and accelerator.mixed_precision == "no":
         for module in model.modules():
             if type(module) is torch.nn.Linear and module.weight.dtype == torch.float32:
-                module.forward = lambda x, module=module: Linear.apply(x, module.weight, module.bias)
+                module.__class__ = QuickLinear
     return model

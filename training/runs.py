@@ -250,7 +250,7 @@ class Run:
         args, needs = self.args, needs_of(terms)
         if not (args.teacher_cache and needs):
             return None
-        facts = {"task": self.task.name, "teacher": self.record["teacher"],
+        facts = {"format": 1, "task": self.task.name, "teacher": self.record["teacher"],
                  "configuration": models.fingerprint_of_config(teacher.model.config),
                  "data": features.source["sha256"], "rows": len(features.indices),
                  "tokenizer": utils_glue.tokenizer_fingerprint(tokenizer), "max_seq_length": args.max_seq_length,

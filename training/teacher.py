@@ -11,12 +11,12 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def first_layers(classifier, depth):
-    """The encoder of a classifier, cut after `depth` layers: its last hidden state is the classifier's at `depth`.
+    """The encoder of a classifier, cut after `depth` layers, with the classifier's own weights, in eval mode, frozen.
 
-    It shares the classifier's weights. In eval mode, without gradients.
+    RuntimeError where the family cannot be cut so.
     """
     config = copy.deepcopy(classifier.config)
-    config.num_hidden_layers = depth
+    config.num_hidden_layers, config.dtype = depth, torch.float32
     with torch.random.fork_rng(devices=[]):  # its first weights are random, and not kept
         encoder = transformers.AutoModel.from_config(config)
     lacking = encoder.load_state_dict(classifier.base_model.state_dict(), strict=False, assign=True).missing_keys
@@ -42,9 +42,21 @@ class Teacher:
     def runs(self, depth):
         """The model to run for the hidden states up to `depth`, or for the logits where that is None."""
         if depth not in self.ready:
-            model = self.model if depth is None else first_layers(self.model, depth)
+            model = self.model if depth is None else self.cut(depth)
             self.ready[depth] = torch.compile(model) if self.compiled else quick_linears(model, self.accelerator)
         return self.ready[depth]
+
+    def cut(self, depth):
+        """The first layers, or the whole encoder where those would say something else, as before a last norm."""
+        tokens = torch.arange(8, device=self.model.device).view(2, 4) + 4
+        try:
+            encoder = first_layers(self.model, depth)
+            with torch.no_grad(), self.accelerator.autocast():
+                wanted = self.model(tokens, output_hidden_states=[depth]).hidden_states[depth]
+                found = encoder(tokens, output_hidden_states=[depth]).hidden_states[depth]
+        except (RuntimeError, IndexError):  # another shape inside; no layer at all
+            return self.model.base_model
+        return encoder if torch.allclose(found, wanted, rtol=1e-3, atol=1e-3) else self.model.base_model
 
     def __call__(self, batch, layers=(), logits=True):
         """Outputs of a MiniBatch: the hidden states at `layers`, and the logits if asked for."""

@@ -83,6 +83,7 @@ class TeacherCache:
         self.folder = Path(folder) / f"{facts['task'].lower()}-{digest[:16]}"
         self.facts, self.rows, self.wanted, self.values = facts, rows, wanted, {}
         self.files = {name: entry for kind in wanted.values() for name, entry in kind.items()}
+        self.lock = filelock.FileLock(self.folder / ".lock")
 
     # ---- reading ---------------------------------------------------------------------------------------------------
 
@@ -96,7 +97,7 @@ class TeacherCache:
             try:
                 values = np.asarray(np.load(self.path(name), mmap_mode="r", allow_pickle=False))
                 found = f"{values.dtype} {values.shape}"
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, EOFError) as error:
                 found = f"{type(error).__name__}: {error}"
             if found != expected:
                 raise UserError(f"{self.path(name)} should hold {expected}, found {found}: delete it to have it made "
@@ -130,48 +131,64 @@ class TeacherCache:
         teacher: a training.teacher.Teacher. features: the data set, name -> tensor (N, ...). Every `save_steps`
         mini-batches what is done is made safe: a run that is killed goes on from there.
         """
-        accelerator = teacher.accelerator
-        with self.held() if accelerator.is_main_process else contextlib.nullcontext():
-            missing = [name for name in self.files if not self.path(name).is_file()]
-            done = self.begin(missing) if missing and accelerator.is_main_process else 0
-            missing, done = accelerate.utils.broadcast_object_list([missing, done])
-            if missing:
-                self.make(missing, done, teacher, features, batch_size, save_steps, workers)
-        accelerator.wait_for_everyone()
+        first = teacher.accelerator.is_main_process
+
+        def decided(function, *arguments):
+            """What the first process finds, in all of them."""
+            return accelerate.utils.broadcast_object_list([function(*arguments) if first else None])[0]
+        if decided(self.missing):
+            waited = 0
+            while not decided(self.hold, waited):  # in short turns, as the other processes wait no longer than minutes
+                waited += 1
+            try:
+                if missing := decided(self.missing):  # another run may have made them
+                    self.make(missing, decided(self.begin, missing), teacher, features, batch_size, save_steps, workers)
+            finally:
+                self.lock.release()
+        teacher.accelerator.wait_for_everyone()
         return self.open()
 
-    @contextlib.contextmanager
-    def held(self):
-        """Hold the folder, after another run that is writing there."""
+    def missing(self):
+        return [name for name in self.files if not self.path(name).exists()]
+
+    def hold(self, waited):
+        """True once the folder is held by this run; another one may be writing there."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(self.folder / ".lock")
         try:
-            lock.acquire(timeout=0)
+            self.lock.acquire(timeout=5 if waited else 0)
         except filelock.Timeout:
-            say(f"another run is making the teacher cache {self.folder}: waiting for it")
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
+            if not waited:
+                say(f"waiting for another run that is writing to {self.folder}")
+            return False
+        return True
 
     def partial(self, name):
         return self.folder / f"{name}.npy.partial"
 
+    def abandon(self):
+        """Remove what is not whole."""
+        for path in (*self.folder.glob("*.partial"), *self.folder.glob(".*.tmp*"), self.folder / "partial.json"):
+            path.unlink(missing_ok=True)
+
+    def rows_done(self, missing):
+        """How many rows a killed run has left of just these files."""
+        before = read_json(self.folder / "partial.json")
+        rows = before.get("rows", 0)
+        whole = all(self.partial(name).is_file() and self.partial(name).stat().st_size >= rows * self.files[name].bytes
+                    for name in missing)
+        return rows if whole and sorted(before.get("files", [])) == sorted(missing) else 0
+
     def begin(self, missing):
         """Say what will be written, refuse where it does not fit. Returns the rows that a killed run had done."""
-        state = self.folder / "partial.json"
-        before = read_json(state)
-        size = self.rows * sum(self.files[name].bytes for name in missing)
-        done = before["rows"] if sorted(before.get("files", [])) == sorted(missing) else 0
-        for path in [] if done else self.folder.glob("*.partial"):
-            path.unlink()
-        there = sum(self.partial(name).stat().st_size for name in missing if done)
-        free = shutil.disk_usage(self.folder).free
-        if size - there > free:
-            raise UserError(f"the teacher cache needs {(size - there) / 1e6:,.0f} MB more in {self.folder}, where "
-                            f"{free / 1e6:,.0f} MB are free: name another --teacher_cache, or leave it out")
-        say(f"making the teacher cache {self.folder}: {', '.join(missing)}, {size / 1e6:,.0f} MB"
+        done = self.rows_done(missing)
+        if not done:
+            self.abandon()
+        sample, free = sum(self.files[name].bytes for name in missing), shutil.disk_usage(self.folder).free
+        size, more = self.rows * sample, (self.rows - done) * sample
+        if more > free:
+            raise UserError(f"the teacher cache needs {more / 1e6:,.1f} MB more in {self.folder}, where "
+                            f"{free / 1e6:,.1f} MB are free: name another --teacher_cache, or leave it out")
+        say(f"making the teacher cache {self.folder}: {', '.join(missing)}, {size / 1e6:,.1f} MB"
             + (f"; {done} of {self.rows} samples are done" if done else ""))
         write_json(self.folder / "facts.json", self.facts)
         return done
@@ -205,6 +222,7 @@ class TeacherCache:
         entry = self.files[name]
         values = entry.make(found[entry.layer], batch).to(entry.dtype).contiguous()
         if not values.isfinite().all():
+            self.abandon()
             raise UserError(f"the teacher's {name} have numbers that {NUMPY[entry.dtype]} cannot hold: run without "
                             "--teacher_cache")
         return values.cpu().numpy().astype(NUMPY[entry.dtype], copy=False).tobytes()
