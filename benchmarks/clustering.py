@@ -13,10 +13,9 @@ import argparse
 import statistics
 import sys
 import tempfile
-import time
 
 import torch
-from report import report  # puts the repository on the path
+from report import report, seconds  # puts the repository on the path
 from sklearn.cluster import MiniBatchKMeans
 
 import train_memory
@@ -76,16 +75,6 @@ def published_pass(clustering, teacher, start):
 
 
 # ---- measuring ------------------------------------------------------------------------------------------------------
-
-def seconds(function, device, *arguments):
-    """Wall-clock seconds of one call, with all the work it gave to a GPU."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    wait()
-    started = time.perf_counter()
-    function(*arguments)
-    wait()
-    return time.perf_counter() - started
-
 
 @torch.no_grad()
 def measure(args, clustering, teacher):

@@ -10,10 +10,9 @@ process; ratios are medians over the rounds, and compare within this run only.
 import argparse
 import statistics
 import sys
-import time
 
 import torch
-from report import report  # puts the repository on the path
+from report import report, seconds  # puts the repository on the path
 
 import cka
 from training.records import cli
@@ -102,22 +101,12 @@ def cases(batch, length, width, centroids, device):
     }
 
 
-def seconds(function, device):
-    """Wall-clock seconds of one call, right after another that brings back caches and memory."""
-    def wait():
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-    function()
-    wait()
-    started = time.perf_counter()
-    function()
-    wait()
-    return time.perf_counter() - started
-
-
 def measure(functions, rounds, device):
     """Median seconds of each function, called in turn, after one round to warm up."""
-    times = [[seconds(function, device) for function in functions] for _ in range(rounds + 1)]
+    def second_call(function):
+        seconds(function, device)  # brings back caches and memory
+        return seconds(function, device)
+    times = [[second_call(function) for function in functions] for _ in range(rounds + 1)]
     return [statistics.median(column) for column in zip(*times[1:], strict=True)]
 
 

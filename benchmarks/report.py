@@ -6,15 +6,27 @@ puts the tables of such CSVs into a file, between its lines <!-- table step --> 
 """
 import argparse
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from analysis.table import insert, markdown
 from training.records import atomic_path, cli, provenance
 
 WHERE = ["device", "machine", "torch", "commit"]
+
+
+def seconds(function, device, *arguments):
+    """Wall-clock seconds of one call, with all the work it gave to a GPU."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
+    started = time.perf_counter()
+    function(*arguments)
+    wait()
+    return time.perf_counter() - started
 
 
 def report(rows, csv=None, device="cpu"):

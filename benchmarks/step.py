@@ -22,11 +22,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 
 import losses
 import torch
-from report import report  # puts the repository on the path
+from report import report, seconds  # puts the repository on the path
 
 import distill
 import glue_with_cka_ilg
@@ -131,16 +130,6 @@ def published_step(args, rows, indices, device):
 
 
 # ---- measuring ------------------------------------------------------------------------------------------------------
-
-def seconds(function, device):
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    function()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
-
 
 def measure(args):
     """The rounds' seconds of a step by form, and the peak memory in MiB, for one model and precision."""
