@@ -81,10 +81,6 @@ def cases(batch, length, width, centroids, device):
     m_s, m_t = draw(centroids, length * width).requires_grad_(), draw(centroids, length * width)
     frozen, x_s, x_t = cka.FrozenMemory(m_t), h_s.flatten(1), h_t.flatten(1)  # (B, W, D) -> (B, W*D)
 
-    def both_relations():
-        relations_s, relations_t = cka.memory_relations(x_s, m_s), cka.memory_relations(x_t, frozen)
-        return sum(cka.mean_squared_difference(relations_s[psi], relations_t[psi]) for psi in cka.PSI)
-
     return {
         "I": (backward(lambda: cka.intra_feature_loss(h_s, h_t), h_s),
               backward(lambda: published_intra(h_s, h_t), h_s),
@@ -95,9 +91,9 @@ def cases(batch, length, width, centroids, device):
         "F_MM": (backward(lambda: cka.memory_structure_loss(m_s, frozen), m_s),
                  backward(lambda: published_rows(m_s, m_t), m_s),
                  lambda: floor_of_memory_grams(m_s.detach())),
-        "F_E + F_C": (backward(both_relations, h_s, m_s),
-                      backward(lambda: published_feature_to_memory(x_s, m_s, x_t, m_t), h_s, m_s),
-                      lambda: floor_of_relations(x_s.detach(), m_s.detach(), x_t, m_t)),
+        "G": (backward(lambda: cka.global_inter_feature_loss(x_s, m_s, x_t, frozen, 0.5), h_s, m_s),
+              backward(lambda: published_rows(m_s, m_t) + published_feature_to_memory(x_s, m_s, x_t, m_t), h_s, m_s),
+              lambda: (floor_of_memory_grams(m_s.detach()), floor_of_relations(x_s.detach(), m_s.detach(), x_t, m_t))),
     }
 
 
