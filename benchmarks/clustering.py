@@ -98,7 +98,8 @@ def measure(args, clustering, teacher):
     facts = {"W": args.max_seq_length, "D": clustering.facts["hidden_size"], "C": args.num_centroid}
     precision = clustering.record["precision"].replace("no", "fp32")
     return [{"form": form, "B": len(forms[form][1][0]), **facts,
-             "precision": "fp32" if form == "published" else precision, "rows per second": round(rate, 1), "epoch / ours": round(rates["ours"] / rate, 2),
+             "precision": "fp32" if form == "published" else precision,
+             "rows per second": round(rate, 1), "epoch / ours": round(rates["ours"] / rate, 2),
              **(ended if form == "ours" else dict.fromkeys(ended, ""))} for form, rate in rates.items()]
 
 
