@@ -42,10 +42,13 @@ def report(rows, csv=None, device="cpu"):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="+", help="CSVs that benchmarks wrote.")
+    parser.add_argument("--only", help="Only the rows with a cell that is this, as bert-base.")
     parser.add_argument("--insert", help="Put the tables into this Markdown file.")
     args = parser.parse_args(argv)
     for path in map(Path, args.tables):
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        if args.only:
+            table = table[(table == args.only).any(axis=1)]
         where = "; ".join(f"{machine if device == 'cpu' else device}, torch {torch}, commit {commit}"
                           for device, machine, torch, commit in table[WHERE].drop_duplicates().itertuples(index=False))
         text = f"{markdown(table.drop(columns=WHERE))}\n\n{path.name}: {where}."
