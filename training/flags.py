@@ -77,10 +77,10 @@ def shared_flags(parser):
     add("--max_steps", type=int, default=-1, help="If positive, the number of optimizer steps instead of epochs.")
     add("--warmup_steps", type=int, default=0, help="Steps of linear warm-up before the linear decay. Default 0.")
     add("--seed", type=int, default=42, help="Seed of the head's start, dropout and order. Default 42.")
-    add("--dataloader_num_workers", type=int, default=0, help="Processes that prepare mini-batches ahead; 1 or 2 pay "
-        "on a fast GPU. Default 0.")
-    add("--compile", action="store_true", help="Compile the models with torch.compile: minutes at the start, faster "
-        "steps; dropout draws other random numbers then.")
+    add("--dataloader_num_workers", type=int, default=0, help="Processes that prepare mini-batches ahead. "
+        "Default 0.")
+    add("--compile", action="store_true", help="Compile the models with torch.compile, which takes time at the "
+        "start; dropout draws other random numbers then.")
     add("--no_cuda", action="store_true", help="Stay on the CPU.")
     add("--fp16", action="store_true", help="Mixed precision with float16; needs a GPU.")
     add("--bf16", action="store_true", help="Mixed precision with bfloat16.")
