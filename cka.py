@@ -16,7 +16,7 @@ _FEWEST_ROWS = {"biased": 2, "debiased": 4}  # with fewer, the estimator is 0/0
 _LOG_FLOOR = {"biased": 1e-6, "debiased": 1e-2}
 
 
-def _full_precision(function):
+def full_precision(function):
     """Run `function` outside autocast, its floating-point tensors in one dtype, float32 or wider."""
 
     @functools.wraps(function)
@@ -33,7 +33,7 @@ def _full_precision(function):
     return wrapper
 
 
-def _centred(x, mask):
+def centred(x, mask=None):
     """x (..., n, p) minus the mean of its unmasked rows; masked rows become 0. Also n (..., 1, 1)."""
     if mask is None:
         return x - x.mean(-2, keepdim=True), x.new_full((1, 1), x.shape[-2])
@@ -54,7 +54,7 @@ def _u_centred(gram, n, mask):
     return (gram - (rows + rows.mT) / (n - 2) + total / ((n - 1) * (n - 2))) * off_diagonal
 
 
-@_full_precision
+@full_precision
 def linear_cka(x, y, mask=None, estimator="biased"):
     """CKA with linear kernels between the rows of x and the rows of y (Eq. 4-5).
 
@@ -74,7 +74,7 @@ def linear_cka(x, y, mask=None, estimator="biased"):
         raise ValueError(f"estimator must be one of {ESTIMATORS}, got {estimator!r}")
     if estimator == "biased" and x.shape[-2] > max(x.shape[-1], y.shape[-1]):  # the smaller of two equal forms
         noises = [100 * torch.finfo(z.dtype).eps ** 2 * z.detach().square().sum((-2, -1)) for z in (x, y)]
-        (x, n), (y, _) = _centred(x, mask), _centred(y, mask)
+        (x, n), (y, _) = centred(x, mask), centred(y, mask)
         cross = (x.mT @ y).square().sum((-2, -1))  # tr(KL) = |XᵀY|²
         (norm_x, none_x), (norm_y, none_y) = (
             _norm(z.mT @ z, n, noise, estimator) for z, noise in zip((x, y), noises, strict=True))
@@ -113,13 +113,18 @@ class _Gram(torch.autograd.Function):
         return product(gradient + gradient.mT, x.mT)
 
 
+def gram_matrix(x):
+    """x xᵀ: (..., n, p) -> (..., n, n)."""
+    return _Gram.apply(x)
+
+
 def _centred_gram(x, mask=None, estimator="biased"):
     """The centred Gram matrix of x (..., n, n) with its norm and where it is undefined, both (...).
 
     Centred is the (n, n) matrix, not the (n, p) features, as n is the smaller. In float32 the gradient's relative error
     is about 1e-5 over the share of the energy that centring leaves.
     """
-    return _centre(_Gram.apply(x), mask, estimator)
+    return _centre(gram_matrix(x), mask, estimator)
 
 
 def _centre(gram, mask=None, estimator="biased"):
@@ -160,7 +165,7 @@ def _negative_log(cka, estimator):
     return -cka.clamp(min=floor).log() + (floor - cka).clamp(min=0) / floor
 
 
-@_full_precision
+@full_precision
 def intra_feature_loss(h_s, h_t, mask=None, estimator="biased", reduction="mean_log"):
     """I, the structure between the tokens of a sample: -(1/B) Σ_i log |CKA(H_s[i], H_t[i])| (Eq. 6).
 
@@ -171,7 +176,7 @@ def intra_feature_loss(h_s, h_t, mask=None, estimator="biased", reduction="mean_
     return _intra(linear_cka(h_s, h_t.detach(), mask, estimator=estimator), h_s, mask, estimator, reduction)
 
 
-@_full_precision
+@full_precision
 def token_structure(h, mask=None, estimator="biased"):
     """What I needs of the teacher: the centred Gram matrix of each sample's tokens over its norm, 0 where undefined.
 
@@ -181,7 +186,7 @@ def token_structure(h, mask=None, estimator="biased"):
     return gram * torch.where(undefined, 0, 1 / torch.where(undefined, 1, norm))[..., None, None]
 
 
-@_full_precision
+@full_precision
 def intra_feature_loss_to(structure_t, h_s, mask=None, estimator="biased", reduction="mean_log"):
     """I (Eq. 6), with token_structure(h_t, mask, estimator) for h_t. Returns a scalar."""
     gram, norm, undefined = _centred_gram(h_s, mask, estimator)
@@ -201,7 +206,7 @@ def _intra(cka, h_s, mask, estimator, reduction):
     return (_negative_log(cka, estimator) * counts).sum() / counts.sum().clamp(min=1)
 
 
-@_full_precision
+@full_precision
 def local_inter_feature_loss(h_s, h_t, mask=None, estimator="biased"):
     """L, the structure between the samples of a mini-batch: -log |CKA(H_s, H_t)|, one row a sample (Eq. 7).
 
@@ -231,7 +236,7 @@ class FrozenMemory:
             self.gram = _centred_gram(self.rows, estimator=estimator)
 
 
-@_full_precision
+@full_precision
 def memory_structure_loss(m_s, m_t, estimator="biased"):
     """F_MM, the structure between the centroids: -log |CKA(M_t, M_s)| (Eq. 8).
 
@@ -239,10 +244,10 @@ def memory_structure_loss(m_s, m_t, estimator="biased"):
     for the estimator (1; 3 when debiased) give 0. Returns a scalar.
     """
     m_t = m_t if isinstance(m_t, FrozenMemory) else FrozenMemory(m_t, estimator)
-    return memory_structure_loss_of(_Gram.apply(m_s), m_t, estimator)
+    return memory_structure_loss_of(gram_matrix(m_s), m_t, estimator)
 
 
-@_full_precision
+@full_precision
 def memory_structure_loss_of(gram_s, m_t, estimator="biased"):
     """F_MM (Eq. 8), with M_s M_sᵀ (C, C), which memory_relations returns, for m_s. m_t: a FrozenMemory."""
     if len(gram_s) != len(m_t.rows) or m_t.estimator != estimator:
@@ -272,7 +277,7 @@ class _MemoryProducts(torch.autograd.Function):
         return d_h, d_m
 
 
-@_full_precision
+@full_precision
 def memory_relations(h, m):
     """ψ(h[i], m[j]) for both ψ, {"euclidean": distances, "cosine": similarities}, (B, C) each.
 
@@ -342,7 +347,7 @@ def _pairwise(x, psi):
     return unit @ unit.mT
 
 
-@_full_precision
+@full_precision
 def relation_difference(x_s, x_t, psi="euclidean", mask=None):
     """RD, the mean over all pairs i, j of |ψ(x_t[i], x_t[j]) - ψ(x_s[i], x_s[j])| (Eq. 12-13).
 

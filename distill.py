@@ -28,7 +28,8 @@ class Term(NamedTuple):
     """A named part of the total: loss(s, t, batch) -> scalar, with s and t the Outputs of student and teacher.
 
     batch: the MiniBatch's targets; terms may leave there what others of the same mini-batch share. needs: what of the
-    teacher, "logits", "features", what a cache may hold instead of these ("tokens" for I, "relations" for G), or None.
+    teacher, "logits", "features", what a cache may hold instead of these ("tokens" for I, "relations" for G),
+    "attention", or None.
     module: what of the loss is trained with the student, in checkpoints but not in the saved student.
     """
     weight: float
@@ -152,13 +153,15 @@ class Loop:
 
     teacher: a training.teacher.Teacher, None without one. cache: a TeacherCache with what the terms need of it, if any.
     terms: name -> Term; those of weight 0 are not computed. pairs: hidden_states indices (student's, teacher's) to
-    align. log(step, group=scalars, ...), save(state) and evaluate() are called at their steps.
+    align; observed: the pair whose relation differences are logged, by default the last. log(step, group=scalars, ...),
+    save(state) and evaluate() are called at their steps.
     """
 
-    def __init__(self, args, accelerator, student, teacher, terms, pairs, features, cache=None):
+    def __init__(self, args, accelerator, student, teacher, terms, pairs, features, cache=None, observed=None):
         self.args, self.accelerator, self.teacher, self.cache = args, accelerator, teacher, cache
         self.terms, self.needs = {name: term for name, term in terms.items() if term.weight != 0}, needs_of(terms)
         self.layers_s, self.layers_t = zip(*pairs, strict=True) if pairs else ((), ())
+        self.observed, self.attention = observed or (pairs or [(None, None)])[-1], "attention" in self.needs
         self.mask_padding = getattr(args, "mask_padding", False)
         world = accelerator.num_processes
         self.data = Rows(features, self.mask_padding, accelerator.process_index, world, cache)
@@ -176,17 +179,22 @@ class Loop:
         self.student = accelerator.prepare(student)
 
     def outputs(self, batch, observe):
-        """Outputs of student and teacher; no work that neither a term nor, at log steps, the relations need."""
-        features = bool(self.needs - {"logits"}) or (observe and self.teacher is not None)
-        s = batch.forward(self.student, self.layers_s if features else ())
+        """Outputs of student and teacher for the terms and, to `observe`, the features of both (B, W, D), else None."""
+        layered = bool(self.needs - {"logits", "attention"})
+        layers_s, layers_t = (self.layers_s, self.layers_t) if layered else ((), ())
+        observe = observe and self.teacher is not None
+        seen_s, seen_t = ((layer,) if observe else () for layer in self.observed)
+        s = batch.forward(self.student, layers_s + seen_s, self.attention)
+        s, h_s = s._replace(features=s.features[:len(layers_s)]), s.features[-1:]
         if self.teacher is None:
-            return s, None
+            return s, None, None
         if self.cache is None:
-            return s, self.teacher(batch, self.layers_t if features else (), logits="logits" in self.needs)
-        t = self.cache.outputs(batch.teacher)
-        if observe and not t.features:
-            t = t._replace(features=self.teacher(batch, self.layers_t, logits=False).features)
-        return s, t
+            t = self.teacher(batch, layers_t + seen_t, "logits" in self.needs, self.attention)
+            t, h_t = t._replace(features=t.features[:len(layers_t)]), t.features[-1:]
+        else:
+            t = self.cache.outputs(batch.teacher)
+            h_t = t.features[-1:] if layers_t[-1:] == seen_t else self.teacher(batch, seen_t, logits=False).features
+        return s, t, (h_s[0], h_t[0]) if observe else None
 
     def step(self, window, observe):
         """One optimizer step on a list of items of Rows. Returns the gradient norm and, if `observe`, the relations."""
@@ -195,15 +203,15 @@ class Loop:
             batch = MiniBatch(item, self.accelerator.device, self.accelerator.num_processes)
             last = i == len(window) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.student):
-                s, t = self.outputs(batch, observe and last)
+                s, t, seen = self.outputs(batch, observe and last)
                 values = {name: term.loss(s, t, batch.targets) for name, term in self.terms.items()}
                 values["total"] = sum(term.weight * values[name] for name, term in self.terms.items())
                 self.accelerator.backward(values["total"] / len(window))
             state.meter.add(state.step + 1, values)
             state.examples += batch.size
-            if observe and last and t is not None:
+            if seen:
                 mask = batch.targets["attention_mask"] if self.mask_padding else None
-                relations = relation_differences(s.features[-1], t.features[-1], mask)
+                relations = relation_differences(*seen, mask)
         # the losses' own parameters are not clipped: they would take from the student's share, and Adam rescales them
         norm = self.accelerator.clip_grad_norm_(self.student.parameters(), self.args.max_grad_norm or math.inf)
         state.optimizer.step()

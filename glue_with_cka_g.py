@@ -21,11 +21,17 @@ def terms(args, memories):
         args.beta, args.gamma_m, memories, args.mask_padding)
 
 
-def main(argv=None):
+def make_parser():
     parser = flags.Parser(__doc__)
     flags.shared_flags(parser)
-    flags.global_flags(flags.distillation_flags(parser))
-    args = parser.parse_args(argv)
+    group = flags.distillation_flags(parser)
+    flags.cka_flags(group)
+    flags.global_flags(group)
+    return parser
+
+
+def main(argv=None):
+    args = make_parser().parse_args(argv)
     return runs.run(args, "FSD_G" if args.beta else "VKD", terms)
 
 

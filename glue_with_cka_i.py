@@ -24,13 +24,18 @@ def terms(args, memories=None):
     return distill.vkd_terms(args.alpha, args.temperature) | structure
 
 
-def main(argv=None):
+def make_parser():
     parser = flags.Parser(__doc__)
     flags.shared_flags(parser)
-    flags.distillation_flags(parser).add_argument(
-        "--internal", action="store_true", help="Align the structure between the tokens of a sample (I) instead of "
-        "that between the samples of a mini-batch (L).")
-    args = parser.parse_args(argv)
+    group = flags.distillation_flags(parser)
+    flags.cka_flags(group)
+    group.add_argument("--internal", action="store_true", help="Align the structure between the tokens of a sample (I) "
+                       "instead of that between the samples of a mini-batch (L).")
+    return parser
+
+
+def main(argv=None):
+    args = make_parser().parse_args(argv)
     return runs.run(args, "VKD" if args.beta == 0 else "FSD_I" if args.internal else "FSD_L", terms)
 
 

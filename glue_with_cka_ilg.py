@@ -34,6 +34,7 @@ def make_parser():
     parser = flags.Parser(__doc__)
     flags.shared_flags(parser)
     group = flags.distillation_flags(parser)
+    flags.cka_flags(group)
     for letter, name in (("i", "intra-feature structure, I"), ("l", "local inter-feature structure, L"),
                          ("g", "global inter-feature structure, G")):
         group.add_argument(f"--gamma_{letter}", type=float, default=1.0, help=f"Weight of the {name}, inside β; 0 "

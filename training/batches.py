@@ -1,4 +1,5 @@
 """Global mini-batches: their order, the rows of each process, and the models' outputs gathered over processes."""
+import contextlib
 import inspect
 import math
 from typing import NamedTuple
@@ -6,11 +7,14 @@ from typing import NamedTuple
 import accelerate
 import torch
 
+from training.attention import heard
+
 SORTED = 16  # mini-batches whose rows are sorted by length among themselves, where rows are grouped by length
 
 
 class Outputs(NamedTuple):
-    """What a model says of a mini-batch: logits (B, K); features, one (B, W, D) for each layer asked for.
+    """What a model says of a mini-batch: logits (B, K); features, one (B, W, D) for each layer asked for; attention,
+    the last layer's queries, keys and values, (B, A, W, d) each, A being its heads.
 
     Of a teacher whose outputs are cached instead what the structures need of its features: tokens, one
     cka.token_structure (B, W, W) a layer, and relations, cka.memory_relations to its memory.
@@ -19,6 +23,7 @@ class Outputs(NamedTuple):
     features: tuple = ()
     tokens: tuple = ()
     relations: dict | None = None
+    attention: tuple = ()
 
 
 def epoch_order(rows, batch_size, seed, epoch, lengths=None):
@@ -125,11 +130,13 @@ class MiniBatch:
         accepted = inspect.signature(plain.forward).parameters
         return {key: value for key, value in self.inputs.items() if key in accepted}
 
-    def forward(self, model, layers=()):
+    def forward(self, model, layers=(), attention=False):
         """The model's Outputs for the global mini-batch, with the hidden states at `layers` and no others."""
-        out = model(**self.arguments(model), output_hidden_states=list(layers) or False)
+        with heard(model) if attention else contextlib.nullcontext(()) as qkv:
+            out = model(**self.arguments(model), output_hidden_states=list(layers) or False)
         logits = self.gather(out.logits) if "logits" in out else None
-        return Outputs(logits, tuple(self.gather(out.hidden_states[i]) for i in layers))
+        features = tuple(self.gather(out.hidden_states[i]) for i in layers)
+        return Outputs(logits, features, attention=tuple(map(self.gather, qkv)))
 
 
 def flat(h, targets, length, mask_padding):

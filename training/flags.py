@@ -87,7 +87,7 @@ def shared_flags(parser):
 
 
 def distillation_flags(parser):
-    """The flags of the scripts that distil: where the student comes from, VKD, β and the variants of the losses."""
+    """The flags of the scripts that distil: where the student comes from, VKD, β, the layers. Returns the group."""
     group = parser.add_argument_group("student")
     add = group.add_argument
     add("--student_model_type", help="Family of the student; must be the teacher's.")
@@ -106,13 +106,18 @@ def distillation_flags(parser):
     add("--beta", type=float, default=1.0, help="β, weight of the feature structure; 0 is VKD. Default 1.")
     add("--mask_padding", action="store_true", help="Leave padded positions out of the structures, as the paper does "
         "not, and out of the computation: rows of like length share a mini-batch.")
+    add("--do_layerwise", action="store_true", help="Align student layers 1, 2, ... with every k-th layer of the "
+        "teacher (k = teacher's / student's layers), averaged, instead of the penultimate layers.")
+    return group
+
+
+def cka_flags(group):
+    """The forms of CKA and of I, into the group that distillation_flags returned."""
+    add = group.add_argument
     add("--cka_estimator", choices=cka.ESTIMATORS, default="biased", help="Of I, L and F_MM: biased is the "
         "paper's; debiased keeps its signal when the batch is small beside the features' width. Default biased.")
     add("--intra_reduction", choices=cka.REDUCTIONS, default="mean_log", help="Of I: mean_log is Eq. 6; log_mean is "
         "the authors' released form. Default mean_log.")
-    add("--do_layerwise", action="store_true", help="Align student layers 1, 2, ... with every k-th layer of the "
-        "teacher (k = teacher's / student's layers), averaged, instead of the penultimate layers.")
-    return group
 
 
 def global_flags(group):
@@ -135,7 +140,8 @@ AT_LEAST = {"max_seq_length": 2, "per_gpu_train_batch_size": 1, "per_gpu_eval_ba
             "gradient_accumulation_steps": 1, "num_train_epochs": 0, "logging_steps": 1, "save_steps": 1,
             "save_total_limit": 0, "warmup_steps": 0, "weight_decay": 0, "adam_epsilon": 0, "max_grad_norm": 0,
             "student_num_hidden_layers": 1, "max_train_samples": 1, "max_eval_samples": 1, "max_predict_samples": 1,
-            "beta": 0, "alpha": 0, "seed": 0, "gamma_i": 0, "gamma_l": 0, "gamma_g": 0, "gamma_m": 0,
+            "beta": 0, "alpha": 0, "seed": 0, "gamma_i": 0, "gamma_l": 0, "gamma_g": 0, "gamma_m": 0, "gamma_d": 0,
+            "gamma_a": 0, "relation_heads": 0,
             "student_memory_learning_rate": 0, "num_centroid": 1, "memory_num_train_epochs": 1,
             "memory_learning_rate": 0, "per_gpu_memory_train_batch_size": 1, "dataloader_num_workers": 0}
 
@@ -147,9 +153,9 @@ def check_arguments(args):
         if value is not None and not (math.isfinite(value) and value >= least):
             raise UserError(f"--{name} must be at least {least}, got {value:g}")
     for name in ("alpha", "gamma_m", "memory_learning_rate"):
-        if getattr(args, name, 0) > 1:
+        if (getattr(args, name, None) or 0) > 1:
             raise UserError(f"--{name} must be between 0 and 1, got {getattr(args, name):g}")
-    if getattr(args, "temperature", 1) <= 0:
+    if getattr(args, "temperature", None) is not None and args.temperature <= 0:
         raise UserError(f"--temperature must be above 0, got {args.temperature:g}")
     if not (args.do_train or args.do_eval or args.do_predict):
         raise UserError("nothing to do: pass --do_train, --do_eval or --do_predict")

@@ -193,12 +193,19 @@ def load_trained(args, task, folder):
     return model, tokenizer
 
 
+def penultimate_pair(student, teacher):
+    """The indices of the penultimate hidden states, (student's, teacher's)."""
+    return student.config.num_hidden_layers - 1, teacher.config.num_hidden_layers - 1
+
+
 def layer_pairs(args, student, teacher):
     """The hidden states to align, [(student's index, teacher's index)]: the penultimate layers by default."""
     layers_s, layers_t = student.config.num_hidden_layers, teacher.config.num_hidden_layers
-    if not args.do_layerwise:
-        return [(layers_s - 1, layers_t - 1)]
+    patient = getattr(args, "method", None) == "pkd"
+    if not (args.do_layerwise or patient):
+        return [penultimate_pair(student, teacher)]
     if layers_t % layers_s or layers_s < 2:
-        raise UserError(f"--do_layerwise needs a student of 2 or more layers whose number divides the teacher's; they "
+        what = "PKD" if patient else "--do_layerwise"
+        raise UserError(f"{what} needs a student of 2 or more layers whose number divides the teacher's; they "
                         f"have {layers_s} and {layers_t}")
     return [(k, k * layers_t // layers_s) for k in range(1, layers_s)]

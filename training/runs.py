@@ -33,18 +33,19 @@ from training.teacher_cache import TeacherCache, entries
 
 HYPERPARAMETERS = {"learning_rate", "num_train_epochs", "per_gpu_train_batch_size", "seed", "alpha", "beta",
                    "temperature", "gamma_i", "gamma_l", "gamma_g", "gamma_m", "student_memory_learning_rate",
-                   "cka_estimator", "intra_reduction", "mask_padding", "do_layerwise",
-                   "student_num_hidden_layers"}
+                   "cka_estimator", "intra_reduction", "mask_padding", "do_layerwise", "student_num_hidden_layers",
+                   "gamma_d", "gamma_a", "relation_heads", "between", "sample_features"}
 
 
-def run(args, method, terms):
+def run(args, method, terms, check=lambda args, student, teacher: None):
     """Train, evaluate and predict as the flags say. Returns the exit code.
 
     method: the name under which the run appears in tables. terms(args, memories) -> {name: distill.Term}, where
-    memories is the memory.Memories of a method with a global structure, else None.
+    memories is the memory.Memories of a method with a global structure, else None. check(args, student, teacher)
+    refuses models that the method cannot take, with a UserError.
     """
     with prepared(args) as task:
-        return Run(args, task, method, terms).main()
+        return Run(args, task, method, terms, check).main()
 
 
 @contextlib.contextmanager
@@ -66,7 +67,7 @@ def prepared(args):
 class Run:
     """One run of one method on one task; `record` becomes its run.json."""
 
-    def __init__(self, args, task, method, terms):
+    def __init__(self, args, task, method, terms, check):
         precision = "fp16" if args.fp16 else "bf16" if args.bf16 else None  # None: what accelerate launch was told
         several = int(os.environ.get("WORLD_SIZE", 1)) > 1  # torchrun's; accelerate joins it on CPUs only when told
         try:
@@ -76,7 +77,7 @@ class Run:
         except (ValueError, ImportError) as error:  # a precision that this device does not have
             raise UserError(f"this device does not take these settings ({error}): run without mixed precision, or on "
                             "another device") from None
-        self.args, self.task, self.method, self.terms = args, task, method, terms
+        self.args, self.task, self.method, self.terms, self.check = args, task, method, terms, check
         self.output, self.began = Path(args.output_dir), time.perf_counter()
         cuda = self.accelerator.device.type == "cuda"
         self.record = records.provenance() | {
@@ -161,13 +162,15 @@ class Run:
         student = models.load_student(args, self.task, tokenizer, teacher, checkpoint).to(accelerator.device)
         if not args.compile:
             quick_linears(student, accelerator)
+        self.check(args, student, teacher)
         pairs = models.layer_pairs(args, student, teacher) if teacher else []
+        observed = models.penultimate_pair(student, teacher) if teacher else None
         memories = None if m_t is None else memory.Memories(
             m_t.to(accelerator.device), student.config.hidden_size, args.max_seq_length, args.seed, args.cka_estimator)
         terms = self.terms(args, memories)
         teacher = teacher and Teacher(teacher.to(accelerator.device), accelerator, args.compile)
         cache = self.teacher_cache(teacher, tokenizer, features, terms, pairs, memories) if teacher else None
-        loop = Loop(args, accelerator, student, teacher, terms, pairs, features.tensors, cache)
+        loop = Loop(args, accelerator, student, teacher, terms, pairs, features.tensors, cache, observed)
         self.record["settings"] = settings
         if checkpoint:
             restore(loop.state, checkpoint)

@@ -58,9 +58,9 @@ class Teacher:
             return self.model.base_model
         return encoder if torch.allclose(found, wanted, rtol=1e-3, atol=1e-3) else self.model.base_model
 
-    def __call__(self, batch, layers=(), logits=True):
-        """Outputs of a MiniBatch: the hidden states at `layers`, and the logits if asked for."""
-        if not (logits or layers):
+    def __call__(self, batch, layers=(), logits=True, attention=False):
+        """Outputs of a MiniBatch: the hidden states at `layers`, and logits and attention if asked for."""
+        if not (logits or layers or attention):
             return Outputs()
         with torch.no_grad(), self.accelerator.autocast():
-            return batch.forward(self.runs(None if logits else max(layers)), layers)
+            return batch.forward(self.runs(None if logits or attention else max(layers)), layers, attention)

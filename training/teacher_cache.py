@@ -5,6 +5,7 @@
       features-11.npy                 (N, W, D) float16, for L, and for I beside it
       tokens-11-biased.npy            (N, W, W) float16, cka.token_structure, for I alone
       relations-89abcdef01234567.npy  (N, 2, C) float32, distances and cosines to a memory, for G
+      attention.npy                   (N, 3, A, W, d) float16, the last layer's queries, keys and values, for MiniLM
 
 A run reads the files that its terms need, memory-mapped, and makes those that are missing in one pass of the teacher.
 """
@@ -31,10 +32,10 @@ NUMPY = {torch.float16: np.dtype("<f2"), torch.float32: np.dtype("<f4")}
 
 class Entry(NamedTuple):
     """A file: the numbers of each sample, and how they follow from the teacher's outputs."""
-    layer: int | None  # of the hidden state it is made of; None: the logits
+    source: int | str  # the layer of the hidden state that it is made of, or "logits" or "attention"
     shape: tuple
     dtype: torch.dtype
-    make: object = lambda x, batch: x  # (logits or hidden state, MiniBatch) -> (B, *shape)
+    make: object = lambda x, batch: x  # (source, MiniBatch) -> (B, *shape)
 
     @property
     def bytes(self):
@@ -43,7 +44,7 @@ class Entry(NamedTuple):
 
 
 def entries(needs, layers, config, args, memories=None, memory_name=""):
-    """{kind: {file name: Entry}} of what terms need, a set among logits, tokens, features and relations.
+    """{kind: {file name: Entry}} of what terms need, a set among logits, tokens, features, relations and attention.
 
     layers: the teacher's hidden states in use, the penultimate last. config: the teacher's.
     """
@@ -59,7 +60,7 @@ def entries(needs, layers, config, args, memories=None, memory_name=""):
 
     wanted = {}
     if "logits" in needs:
-        wanted["logits"] = {"logits": Entry(None, (config.num_labels,), torch.float32)}
+        wanted["logits"] = {"logits": Entry("logits", (config.num_labels,), torch.float32)}
     if "features" in needs:
         wanted["features"] = {
             f"features-{k}": Entry(k, (length, config.hidden_size), torch.float16) for k in layers}
@@ -69,6 +70,10 @@ def entries(needs, layers, config, args, memories=None, memory_name=""):
     if "relations" in needs:
         wanted["relations"] = {f"relations-{memory_name[:16]}{masked}":
                                Entry(layers[-1], (2, len(memories.student)), torch.float32, relations)}
+    if "attention" in needs:
+        heads = config.num_attention_heads
+        wanted["attention"] = {"attention": Entry("attention", (3, heads, length, config.hidden_size // heads),
+                                                  torch.float16, lambda qkv, batch: torch.stack(qkv, 1))}
     return wanted
 
 
@@ -112,6 +117,8 @@ class TeacherCache:
             found[name] = found[name][:, columns]
         for name in self.wanted.get("tokens", ()):
             found[name] = found[name][:, columns][:, :, columns]
+        for name in self.wanted.get("attention", ()):
+            found[name] = found[name][:, :, :, columns]
         return found
 
     def outputs(self, found):
@@ -121,6 +128,8 @@ class TeacherCache:
             kinds["logits"] = kinds["logits"][0]
         if "relations" in kinds:
             kinds["relations"] = dict(zip(cka.PSI, kinds["relations"][0].unbind(1), strict=True))
+        if "attention" in kinds:
+            kinds["attention"] = kinds["attention"][0].unbind(1)
         return Outputs(**kinds)
 
     # ---- making ----------------------------------------------------------------------------------------------------
@@ -195,7 +204,8 @@ class TeacherCache:
 
     def make(self, missing, done, teacher, features, batch_size, save_steps, workers):
         """One pass of the teacher over the samples from `done` on; the files take their names at its end."""
-        accelerator, layers = teacher.accelerator, sorted({self.files[name].layer for name in missing} - {None})
+        accelerator, sources = teacher.accelerator, {self.files[name].source for name in missing}
+        layers = sorted(sources - {"logits", "attention"})
         world, gpu = accelerator.num_processes, accelerator.device.type == "cuda"
         batches = torch.arange(done, self.rows).split(batch_size * world) if done < self.rows else []
         items = Rows(features, False, accelerator.process_index, world).loader(batches, workers, gpu)
@@ -205,8 +215,9 @@ class TeacherCache:
                      for name in missing if accelerator.is_main_process}
             for step, item in enumerate(bar, start=1):
                 batch = MiniBatch(item, accelerator.device, world)
-                outputs = teacher(batch, layers, logits="logits" in missing)
-                found = dict(zip(layers, outputs.features, strict=True)) | {None: outputs.logits}
+                outputs = teacher(batch, layers, "logits" in sources, "attention" in sources)
+                found = dict(zip(layers, outputs.features, strict=True)) | {
+                    "logits": outputs.logits, "attention": outputs.attention}
                 for name, file in files.items():
                     file.write(self.numbers(name, found, batch))
                 done += batch.size
@@ -218,9 +229,9 @@ class TeacherCache:
             (self.folder / "partial.json").unlink()
 
     def numbers(self, name, found, batch):
-        """The bytes of a mini-batch in a file. found: the logits, under None, and hidden states by their layer."""
+        """The bytes of a mini-batch in a file. found: what entries are made of, by its name."""
         entry = self.files[name]
-        values = entry.make(found[entry.layer], batch).to(entry.dtype).contiguous()
+        values = entry.make(found[entry.source], batch).to(entry.dtype).contiguous()
         if not values.isfinite().all():
             self.abandon()
             raise UserError(f"the teacher's {name} have numbers that {NUMPY[entry.dtype]} cannot hold: run without "

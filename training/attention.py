@@ -1,0 +1,47 @@
+"""Queries, keys and values of a model's last self-attention, heard while it runs; for MiniLM."""
+import contextlib
+
+import accelerate
+
+from training.records import UserError
+
+PROJECTIONS = (("query", "key", "value"), ("q_lin", "k_lin", "v_lin"), ("q", "k", "v"))
+
+
+def last_attention(model):
+    """The model, unwrapped, and the three projections of its last self-attention."""
+    plain = accelerate.utils.extract_model_from_parallel(model, keep_fp32_wrapper=True, keep_torch_compile=False)
+    found = None
+    for module in plain.modules():
+        children = dict(module.named_children())
+        for names in PROJECTIONS:
+            if all(name in children for name in names):
+                found = [children[name] for name in names]
+    if found is None:
+        raise UserError(f"no queries, keys and values were found in {type(plain).__name__}, whose attention MiniLM is "
+                        "to reproduce: take a model like BERT, RoBERTa, ELECTRA, ALBERT, DistilBERT or MPNet, or "
+                        "another method")
+    return plain, found
+
+
+def has_position_bias(model):
+    """True where attention scores are more than products of queries and keys, as in MPNet."""
+    return any(name.endswith("relative_attention_bias") for name, _ in model.named_modules())
+
+
+@contextlib.contextmanager
+def heard(model):
+    """Within it, the list yielded fills with the last queries, keys and values of a forward, (k, A, W, d) each."""
+    plain, projections = last_attention(model)
+    heads, outputs = plain.config.num_attention_heads, [None] * 3
+
+    def listener(i):
+        def listen(module, arguments, x):
+            outputs[i] = x.unflatten(-1, (heads, -1)).transpose(1, 2)  # (k, W, A*d) -> (k, A, W, d)
+        return listen
+    handles = [projection.register_forward_hook(listener(i)) for i, projection in enumerate(projections)]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
