@@ -18,7 +18,8 @@ import utils_glue
 from training import records
 from training.records import UserError
 
-ORDER = ("teacher", "none", "VKD", "FSD_I", "FSD_L", "FSD_G", "FSD_IL", "FSD_IG", "FSD_LG", "FSD_ILG")
+ORDER = ("teacher", "none", "VKD", "PKD", "RKD", "MiniLM", "Gram", "Procrustes",
+         "FSD_I", "FSD_L", "FSD_G", "FSD_IL", "FSD_IG", "FSD_LG", "FSD_ILG")
 METRICS = ("mcc", "acc", "f1", "acc_mm", "pearson", "spearmanr")
 BUDGET = {"--learning_rate": "learning rate", "--num_train_epochs": "epochs", "--max_steps": "steps at most",
           "--per_gpu_train_batch_size": "batch", "--gradient_accumulation_steps": "accumulation",
@@ -31,42 +32,92 @@ SAME = ("--warmup_steps", "--weight_decay", "--adam_epsilon", "--max_grad_norm",
         "--max_eval_samples", "--compile", "task", "parameters", "device", "torch", "transformers")
 PATHS = ("_dir", "_file", "_path", "_csv", "name_or_path", "name_or_path_for_copy", "tokenizer_name", "config_name",
          "teacher_cache")
+TEXTS = dict.fromkeys(("commit", "teacher", "memory", "data", "torch", "transformers"), str)  # even if all digits
+ONE_OF = {"teacher": "teachers", "memory": "teacher memories", "data": "training data"}
+MEMORY_KIND = ("memory_init", "--mask_padding", "--sample_features")  # each makes a memory of its own
 
 
 def read_runs(source):
     """One row a finished run, from a folder of run folders or from a results.csv."""
     source = Path(source)
     if source.is_file():
-        return records.read_results(source)
-    runs = [run for run in map(records.read_json, sorted(source.glob("*/run.json")))
-            if run.get("finished") and run["method"] != "memory"]
-    if not runs:
+        return records.read_results(source, dtype=TEXTS)
+    runs = {path.parent: records.read_json(path) for path in sorted(source.glob("*/run.json"))}
+    rows = [records.result_row(run) | {"--output_dir": str(folder), "data": hash_of_data(run)}
+            for folder, run in runs.items() if run.get("finished") and run["method"] != "memory"]
+    if not rows:
         raise UserError(f"{source} is neither a results.csv nor a folder with finished runs in it (RUN/run.json)")
-    rows = pd.DataFrame([records.result_row(run) for run in runs])
-    return rows.sort_values("started", kind="stable", ignore_index=True)
+    return pd.DataFrame(rows).sort_values("started", kind="stable", ignore_index=True)
 
 
-def check_comparable(runs):
-    """Refuse runs whose difference could come from anything but method, with its own options, and seed."""
-    students = runs[runs.method != "teacher"]
-    for column in (*BUDGET, *SAME):
-        values = students[column].unique() if column in students else []
+def hash_of_data(run):
+    """The first digits of the training file's sha256, of the content of a run.json."""
+    return run.get("data", {}).get("train", {}).get("sha256", "")[:12]
+
+
+def metric_names(task):
+    """The columns with a task's metrics; those of MNLI's second dev set end in _mm."""
+    task = utils_glue.get_task(task)
+    return [name + split.removeprefix("dev") for split in task.files if split.startswith("dev")
+            for name in task.metrics]
+
+
+def score(metrics, task):
+    """The mean of a task's metrics, as GLUE scores it. metrics: a mapping, a row or a table with their names."""
+    names = metric_names(task)
+    return sum(metrics[name] for name in names) / len(names)
+
+
+def check_evaluated(runs):
+    """Refuse runs of a task that lack one of its metrics."""
+    task = runs.task.iloc[0]
+    for name in metric_names(task):
+        without = runs[runs[name].isna()] if name in runs else runs
+        if len(without):
+            run = without.iloc[0]
+            raise UserError(f"the {task} run of {run.method} with seed {run.seed} has no {name}: evaluate it with "
+                            "--do_eval")
+
+
+def rank(method):
+    """The key that sorts methods as in ORDER, a method's variants behind it and others last."""
+    base = method.partition(",")[0]
+    return ORDER.index(base) if base in ORDER else len(ORDER), method != base
+
+
+def check_comparable(runs, free=(), tuned=()):
+    """Refuse runs whose difference could come from anything but method, with its own options, and seed.
+
+    free: further columns that may differ. tuned: columns that may differ between methods, not within one.
+    """
+    students, tasks = runs[runs.method != "teacher"], " and ".join(runs.task.unique())
+    for column in [c for c in (*BUDGET, *SAME) if c in students and c not in (*free, *tuned)]:
+        values = students[column].unique()
         if len(values) > 1:
-            raise UserError(f"these runs differ in {column} ({', '.join(map(str, values))}): only method and seed may "
-                            "differ in one table, so give those of one setting")
-    for column, name in (("teacher", "teachers"), ("memory", "teacher memories")):
-        found = set(students[column].dropna()) - {""} if column in students else set()
-        if len(found) > 1:
-            raise UserError(f"these students had different {name} ({', '.join(sorted(found))}): give those of one")
-    for method, group in students.groupby("method", sort=False):
-        for column in [c for c in group if c.startswith("--") and c not in HARMLESS and not c.endswith(PATHS)]:
+            raise UserError(f"these {tasks} runs differ in {column} ({', '.join(map(str, values))}): only method and "
+                            "seed may differ in one table, so give those of one setting")
+    for column in [c for c in ONE_OF if c in students]:
+        kind = [c for c in MEMORY_KIND if c in students and column == "memory"]
+        for _, group in students.groupby(kind, sort=False, dropna=False) if kind else [((), students)]:
+            found = set(group[column].dropna()) - {""}
+            if len(found) > 1:
+                raise UserError(f"these {tasks} students had different {ONE_OF[column]} ({', '.join(sorted(found))}): "
+                                "give those of one")
+    for method, group in runs.groupby("method", sort=False):
+        for column in [c for c in settings(group) if c not in free]:
             values = group[column].unique()
             if len(values) > 1:
-                raise UserError(f"the runs of {method} differ in {column} ({', '.join(map(str, values))}): only the "
-                                "seed may differ between the runs of a method, so give those of one setting")
-    twice = runs[runs.duplicated(["method", "seed"])]
+                raise UserError(f"the {tasks} runs of {method} differ in {column} ({', '.join(map(str, values))}): "
+                                "only the seed may differ between the runs of a method, so give those of one setting")
+    twice = runs[runs.duplicated(["method", "seed", *free])]
     if len(twice):
-        raise UserError(f"{twice.method.iloc[0]} with seed {twice.seed.iloc[0]} is there twice: give one run of each")
+        raise UserError(f"{twice.method.iloc[0]} with seed {twice.seed.iloc[0]} is there twice for {tasks}: give one "
+                        "run of each")
+
+
+def settings(runs):
+    """The columns with flags that decide what a run computes."""
+    return [c for c in runs if c.startswith("--") and c not in HARMLESS and not c.endswith(PATHS)]
 
 
 def summary(runs):
@@ -80,31 +131,53 @@ def summary(runs):
     rows = [{"method": method, **{name: cell(group[name]) for name in metrics}, "seeds": len(group),
              "parameters": f"{group.parameters.iloc[0] / 1e6:.1f} M", "minutes a run": f"{group.minutes.mean():.1f}"}
             for method, group in runs.groupby("method", sort=False)]
-    rows.sort(key=lambda row: ORDER.index(row["method"]) if row["method"] in ORDER else len(ORDER))
+    rows.sort(key=lambda row: rank(row["method"]))
     return pd.DataFrame(rows)
 
 
-def markdown(table):
-    """A Markdown table, without another dependency."""
+def markdown(table, padded=False):
+    """A Markdown table, without another dependency; padded, its columns are aligned as text too."""
     lines = [table.columns, ["---"] * len(table.columns), *table.itertuples(index=False)]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    lines = [[str(cell) for cell in line] for line in lines]
+    widths = [max(map(len, column)) if padded else 0 for column in zip(*lines, strict=True)]
+    return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
 
 
 def caption(runs):
-    """Where the numbers come from, in one line."""
-    students = runs[runs.method != "teacher"] if (runs.method != "teacher").any() else runs
-    first = students.iloc[0]
-    budget = {name: first[column] for column, name in BUDGET.items() if column in first and pd.notna(first[column])}
-    budget = ", ".join(f"{name} {value if isinstance(value, str) else f'{value:g}'}"
-                       for name, value in budget.items()
-                       if value != -1 and (name, value) not in (("accumulation", 1), ("processes", 1)))
-    commits = ", ".join(sorted({str(c) for c in runs.commit}))
+    """Where the numbers of one task come from, in one line."""
     seeds = ", ".join(map(str, sorted(runs.seed.unique())))
+    return (f"{runs.task.iloc[0]} dev set, mean ± standard deviation over seeds {seeds}; students: {budget(runs)}; "
+            f"{provenance(runs)}.")
+
+
+def students_of(runs):
+    """The runs that are no teacher's, or all where there are only those."""
+    return runs[runs.method != "teacher"] if (runs.method != "teacher").any() else runs
+
+
+def budget(runs):
+    """The students' settings in words; several values of one stand beside each other."""
+    students, words = students_of(runs), []
+    for column, name in BUDGET.items():
+        values = students[column].dropna().drop_duplicates().sort_values() if column in students else []
+        values = [value if isinstance(value, str) else f"{value:g}" for value in values]
+        if values and values != ["-1"] and (name, values) not in (("accumulation", ["1"]), ("processes", ["1"])):
+            words.append(f"{name} {' or '.join(values)}")
+    return ", ".join(words)
+
+
+def provenance(runs):
+    """Machine, minutes, versions and commits of runs, in words."""
+    students = students_of(runs)
+
+    def several(column):
+        return " and ".join(map(str, students[column].unique()))
+
     machines = " and ".join(runs.machine.unique())  # a sweep may have been shared among several
-    where = machines if first.device == "cpu" else f"{first.device}; {machines}"
-    return (f"{first.task} dev set, mean ± standard deviation over seeds {seeds}; students: {budget}; "
-            f"{where}; {runs.minutes.sum():.0f} minutes of training in all; torch {first.torch}, transformers "
-            f"{first.transformers}, commit {commits}.")
+    where = machines if set(students.device) == {"cpu"} else f"{several('device')}; {machines}"
+    commits = ", ".join(sorted({str(commit) for commit in runs.commit}))
+    return (f"{where}; {runs.minutes.sum():.0f} minutes of training in all; torch {several('torch')}, transformers "
+            f"{several('transformers')}, commit {commits}")
 
 
 def insert(path, name, text):

@@ -102,7 +102,7 @@ METHODS = {
     "pkd": Method("PKD", patient, VKD | {"beta": 100.0}),
     "rkd": Method("RKD", relational,
                   VKD | {"beta": 1.0, "gamma_d": 100.0, "gamma_a": 200.0, "sample_features": "flat"}),
-    "minilm": Method("MiniLM", self_attention, VKD | {"beta": 1.0, "relation_heads": 0}),
+    "minilm": Method("MiniLM", self_attention, VKD | {"beta": 1.0, "relation_heads": None}),
     "gram": Method("Gram", geometric("gram", gram.gram_distance), VKD | BETWEEN),
     "procrustes": Method("Procrustes", geometric("procrustes", procrustes.procrustes_distance), VKD | BETWEEN),
 }
@@ -165,7 +165,7 @@ def make_parser():
     add("--method", type=str.lower, choices=METHODS, required=True, help="See above.")
     add("--gamma_d", type=float, help="γ_d, weight of RKD's distances inside β. Default 100.")
     add("--gamma_a", type=float, help="γ_a, weight of RKD's angles inside β. Default 200.")
-    add("--relation_heads", type=int, help="MiniLM's second version with so many heads; 0 is the first. Default 0.")
+    add("--relation_heads", type=int, help="MiniLM's second version, with so many heads. Default: the first version.")
     add("--between", choices=("samples", "tokens"), help="Of gram and procrustes: rows are the samples of a "
         "mini-batch, or the tokens of a sample. Default samples.")
     add("--sample_features", choices=("flat", "first"), help="What stands for a sample: all its tokens, W*D numbers as "

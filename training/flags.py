@@ -141,7 +141,7 @@ AT_LEAST = {"max_seq_length": 2, "per_gpu_train_batch_size": 1, "per_gpu_eval_ba
             "save_total_limit": 0, "warmup_steps": 0, "weight_decay": 0, "adam_epsilon": 0, "max_grad_norm": 0,
             "student_num_hidden_layers": 1, "max_train_samples": 1, "max_eval_samples": 1, "max_predict_samples": 1,
             "beta": 0, "alpha": 0, "seed": 0, "gamma_i": 0, "gamma_l": 0, "gamma_g": 0, "gamma_m": 0, "gamma_d": 0,
-            "gamma_a": 0, "relation_heads": 0,
+            "gamma_a": 0, "relation_heads": 1,
             "student_memory_learning_rate": 0, "num_centroid": 1, "memory_num_train_epochs": 1,
             "memory_learning_rate": 0, "per_gpu_memory_train_batch_size": 1, "dataloader_num_workers": 0}
 
