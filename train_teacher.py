@@ -18,10 +18,14 @@ def terms(args, memories=None):
     return {"ce": distill.Term(1.0, lambda s, t, batch: distill.task_loss(s.logits, batch["labels"]), None)}
 
 
-def main(argv=None):
+def make_parser():
     parser = flags.Parser(__doc__)
     flags.shared_flags(parser)
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv=None):
+    args = make_parser().parse_args(argv)
     method = "none" if args.student_num_hidden_layers else "teacher"
     return runs.run(args, method, terms)
 
