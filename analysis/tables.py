@@ -50,6 +50,8 @@ BATCH = "--per_gpu_train_batch_size"
 VARIANTS = {"--cka_estimator": "biased", "--mask_padding": "False", "--intra_reduction": "mean_log",
             "--do_layerwise": "False", "--student_memory_learning_rate": "", "--between": "samples",
             "--relation_heads": "", "--sample_features": "flat", "memory_init": "kmeans++"}  # flag -> default
+WEIGHTS = [f"--{name}" for name in ("alpha", "temperature", "beta", "gamma_i", "gamma_l", "gamma_g", "gamma_m",
+                                    "gamma_d", "gamma_a")]
 MISSING = "–"
 
 
@@ -260,6 +262,16 @@ def stability_text(runs, published):
         "otherwise; the smallest is bold. Paper: 6 seeds, batch sizes 8, 16, 32."]
 
 
+def weights(runs):
+    """The weights of each method's runs of one task in words, "PKD alpha 0.5, beta 100; RKD ..."."""
+    words = {}
+    for method, group in sorted(runs.groupby("method", sort=False), key=lambda item: table.rank(item[0])):
+        first = group.iloc[0]
+        own = [f"{flag.removeprefix('--')} {first[flag]:g}" for flag in WEIGHTS if pd.notna(first.get(flag))]
+        words |= {method: f"{method} {', '.join(own)}"} if own else {}
+    return "; ".join(words.values())
+
+
 def origin(runs, means, tasks, tuned):
     """Where the numbers of a table come from: seeds and budget a task, tasks with the same ones together."""
     runs, budgets = runs[runs.task.isin(tasks)], {}
@@ -267,6 +279,8 @@ def origin(runs, means, tasks, tuned):
         seeds = ", ".join(map(str, sorted(group.seed.unique())))
         budgets.setdefault(f"seeds {seeds}; students: {table.budget(group)}", []).append(task)
     notes = [f"{', '.join(names)}: {words}." for words, names in budgets.items()]
+    for task, group in runs.groupby("task", sort=False):
+        notes += [f"Weights on {task}: {weights(group)}."] if weights(group) else []
     if tuned and len(runs):
         notes.append(f"Tuned for each method: {', '.join(flag.removeprefix('--') for flag in tuned)}.")
     notes += [f"{table.provenance(runs)}."] if len(runs) else []

@@ -27,7 +27,8 @@ def procrustes_distance(x_s, x_t, mask=None):
     """min over rotations Q of ‖X_s - X_t Q‖² = 2 - 2 ‖X_sᵀ X_t‖_* (nuclear norm), averaged over the leading dimensions.
 
     x_s: (..., n, D_s). x_t: (..., n, D_t), detached; both are centred and scaled to norm 1 here. mask: (..., n) bool,
-    True for the rows that count. Its gradient is that at the best Q held fixed. From 0 to 2. Returns a scalar.
+    True for the rows that count. Its gradient is that at the best Q held fixed; on a GPU, torch's singular values wait
+    for the device. From 0 to 2. Returns a scalar.
     """
     x_s, x_t = standardised(x_s, mask), standardised(x_t.detach(), mask)
     return (2 - 2 * (x_s * best_rotation(x_s, x_t)).sum((-2, -1))).mean()

@@ -17,6 +17,7 @@ import glue_with_cka_i
 import glue_with_cka_ilg
 import memory
 import utils_glue
+from baselines import glue_with_baseline
 from cka import ONEDNN
 from training import models
 from training.batches import SORTED, MiniBatch, Rows, epoch_order, windows
@@ -127,21 +128,32 @@ class Waits(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("more", [[], ["--mask_padding"]])
-def test_a_step_between_logs_waits_for_nothing(more, tiny):
+def integrated(more):
+    args = glue_with_cka_ilg.make_parser().parse_args([*more, "--teacher_memory_path", "-", "--gamma_m", "0.1"])
+    return args, glue_with_cka_ilg.terms(args, memory.Memories(torch.randn(5, 24 * 16), 16, 24, 1))
+
+
+def rival(more):
+    args = glue_with_baseline.make_parser().parse_args(more)
+    glue_with_baseline.fill_flags(args)
+    return args, glue_with_baseline.terms(args)
+
+
+@pytest.mark.parametrize("make, more", [
+    (integrated, []), (integrated, ["--mask_padding"]), (rival, ["--method", "pkd"]), (rival, ["--method", "rkd"]),
+    (rival, ["--method", "minilm"]), (rival, ["--method", "gram"]), (rival, ["--method", "procrustes"])])
+def test_a_step_between_logs_waits_for_nothing(make, more, tiny):
     """Not the loop, its terms, the optimizer or transformers: no number leaves the device."""
     accelerator = accelerate.Accelerator(cpu=True)
     models.mask_without_waiting()
-    args = glue_with_cka_ilg.make_parser().parse_args(
-        [*flags(tiny, "-"), *more, "--teacher_memory_path", "-", "--gamma_m", "0.1"])
+    args, terms = make([*flags(tiny, "-"), *more])
     teacher, student = (transformers.AutoModelForSequenceClassification.from_pretrained(tiny / "teacher")
                         for _ in range(2))
-    memories = memory.Memories(torch.randn(5, 24 * 16), 16, 24, 1)
     rows = {"input_ids": torch.randint(5, 30, (8, 24)), "attention_mask": torch.ones(8, 24, dtype=torch.uint8),
             "labels": torch.randint(2, (8,))}
     rows["attention_mask"][:, 15:] = 0
     loop = distill.Loop(args, accelerator, student.train(), Teacher(teacher.eval(), accelerator),
-                        glue_with_cka_ilg.terms(args, memories), [(3, 3)], rows)
+                        terms, [(3, 3)], rows)
     item = loop.data[torch.arange(8)]
     loop.step([item], observe=False)
     with Waits() as waits:
