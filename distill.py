@@ -193,7 +193,8 @@ class Loop:
             t, h_t = t._replace(features=t.features[:len(layers_t)]), t.features[-1:]
         else:
             t = self.cache.outputs(batch.teacher)
-            h_t = t.features[-1:] if layers_t[-1:] == seen_t else self.teacher(batch, seen_t, logits=False).features
+            cached = t.features and layers_t[-1:] == seen_t
+            h_t = t.features[-1:] if cached else self.teacher(batch, seen_t, logits=False).features
         return s, t, (h_s[0], h_t[0]) if observe else None
 
     def step(self, window, observe):

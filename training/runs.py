@@ -37,7 +37,7 @@ HYPERPARAMETERS = {"learning_rate", "num_train_epochs", "per_gpu_train_batch_siz
                    "gamma_d", "gamma_a", "relation_heads", "between", "sample_features"}
 
 
-def run(args, method, terms, check=lambda args, student, teacher: None):
+def run(args, method, terms, check=None):
     """Train, evaluate and predict as the flags say. Returns the exit code.
 
     method: the name under which the run appears in tables. terms(args, memories) -> {name: distill.Term}, where
@@ -67,7 +67,7 @@ def prepared(args):
 class Run:
     """One run of one method on one task; `record` becomes its run.json."""
 
-    def __init__(self, args, task, method, terms, check):
+    def __init__(self, args, task, method, terms, check=None):
         precision = "fp16" if args.fp16 else "bf16" if args.bf16 else None  # None: what accelerate launch was told
         several = int(os.environ.get("WORLD_SIZE", 1)) > 1  # torchrun's; accelerate joins it on CPUs only when told
         try:
@@ -162,7 +162,8 @@ class Run:
         student = models.load_student(args, self.task, tokenizer, teacher, checkpoint).to(accelerator.device)
         if not args.compile:
             quick_linears(student, accelerator)
-        self.check(args, student, teacher)
+        if self.check:
+            self.check(args, student, teacher)
         pairs = models.layer_pairs(args, student, teacher) if teacher else []
         observed = models.penultimate_pair(student, teacher) if teacher else None
         memories = None if m_t is None else memory.Memories(
