@@ -185,16 +185,16 @@ class Loop:
         observe = observe and self.teacher is not None
         seen_s, seen_t = ((layer,) if observe else () for layer in self.observed)
         s = batch.forward(self.student, layers_s + seen_s, self.attention)
-        s, h_s = s._replace(features=s.features[:len(layers_s)]), s.features[-1:]
+        s, h_s = s._replace(features=s.features[:len(layers_s)]), s.features[len(layers_s):]
         if self.teacher is None:
             return s, None, None
         if self.cache is None:
             t = self.teacher(batch, layers_t + seen_t, "logits" in self.needs, self.attention)
-            t, h_t = t._replace(features=t.features[:len(layers_t)]), t.features[-1:]
+            t, h_t = t._replace(features=t.features[:len(layers_t)]), t.features[len(layers_t):]
         else:
             t = self.cache.outputs(batch.teacher)
             cached = t.features and layers_t[-1:] == seen_t
-            h_t = t.features[-1:] if cached else self.teacher(batch, seen_t, logits=False).features
+            h_t = t.features[-1:] if cached or not observe else self.teacher(batch, seen_t, logits=False).features
         return s, t, (h_s[0], h_t[0]) if observe else None
 
     def step(self, window, observe):
