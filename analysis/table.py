@@ -197,21 +197,27 @@ def main(argv=None):
     parser.add_argument("runs", help="A folder of runs, or a results.csv.")
     parser.add_argument("--task", help="Only this task's runs.")
     parser.add_argument("--csv", help="Write the single runs to this file.")
+    parser.add_argument("--no_table", action="store_true", help="Write --csv and no table: of a search, whose settings "
+                        "do not belong in one.")
     parser.add_argument("--insert", help="Put the table into this Markdown file.")
     args = parser.parse_args(argv)
+    if args.no_table and (args.insert or not args.csv):
+        raise UserError("--no_table goes with --csv and without --insert")
     runs = read_runs(args.runs)
     if args.task:
         runs = runs[runs.task == utils_glue.get_task(args.task).name]
     if not len(runs):
         raise UserError(f"{args.runs} has no run of the task {args.task}")
-    check_comparable(runs)
-    text = f"{markdown(summary(runs))}\n\n{caption(runs)}"
+    if not args.no_table:
+        check_comparable(runs)
     if args.csv:
         with records.atomic_path(args.csv) as path:
             runs.drop(columns=[c for c in runs if c.startswith("--") and c.endswith(PATHS)]).to_csv(path, index=False)
-    if args.insert:
-        insert(args.insert, runs.task.iloc[0], text)
-    print(text)
+    if not args.no_table:
+        text = f"{markdown(summary(runs))}\n\n{caption(runs)}"
+        if args.insert:
+            insert(args.insert, runs.task.iloc[0], text)
+        print(text)
 
 
 if __name__ == "__main__":

@@ -394,3 +394,16 @@ def test_best_refuses_runs_of_several_searches(tmp_path):
     tasks = runs_csv(tmp_path / "k.csv", *of("VKD", (0.7,)), *of("VKD", (0.8,), task="WNLI"))
     with pytest.raises(UserError, match=r"differ in task \(RTE, WNLI\)"):
         best.main([str(tasks), "--flags", "learning_rate"])
+
+
+def test_the_rows_of_a_search_without_a_table(tmp_path):
+    """Of its settings no table is made; its rows are kept, without the paths of the machine."""
+    source = runs_csv(tmp_path / "search.csv", *of("VKD", VKD[:1]), *of("VKD", VKD[1:2], **{"--learning_rate": 2e-4}))
+    with pytest.raises(UserError, match="learning_rate"):
+        table.main([str(source), "--csv", str(tmp_path / "rows.csv")])
+    assert not (tmp_path / "rows.csv").exists()
+    table.main([str(source), "--csv", str(tmp_path / "rows.csv"), "--no_table"])
+    rows = pd.read_csv(tmp_path / "rows.csv")
+    assert list(rows["--learning_rate"]) == [1e-4, 2e-4] and "--output_dir" not in rows
+    with pytest.raises(UserError, match="--no_table goes with --csv"):
+        table.main([str(source), "--no_table"])
