@@ -50,6 +50,15 @@ def test_a_memory_and_the_integrated_method(precision, tiny, tmp_path):
     assert {"intra", "local", "F_MM", "F_E", "F_C"} <= read_log(tmp_path / "s")[-1].keys()
 
 
+@pytest.mark.parametrize("precision", [[], ["--bf16"], ["--fp16"]])
+@pytest.mark.parametrize("method", ["pkd", "rkd", "minilm", "gram", "procrustes"])
+def test_the_rivals_train(method, precision, tiny, tmp_path):
+    arguments = flags(tiny, tmp_path / "s", "--method", method, *precision)
+    subprocess.run([sys.executable, str(ROOT / "baselines/glue_with_baseline.py"), *arguments], check=True,
+                   env=ENVIRONMENT)
+    assert all(entry["total"] < float("inf") for entry in read_log(tmp_path / "s"))
+
+
 def test_losses_agree_with_the_cpu():
     code = """
 import torch, cka
