@@ -34,6 +34,7 @@ PATHS = ("_dir", "_file", "_path", "_csv", "name_or_path", "name_or_path_for_cop
          "teacher_cache")
 TEXTS = dict.fromkeys(("commit", "teacher", "memory", "data", "torch", "transformers"), str)  # even if all digits
 ONE_OF = {"teacher": "teachers", "memory": "teacher memories", "data": "training data"}
+START = {"--copy_teacher": "whether they copy layers", "--model_name_or_path_for_copy": "what they copy layers from"}
 MEMORY_KIND = ("memory_init", "--mask_padding", "--sample_features")  # each makes a memory of its own
 
 
@@ -43,16 +44,11 @@ def read_runs(source):
     if source.is_file():
         return records.read_results(source, dtype=TEXTS)
     runs = {path.parent: records.read_json(path) for path in sorted(source.glob("*/run.json"))}
-    rows = [records.result_row(run) | {"--output_dir": str(folder), "data": hash_of_data(run)}
+    rows = [records.result_row(run) | {"--output_dir": str(folder)}
             for folder, run in runs.items() if run.get("finished") and run["method"] != "memory"]
     if not rows:
         raise UserError(f"{source} is neither a results.csv nor a folder with finished runs in it (RUN/run.json)")
     return pd.DataFrame(rows).sort_values("started", kind="stable", ignore_index=True)
-
-
-def hash_of_data(run):
-    """The first digits of the training file's sha256, of the content of a run.json."""
-    return run.get("data", {}).get("train", {}).get("sha256", "")[:12]
 
 
 def metric_names(task):
@@ -103,6 +99,12 @@ def check_comparable(runs, free=(), tuned=()):
             if len(found) > 1:
                 raise UserError(f"these {tasks} students had different {ONE_OF[column]} ({', '.join(sorted(found))}): "
                                 "give those of one")
+    distilled = students[students.teacher.fillna("") != ""] if "teacher" in students else students.iloc[:0]
+    for column in [c for c in START if c in distilled]:  # paths by their names, as machines may share a sweep
+        found = {Path(str(value)).name for value in distilled[column].fillna("")}
+        if len(found) > 1:
+            raise UserError(f"these {tasks} students differ in {START[column]}, {column} ({', '.join(sorted(found))}): "
+                            "give those of one start")
     for method, group in runs.groupby("method", sort=False):
         for column in [c for c in settings(group) if c not in free]:
             values = group[column].unique()
@@ -145,9 +147,15 @@ def markdown(table, padded=False):
 
 def caption(runs):
     """Where the numbers of one task come from, in one line."""
-    seeds = ", ".join(map(str, sorted(runs.seed.unique())))
-    return (f"{runs.task.iloc[0]} dev set, mean ± standard deviation over seeds {seeds}; students: {budget(runs)}; "
-            f"{provenance(runs)}.")
+    return (f"{runs.task.iloc[0]} dev set, mean ± standard deviation over seeds {seeds(runs)}; students: "
+            f"{budget(runs)}; {provenance(runs)}.")
+
+
+def seeds(runs):
+    """The students' seeds in words."""
+    sets = {tuple(sorted(group.seed.unique())) for _, group in students_of(runs).groupby("method")}
+    words = ", ".join(map(str, sorted({seed for found in sets for seed in found})))
+    return words if len(sets) == 1 else f"{words} (not every method has all)"
 
 
 def students_of(runs):

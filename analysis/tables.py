@@ -50,6 +50,7 @@ BATCH = "--per_gpu_train_batch_size"
 VARIANTS = {"--cka_estimator": "biased", "--mask_padding": "False", "--intra_reduction": "mean_log",
             "--do_layerwise": "False", "--student_memory_learning_rate": "", "--between": "samples",
             "--relation_heads": "", "--sample_features": "flat", "memory_init": "kmeans++"}  # flag -> default
+FSD_ALONE = ("--cka_estimator", "--intra_reduction")  # idle where an FSD script runs VKD
 WEIGHTS = [f"--{name}" for name in ("alpha", "temperature", "beta", "gamma_i", "gamma_l", "gamma_g", "gamma_m",
                                     "gamma_d", "gamma_a")]
 MISSING = "–"
@@ -104,8 +105,9 @@ def name_variants(runs):
         return name if str(value) == "True" else value if flag == "--cka_estimator" else f"{name} {number}"
 
     def name(row):
-        return ", ".join([row.method, *(words(flag, row[flag]) for flag, default in VARIANTS.items() if flag in row
-                                        and pd.notna(row[flag]) and str(row[flag]) not in (default, "False", ""))])
+        flags = [flag for flag in VARIANTS if flag in row and (flag not in FSD_ALONE or row.method.startswith("FSD"))]
+        return ", ".join([row.method, *(words(flag, row[flag]) for flag in flags if pd.notna(row[flag])
+                                        and str(row[flag]) not in (VARIANTS[flag], "False", ""))])
     return runs.assign(method=[name(row) for _, row in runs.iterrows()])
 
 
@@ -171,7 +173,7 @@ def ablation(means):
         if metrics.keys() >= set(table.metric_names(key[1])):
             scores[key] = table.score(metrics, key[1]), group.n.min()
     for method, (_, published) in ABLATIONS.items():
-        tasks = [task for task in ALL if (method, task) in scores and scores.get(("FSD_ILG", task), [0])[0]]
+        tasks = [task for task in ALL if (method, task) in scores and scores.get(("FSD_ILG", task), [0])[0] > 0]
         changes = [100 * (scores[method, task][0] / scores["FSD_ILG", task][0] - 1) for task in tasks]
         rows += [("4", task, "change", method, change, math.nan, scores[method, task][1])
                  for task, change in zip(tasks, changes, strict=True)]
@@ -251,15 +253,21 @@ def ablation_text(means):
 
 
 def stability_text(runs, published):
-    """Table 5: its rows, its grid and what is to be said of it; runs: those of tasks with several batch sizes."""
+    """Table 5: its rows, its grid and what is to be said of it; runs: those of tasks with several batch sizes.
+
+    Methods that were not run with all of a task's batch sizes are left out: fewer runs spread less.
+    """
     students = runs[runs.method != "teacher"]
+    sizes = students.groupby(["task", "method"])[BATCH].transform("nunique")
+    students = students[sizes == students.groupby("task")[BATCH].transform("nunique")]
     rows = long_form("5", statistics(students), ALL, published.iloc[:0])
     steadiest = set(rows.dropna(subset="std").groupby(["task", "metric"])["std"].idxmin())
     sizes = ", ".join(f"{size:g}" for size in sorted(students[BATCH].unique()))
     texts = [MISSING if pd.isna(std) else f"{std:.2f}" for std in rows["std"]]
     return rows, grid(rows, texts, steadiest, False), [
-        f"Standard deviation over all runs of a method, batch sizes {sizes}, n = {usual_n(rows)} unless the cell says "
-        "otherwise; the smallest is bold. Paper: 6 seeds, batch sizes 8, 16, 32."]
+        f"Standard deviation over all runs of a method, batch sizes {sizes}, n = {usual_n(rows)} unless the cell "
+        "says otherwise; the smallest is bold; methods that lack a batch size are left out. Paper: 6 seeds, batch "
+        "sizes 8, 16, 32."]
 
 
 def weights(runs):
@@ -276,8 +284,7 @@ def origin(runs, means, tasks, tuned):
     """Where the numbers of a table come from: seeds and budget a task, tasks with the same ones together."""
     runs, budgets = runs[runs.task.isin(tasks)], {}
     for task, group in runs.groupby("task", sort=False):
-        seeds = ", ".join(map(str, sorted(group.seed.unique())))
-        budgets.setdefault(f"seeds {seeds}; students: {table.budget(group)}", []).append(task)
+        budgets.setdefault(f"seeds {table.seeds(group)}; students: {table.budget(group)}", []).append(task)
     notes = [f"{', '.join(names)}: {words}." for words, names in budgets.items()]
     for task, group in runs.groupby("task", sort=False):
         notes += [f"Weights on {task}: {weights(group)}."] if weights(group) else []

@@ -106,6 +106,7 @@ METHODS = {
     "gram": Method("Gram", geometric("gram", gram.gram_distance), VKD | BETWEEN),
     "procrustes": Method("Procrustes", geometric("procrustes", procrustes.procrustes_distance), VKD | BETWEEN),
 }
+LAYERWISE = ("rkd", "gram", "procrustes")
 OWN_FLAGS = sorted({name for method in METHODS.values() for name in method.flags})
 
 
@@ -131,6 +132,9 @@ def fill_flags(args):
         elif name not in own:
             raise UserError(f"--{name} means nothing to --method {args.method}, which takes "
                             f"{', '.join(f'--{flag}' for flag in own) or 'no weight'}: leave it out")
+    if args.do_layerwise and args.method not in LAYERWISE:
+        raise UserError(f"--do_layerwise means nothing to --method {args.method}, only to {', '.join(LAYERWISE)}: "
+                        "leave it out")
     if args.sample_features == "first" and args.between == "tokens":
         raise UserError("--sample_features first and --between tokens exclude each other: pass one of them")
 
@@ -141,6 +145,9 @@ def check(args, student, teacher):
     if args.method == "pkd" and one.hidden_size != other.hidden_size:
         raise UserError(f"PKD compares features number by number, but the student is {one.hidden_size} wide and the "
                         f"teacher {other.hidden_size}: take a student of the teacher's width, or another method")
+    if "xlnet" in one.model_type and (args.method == "pkd" or args.sample_features == "first"):
+        raise UserError("XLNet pads on the left and has no first token to compare: take another model, method, or "
+                        "--sample_features flat")
     if args.method != "minilm":
         return
     if args.compile:

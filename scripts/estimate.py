@@ -176,7 +176,8 @@ def measured_rates(folder):
     for path in sorted(Path(folder).rglob("run.json")) if folder else []:
         run = records.read_json(path)
         seconds = run.get("train_seconds", 0)
-        if not run.get("finished") or not seconds:
+        cut = [run.get("arguments", {}).get(flag) for flag in ("max_steps", "max_train_samples")]
+        if not run.get("finished") or not seconds or cut not in ([-1, None], [None, None]):  # a rehearsal tells no rate
             continue
         flags = {key: value for key, value in run["arguments"].items() if str(value) not in ("None", "False", "")}
         command = Command(run["command"].split()[0], flags)
@@ -217,6 +218,8 @@ class Rates:
             source = f"finished runs below {self.folder} ({', '.join(sorted(machines))})"
             self.notes[source][f"{script}, {form}"] = rate
             return rate, statistics.median(pauses)
+        if precision == "fp16":
+            precision = "bf16"  # as the table's machine has no float16; the note says so
         if (form, precision) not in self.step:
             raise UserError(f"no rate of {script} in {precision} is known: pass --examples_per_second, or let one such "
                             f"run finish{f' below {self.folder}' if self.folder else ''}")

@@ -320,10 +320,11 @@ def test_memory_and_shared_cache(monkeypatch, capsys):
 
 
 def test_rates_come_from_finished_runs_or_from_step_csv(monkeypatch, capsys, tmp_path):
-    for i, rate in enumerate((10, 20, 90)):
+    for i, rate in enumerate((10, 20, 90, 7)):  # one unfinished, one a rehearsal
         records.write_json(tmp_path / f"run{i}" / "run.json", {
             "finished": rate != 90, "command": "glue_with_cka_i.py --beta 0", "device": "a GPU", "machine": "",
-            "arguments": {"beta": 0.0, "bf16": False}, "examples_per_second": rate, "train_seconds": 100,
+            "arguments": {"beta": 0.0, "bf16": False, "max_steps": 1 if rate == 7 else -1},
+            "examples_per_second": rate, "train_seconds": 100,
             "wall_seconds": 136})
     found, out = estimated(monkeypatch, capsys, VKD, "--runs", tmp_path)
     assert found["total"][1] == round((3 * 2490 / 15 + 36) / 3600, 2)
@@ -332,10 +333,12 @@ def test_rates_come_from_finished_runs_or_from_step_csv(monkeypatch, capsys, tmp
     found, out = estimated(monkeypatch, capsys, f"{VKD} --bf16", "--runs", tmp_path)
     assert found["total"][1] == round(3 * 2490 / step["VKD", "bf16"] / 3600, 2)
     assert "results/step.csv" in out and machine in out
+    half, out = estimated(monkeypatch, capsys, f"{VKD} --fp16", "--runs", tmp_path)
+    assert half["total"] == found["total"] and "precision bf16" in out  # the table's machine has no float16
 
 
 def test_estimate_refuses_what_it_does_not_know(monkeypatch, capsys):
-    for text, message in (("ls -l", "line 1"), ("", "no command"), (f"{VKD} --fp16", "--examples_per_second"),
+    for text, message in (("ls -l", "line 1"), ("", "no command"),
                           (VKD.replace("RTE", "AX"), "AX"), (f"{VKD} --max_steps many", "max_steps")):
         with pytest.raises(records.UserError, match=message):
             estimated(monkeypatch, capsys, text)

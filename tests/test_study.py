@@ -74,14 +74,29 @@ PARSERS = {"glue_with_cka_i.py": glue_with_cka_i.make_parser, "glue_with_cka_g.p
            "glue_with_baseline.py": glue_with_baseline.make_parser}
 
 
+def study(tmp_path, *flags):
+    """scripts/study, with a space in the runs' path and in a Slurm array, whose shards it is not made of."""
+    environment = {"PYTHON": sys.executable, "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1",
+                   "SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_ARRAY_TASK_MIN": "0"}
+    return subprocess.run(["bash", str(ROOT / "scripts/study"), "org/model", str(tmp_path), str(tmp_path / "my runs"),
+                           *flags], capture_output=True, text=True, env=environment)
+
+
+@pytest.mark.parametrize("flags, said", [
+    (["--until", "finals"], "--until is of memory schedule trials final variants; found finals"),
+    (["--tasks", "mrpc"], "--tasks is of"), (["--methods", "vkd fitnet"], "found fitnet"),
+    (["--methods", "none vkd"], "--methods lacks fsd_i"), (["--seed", "1"], "--seed is no flag")])
+def test_what_the_study_refuses(tmp_path, flags, said):
+    done = study(tmp_path, *flags, "--plan")
+    assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
+
+
 def test_the_plan_of_the_study(tmp_path):
     """Two trials of each method on the held-out rows, the final runs on the dev set; every command is one its script
     takes; nothing is started."""
-    done = subprocess.run(["bash", str(ROOT / "scripts/study"), "org/model", str(tmp_path), str(tmp_path / "runs"),
-                           "--tasks", "MRPC", "--plan"], capture_output=True, text=True, env={
-                               "PYTHON": sys.executable, "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)})
+    done = study(tmp_path, "--tasks", "MRPC", "--plan")
     assert done.returncode == 0, done.stderr
-    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "my runs").exists()
     commands = [shlex.split(line)[1:] for line in done.stdout.splitlines()]
     trials, final = Counter(), Counter()
     for script, *words in commands:

@@ -407,3 +407,46 @@ def test_the_rows_of_a_search_without_a_table(tmp_path):
     assert list(rows["--learning_rate"]) == [1e-4, 2e-4] and "--output_dir" not in rows
     with pytest.raises(UserError, match="--no_table goes with --csv"):
         table.main([str(source), "--no_table"])
+
+
+def test_students_of_another_start_are_refused(tmp_path):
+    """Whether layers are copied, and from what; but the student alone, of train_teacher.py, has no such flags."""
+    first = {"teacher": "ab12", "--copy_teacher": True, "--model_name_or_path_for_copy": "/here/bert"}
+    rows = [*of("none", VKD), *of("VKD", VKD, **first)]
+    elsewhere = first | {"--model_name_or_path_for_copy": "/there/bert"}  # another machine of the same sweep
+    tables.main([str(runs_csv(tmp_path / "good.csv", *rows, *of("FSD_L", FSD, **elsewhere)))])
+    for name, change in (("copy_teacher", {"--copy_teacher": None}),
+                         ("for_copy", {"--model_name_or_path_for_copy": "/here/teacher"})):
+        with pytest.raises(UserError, match=name):
+            tables.main([str(runs_csv(tmp_path / f"{name}.csv", *rows, *of("FSD_L", FSD, **first | change)))])
+    data = [*of("VKD", VKD, data="aa"), *of("FSD_L", FSD, data="bb")]
+    with pytest.raises(UserError, match="different training data"):
+        tables.main([str(runs_csv(tmp_path / "data.csv", *data))])
+
+
+def test_spread_is_compared_of_methods_with_all_batch_sizes(tmp_path):
+    sizes = [row | {"seed": seed, "--per_gpu_train_batch_size": size} for size in (8, 32) for row in of("VKD", VKD[:1])
+             for seed in (1, 2)]
+    for i, row in enumerate(sizes):
+        row["acc"] += i / 100
+    found = numbers(tmp_path, runs_csv(tmp_path / "r.csv", *sizes, *of("none", (0.7, 0.7))), "--tables", 5)
+    assert set(found.method) == {"VKD"}
+
+
+def test_the_captions_seeds_are_the_students(tmp_path, capsys):
+    rows = [{"method": "teacher", "seed": 1, "acc": 0.9}, *of("VKD", VKD), *of("FSD_L", FSD[:2])]
+    tables.main([str(runs_csv(tmp_path / "r.csv", *[row | {"seed": row["seed"] + 5 * (row["method"] != "teacher")}
+                                                    for row in rows]))])
+    assert "seeds 6, 7, 8 (not every method has all)" in capsys.readouterr().out
+
+
+def test_no_relative_change_from_a_score_below_0(tmp_path):
+    rows = [row | {"task": "CoLA", "mcc": score} for method, score in (("FSD_ILG", -0.01), ("FSD_I", 0.02))
+            for row in of(method, (0.5,))]
+    assert numbers(tmp_path, runs_csv(tmp_path / "r.csv", *rows), "--tables", 4).empty
+
+
+def test_flags_that_vkd_has_no_use_for_are_no_variant(tmp_path):
+    rows = [*of("VKD", VKD, **{"--cka_estimator": "debiased"}), *of("FSD_L", FSD, **{"--cka_estimator": "debiased"})]
+    assert set(numbers(tmp_path, runs_csv(tmp_path / "r.csv", *rows), "--tables", 2).method) >= {
+        "VKD", "FSD_L, debiased"}

@@ -5,22 +5,22 @@ import accelerate
 
 from training.records import UserError
 
+FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "albert", "distilbert", "mpnet")
 PROJECTIONS = (("query", "key", "value"), ("q_lin", "k_lin", "v_lin"), ("q", "k", "v"))
 
 
 def last_attention(model):
     """The model, unwrapped, and the three projections of its last self-attention."""
     plain = accelerate.utils.extract_model_from_parallel(model, keep_fp32_wrapper=True, keep_torch_compile=False)
-    found = None
+    family = plain.config.model_type
+    if family not in FAMILIES:
+        raise UserError(f"MiniLM needs a model whose attention is softmax(QKᵀ/√d), of the families "
+                        f"{', '.join(FAMILIES)}; found {family}: take one of these, or another method")
     for module in plain.modules():
         children = dict(module.named_children())
         for names in PROJECTIONS:
             if all(name in children for name in names):
                 found = [children[name] for name in names]
-    if found is None:
-        raise UserError(f"no queries, keys and values were found in {type(plain).__name__}, whose attention MiniLM is "
-                        "to reproduce: take a model like BERT, RoBERTa, ELECTRA, ALBERT, DistilBERT or MPNet, or "
-                        "another method")
     return plain, found
 
 

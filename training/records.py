@@ -272,6 +272,7 @@ def result_row(run):
         "device": run["device"], "machine": run["machine"], "precision": run["precision"],
         "processes": run["processes"], "steps": run["steps"],
         "started": run["started"], "commit": run["commit"][:12], "teacher": (run["teacher"] or "")[:12],
+        "data": run.get("data", {}).get("train", {}).get("sha256", "")[:12],
         "memory": run.get("teacher_memory", {}).get("sha256", "")[:12],
         "memory_init": run.get("teacher_memory", {}).get("memory_init", ""),
         "torch": run["versions"]["torch"], "transformers": run["versions"]["transformers"],
