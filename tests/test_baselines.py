@@ -217,6 +217,20 @@ def test_attention_is_heard_in_each_family(family, changes):
     assert not any(m._forward_hooks for m in last_attention(model)[1])
 
 
+@pytest.mark.parametrize("loss", [pkd.patience_loss, rkd.distance_loss, rkd.angle_loss, gram.gram_distance,
+                                  procrustes.procrustes_distance, minilm.minilm_loss])
+def test_no_gradient_reaches_the_teacher(loss):
+    s, t = (draw_attention(2, 8, seed) if loss is minilm.minilm_loss else features(5, 6, seed=seed) for seed in (1, 10))
+    if loss is pkd.patience_loss:
+        s, t = s.unsqueeze(1), t.unsqueeze(1)  # (B, D) -> (B, 1, D)
+    students, teachers = ([x] if torch.is_tensor(x) else x for x in (s, t))
+    for x in (*students, *teachers):
+        x.requires_grad_()
+    mask = [torch.ones(3, 5, dtype=torch.bool)] if loss is minilm.minilm_loss else []
+    loss(s, t, *mask).backward()
+    assert all(x.grad is None for x in teachers) and all(x.grad.abs().sum() > 0 for x in students)
+
+
 # ---- Gram and Procrustes ------------------------------------------------------------------------------------------
 
 def test_gram_distance_is_that_of_numpy():
