@@ -10,7 +10,7 @@ PYTHON ?= python3
 demo: .venv/.built       # teacher, student alone and every method on a small task, about five minutes
 	PYTHON=.venv/bin/python scripts/demo.sh
 
-test: .venv/.built       # about three minutes
+test: .venv/.built       # about five minutes
 	.venv/bin/python -m pytest -n 2
 
 check: .venv/.built      # what CI runs
