@@ -1,5 +1,7 @@
 """The paper's tables from runs or from means, and the best setting of a search."""
 import json
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 
 import pandas as pd
@@ -450,3 +452,10 @@ def test_flags_that_vkd_has_no_use_for_are_no_variant(tmp_path):
     rows = [*of("VKD", VKD, **{"--cka_estimator": "debiased"}), *of("FSD_L", FSD, **{"--cka_estimator": "debiased"})]
     assert set(numbers(tmp_path, runs_csv(tmp_path / "r.csv", *rows), "--tables", 2).method) >= {
         "VKD", "FSD_L, debiased"}
+
+
+def test_a_reader_who_has_enough():
+    """`... | head`: no traceback."""
+    command = f"{sys.executable} {ROOT / 'analysis/tables.py'} {PUBLISHED} | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stderr == ""

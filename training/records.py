@@ -33,9 +33,14 @@ class UserError(Exception):
 def cli(main, argv=None):
     """Run a script's main; a user's mistake or a full disk becomes one line on stderr. Returns the exit code."""
     try:
-        return main(argv) or 0
+        code = main(argv) or 0
+        sys.stdout.flush()
+        return code
     except UserError as error:
         message, code = f"error: {error}", 1
+    except BrokenPipeError:  # the reader of a table has enough, as in `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (OSError, SafetensorError) as error:
         full = isinstance(error, SafetensorError) and "os error 28" in str(error)
         if not full and getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
