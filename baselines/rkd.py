@@ -26,8 +26,10 @@ def _safe(squares):
 def _relative_distances(x):
     """|x_i - x_j| / μ, μ being the mean over pairs of different rows: x (B, p) -> (B, B)."""
     squares = _squares(gram_matrix(centred(x)[0]))
-    distances = torch.where(_safe(squares), torch.where(_safe(squares), squares, 1).sqrt(), 0)
-    return distances / (distances.sum() / _safe(squares).sum().clamp(min=1)).clamp(min=torch.finfo(x.dtype).tiny)
+    safe = _safe(squares)
+    distances = torch.where(safe, torch.where(safe, squares, 1).sqrt(), 0)
+    mean = distances.sum() / safe.sum().clamp(min=1)
+    return distances / mean.clamp(min=torch.finfo(x.dtype).tiny)
 
 
 @full_precision
