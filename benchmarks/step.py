@@ -1,6 +1,7 @@
-"""Training throughput and peak memory of a whole step: the published form, ours, vanilla KD, and the floor.
+"""Training throughput and peak memory of a whole step: the published form, ours, its rivals, vanilla KD, and the floor.
 
     python benchmarks/step.py --models bert-base minilm --precisions no bf16 --csv results/step.csv
+    python benchmarks/step.py --models bert-base --precisions bf16 --forms methods --csv FILE    # the paper's Table 8
 
 bert-base is 12 -> 6 layers, 768 wide, minilm 6 -> 3, 384 wide, both with random weights. All forms of a model and a
 precision take the same mini-batch in turn, in one process; of two steps the second is timed. Throughputs are medians
@@ -14,15 +15,22 @@ VKD         the same loop without a structure
 floor       the student's forward, backward and optimizer step alone, in the same loop
 teacher     forward: its logits and features for a mini-batch; trained: train_teacher.py's step, for benchmarks/scale.py
 
+These are the default. Further forms, all in the same loop:
+
+FSD_I, FSD_L, FSD_G, FSD_IL                    glue_with_cka_ilg.py with weights of 0, whose structures are not computed
+none, PKD, RKD, MiniLM, Gram, Procrustes       baselines/glue_with_baseline.py, each with its own defaults
+methods                                        short for VKD, these ten, and FSD_ILG
+
 Peak memory is of a process that runs one form alone: resident on a CPU, allocated on a GPU.
 """
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
+from functools import partial
+from typing import NamedTuple
 
 import losses
 import torch
@@ -31,26 +39,27 @@ from report import report, seconds  # puts the repository on the path
 import distill
 import glue_with_cka_ilg
 import memory
+import train_teacher
+from baselines import glue_with_baseline
 from training import flags, models
 from training.batches import MiniBatch, Rows, epoch_order
 from training.linear import quick_linears
 from training.records import cli
+from training.runs import peak_memory
 from training.teacher import Teacher
 from training.teacher_cache import TeacherCache, entries
 
 SHAPES = {"bert-base": (12, {}), "minilm": (6, {"hidden_size": 384, "num_attention_heads": 12,
                                                "intermediate_size": 1536})}
-FORMS = {"published": None, "FSD_ILG": [], "FSD_ILG, cached": ["--teacher_cache", "DIR"],
-         "FSD_ILG, masked": ["--mask_padding"], "VKD": ["--beta", "0"],
-         "VKD, cached": ["--beta", "0", "--teacher_cache", "DIR"], "floor": None, "teacher, forward": None,
-         "teacher, trained": None}
 CENTROIDS = 100
 
 
-def classifier(shape, layers, attention="sdpa"):
+def classifier(args, device, part=1, attention="sdpa"):
+    """A model of random weights with one of `part` of the teacher's layers."""
     import transformers
-    config = transformers.BertConfig(num_labels=2, num_hidden_layers=layers, **shape)
-    return transformers.AutoModelForSequenceClassification.from_config(config, attn_implementation=attention)
+    depth, shape = SHAPES[args.models[0]]
+    config = transformers.BertConfig(num_labels=2, num_hidden_layers=depth // part, **shape)
+    return transformers.AutoModelForSequenceClassification.from_config(config, attn_implementation=attention).to(device)
 
 
 def draw_rows(batch, length):
@@ -62,61 +71,101 @@ def draw_rows(batch, length):
             "token_type_ids": torch.zeros(rows, length, dtype=torch.uint8), "labels": torch.randint(2, (rows,))}
 
 
-def draw_memories(args, student, m_t):
-    return memory.Memories(m_t, student.config.hidden_size, args.max_seq_length, 1)
+def draw_memory(args, model):
+    """A teacher's memory of random numbers, (C, W*D)."""
+    return torch.randn(CENTROIDS, args.max_seq_length * model.config.hidden_size, device=model.device)
 
 
-# ---- the forms ------------------------------------------------------------------------------------------------------
+# ---- the forms, each a function from (args, rows, indices, accelerator) to a function that takes one step ------------
 
-def our_step(form, args, rows, indices, make_accelerator):
-    """A function that takes one step of this project's loop."""
-    depth, shape = SHAPES[args.models[0]]
-    flags_of_form = [*(FORMS[form] or []), *(["--compile"] if args.compile else []), "--per_gpu_train_batch_size",
-                     str(args.per_gpu_train_batch_size), "--max_seq_length", str(args.max_seq_length)]
-    run = glue_with_cka_ilg.make_parser().parse_args(
-        ["--model_name_or_path", "-", "--task_name", "RTE", "--data_dir", "-", "--output_dir", "-", *flags_of_form])
-    accelerator = make_accelerator()
-    student = classifier(shape, depth if form == "teacher, trained" else depth // 2).to(accelerator.device)
-    if not args.compile:
-        quick_linears(student, accelerator)
-    if form in ("floor", "teacher, trained"):
-        terms = {"ce": distill.vkd_terms(1.0, 1.0)["ce"]}
-        loop = distill.Loop(run, accelerator, student, None, terms, [], rows)
-    else:
-        teacher = Teacher(classifier(shape, depth).to(accelerator.device).eval().requires_grad_(False), accelerator,
-                          args.compile)
-        m_t = torch.randn(CENTROIDS, args.max_seq_length * teacher.model.config.hidden_size, device=accelerator.device)
-        if form == "teacher, forward":
-            data = Rows(rows)
-            return lambda: teacher(MiniBatch(data[indices], accelerator.device), (depth - 1,))
-        memories, pairs = draw_memories(run, student, m_t) if run.beta else None, [(depth // 2 - 1, depth - 1)]
-        terms, cache = glue_with_cka_ilg.terms(run, memories), None
-        if run.teacher_cache:
-            wanted = entries(distill.needs_of(terms), [depth - 1], teacher.model.config, run, memories)
-            folder = tempfile.TemporaryDirectory()
-            cache = TeacherCache(folder.name, {"task": "random"}, len(rows["labels"]), wanted)
-            cache.place = folder  # lives as long as the cache
-            cache.complete(teacher, rows, run.per_gpu_train_batch_size, 10 ** 9)
-        loop = distill.Loop(run, accelerator, student, teacher, terms, pairs, rows, cache)
+class Script(NamedTuple):
+    """A script that trains: its flags -> their namespace, and what it gives to training.runs.run."""
+    parse: object
+    terms: object
+    check: object = lambda run, student, teacher: None
+
+
+def baseline_flags(words):
+    """The namespace of baselines/glue_with_baseline.py, with the method's own defaults."""
+    run = glue_with_baseline.make_parser().parse_args(words)
+    glue_with_baseline.fill_flags(run)
+    return run
+
+
+ALONE = Script(train_teacher.make_parser().parse_args, train_teacher.terms)
+FSD = Script(glue_with_cka_ilg.make_parser().parse_args, glue_with_cka_ilg.terms)
+BASELINE = Script(baseline_flags, glue_with_baseline.terms, glue_with_baseline.check)
+
+
+def settings(args, script, own=""):
+    """The namespace of a script's flags: a form's own ones and this benchmark's."""
+    given = f"--model_name_or_path - --task_name RTE --data_dir - --output_dir - {own} --per_gpu_train_batch_size " \
+            f"{args.per_gpu_train_batch_size} --max_seq_length {args.max_seq_length}"
+    return script.parse([*given.split(), *(["--compile"] if args.compile else [])])
+
+
+def steps_of(loop, indices):
+    """A function that takes one step of a distill.Loop, always on the same mini-batch."""
     loop.student.train()
     return lambda: loop.step([loop.data[indices]], observe=False)
 
 
-def published_step(args, rows, indices, device):
-    """A function that takes one step of the published form; every loss by itself, the teacher with a gradient graph."""
-    depth, shape = SHAPES[args.models[0]]
-    student = classifier(shape, depth // 2, "eager").to(device).train()
-    teacher = classifier(shape, depth, "eager").to(device).eval()
-    run = argparse.Namespace(max_seq_length=args.max_seq_length)
-    m_t = torch.randn(CENTROIDS, args.max_seq_length * teacher.config.hidden_size, device=device)
-    m_s = draw_memories(run, student, m_t).student
+def model_alone(part, args, rows, indices, accelerator):
+    """A model of one of `part` of the teacher's layers, without a teacher of its own."""
+    run, model = settings(args, ALONE), classifier(args, accelerator.device, part)
+    if not args.compile:
+        quick_linears(model, accelerator)
+    return steps_of(distill.Loop(run, accelerator, model, None, ALONE.terms(run), [], rows), indices)
+
+
+def distillation(script, own, args, rows, indices, accelerator):
+    """This project's loop, by a script and flags of the form's own."""
+    run = settings(args, script, own)
+    student, teacher = (classifier(args, accelerator.device, part) for part in (2, 1))
+    script.check(run, student, teacher)
+    if not args.compile:
+        quick_linears(student, accelerator)
+    pairs, memories = models.layer_pairs(run, student, teacher), None
+    if flags.needs_memory(run):
+        memories = memory.Memories(draw_memory(args, teacher), student.config.hidden_size, args.max_seq_length, 1)
+    terms = script.terms(run, memories)
+    teacher = Teacher(teacher.eval().requires_grad_(False), accelerator, args.compile)
+    cache = filled_cache(run, teacher, rows, terms, pairs, memories) if run.teacher_cache else None
+    return steps_of(distill.Loop(run, accelerator, student, teacher, terms, pairs, rows, cache), indices)
+
+
+def filled_cache(run, teacher, rows, terms, pairs, memories):
+    """A teacher cache of the rows, in a folder that lives as long as it does."""
+    wanted = entries(distill.needs_of(terms), [layer for _, layer in pairs], teacher.model.config, run, memories)
+    folder = tempfile.TemporaryDirectory()
+    cache = TeacherCache(folder.name, {"task": "random"}, len(rows["labels"]), wanted)
+    cache.place = folder
+    return cache.complete(teacher, rows, run.per_gpu_train_batch_size, 10 ** 9)
+
+
+def teacher_forward(args, rows, indices, accelerator):
+    """The teacher's logits and penultimate features."""
+    model = classifier(args, accelerator.device).eval().requires_grad_(False)
+    teacher, data = Teacher(model, accelerator, args.compile), Rows(rows)
+    return lambda: teacher(MiniBatch(data[indices], accelerator.device), (model.config.num_hidden_layers - 1,))
+
+
+def published(args, rows, indices, accelerator):
+    """The published form; every loss by itself, the teacher with a gradient graph."""
+    device = accelerator.device
+    student, teacher = (classifier(args, device, part, "eager") for part in (2, 1))
+    student.train()
+    teacher.eval()
+    layer_s, layer_t = models.penultimate_pair(student, teacher)
+    m_t = draw_memory(args, teacher)
+    m_s = memory.Memories(m_t, student.config.hidden_size, args.max_seq_length, 1).student
     optimizer = torch.optim.AdamW([*student.parameters(), m_s], lr=1e-5, foreach=False, fused=False)
 
     def step():
         batch = {key: value.to(device) for key, value in Rows(rows)[indices]["inputs"].items()}
         labels = rows["labels"][indices].to(device)
         s, t = (model(**batch, output_hidden_states=True) for model in (student, teacher))
-        h_s, h_t = s.hidden_states[depth // 2 - 1], t.hidden_states[depth - 1]
+        h_s, h_t = s.hidden_states[layer_s], t.hidden_states[layer_t]
         flat_s, flat_t = h_s.flatten(1), h_t.flatten(1)  # (B, W, D) -> (B, W*D)
         total = 0.5 * distill.task_loss(s.logits, labels) + 0.5 * distill.kd_loss(s.logits, t.logits, 5.0)
         total = total + losses.published_intra(h_s, h_t) + losses.published_rows(flat_s, flat_t)
@@ -128,6 +177,30 @@ def published_step(args, rows, indices, device):
         optimizer.zero_grad()
         teacher.zero_grad()
     return step
+
+
+FORMS = {
+    "published": published,
+    "FSD_ILG": partial(distillation, FSD, ""),
+    "FSD_ILG, cached": partial(distillation, FSD, "--teacher_cache DIR"),
+    "FSD_ILG, masked": partial(distillation, FSD, "--mask_padding"),
+    "VKD": partial(distillation, FSD, "--beta 0"),
+    "VKD, cached": partial(distillation, FSD, "--beta 0 --teacher_cache DIR"),
+    "floor": partial(model_alone, 2),
+    "teacher, forward": teacher_forward,
+    "teacher, trained": partial(model_alone, 1),
+}
+DEFAULT = list(FORMS)
+FURTHER = {
+    **{method.name: partial(distillation, BASELINE, f"--method {name}")
+       for name, method in glue_with_baseline.METHODS.items() if method.name not in FORMS},
+    "FSD_I": partial(distillation, FSD, "--gamma_l 0 --gamma_g 0"),
+    "FSD_L": partial(distillation, FSD, "--gamma_i 0 --gamma_g 0"),
+    "FSD_G": partial(distillation, FSD, "--gamma_i 0 --gamma_l 0"),
+    "FSD_IL": partial(distillation, FSD, "--gamma_g 0"),
+}
+FORMS |= FURTHER
+METHODS = ["VKD", *FURTHER, "FSD_ILG"]
 
 
 # ---- measuring ------------------------------------------------------------------------------------------------------
@@ -148,20 +221,15 @@ def measure(args):
     for form in args.forms:
         masked = lengths if form.endswith("masked") else None  # as the loop groups them
         indices = epoch_order(len(lengths), args.per_gpu_train_batch_size, 0, 0, masked)[1]
-        if form == "published":
-            steps[form] = published_step(args, rows, indices, device)
-        else:
-            steps[form] = our_step(form, args, rows, indices, make_accelerator)
+        steps[form] = FORMS[form](args, rows, indices, make_accelerator())
     if args.profile:
         return profile(steps[args.profile], device)
     def second_step(step):
         step()  # gets the caches and the memory that the form before has left in another state
         return seconds(step, device)
     times = [{form: second_step(step) for form, step in steps.items()} for _ in range(args.rounds + 1)]
-    peak = torch.cuda.max_memory_allocated() / 2 ** 20 if device.type == "cuda" else (
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
-    return {"seconds": times[1:], "peak": round(peak), "device": name}
+    return {"seconds": times[1:], "peak": peak_memory(device), "device": name}
 
 
 def profile(step, device):
@@ -177,7 +245,9 @@ def child(args, model, precision, forms, rounds):
     command = [sys.executable, __file__, "--measure", "--models", model, "--precisions", precision, "--forms", *forms,
                "--rounds", rounds, "--per_gpu_train_batch_size", args.per_gpu_train_batch_size, "--max_seq_length",
                args.max_seq_length, *(["--no_cuda"] if args.no_cuda else []), *(["--compile"] if args.compile else [])]
-    done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(done.returncode)  # it has said why
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -203,17 +273,19 @@ def main(argv=None):
     add = parser.add_argument
     add("--models", nargs="+", choices=SHAPES, default=list(SHAPES), help="Default: both.")
     add("--precisions", nargs="+", choices=("no", "bf16", "fp16"), default=["no", "bf16"], help="Default: no bf16.")
-    add("--forms", nargs="+", choices=FORMS, default=list(FORMS), help="Default: all.")
+    add("--forms", nargs="+", choices=[*FORMS, "methods"], default=DEFAULT, help="See above. "
+        f"Default: {', '.join(map(repr, DEFAULT))}.")
     add("--per_gpu_train_batch_size", type=int, default=32, help="B. Default 32.")
     add("--max_seq_length", type=int, default=128, help="W. Default 128.")
     add("--rounds", type=int, default=5, help="Rounds after one to warm up; the median counts. Default 5.")
-    add("--compile", action="store_true", help="Ours and the floor with torch.compile.")
+    add("--compile", action="store_true", help="All but published with torch.compile; MiniLM refuses it.")
     add("--no_cuda", action="store_true", help="Stay on the CPU.")
     add("--profile", choices=FORMS, help="Only print where the time of a step of this form goes, for the first model "
         "and precision.")
     add("--csv", help="Write the table to this file.")
     add("--measure", action="store_true", help=argparse.SUPPRESS)  # one process's work
     args = parser.parse_args(argv)
+    args.forms = list(dict.fromkeys(form for name in args.forms for form in (METHODS if name == "methods" else [name])))
     if args.profile:
         args.forms = [args.profile]
         measure(args)

@@ -8,6 +8,7 @@ import time
 
 import pandas as pd
 import pytest
+from conftest import flags, shell
 
 from analysis import table
 from training import records
@@ -169,12 +170,33 @@ def test_table_refuses_what_cannot_be_compared(tmp_path):
         table.main([str(tmp_path)])
 
 
+RUN = {"finished": True, "method": "FSD_G", "seed": 1, "arguments": {"task_name": "MRPC", "seed": 1},
+       "results": {"acc": 0.5}, "train_seconds": 60, "examples_per_second": 1, "parameters": 1e6, "device": "cpu",
+       "machine": "M", "precision": "no", "processes": 1, "steps": 1, "started": "2026", "commit": "abc",
+       "teacher": "t", "teacher_memory": {"sha256": "m" * 64}, "versions": {"torch": "2", "transformers": "5"}}
+
+
+def test_a_finished_run_says_its_peak_memory(tiny, tmp_path):
+    done = shell("train_teacher.py", *flags(tiny, tmp_path / "a", "--results_csv", tmp_path / "r.csv", "--max_steps", 1,
+                                            teacher=True))
+    assert done.returncode == 0, done.stderr
+    peak = records.read_json(tmp_path / "a/run.json")["peak_memory_mib"]
+    assert 50 < peak < 50_000  # torch alone takes more than the one; KiB or bytes would be more than the other
+    assert pd.read_csv(tmp_path / "r.csv").peak_memory_mib.tolist() == [peak]
+
+
+def test_runs_with_and_without_a_peak_memory_are_of_one_table(tmp_path, capsys):
+    later = RUN | {"seed": 2, "arguments": RUN["arguments"] | {"seed": 2}, "peak_memory_mib": 900}
+    assert "peak_memory_mib" not in records.result_row(RUN) and records.result_row(later)["peak_memory_mib"] == 900
+    for folder, run in (("a", RUN), ("b", later), ("c", later | {"seed": 3, "peak_memory_mib": 950,
+                                                                 "arguments": RUN["arguments"] | {"seed": 3}})):
+        records.write_json(tmp_path / folder / "run.json", run)
+    table.main([str(tmp_path)])
+    assert "| FSD_G | 50.00 ± 0.00 | 3 |" in capsys.readouterr().out
+
+
 def test_a_memory_among_the_runs_is_no_row(tmp_path, capsys):
-    run = {"finished": True, "method": "FSD_G", "seed": 1, "arguments": {"task_name": "MRPC", "seed": 1},
-           "results": {"acc": 0.5}, "train_seconds": 60, "examples_per_second": 1, "parameters": 1e6, "device": "cpu",
-           "machine": "M", "precision": "no", "processes": 1, "steps": 1, "started": "2026", "commit": "abc",
-           "teacher": "t", "teacher_memory": {"sha256": "m" * 64}, "versions": {"torch": "2", "transformers": "5"}}
-    records.write_json(tmp_path / "a/run.json", run)
+    records.write_json(tmp_path / "a/run.json", RUN)
     records.write_json(tmp_path / "memory/run.json", {"finished": True, "method": "memory", "memory": {}})
     table.main([str(tmp_path), "--csv", str(tmp_path / "out.csv")])
     assert "| FSD_G | 50.00 | 1 |" in capsys.readouterr().out

@@ -273,7 +273,9 @@ def result_row(run):
     return {
         "method": run["method"], "task": arguments.pop("task_name"), "seed": arguments.pop("seed"),
         **run["results"], "minutes": round(run["train_seconds"] / 60, 2),
-        "examples_per_second": round(run["examples_per_second"], 1), "parameters": run["parameters"],
+        "examples_per_second": round(run["examples_per_second"], 1),
+        **{k: run[k] for k in ("peak_memory_mib",) if k in run},  # runs of earlier versions do not say
+        "parameters": run["parameters"],
         "device": run["device"], "machine": run["machine"], "precision": run["precision"],
         "processes": run["processes"], "steps": run["steps"],
         "started": run["started"], "commit": run["commit"][:12], "teacher": (run["teacher"] or "")[:12],

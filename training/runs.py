@@ -2,7 +2,9 @@
 import contextlib
 import json
 import os
+import resource
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -189,6 +191,8 @@ class Run:
                                 progress | {"settings": settings}, args.save_total_limit)
             accelerator.wait_for_everyone()
 
+        if accelerator.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(accelerator.device)
         loop.run(log, save, evaluate=lambda: self.evaluate(loop.student, tokenizer)[0])
         if records.is_main_process():
             if memories:
@@ -196,6 +200,7 @@ class Run:
             place_model(student, tokenizer, self.output)
         self.record |= {"trained": True, "steps": loop.state.step, "train_seconds": loop.state.seconds,
                         "examples_per_second": loop.state.examples / max(loop.state.seconds, 1e-9),
+                        "peak_memory_mib": peak_memory(accelerator.device),
                         "parameters": sum(p.numel() for p in student.parameters())}
         self.write_record()
         accelerator.wait_for_everyone()
@@ -325,6 +330,16 @@ class Run:
                 file = self.output / "submission" / task.submissions[split]
                 utils_glue.write_submission(file, task, split, features.indices, predictions)
                 say(f"wrote {file}")
+
+
+def peak_memory(device):
+    """The most memory that this process has held, in MiB: on a GPU what was allocated there since the last reset; on a
+    CPU the resident set of the whole process since its start, with Python, the libraries and the reading of the data.
+    """
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2 ** 20)
+    unit = 1 if sys.platform == "darwin" else 2 ** 10  # ru_maxrss is in bytes on macOS, in KiB on Linux
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2 ** 20)
 
 
 def describe(results):
