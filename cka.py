@@ -79,7 +79,7 @@ def linear_cka(x, y, mask=None, estimator="biased"):
         (norm_x, none_x), (norm_y, none_y) = (
             _norm(z.mT @ z, n, noise, estimator) for z, noise in zip((x, y), noises, strict=True))
         return _cosine(cross, norm_x, norm_y, none_x | none_y)
-    return _cka_of_grams(_centred_gram(x, mask, estimator), _centred_gram(y, mask, estimator))
+    return _cka_of_grams(centred_gram(x, mask, estimator), centred_gram(y, mask, estimator))
 
 
 def _norm(matrix, n, noise, estimator):
@@ -118,7 +118,7 @@ def gram_matrix(x):
     return _Gram.apply(x)
 
 
-def _centred_gram(x, mask=None, estimator="biased"):
+def centred_gram(x, mask=None, estimator="biased"):
     """The centred Gram matrix of x (..., n, n) with its norm and where it is undefined, both (...).
 
     Centred is the (n, n) matrix, not the (n, p) features, as n is the smaller. In float32 the gradient's relative error
@@ -128,7 +128,7 @@ def _centred_gram(x, mask=None, estimator="biased"):
 
 
 def _centre(gram, mask=None, estimator="biased"):
-    """_centred_gram, of a Gram matrix (..., n, n)."""
+    """centred_gram, of a Gram matrix (..., n, n)."""
     noise = 16 * torch.finfo(gram.dtype).eps * gram.detach().diagonal(dim1=-2, dim2=-1).sum(-1)
     n = gram.new_full((1, 1), gram.shape[-1]) if mask is None else mask.sum(-1)[..., None, None].to(gram.dtype)
     gram = _u_centred(gram, n, mask) if estimator == "debiased" else _double_centred(gram, n, mask)
@@ -150,7 +150,7 @@ def _cosine(cross, norm_x, norm_y, undefined):
 
 
 def _cka_of_grams(x, y):
-    """CKA of two results of _centred_gram."""
+    """CKA of two results of centred_gram."""
     (gram_x, norm_x, none_x), (gram_y, norm_y, none_y) = x, y
     return _cosine((gram_x * gram_y).sum((-2, -1)), norm_x, norm_y, none_x | none_y)
 
@@ -182,14 +182,14 @@ def token_structure(h, mask=None, estimator="biased"):
 
     h: (B, W, D). mask: (B, W) bool. Returns (B, W, W), of which CKA is the inner product; its numbers are within ±1.
     """
-    gram, norm, undefined = _centred_gram(h, mask, estimator)
+    gram, norm, undefined = centred_gram(h, mask, estimator)
     return gram * torch.where(undefined, 0, 1 / torch.where(undefined, 1, norm))[..., None, None]
 
 
 @full_precision
 def intra_feature_loss_to(structure_t, h_s, mask=None, estimator="biased", reduction="mean_log"):
     """I (Eq. 6), with token_structure(h_t, mask, estimator) for h_t. Returns a scalar."""
-    gram, norm, undefined = _centred_gram(h_s, mask, estimator)
+    gram, norm, undefined = centred_gram(h_s, mask, estimator)
     cka = _cosine((gram * structure_t).sum((-2, -1)), norm, 1, undefined)
     return _intra(cka, h_s, mask, estimator, reduction)
 
@@ -233,7 +233,7 @@ class FrozenMemory:
         self.rows = m.detach().to(torch.promote_types(m.dtype, torch.float32))
         with torch.autocast(m.device.type, enabled=False):
             self.norms = torch.linalg.vector_norm(self.rows, dim=-1)  # (C,)
-            self.gram = _centred_gram(self.rows, estimator=estimator)
+            self.gram = centred_gram(self.rows, estimator=estimator)
 
 
 @full_precision
@@ -339,8 +339,11 @@ def global_inter_feature_loss(h_s, m_s, h_t, m_t, gamma_m, estimator="biased"):
 
 # ---- relation difference, observed only ---------------------------------------------------------------------------
 
-def _pairwise(x, psi):
-    """ψ between all pairs of rows: x (..., n, p) -> (..., n, n)."""
+@full_precision
+def pairwise(x, psi="euclidean"):
+    """ψ between all pairs of rows, the Euclidean distance or the "cosine" similarity: x (..., n, p) -> (..., n, n)."""
+    if psi not in PSI:
+        raise ValueError(f"psi must be one of {PSI}, got {psi!r}")
     if psi == "euclidean":
         return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
     unit = torch.nn.functional.normalize(x, dim=-1)
@@ -355,9 +358,12 @@ def relation_difference(x_s, x_t, psi="euclidean", mask=None):
     distance or "cosine" similarity. Rows are samples, (B, W*D), or the tokens of each sample, (B, W, D).
     Returns a scalar, the mean over the leading dimensions.
     """
-    if psi not in PSI:
-        raise ValueError(f"psi must be one of {PSI}, got {psi!r}")
-    difference = (_pairwise(x_t, psi) - _pairwise(x_s, psi)).abs()
+    return relation_difference_of(pairwise(x_s, psi), pairwise(x_t, psi), mask)
+
+
+def relation_difference_of(psi_s, psi_t, mask=None):
+    """RD of two results of `pairwise`, (..., n, n) each. Returns a scalar."""
+    difference = (psi_t - psi_s).abs()
     if mask is None:
         return difference.mean()
     pairs = (mask.unsqueeze(-1) & mask.unsqueeze(-2)).to(difference.dtype)

@@ -38,6 +38,21 @@ def start_centroids(sample, number, init, seed):
     return sample.mean(0) + noise * sample.std(0, correction=0)
 
 
+def principal_axes(m):
+    """The two principal axes of centroids m (C, p): the mean (p,), the axes (p, 2), and the axes' share of the variance.
+
+    An axis without variance is 0.
+    """
+    centre = m.mean(0)
+    centred = m - centre
+    variances, vectors = torch.linalg.eigh(centred @ centred.mT)  # ascending
+    axes = torch.zeros(m.shape[1], 2, dtype=m.dtype, device=m.device)
+    for k in range(min(2, len(vectors))):
+        if variances[-1 - k] > 1e-6 * variances[-1]:
+            axes[:, k] = centred.mT @ vectors[:, -1 - k] / variances[-1 - k].sqrt()
+    return centre, axes, (variances[-2:].sum() / variances.sum().clamp(min=1e-12)).item()
+
+
 def check_finite(x):
     """Refuse features that have no clusters."""
     if not x.isfinite().all():
@@ -80,15 +95,8 @@ class KMeans(torch.nn.Module):
     def begin(self):
         """What a pass needs of its centroids; its sums start at 0."""
         self.half_squares = torch.linalg.vector_norm(self.centroids, dim=-1).square() / 2
-        self.centre = self.centroids.mean(0)
-        centred = self.centroids - self.centre
-        variances, vectors = torch.linalg.eigh(centred @ centred.mT)  # ascending
-        axes = torch.zeros_like(self.axes)
-        for k in range(min(2, len(vectors))):  # an axis without variance stays 0
-            if variances[-1 - k] > 1e-6 * variances[-1]:
-                axes[:, k] = centred.mT @ vectors[:, -1 - k] / variances[-1 - k].sqrt()
+        self.centre, axes, self.explained = principal_axes(self.centroids)
         self.axes.copy_(axes)
-        self.explained = (variances[-2:].sum() / variances.sum().clamp(min=1e-12)).item()
         for name in ("sums", "inertia", "counts", "assignment", "points", "far_distance"):
             getattr(self, name).zero_()
 
