@@ -1,0 +1,210 @@
+"""What a report compares: a teacher and its students, loaded, refused where they do not fit, and measured."""
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import accelerate
+import torch
+import transformers
+
+import memory
+import utils_glue
+from analysis import findings, table
+from analysis.compare import Centroids, Comparison, view
+from training import models, records
+from training.batches import MiniBatch, Rows
+from training.linear import quick_linears
+from training.records import UserError, say
+
+ROUNDS = 5  # of the inference's timing; the median counts
+
+
+class Student(NamedTuple):
+    """A student's folder, loaded: its name, number among the runs of that name, run.json, and memory or None."""
+    name: str
+    run: int
+    folder: Path
+    record: dict
+    model: torch.nn.Module
+    memory: Centroids | None
+
+
+# ---- what is to be compared ---------------------------------------------------------------------------------------
+
+def named_folders(words):
+    """[(name or None, folder)] of NAME=FOLDER or FOLDER; a folder's own name may have an = in it."""
+    found = []
+    for word in words:
+        name, equals, folder = word.partition("=")
+        plain = Path(word).is_dir() or not equals
+        folder = Path(word if plain else folder)
+        if not (folder / "config.json").is_file():
+            raise UserError(f"--students {word}: there is no trained model in {folder}, as it has no config.json; give "
+                            "FOLDER or NAME=FOLDER of one")
+        found.append((None if plain else name, folder))
+    folders = [folder.resolve() for _, folder in found]
+    twice = [str(folder) for folder in folders if folders.count(folder) > 1]
+    if twice:
+        raise UserError(f"--students has {twice[0]} twice: name each folder once")
+    return found
+
+
+def name_of(folder, record):
+    """A run's method with its variants, as in the tables; of a folder without run.json its own name."""
+    return findings.method_of(record) if record.get("finished") else folder.resolve().name
+
+
+def check_record(record, folder, task):
+    """Refuse a folder that is known to be of another task, or of no classifier."""
+    found = record.get("arguments", {}).get("task_name", task.name)
+    if record.get("method") == "memory":
+        raise UserError(f"{folder} holds a memory, not a student: give memories with --teacher_memory_path")
+    if found != task.name:
+        raise UserError(f"{folder} was trained on {found}, but this report is of {task.name}: give folders of one task")
+
+
+def common_length(args, folders):
+    """--max_seq_length, or else that of the students' own runs."""
+    found = {records.read_json(folder / "run.json").get("arguments", {}).get("max_seq_length")
+             for _, folder in folders} - {None}
+    if len(found) > 1:
+        raise UserError(f"the students were trained with different lengths ({', '.join(map(str, sorted(found)))}): "
+                        "say with --max_seq_length at which to compare them")
+    return found.pop() if found else 128
+
+
+def check_reads_alike(args, task, features, tokenizer, folder):
+    """Refuse a student whose own tokenizer reads the rows as other tokens than the teacher's."""
+    if not any(folder.glob("*token*")) and not any(folder.glob("vocab*")):
+        return  # it has none
+    with models.loading("tokenizer", str(folder)):
+        other = transformers.AutoTokenizer.from_pretrained(folder)
+    if utils_glue.tokenizer_fingerprint(other) == utils_glue.tokenizer_fingerprint(tokenizer):
+        return
+    theirs = utils_glue.load_features(task, args.data_dir, args.split, other, args.max_seq_length,
+                                      args.cache_dir or None, False, args.max_eval_samples).tensors
+    differ = (theirs["input_ids"] != features.tensors["input_ids"]).any(1).nonzero().flatten()
+    if len(differ):
+        raise UserError(f"the tokenizer of the student {folder} reads {len(differ)} of {len(features.indices)} rows as "
+                        f"other tokens than the teacher's, the first at index {features.indices[differ[0]]}: compare "
+                        "students that were trained with the teacher's tokenizer")
+
+
+class Subjects:
+    """All that a report compares, and what was measured of it.
+
+    students: in the tables' order, comparisons beside them; itself: the teacher's Comparison with itself; labels (N,).
+    """
+
+    def __init__(self, args):
+        self.args, self.task = args, utils_glue.get_task(args.task_name)
+        self.folders = named_folders(args.students)
+        if args.max_seq_length is None:
+            args.max_seq_length = common_length(args, self.folders)
+        self.accelerator = accelerate.Accelerator(mixed_precision="bf16" if args.bf16 else "no", cpu=args.no_cuda)
+        self.notes = []
+        self.load()
+
+    # ---- loading -----------------------------------------------------------------------------------------------
+
+    def load(self):
+        args, task = self.args, self.task
+        tokenizer = models.load_tokenizer(args)
+        self.features = utils_glue.load_features(task, args.data_dir, args.split, tokenizer, args.max_seq_length,
+                                                 args.cache_dir or None, False, args.max_eval_samples)
+        self.labels = self.features.tensors["labels"].numpy()
+        self.batch_size = min(args.per_gpu_eval_batch_size, len(self.labels))
+        check_record(records.read_json(Path(args.model_name_or_path) / "run.json"), args.model_name_or_path, task)
+        self.teacher = models.load_teacher(args, task, tokenizer)
+        self.fingerprint = records.fingerprint_of_model(self.teacher)
+        self.memory, self.memory_sha = self.teacher_memory(tokenizer) if args.teacher_memory_path else (None, None)
+        self.students = []
+        for name, folder in records.progress(self.folders, desc="loading", unit="student", leave=False):
+            self.students.append(self.student(name, folder, tokenizer))
+        self.students.sort(key=lambda student: table.rank(student.name))  # else in the order given
+        quick_linears(self.teacher.to(self.accelerator.device), self.accelerator)
+
+    def teacher_memory(self, tokenizer):
+        """The teacher's Centroids and the sha256 of their file."""
+        config, path = self.teacher.config, memory.find_memory(self.args.teacher_memory_path)
+        m_t, _ = memory.load_memory(path, {
+            "task": self.task.name, "teacher": self.fingerprint,
+            "tokenizer": utils_glue.tokenizer_fingerprint(tokenizer), "layer": config.num_hidden_layers - 1,
+            "max_seq_length": self.args.max_seq_length, "hidden_size": config.hidden_size,
+            "mask_padding": self.args.mask_padding})
+        return Centroids(m_t.to(self.accelerator.device)), records.sha256_of_file(path)
+
+    def student(self, name, folder, tokenizer):
+        """The Student of a folder, checked."""
+        record = records.read_json(folder / "run.json")
+        check_record(record, folder, self.task)
+        with models.loading("student", str(folder)):
+            model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
+        models.check_labels(self.task, model.config, folder, "student")
+        models.check_tokenizer(self.args, tokenizer, model.config, folder)
+        check_reads_alike(self.args, self.task, self.features, tokenizer, folder)
+        if record.get("teacher") not in (None, self.fingerprint):
+            self.note(f"{folder.name} was distilled from another teacher than this one.")
+        name = name or name_of(folder, record)
+        if name == "teacher":
+            raise UserError(f"the student {folder} is named teacher, as is the teacher itself in all pictures: give it "
+                            f"another name, NAME={folder}")
+        run = sum(student.name == name for student in self.students)
+        model = model.float().eval().requires_grad_(False).to(self.accelerator.device)
+        own = self.student_memory(folder, model)
+        return Student(name, run, folder, record, quick_linears(model, self.accelerator), own)
+
+    def student_memory(self, folder, model):
+        """The Centroids of a student's own memory, where it has one of this teacher's memory."""
+        path = folder / "student_memory.safetensors"
+        if self.memory is None or not path.is_file():
+            return None
+        m_s, facts = memory.load_memory(path)
+        if facts.get("teacher_memory") != self.memory_sha:
+            self.note(f"The student memory of {folder.name} was trained beside another teacher memory and is left out.")
+            return None
+        memory.load_memory(path, {"student": records.fingerprint_of_model(model)})
+        return Centroids(m_s.to(self.accelerator.device))
+
+    def note(self, text):
+        self.notes.append(text)
+        say(f"note: {text}")
+
+    # ---- measuring ---------------------------------------------------------------------------------------------
+
+    def outputs(self, model, batch):
+        """The View of a model's mini-batch."""
+        with torch.no_grad():
+            with self.accelerator.autocast():
+                out = batch.forward(model, range(model.config.num_hidden_layers + 1))  # 0: the embeddings
+            mask = batch.targets["attention_mask"] if self.args.mask_padding else None
+            return view(out.logits, out.features, mask)
+
+    def measure(self):
+        """Run all models over the rows. Leaves a Comparison of the teacher with itself and one of each student."""
+        rows = Rows(self.features.tensors)
+        self.itself = Comparison(self.memory)
+        self.comparisons = [Comparison(self.memory, student.memory) for student in self.students]
+        batches = torch.arange(len(self.labels)).split(self.batch_size)
+        for indices in records.progress(batches, desc="measuring", unit="batch"):
+            batch = MiniBatch(rows[indices], self.accelerator.device)
+            t, whole = self.outputs(self.teacher, batch), len(indices) == self.batch_size
+            self.itself.add(t, t, whole)
+            for student, comparison in zip(self.students, self.comparisons, strict=True):
+                comparison.add(self.outputs(student.model, batch), t, whole)
+        for name, comparison in (("the teacher", self.itself), *((s.folder, c) for s, c in zip(
+                self.students, self.comparisons, strict=True))):
+            if not comparison.finite():
+                raise UserError(f"the outputs of {name} are not finite numbers: run without --bf16, or train it again")
+
+    def time_inference(self):
+        """The seconds of one mini-batch in each round, by name; a round takes a student of every name in turn."""
+        first = {student.name: student.model for student in reversed(self.students)}
+        batch = MiniBatch(Rows(self.features.tensors)[torch.arange(self.batch_size)], self.accelerator.device)
+        self.times = {name: [] for name in dict.fromkeys(student.name for student in self.students)}
+        for number in records.progress(range(ROUNDS + 1), desc="timing", unit="round", leave=False):
+            for name, seconds in self.times.items():
+                started = time.perf_counter()
+                with torch.no_grad(), self.accelerator.autocast():
+                    batch.forward(first[name]).logits.sum().item()  # waits for the device
+                seconds += [time.perf_counter() - started] if number else []  # the first one warms up
