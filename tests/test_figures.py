@@ -109,7 +109,7 @@ def test_layer_maps_frame_the_penultimate_pair_and_can_be_read():
 def test_a_dot_a_run_and_a_diamond_for_their_mean_in_percent():
     figure = figures.restoration(table(2, "pearson", "loyalty_wrong"))
     assert [axes.get_title() for axes in figure.axes] == [
-        "Pearson with the teacher", "agreement where the teacher is wrong"]
+        "Pearson with the teacher", "where the teacher is wrong"]
     runs, mean, *_ = figure.axes[0].collections
     assert runs.get_offsets()[:, 0].tolist() == pytest.approx([50, 60])
     assert mean.get_offsets()[0, 0] == pytest.approx(55)

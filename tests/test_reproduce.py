@@ -20,6 +20,7 @@ import glue_with_cka_i
 import glue_with_cka_ilg
 import train_memory
 import train_teacher
+from analysis import report
 from baselines import glue_with_baseline
 from scripts import estimate
 from training import flags, records, runs, teacher_cache
@@ -258,7 +259,9 @@ def test_one_task(there, stub, tmp_path, monkeypatch):
     assert done.returncode == 0, done.stderr
     scripts = [Path(words[0]).name for words in calls()]
     assert scripts[not there:] == ["train_teacher.py", "train_memory.py", "glue_with_cka_i.py", "glue_with_cka_i.py",
-                                   "glue_with_cka_i.py", "glue_with_cka_g.py", "glue_with_cka_ilg.py", "table.py"]
+                                   "glue_with_cka_i.py", "glue_with_cka_g.py", "glue_with_cka_ilg.py", "table.py", "report.py"]
+    told = report.make_parser().parse_args(calls()[-1][1:])
+    assert [Path(folder).name for folder in told.students] == ["vkd", "fsd_i", "fsd_l", "fsd_g", "fsd_ilg"]
     assert there or calls()[0][1:] == ["download", "--data_dir", "glue", "--tasks", "stsb"]
     monkeypatch.chdir(tmp_path)
     trained = [parse(words, monkeypatch) for words in calls() if "--do_train" in words]
