@@ -39,7 +39,7 @@ def start_centroids(sample, number, init, seed):
 
 
 def principal_axes(m):
-    """The two principal axes of centroids m (C, p): the mean (p,), the axes (p, 2), and the axes' share of the variance.
+    """The two principal axes of centroids m (C, p): the mean (p,), the axes (p, 2), the axes' share of the variance.
 
     An axis without variance is 0.
     """

@@ -259,7 +259,8 @@ def test_one_task(there, stub, tmp_path, monkeypatch):
     assert done.returncode == 0, done.stderr
     scripts = [Path(words[0]).name for words in calls()]
     assert scripts[not there:] == ["train_teacher.py", "train_memory.py", "glue_with_cka_i.py", "glue_with_cka_i.py",
-                                   "glue_with_cka_i.py", "glue_with_cka_g.py", "glue_with_cka_ilg.py", "table.py", "report.py"]
+                                   "glue_with_cka_i.py", "glue_with_cka_g.py", "glue_with_cka_ilg.py", "table.py",
+                                   "report.py"]
     told = report.make_parser().parse_args(calls()[-1][1:])
     assert [Path(folder).name for folder in told.students] == ["vkd", "fsd_i", "fsd_l", "fsd_g", "fsd_ilg"]
     assert there or calls()[0][1:] == ["download", "--data_dir", "glue", "--tasks", "stsb"]
