@@ -8,10 +8,11 @@ import math
 import textwrap
 
 import numpy as np
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from matplotlib.ticker import MaxNLocator
 
 FSD, OTHER = "#D55E00", "#0072B2"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
@@ -213,23 +214,26 @@ def relation_training(table):
 # ---- memory -------------------------------------------------------------------------------------------------------
 
 def occupancy(sizes, samples):
-    """Samples at each centroid of the teacher's memory, the fullest first. sizes: name -> (C,); samples: their sum."""
-    count = len(next(iter(sizes.values())))
-    figure, [(axes, _)] = grid(["all"], 1, (8.1, 3.6), f"{samples} samples at the {count} centroids of the teacher's "
-                               "memory")
-    for k, (name, values) in enumerate(sizes.items()):
-        values = np.sort(values)[::-1]
-        axes.plot(np.arange(1, count + 1), values, drawstyle="steps-mid", **style(k), lw=1.5, ms=5,
-                  markevery=(0.02 * k, 0.2), label=f"{name} ({(values == 0).sum()} empty)")
-    axes.axhline(samples / count, color="grey", lw=1, label="all equally full")
-    axes.set_yscale("symlog", linthresh=1)
-    axes.set_ylim(0, 1.5 * max(map(max, sizes.values())))
-    axes.yaxis.set_major_formatter(ScalarFormatter())
+    """Samples at each centroid of the teacher's memory, a row a model. sizes: name -> (C,); samples: their sum.
+
+    The centroids are in the order of the first model's samples, which is the teacher's where it is there.
+    """
+    counts = np.array(list(sizes.values()))  # (models, C)
+    counts = counts[:, np.argsort(-counts[0], kind="stable")]
+    figure, [(axes, _)] = grid(["all"], 1, (8.1, 0.9 + 0.3 * len(sizes)), f"{samples} samples at the {counts.shape[1]} "
+                               "centroids of the teacher's memory")
+    drawn = axes.imshow(np.ma.masked_equal(counts, 0), aspect="auto", cmap="cividis", interpolation="nearest",
+                        norm=LogNorm(1, max(2, counts.max())),
+                        extent=(0.5, counts.shape[1] + 0.5, len(sizes) - 0.5, -0.5))
+    axes.set_yticks(range(len(sizes)), [lines(f"{name}, {(row > 0).sum()} in use", 3)
+                                        for name, row in zip(sizes, counts, strict=True)])
+    axes.set_yticks(np.arange(len(sizes) - 1) + 0.5, minor=True)
+    axes.grid(which="minor", axis="y", color="grey", lw=0.5)
+    axes.tick_params(which="minor", length=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("centroid, by rank of its samples", fontsize=10)
-    axes.set_ylabel("samples a centroid", fontsize=10)
-    axes.grid(alpha=0.3)
-    legend(figure, axes.get_legend_handles_labels()[0])
+    axes.set_ylabel("model", fontsize=10)
+    axes.set_xlabel(f"centroid, the fullest of the {next(iter(sizes))} first", fontsize=10)
+    figure.colorbar(drawn, ax=axes, label="samples a centroid (white: none)", format="%g")
     return figure
 
 

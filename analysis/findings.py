@@ -56,7 +56,7 @@ def spread(values, digits=2, scale=1.0):
     values = scale * values.dropna()
     if not len(values):
         return MISSING
-    deviation = f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
+    deviation = f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 and (digits or np.ptp(values)) else ""
     return f"{values.mean():.{digits}f}{deviation}"
 
 

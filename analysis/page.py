@@ -10,7 +10,7 @@ MISSING = "–"
 NUMBER = re.compile(r"\**[-+−<]?[\d.]+")
 STYLE = """
 body { font: 16px/1.5 system-ui, "Segoe UI", Roboto, Helvetica, Arial, sans-serif; color: #1a1a1a; background: #fff;
-  max-width: 60rem; margin: 0 auto; padding: 1rem; overflow-wrap: break-word; }
+  max-width: 64rem; margin: 0 auto; padding: 1rem; overflow-wrap: break-word; }
 h1, h2 { line-height: 1.2; }
 h2 { margin-top: 2.5rem; padding-top: .5rem; border-top: 1px solid #ccc; }
 a { color: #0b5394; }
@@ -22,8 +22,8 @@ figure { margin: 1.5rem 0; }
 img { display: block; max-width: max(100%, 40rem); height: auto; margin: 0 auto; }
 figcaption, caption, .notes { color: #444; font-size: .9rem; }
 caption { text-align: left; padding-bottom: .4rem; }
-table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; text-align: left; border-bottom: 1px solid #ccc; vertical-align: baseline; }
+table { font-size: .92rem; border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .5rem; text-align: left; border-bottom: 1px solid #ccc; vertical-align: baseline; }
 thead th { border-bottom: 2px solid #444; vertical-align: bottom; }
 tbody th { font-weight: 400; }
 .number { text-align: right; }

@@ -130,11 +130,12 @@ def test_training_lines_are_means_over_runs_and_all_differ():
     assert len(figures.relation_training(single).axes[0].lines) == 1
 
 
-def test_occupancy_sorts_the_centroids_and_counts_the_empty_ones():
-    figure = figures.occupancy({"VKD": np.array([0, 5, 0, 7])}, 12)
-    assert list(figure.axes[0].lines[0].get_ydata()) == [7, 5, 0, 0]
-    assert texts(figure) == ["VKD (2 empty)", "all equally full"] and "12 samples" in figure.get_suptitle()
-    assert set(figure.axes[0].lines[1].get_ydata()) == {3}
+def test_occupancy_has_the_centroids_in_the_order_of_the_teacher():
+    figure = figures.occupancy({"teacher": np.array([0, 5, 0, 7]), "VKD": np.array([9, 0, 2, 1])}, 12)
+    axes = figure.axes[0]
+    assert axes.images[0].get_array().tolist() == [[7, 5, None, None], [1, None, 9, 2]]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["teacher, 2 in use", "VKD, 3 in use"]
+    assert "12 samples" in figure.get_suptitle() and "teacher" in axes.get_xlabel()
 
 
 def test_projection_is_rasterized_bounded_and_shares_its_axes():
