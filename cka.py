@@ -12,7 +12,7 @@ import torch
 ESTIMATORS = ("biased", "debiased")
 REDUCTIONS = ("mean_log", "log_mean")
 PSI = ("euclidean", "cosine")
-_FEWEST_ROWS = {"biased": 2, "debiased": 4}  # with fewer, the estimator is 0/0
+FEWEST_ROWS = {"biased": 2, "debiased": 4}  # with fewer, the estimator is 0/0
 _LOG_FLOOR = {"biased": 1e-6, "debiased": 1e-2}
 
 
@@ -50,7 +50,7 @@ def _u_centred(gram, n, mask):
     gram = gram * off_diagonal
     rows = gram.sum(-1, keepdim=True)
     total = rows.sum(-2, keepdim=True)
-    n = n.clamp(min=_FEWEST_ROWS["debiased"])
+    n = n.clamp(min=FEWEST_ROWS["debiased"])
     return (gram - (rows + rows.mT) / (n - 2) + total / ((n - 1) * (n - 2))) * off_diagonal
 
 
@@ -79,13 +79,13 @@ def linear_cka(x, y, mask=None, estimator="biased"):
         (norm_x, none_x), (norm_y, none_y) = (
             _norm(z.mT @ z, n, noise, estimator) for z, noise in zip((x, y), noises, strict=True))
         return _cosine(cross, norm_x, norm_y, none_x | none_y)
-    return _cka_of_grams(centred_gram(x, mask, estimator), centred_gram(y, mask, estimator))
+    return _cka_of_grams(_centred_gram(x, mask, estimator), _centred_gram(y, mask, estimator))
 
 
 def _norm(matrix, n, noise, estimator):
     """|matrix| (...), and where CKA is undefined: only what rounding leaves of constant features, or too few rows."""
     norm = torch.linalg.matrix_norm(matrix)
-    return norm, (norm <= noise) | (n[..., 0, 0] < _FEWEST_ROWS[estimator])
+    return norm, (norm <= noise) | (n[..., 0, 0] < FEWEST_ROWS[estimator])
 
 
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -118,17 +118,17 @@ def gram_matrix(x):
     return _Gram.apply(x)
 
 
-def centred_gram(x, mask=None, estimator="biased"):
+def _centred_gram(x, mask=None, estimator="biased"):
     """The centred Gram matrix of x (..., n, n) with its norm and where it is undefined, both (...).
 
     Centred is the (n, n) matrix, not the (n, p) features, as n is the smaller. In float32 the gradient's relative error
     is about 1e-5 over the share of the energy that centring leaves.
     """
-    return _centre(gram_matrix(x), mask, estimator)
+    return centre_gram(gram_matrix(x), mask, estimator)
 
 
-def _centre(gram, mask=None, estimator="biased"):
-    """centred_gram, of a Gram matrix (..., n, n)."""
+def centre_gram(gram, mask=None, estimator="biased"):
+    """A Gram matrix (..., n, n) centred for the estimator, with its norm and where CKA is undefined, both (...)."""
     noise = 16 * torch.finfo(gram.dtype).eps * gram.detach().diagonal(dim1=-2, dim2=-1).sum(-1)
     n = gram.new_full((1, 1), gram.shape[-1]) if mask is None else mask.sum(-1)[..., None, None].to(gram.dtype)
     gram = _u_centred(gram, n, mask) if estimator == "debiased" else _double_centred(gram, n, mask)
@@ -150,7 +150,7 @@ def _cosine(cross, norm_x, norm_y, undefined):
 
 
 def _cka_of_grams(x, y):
-    """CKA of two results of centred_gram."""
+    """CKA of two results of _centred_gram."""
     (gram_x, norm_x, none_x), (gram_y, norm_y, none_y) = x, y
     return _cosine((gram_x * gram_y).sum((-2, -1)), norm_x, norm_y, none_x | none_y)
 
@@ -182,14 +182,14 @@ def token_structure(h, mask=None, estimator="biased"):
 
     h: (B, W, D). mask: (B, W) bool. Returns (B, W, W), of which CKA is the inner product; its numbers are within ±1.
     """
-    gram, norm, undefined = centred_gram(h, mask, estimator)
+    gram, norm, undefined = _centred_gram(h, mask, estimator)
     return gram * torch.where(undefined, 0, 1 / torch.where(undefined, 1, norm))[..., None, None]
 
 
 @full_precision
 def intra_feature_loss_to(structure_t, h_s, mask=None, estimator="biased", reduction="mean_log"):
     """I (Eq. 6), with token_structure(h_t, mask, estimator) for h_t. Returns a scalar."""
-    gram, norm, undefined = centred_gram(h_s, mask, estimator)
+    gram, norm, undefined = _centred_gram(h_s, mask, estimator)
     cka = _cosine((gram * structure_t).sum((-2, -1)), norm, 1, undefined)
     return _intra(cka, h_s, mask, estimator, reduction)
 
@@ -199,7 +199,7 @@ def _intra(cka, h_s, mask, estimator, reduction):
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction!r}")
     tokens = mask.sum(-1) if mask is not None else torch.full_like(cka, h_s.shape[1])
-    counts = (tokens >= _FEWEST_ROWS[estimator]).to(cka.dtype)
+    counts = (tokens >= FEWEST_ROWS[estimator]).to(cka.dtype)
     if reduction == "log_mean":
         mean_cka = (cka * counts).sum() / counts.sum().clamp(min=1)
         return torch.where(counts.sum() > 0, _negative_log(mean_cka, estimator), 0)
@@ -217,7 +217,7 @@ def local_inter_feature_loss(h_s, h_t, mask=None, estimator="biased"):
     if mask is not None:
         h_s, h_t = h_s * mask.unsqueeze(-1), h_t * mask.unsqueeze(-1)
     cka = linear_cka(h_s.flatten(1), h_t.flatten(1), estimator=estimator)  # (B, W, D) -> (B, W*D)
-    return _negative_log(cka, estimator) * (h_s.shape[0] >= _FEWEST_ROWS[estimator])
+    return _negative_log(cka, estimator) * (h_s.shape[0] >= FEWEST_ROWS[estimator])
 
 
 # ---- global inter-feature: between samples and the centroids of a memory ------------------------------------------
@@ -233,7 +233,7 @@ class FrozenMemory:
         self.rows = m.detach().to(torch.promote_types(m.dtype, torch.float32))
         with torch.autocast(m.device.type, enabled=False):
             self.norms = torch.linalg.vector_norm(self.rows, dim=-1)  # (C,)
-            self.gram = centred_gram(self.rows, estimator=estimator)
+            self.gram = _centred_gram(self.rows, estimator=estimator)
 
 
 @full_precision
@@ -253,8 +253,8 @@ def memory_structure_loss_of(gram_s, m_t, estimator="biased"):
     if len(gram_s) != len(m_t.rows) or m_t.estimator != estimator:
         raise ValueError(f"two memories of as many centroids and one estimator are needed, got {len(gram_s)} and "
                          f"{len(m_t.rows)} centroids, {estimator} and {m_t.estimator}")
-    value = _negative_log(_cka_of_grams(_centre(gram_s, estimator=estimator), m_t.gram), estimator)
-    return value * (len(gram_s) >= _FEWEST_ROWS[estimator])
+    value = _negative_log(_cka_of_grams(centre_gram(gram_s, estimator=estimator), m_t.gram), estimator)
+    return value * (len(gram_s) >= FEWEST_ROWS[estimator])
 
 
 class _MemoryProducts(torch.autograd.Function):

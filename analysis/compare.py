@@ -3,6 +3,7 @@
 A View is what the measures need of one model's mini-batch; a Comparison adds up views of a student beside those of its
 teacher. Arithmetic is float64, and a model beside itself has CKA exactly 1 and relation differences exactly 0.
 """
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -27,10 +28,13 @@ class Gram(NamedTuple):
     undefined: torch.Tensor
 
 
-def gram_of(x, mask=None, estimator="biased"):
-    """The Gram between the rows of x (..., n, p). mask: (..., n) bool."""
-    matrix, _, undefined = cka.centred_gram(x, mask, estimator)
-    return Gram(matrix, matrix.square().sum((-2, -1)), undefined)
+def grams_of(x, mask=None):
+    """Estimator -> Gram, between the rows of x (..., n, p). mask: (..., n) bool."""
+    products, grams = cka.gram_matrix(x), {}
+    for estimator in cka.ESTIMATORS:
+        matrix, _, undefined = cka.centre_gram(products, mask, estimator)
+        grams[estimator] = Gram(matrix, matrix.square().sum((-2, -1)), undefined)
+    return grams
 
 
 def cka_of(one, other):
@@ -45,13 +49,14 @@ class View(NamedTuple):
 
     grams: (between, estimator) -> a Gram for each hidden state, of the tokens of each sample (B, W, W) or of the
     samples (B, B). relations: RELATIONS -> ψ of the penultimate features, (B, B) inter and (B, W, W) intra. rows: these
-    features, one row a sample (B, W*D).
+    features, one row a sample (B, W*D). tokens: how many of a sample count (B,).
     """
     logits: torch.Tensor
     grams: dict
     relations: dict
     rows: torch.Tensor
     mask: torch.Tensor | None
+    tokens: torch.Tensor
 
 
 def view(logits, hidden_states, mask=None):
@@ -63,13 +68,14 @@ def view(logits, hidden_states, mask=None):
     for layer, h in enumerate(hidden_states):
         h = h.double() if mask is None else h.double() * mask.unsqueeze(-1)
         rows = h.flatten(1)  # (B, W, D) -> (B, W*D)
-        for estimator in cka.ESTIMATORS:
-            grams["tokens", estimator].append(gram_of(h, mask, estimator))
-            grams["samples", estimator].append(gram_of(rows, None, estimator))
+        for between, found in (("tokens", grams_of(h, mask)), ("samples", grams_of(rows))):
+            for estimator, gram in found.items():
+                grams[between, estimator].append(gram)
         if layer == len(hidden_states) - 2:
             penultimate = {"inter": rows, "intra": h}
     relations = {f"rd_{where}_{psi}": cka.pairwise(x, psi) for where, x in penultimate.items() for psi in cka.PSI}
-    return View(logits.double(), grams, relations, penultimate["inter"], mask)
+    tokens = torch.full((len(h),), h.shape[1]) if mask is None else mask.sum(1).cpu()
+    return View(logits.double(), grams, relations, penultimate["inter"], mask, tokens)
 
 
 # ---- many mini-batches of a student and its teacher ---------------------------------------------------------------
@@ -85,7 +91,7 @@ class Mean:
 
     @property
     def value(self):
-        return self.total / self.weight
+        return self.total / self.weight if self.weight else np.nan
 
 
 class Comparison:
@@ -108,9 +114,10 @@ class Comparison:
         between samples counts, as these depend on their number.
         """
         for (between, estimator), mean in self.layer_means.items():
-            if between == "tokens" or whole:
-                mean.add(self.layers(s.grams[between, estimator], t.grams[between, estimator]),
-                         len(s.logits) if between == "tokens" else 1)
+            enough = s.tokens >= cka.FEWEST_ROWS[estimator] if between == "tokens" else torch.tensor(whole)
+            if enough.any():  # of a sample with too few tokens CKA says nothing
+                mean.add(self.layers(s.grams[between, estimator], t.grams[between, estimator], enough),
+                         int(enough.sum()))
         for name, mean in self.relation_means.items():
             if "intra" in name or whole:
                 difference = cka.relation_difference_of(s.relations[name], t.relations[name],
@@ -126,9 +133,10 @@ class Comparison:
             self.nearest_own.append(self.own.nearest(s.rows))
 
     @staticmethod
-    def layers(grams_s, grams_t):
-        """CKA of every hidden state with every other: lists of L+1 Grams -> (L_t+1, L_s+1)."""
-        return np.array([[cka_of(gram_s, gram_t).mean().item() for gram_s in grams_s] for gram_t in grams_t])
+    def layers(grams_s, grams_t, enough):
+        """CKA of every hidden state with every other, mean where there is enough: L+1 Grams -> (L_t+1, L_s+1)."""
+        return np.array([[cka_of(gram_s, gram_t).cpu()[enough].mean().item() for gram_s in grams_s]
+                         for gram_t in grams_t])
 
     def add_to_map(self, gram_s, gram_t, estimator):
         self.diagonals[estimator].append(cka_of(gram_s, gram_t).item())
@@ -193,13 +201,13 @@ def restoration(z_s, z_t, labels, task):
     precision, recall, f1, _ = precision_recall_fscore_support(t, s, labels=list(classes), zero_division=0)
     teacher, student, both = ([int(rows.sum()) for rows in found] for found in (
         [t == k for k in classes], [s == k for k in classes], [(s == k) & (t == k) for k in classes]))
-    table = pd.DataFrame({"class": task.labels, "teacher": teacher, "student": student, "both": both,
-                          "precision": precision, "recall": recall, "f1": f1})
-    wrong = t != labels
     seen = np.isin(classes, [*s, *t])  # a class that neither predicts says nothing
-    return {"precision": precision[seen].mean(), "recall": recall[seen].mean(), "f1": f1[seen].mean(),
-            "accuracy": (s == t).mean(), "loyalty_wrong": (s == t)[wrong].mean() if wrong.any() else np.nan,
-            "wrong": int(wrong.sum())}, table
+    rates = pd.DataFrame({"precision": precision, "recall": recall, "f1": f1})
+    rates.loc[~seen] = np.nan
+    table = pd.DataFrame({"class": task.labels, "teacher": teacher, "student": student, "both": both}).join(rates)
+    wrong = t != labels
+    return {**rates.mean(), "accuracy": (s == t).mean(), "wrong": int(wrong.sum()),
+            "loyalty_wrong": (s == t)[wrong].mean() if wrong.any() else np.nan}, table
 
 
 def correlation(statistic, s, t):
@@ -210,17 +218,21 @@ def correlation(statistic, s, t):
 # ---- the global structure -----------------------------------------------------------------------------------------
 
 class Centroids:
-    """A memory (C, W*D) to look samples up in, and the plane of its two principal axes."""
+    """A memory m (C, W*D) to look samples up in, and the plane of its two principal axes."""
 
     def __init__(self, m):
-        self.rows, self.width = m.double(), m.shape[1]
-        self.centre, self.axes, self.explained = memory.principal_axes(self.rows)
-        self.grams = {estimator: gram_of(self.rows, None, estimator) for estimator in cka.ESTIMATORS}
+        self.rows, self.width, self.grams = m, m.shape[1], grams_of(m.double())
 
     def nearest(self, x):
         """The nearest centroid of each row, (B, p) -> (B,)."""
-        return torch.cdist(x, self.rows).argmin(1).cpu()
+        return torch.cdist(x, self.rows.to(x.dtype)).argmin(1).cpu()
+
+    @functools.cached_property
+    def plane(self):
+        """The centroids' mean (p,), their axes (p, 2), and these axes' share of the variance."""
+        return memory.principal_axes(self.rows.double())
 
     def points(self, x):
         """The rows in the plane of the axes, (B, p) -> (B, 2)."""
-        return ((x - self.centre) @ self.axes).cpu()
+        centre, axes, _ = self.plane
+        return ((x - centre) @ axes).cpu()

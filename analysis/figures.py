@@ -87,10 +87,11 @@ def legend(figure, handles):
 
 # ---- CKA ----------------------------------------------------------------------------------------------------------
 
-def heat_maps(maps, estimator):
+def heat_maps(maps, estimator, diagonals):
     """CKA between mini-batches of the teacher and of each model (the paper's Figure 4, its diagonals Table 6).
 
     maps: name -> (P, P), row p a mini-batch of the teacher, column q one of the model. estimator: biased or debiased.
+    diagonals: name -> mean over all mini-batches, also those beyond the P that are drawn.
     """
     columns = even(len(maps), 5)
     width = min(2.4, 9 / columns)
@@ -98,7 +99,7 @@ def heat_maps(maps, estimator):
     low, high = (extreme([extreme(values) for values in maps.values()]) for extreme in (np.nanmin, np.nanmax))
     for axes, name in panels:
         image = axes.imshow(maps[name], cmap="cividis", vmin=low, vmax=high)
-        axes.set_title(f"{lines(name, width)}\ndiagonal {np.diag(maps[name]).mean():.3f}", fontsize=10)
+        axes.set_title(f"{lines(name, width)}\ndiagonal {diagonals[name]:.3f}", fontsize=10)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(5, integer=True))
     figure.colorbar(image, ax=[axes for axes, _ in panels], label=f"CKA, {estimator}", aspect=30)
@@ -275,10 +276,10 @@ def projection(panels, labels, label_names, centroids, explained, task):
 
 # ---- cost ---------------------------------------------------------------------------------------------------------
 
-def cost(table):
-    """Throughput relative to VKD (the paper's Table 8). table: name, training, inference; NaN where not measured."""
-    figure, panels = grid(["training", "inference"], 2, (4.2, 0.6 + 0.3 * len(table)), "Throughput relative to VKD: "
-                          "higher is faster", sharex=True, sharey=True)
+def cost(table, reference):
+    """Throughput relative to a model (the paper's Table 8). table: name, training, inference; NaN: not measured."""
+    figure, panels = grid(["training", "inference"], 2, (4.2, 0.6 + 0.3 * len(table)), "Throughput relative to "
+                          f"{reference}: higher is faster", sharex=True, sharey=True)
     for axes, column in panels:
         colours = [FSD if is_fsd(name) else OTHER for name in table["name"]]
         bars = axes.barh(range(len(table)), table[column].fillna(0), color=colours, height=0.6)
@@ -289,6 +290,6 @@ def cost(table):
         axes.margins(x=0.15)
     panels[0][0].set_yticks(range(len(table)), map(lines, table["name"]))
     panels[0][0].set_ylim(len(table) - 0.4, -0.6)
-    figure.supxlabel("samples a second, VKD = 1", fontsize=10)
+    figure.supxlabel(f"samples a second, {reference} = 1", fontsize=10)
     figure.supylabel("model", fontsize=10)
     return figure

@@ -3,7 +3,9 @@
 The published numbers are those of Jung, Kim, Na and Kim, Expert Systems with Applications 234 (2023) 120980, arXiv
 2204.08922: BERT-base to 6 layers, means over its tasks. Its FSD is FSD_ILG here.
 """
+import json
 import statistics
+from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -24,6 +26,9 @@ WORDS = {"precision": "precision", "recall": "recall", "f1": "F1", "accuracy": "
          "spearmanr": "Spearman", "loyalty_wrong": "where the teacher is wrong"}
 CONDITIONS = ("machine", "device", "precision", "processes")
 SETTINGS = ("per_gpu_train_batch_size", "gradient_accumulation_steps", "max_seq_length", "mask_padding", "compile")
+
+
+FIRST = " Of several runs of a model the first is drawn."
 
 
 class Topic:
@@ -75,8 +80,15 @@ def looked_up(values, names, digits):
 
 def runs_of(students):
     """How many runs a model has, in words."""
-    counts = sorted(set(pd.Series([student.name for student in students]).value_counts()))
-    return "one run each" if counts == [1] else f"mean ± standard deviation over {' to '.join(map(str, counts))} runs"
+    counts = Counter(student.name for student in students).values()
+    if max(counts) == 1:
+        return "one run each"
+    return f"mean ± standard deviation over {' to '.join(map(str, sorted({min(counts), max(counts)})))} runs"
+
+
+def first_of(students):
+    """A sentence for pictures of single runs, where models have several."""
+    return FIRST if any(student.run for student in students) else ""
 
 
 # ---- topics -------------------------------------------------------------------------------------------------------
@@ -147,11 +159,13 @@ def heat_maps(subjects):
         "diagonal, debiased": ("diagonal_debiased", 3, 1), "elsewhere, debiased": ("elsewhere_debiased", 3, 1)})
     shown["paper, diagonal"] = looked_up({"teacher": 1.0} | PAPER_DIAGONAL, shown.model, 3)
     size, number = subjects.batch_size, len(subjects.itself.diagonals["biased"])
-    topic.show("6", shown, runs=runs_of(subjects.students), batches=number, size=size)
+    topic.show("6", shown, runs=runs_of(subjects.students), batches=number, size=size,
+               drawn=f" (of the first {MAP})" if number > MAP else "")
     drawn = f" The first {MAP} of {number} mini-batches are drawn." if number > MAP else ""
     for estimator in cka.ESTIMATORS:
-        topic.draw(f"heat_maps_{estimator}", figures.heat_maps(maps[estimator], estimator), "heat_maps",
-                   estimator=estimator, size=size, drawn=drawn)
+        diagonals = topic.data["heat_maps"].groupby("name")[f"diagonal_{estimator}"].first()
+        topic.draw(f"heat_maps_{estimator}", figures.heat_maps(maps[estimator], estimator, diagonals), "heat_maps",
+                   estimator=estimator, size=size, drawn=drawn, first=first_of(subjects.students))
     if number == 1:
         topic.notes.append("There is one mini-batch only: nothing lies outside the diagonal.")
     return topic
@@ -173,8 +187,9 @@ def layers(subjects):
             every.append(cells(found, "teacher_layer", "layer", name=student.name, run=student.run, between=between,
                                estimator=estimator))
             to_penultimate = found[:, -2]  # of the student
-            row |= {f"{between}_{estimator}": to_penultimate[-2],
-                    f"{between}_{estimator}_nearest": to_penultimate.argmax()}
+            row[f"{between}_{estimator}"] = to_penultimate[-2]
+            if estimator == "debiased":
+                row[f"{between}_nearest"] = to_penultimate.argmax()
             if student.run == 0:
                 maps[between].setdefault(student.name, {})[estimator] = found
         rows.append(row)
@@ -182,9 +197,9 @@ def layers(subjects):
     shown = by_model(frame, {f"{between}, {estimator}": (f"{between}_{estimator}", 3, 1) for between in maps
                              for estimator in cka.ESTIMATORS})
     for between in maps:
-        nearest = frame.groupby("name", sort=False)[f"{between}_debiased_nearest"]
+        nearest = frame.groupby("name", sort=False)[f"{between}_nearest"]
         shown[f"nearest layer, {between}"] = [", ".join(map(str, sorted(set(found)))) for _, found in nearest]
-        topic.draw(f"layers_{between}", figures.layer_maps(maps[between], between))
+        topic.draw(f"layers_{between}", figures.layer_maps(maps[between], between), first=first_of(subjects.students))
     depth = subjects.teacher.config.num_hidden_layers
     topic.show("layers", shown, runs=runs_of(subjects.students), penultimate=depth - 1, depth=depth)
     return topic
@@ -204,7 +219,7 @@ def relation_differences(subjects):
     shown["paper"] = looked_up(PAPER_RANK, shown.model, 2)
     topic.show("7", shown, runs=runs_of(subjects.students))
     topic.draw("relation_differences", figures.relation_differences(frame))
-    curves = training_curves(subjects.students)
+    curves = subjects.curves
     if len(curves):
         topic.data["relation_training"] = curves
         topic.draw("relation_training", figures.relation_training(curves))
@@ -221,10 +236,11 @@ def training_curves(students):
         path = student.folder / "train_log.jsonl"
         if not path.is_file():
             continue
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # a killed run's last one may be cut
         try:
-            log = pd.read_json(path, lines=True)
+            log = pd.DataFrame([json.loads(line) for line in lines])
         except ValueError as error:
-            raise UserError(f"{path} is no log of JSON lines ({error}): move it away") from None
+            raise UserError(f"{path} has a line that is no JSON ({error}): move it away, or repeat the run") from None
         if set(RELATIONS) <= set(log):
             kept = log.dropna(subset=RELATIONS)[["step", "epoch", *RELATIONS]]
             parts.append(kept.assign(name=student.name, run=student.run))
@@ -256,10 +272,11 @@ def global_structure(subjects):
     shown = by_model(frame, columns)
     topic.show("global", shown[[c for c in shown if (shown[c] != MISSING).any()]], centroids=number,
                runs=runs_of(subjects.students))
-    topic.draw("occupancy", figures.occupancy(sizes, len(subjects.labels)))
+    first = first_of(subjects.students)
+    topic.draw("occupancy", figures.occupancy(sizes, len(subjects.labels)), first=first)
     topic.draw("projection", figures.projection(panels, subjects.labels, subjects.task.labels,
                                                 subjects.memory.points(subjects.memory.rows).numpy(),
-                                                subjects.memory.explained, subjects.task.name))
+                                                subjects.memory.plane[2], subjects.task.name), first=first)
     other = dict.fromkeys(name for name, _, comparison in everybody(subjects) if not comparison.nearest)
     if other:
         topic.notes.append(f"{', '.join(other)}: not of the teacher's width, so not placed among its centroids.")
@@ -286,15 +303,16 @@ def among(found, theirs, prefix=""):
 
 def cost(subjects):
     """Parameters, throughput relative to a reference, and peak memory."""
-    topic, reference, file = Topic("cost"), subjects.args.reference, subjects.args.cost
-    measured, rows = read_cost(file) if file else None, []
+    topic, measured, rows = Topic("cost"), subjects.cost, []
+    reference = reference_of(subjects)
     for name, seconds in subjects.times.items():
         runs = [s for s in subjects.students if s.name == name]
         ratios = [r / t for r, t in zip(subjects.times.get(reference, []), seconds, strict=False)]
         rows.append({"name": name, "parameters": sum(p.numel() for p in runs[0].model.parameters()),
                      "inference": statistics.median(ratios) if ratios else None,
                      "examples_per_second": subjects.batch_size / statistics.median(seconds),
-                     **(recorded(runs, subjects.students, reference) if measured is None else measured.get(name, {}))})
+                     **(recorded(runs, subjects.students, reference) if measured is None else
+                        relative(measured, name, reference))})
     numbers = ["parameters", "training", "inference", "examples_per_second", "peak_memory_mib"]
     frame = pd.DataFrame(rows).reindex(columns=["name", *numbers]).astype(dict.fromkeys(numbers, float))
     topic.data["cost"] = frame
@@ -302,43 +320,81 @@ def cost(subjects):
                              "inference": ("inference", 2, 1), "peak memory, MiB": ("peak_memory_mib", 0, 1)})
     for k, what in enumerate(("training", "inference")):
         shown[f"paper, {what}"] = looked_up({name: pair[k] for name, pair in PAPER_SPEED.items()}, shown.model, 2)
-    source = "training throughput and peak memory " + (
-        f"from {file.name}" if file else "as the runs recorded them, whatever else the machine did then")
-    topic.show("8", shown, reference=reference, size=subjects.batch_size, rounds=len(seconds), source=source)
+    topic.show("8", shown, reference=reference, size=subjects.batch_size, rounds=len(seconds),
+               source=recorded_how(subjects.students) if measured is None else measured_how(measured))
     if frame[["training", "inference"]].notna().any(axis=None):
-        topic.draw("cost", figures.cost(frame), reference=reference)
+        topic.draw("cost", figures.cost(frame, reference), reference=reference)
     if reference not in subjects.times:
         topic.notes.append(f"No student is named {reference}: nothing to be relative to (--reference).")
     elif frame.training.isna().any():
-        topic.notes.append(f"No training throughput of {', '.join(frame.name[frame.training.isna()])}: no record of a "
-                           f"run under the conditions of {reference}'s.")
+        why = f"no run recorded under the conditions of {reference}'s" if measured is None else "no row of that name"
+        topic.notes.append(f"No training throughput of {', '.join(frame.name[frame.training.isna()])}: {why}.")
     return topic
 
 
+def reference_of(subjects):
+    """The name that throughput is relative to: --reference, or the one variant of it that there is."""
+    wanted = subjects.args.reference
+    variants = [name for name in subjects.times if name.partition(",")[0] == wanted]
+    return variants[0] if len(variants) == 1 else wanted
+
+
+def conditions(student):
+    """What two runs must share for their throughput and memory to be compared."""
+    arguments = student.record.get("arguments", {})
+    return [*(student.record.get(c) for c in CONDITIONS), *(arguments.get(s) for s in SETTINGS),
+            bool(arguments.get("teacher_cache"))]
+
+
 def recorded(runs, students, reference):
-    """Training throughput relative to the reference's runs under the same conditions, and peak memory, by run.json."""
-    def conditions(student):
-        arguments = student.record.get("arguments", {})
-        return [*(student.record.get(c) for c in CONDITIONS), *(arguments.get(s) for s in SETTINGS),
-                bool(arguments.get("teacher_cache"))]
-
-    def rates(some):
-        return [s.record["examples_per_second"] for s in some
-                if "examples_per_second" in s.record and conditions(s) == conditions(runs[0])]
-
-    own, others = rates(runs), rates(s for s in students if s.name == reference)
-    peaks = [s.record["peak_memory_mib"] for s in runs if "peak_memory_mib" in s.record]
-    return {"training": statistics.mean(own) / statistics.mean(others) if own and others else None,
-            "peak_memory_mib": max(peaks, default=None)}
+    """Training throughput relative to the reference's runs, and peak memory, by run.json under its conditions."""
+    others = [s for s in students if s.name == reference and "examples_per_second" in s.record]
+    alike = [s for s in runs if others and "examples_per_second" in s.record and conditions(s) == conditions(others[0])]
+    if not alike:
+        return {}
+    own, theirs = (statistics.mean(s.record["examples_per_second"] for s in some) for some in (
+        alike, [s for s in others if conditions(s) == conditions(others[0])]))
+    peaks = [s.record["peak_memory_mib"] for s in alike if "peak_memory_mib" in s.record]
+    return {"training": own / theirs, "peak_memory_mib": max(peaks, default=None)}
 
 
-def read_cost(path):
-    """Form -> throughput relative to VKD and peak memory, of a table that benchmarks/step.py wrote."""
+def recorded_how(students):
+    """Where `recorded` has its numbers from, in words."""
+    cached = any(s.record.get("arguments", {}).get("teacher_cache") for s in students)
+    return ("training throughput and peak memory as the runs recorded them, whatever else the machine did then"
+            + (", with --teacher_cache" if cached else "") + "; peak memory is the whole process's on a CPU, what was "
+            "allocated on a GPU")
+
+
+def read_cost(path, reference):
+    """A table that benchmarks/step.py wrote, by form; refused where it is of several models or lacks the reference."""
+    columns = ["form", "model", "precision", "B", "W", "x VKD", "peak MiB", "device", "machine"]
     try:
-        found = pd.read_csv(path)[["form", "x VKD", "peak MiB"]].set_axis(["form", "training", "peak"], axis=1)
+        found = pd.read_csv(path)[columns]
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} is no table of benchmarks/step.py ({error}): write one with its --csv") from None
-    if found.form.duplicated().any():
-        raise UserError(f"{path} has {found.form[found.form.duplicated()].iloc[0]} twice: give a table of one model "
-                        "and precision")
-    return {row.form: {"training": row.training, "peak_memory_mib": row.peak} for row in found.itertuples()}
+    twice = found.form[found.form.duplicated()]
+    if len(twice):
+        raise UserError(f"{path} has {twice.iloc[0]} twice: give a table of one model and precision")
+    found = found.set_index("form")
+    if reference not in found.index:
+        raise UserError(f"{path} has no row {reference}, which throughput is to be relative to: name one of "
+                        f"{', '.join(found.index)} with --reference, and a student of that name")
+    return found
+
+
+def relative(measured, name, reference):
+    """A form's throughput relative to another's and its peak memory, of what read_cost returned."""
+    base = reference if reference in measured.index else reference.partition(",")[0]
+    if name not in measured.index:
+        return {}
+    return {"training": measured["x VKD"][name] / measured["x VKD"][base],
+            "peak_memory_mib": measured["peak MiB"][name]}
+
+
+def measured_how(measured):
+    """What was measured for a table of read_cost, in words."""
+    row = measured.iloc[0]
+    where = row.machine if row.device == "cpu" else row.device
+    return (f"training throughput and peak memory by benchmarks/step.py ({row.model}, precision {row.precision}, "
+            f"{row.B} samples of {row.W} tokens, no teacher cache, {where})")

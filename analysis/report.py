@@ -55,7 +55,7 @@ def topics_of(subjects):
 def described(subjects, facts):
     """What was compared on what, [(term, text)] for the reader."""
     args, source, teacher = subjects.args, subjects.features.source, subjects.teacher.config
-    device = "cpu" if subjects.accelerator.device.type == "cpu" else torch.cuda.get_device_name()
+    device = torch.cuda.get_device_name() if subjects.accelerator.device.type == "cuda" else "cpu"
     versions = ", ".join(f"{name} {facts['versions'][name]}" for name in ("torch", "transformers"))
     commit = facts["commit"][:12] + (", changed" if facts["uncommitted_changes"] else "")
     counts = Counter(student.name for student in subjects.students)
@@ -134,11 +134,12 @@ def log(path, topics):
 
 
 def places(path):
-    """The names of the tables that a file has lines <!-- table NAME --> for."""
+    """The names of the tables that a file has lines <!-- table NAME --> and <!-- end NAME --> for."""
     content = Path(path).read_text(encoding="utf-8") if Path(path).is_file() else ""
-    names = [name for name in TABLES if f"<!-- table {name} -->" in content]
+    names = [name for name in TABLES if f"<!-- table {name} -->" in content and f"<!-- end {name} -->" in content]
     if not names:
-        raise UserError(f"{path} has no line <!-- table {' --> or <!-- table '.join(TABLES)} --> to put a table after")
+        raise UserError(f"{path} has no lines <!-- table NAME --> and <!-- end NAME --> to put a table between, NAME "
+                        f"being one of {', '.join(TABLES)}")
     return names
 
 
@@ -158,7 +159,8 @@ def make_parser():
     parser = flags.Parser(__doc__)
     add = parser.add_argument
     add("--model_name_or_path", required=True, metavar="TEACHER", help="Folder or hub name of the fine-tuned teacher.")
-    add("--students", nargs="+", required=True, metavar="[NAME=]FOLDER", help="Folders with trained models.")
+    add("--students", nargs="+", required=True, metavar="[NAME=]FOLDER", help="Folders with trained models; "
+        "those of one name are runs of one model.")
     add("--task_name", required=True, help="GLUE task, in any case: " + ", ".join(utils_glue.TASKS) + ".")
     add("--data_dir", required=True, help="Folder with the task's official .tsv files, or the folder above it.")
     add("--output_dir", required=True, help="Folder for the report; made anew.")
@@ -167,18 +169,18 @@ def make_parser():
         "task and length. Default: no global structure in the report.")
     add("--split", default="dev", help="Which rows: dev, train or, of MNLI, dev_mm. Default dev.")
     add("--max_seq_length", type=int, help="W, tokens a sample is padded or cut to. Default: that of the students' "
-        "runs.")
+        "runs, or 128.")
     add("--per_gpu_eval_batch_size", "--per_device_eval_batch_size", type=int, default=32, help="B, the samples of a "
         "mini-batch, between which the structure is. Default 32.")
     add("--max_eval_samples", type=int, help="Use only the first N rows.")
     add("--mask_padding", action="store_true", help="Leave padded positions out of all structures.")
     add("--reference", default="VKD", metavar="NAME", help="The student that throughput is relative to. Default VKD.")
     add("--cost", type=Path, metavar="CSV", help="Take training throughput and peak memory from this table of "
-        "benchmarks/step.py, by method, instead of the runs' records.")
+        "benchmarks/step.py, whose forms are named as the students, instead of the runs' records.")
     add("--run_file", help="Also log figures and tables to this TensorBoard folder.")
     add("--insert", metavar="FILE", help="Also put tables into this Markdown file, between its lines <!-- table NAME "
         f"--> and <!-- end NAME -->, NAME being one of {', '.join(TABLES)}.")
-    add("--bf16", action="store_true", help="Models in bfloat16; the measures are float64 all the same.")
+    add("--bf16", action="store_true", help="Models in mixed precision; the measures are float64 all the same.")
     add("--no_cuda", action="store_true", help="Stay on the CPU.")
     add("--do_lower_case", action="store_true", help="Lower-case the text, whatever the tokenizer's own setting.")
     add("--model_type", help="Family of the teacher; checked.")
@@ -195,13 +197,19 @@ def check_arguments(args):
     if args.split not in splits:
         raise UserError(f"--split is {args.split}, but {task.name} has labels for {' and '.join(splits) or 'no split'}"
                         ": name one of these")
-    for name, least in (("max_seq_length", 2), ("per_gpu_eval_batch_size", 4), ("max_eval_samples", 4)):
+    for name, least in (("max_seq_length", 4), ("per_gpu_eval_batch_size", 4), ("max_eval_samples", 4)):
         if getattr(args, name) is not None and getattr(args, name) < least:
             raise UserError(f"--{name} must be at least {least}, got {getattr(args, name)}")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UserError("a report is made by one process: run it without torchrun or accelerate launch")
     if args.insert:
         places(args.insert)
+    for name, folder in (("output_dir", output.parent), ("run_file", args.run_file)):
+        try:
+            Path(folder or output.parent).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--{name} {getattr(args, name)} cannot be used, as {error.filename} cannot be made a "
+                            f"folder ({error.strerror}): name another") from None
     if output.exists() and not (output / FILE).is_file() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"--output_dir {output} is no report: name a new folder")
     if (output / FILE).is_file() and not args.overwrite_output_dir:
@@ -229,4 +237,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(records.cli(main))
+    sys.exit(records.cli(main, interrupted="interrupted; nothing was written, as a report is made in one go"))

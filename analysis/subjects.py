@@ -16,7 +16,7 @@ from training.batches import MiniBatch, Rows
 from training.linear import quick_linears
 from training.records import UserError, say
 
-ROUNDS = 5  # of the inference's timing; the median counts
+ROUNDS = 5  # of timing the inference; the median counts
 
 
 class Student(NamedTuple):
@@ -49,16 +49,9 @@ def named_folders(words):
     return found
 
 
-def name_of(folder, record):
-    """A run's method with its variants, as in the tables; of a folder without run.json its own name."""
-    return findings.method_of(record) if record.get("finished") else folder.resolve().name
-
-
-def check_record(record, folder, task):
-    """Refuse a folder that is known to be of another task, or of no classifier."""
+def check_task(record, folder, task):
+    """Refuse a folder that is known to be of another task."""
     found = record.get("arguments", {}).get("task_name", task.name)
-    if record.get("method") == "memory":
-        raise UserError(f"{folder} holds a memory, not a student: give memories with --teacher_memory_path")
     if found != task.name:
         raise UserError(f"{folder} was trained on {found}, but this report is of {task.name}: give folders of one task")
 
@@ -73,8 +66,14 @@ def common_length(args, folders):
     return found.pop() if found else 128
 
 
-def check_reads_alike(args, task, features, tokenizer, folder):
-    """Refuse a student whose own tokenizer reads the rows as other tokens than the teacher's."""
+def check_reads_alike(args, task, features, tokenizer, folder, config):
+    """Refuse a student that cannot read the teacher's tokens, or whose own tokenizer reads the rows as others."""
+    largest = int(features.tensors["input_ids"].max())
+    longest = getattr(config, "max_position_embeddings", None)
+    if largest >= config.vocab_size or 0 < (longest or 0) < args.max_seq_length:
+        raise UserError(f"the student {folder} takes {config.vocab_size} tokens and {longest or 'any number of'} "
+                        f"positions, but the rows have tokens up to {largest} and {args.max_seq_length} positions: "
+                        "compare students with the teacher's tokenizer, at a --max_seq_length that all take")
     if not any(folder.glob("*token*")) and not any(folder.glob("vocab*")):
         return  # it has none
     with models.loading("tokenizer", str(folder)):
@@ -99,9 +98,14 @@ class Subjects:
     def __init__(self, args):
         self.args, self.task = args, utils_glue.get_task(args.task_name)
         self.folders = named_folders(args.students)
+        self.cost = findings.read_cost(args.cost, args.reference) if args.cost else None
         if args.max_seq_length is None:
             args.max_seq_length = common_length(args, self.folders)
-        self.accelerator = accelerate.Accelerator(mixed_precision="bf16" if args.bf16 else "no", cpu=args.no_cuda)
+        try:  # float64, as the measures need, is not on every other accelerator
+            self.accelerator = accelerate.Accelerator(mixed_precision="bf16" if args.bf16 else "no",
+                                                      cpu=args.no_cuda or not torch.cuda.is_available())
+        except ValueError as error:
+            raise UserError(f"this device does not take --bf16 ({error}): leave it out") from None
         self.notes = []
         self.load()
 
@@ -114,7 +118,10 @@ class Subjects:
                                                  args.cache_dir or None, False, args.max_eval_samples)
         self.labels = self.features.tensors["labels"].numpy()
         self.batch_size = min(args.per_gpu_eval_batch_size, len(self.labels))
-        check_record(records.read_json(Path(args.model_name_or_path) / "run.json"), args.model_name_or_path, task)
+        if self.batch_size < 4:
+            raise UserError(f"{self.features.source['file']} of {task.name} has {len(self.labels)} rows, but relations "
+                            "between samples need 4 or more: take another --split")
+        check_task(records.read_json(Path(args.model_name_or_path) / "run.json"), args.model_name_or_path, task)
         self.teacher = models.load_teacher(args, task, tokenizer)
         self.fingerprint = records.fingerprint_of_model(self.teacher)
         self.memory, self.memory_sha = self.teacher_memory(tokenizer) if args.teacher_memory_path else (None, None)
@@ -122,6 +129,8 @@ class Subjects:
         for name, folder in records.progress(self.folders, desc="loading", unit="student", leave=False):
             self.students.append(self.student(name, folder, tokenizer))
         self.students.sort(key=lambda student: table.rank(student.name))  # else in the order given
+        self.check_padding()
+        self.curves = findings.training_curves(self.students)
         quick_linears(self.teacher.to(self.accelerator.device), self.accelerator)
 
     def teacher_memory(self, tokenizer):
@@ -137,15 +146,18 @@ class Subjects:
     def student(self, name, folder, tokenizer):
         """The Student of a folder, checked."""
         record = records.read_json(folder / "run.json")
-        check_record(record, folder, self.task)
+        check_task(record, folder, self.task)
         with models.loading("student", str(folder)):
-            model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
+            model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
+                folder, use_safetensors=True, output_loading_info=True)
+        if info["missing_keys"]:
+            raise UserError(f"the student {folder} is not fine-tuned: it lacks {sorted(info['missing_keys'])[0]}; give "
+                            f"one that was trained on {self.task.name}")
         models.check_labels(self.task, model.config, folder, "student")
-        models.check_tokenizer(self.args, tokenizer, model.config, folder)
-        check_reads_alike(self.args, self.task, self.features, tokenizer, folder)
+        check_reads_alike(self.args, self.task, self.features, tokenizer, folder, model.config)
         if record.get("teacher") not in (None, self.fingerprint):
             self.note(f"{folder.name} was distilled from another teacher than this one.")
-        name = name or name_of(folder, record)
+        name = name or self.name_of(folder, record)
         if name == "teacher":
             raise UserError(f"the student {folder} is named teacher, as is the teacher itself in all pictures: give it "
                             f"another name, NAME={folder}")
@@ -154,17 +166,38 @@ class Subjects:
         own = self.student_memory(folder, model)
         return Student(name, run, folder, record, quick_linears(model, self.accelerator), own)
 
+    def name_of(self, folder, record):
+        """A run's method with its variants, as in the tables; of a stranger's folder its own name."""
+        if record.get("finished"):
+            return findings.method_of(record)
+        name = folder.resolve().name
+        if name in {student.name for student in self.students}:
+            raise UserError(f"two students without a finished run.json are named {name}, and folders of one name count "
+                            f"as runs of one method: name them, NAME={folder}")
+        return name
+
     def student_memory(self, folder, model):
-        """The Centroids of a student's own memory, where it has one of this teacher's memory."""
+        """The Centroids of a student's own memory, where it has one that was trained beside the teacher's memory."""
         path = folder / "student_memory.safetensors"
         if self.memory is None or not path.is_file():
             return None
         m_s, facts = memory.load_memory(path)
         if facts.get("teacher_memory") != self.memory_sha:
             self.note(f"The student memory of {folder.name} was trained beside another teacher memory and is left out.")
-            return None
-        memory.load_memory(path, {"student": records.fingerprint_of_model(model)})
-        return Centroids(m_s.to(self.accelerator.device))
+        elif facts.get("student") != records.fingerprint_of_model(model):
+            self.note(f"The student memory of {folder.name} is not that of its weights and is left out.")
+        else:
+            return Centroids(m_s.to(self.accelerator.device))
+        return None
+
+    def check_padding(self):
+        """Say so where students were trained with the other choice of --mask_padding than this report makes."""
+        other = dict.fromkeys(student.name for student in self.students
+                              if student.record.get("arguments", {}).get("mask_padding", self.args.mask_padding)
+                              != self.args.mask_padding)
+        if other:
+            then, now = ("counted", "leaves it out") if self.args.mask_padding else ("left out", "counts it")
+            self.note(f"{', '.join(other)} {then} padding in training, and this report {now} (--mask_padding).")
 
     def note(self, text):
         self.notes.append(text)
@@ -177,6 +210,11 @@ class Subjects:
         with torch.no_grad():
             with self.accelerator.autocast():
                 out = batch.forward(model, range(model.config.num_hidden_layers + 1))  # 0: the embeddings
+            found = {tuple(h.shape[:2]) for h in out.features}
+            if found != {(batch.size, self.args.max_seq_length)}:
+                raise UserError(f"{model.config.name_or_path} has hidden states of {' and '.join(map(str, found))} "
+                                f"samples and tokens, not {(batch.size, self.args.max_seq_length)}: its family "
+                                "shortens the text and cannot be compared token by token")
             mask = batch.targets["attention_mask"] if self.args.mask_padding else None
             return view(out.logits, out.features, mask)
 

@@ -140,7 +140,7 @@ def summary(runs):
 def markdown(table, padded=False):
     """A Markdown table, without another dependency; padded, its columns are aligned as text too."""
     lines = [table.columns, ["---"] * len(table.columns), *table.itertuples(index=False)]
-    lines = [[str(cell) for cell in line] for line in lines]
+    lines = [[str(cell).replace("|", "\\|") for cell in line] for line in lines]
     widths = [max(map(len, column)) if padded else 0 for column in zip(*lines, strict=True)]
     return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
 

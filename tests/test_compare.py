@@ -96,7 +96,7 @@ def test_debiased_is_the_unbiased_hsic_of_song():
 
 
 def test_means_are_over_mini_batches_or_samples_and_a_partial_one_relates_no_samples():
-    h_s, h_t = drawn(10, 3, 4), drawn(10, 3, 5, seed=1)
+    h_s, h_t = drawn(10, 4, 3), drawn(10, 4, 5, seed=1)
     both = Comparison()
     both.add(seen(h_s[:6]), seen(h_t[:6]))
     both.add(seen(h_s[6:]), seen(h_t[6:]), whole=False)
@@ -123,6 +123,15 @@ def test_masked_positions_have_no_part():
     assert compared(h_s, h_t).relation_differences() != one.relation_differences()
 
 
+def test_samples_with_too_few_tokens_are_left_out_of_the_debiased_mean():
+    h, mask = drawn(5, 6, 4), torch.arange(6) < torch.tensor([6, 3, 5, 2, 4]).unsqueeze(1)
+    itself = compared(h, h, mask)
+    assert (np.diag(itself.layer_map("tokens", "debiased")) == 1).all()
+    assert (np.diag(itself.layer_map("tokens", "biased")) == 1).all()
+    none = compared(h, h, torch.arange(6).expand(5, 6) < 3)
+    assert np.isnan(none.layer_map("tokens", "debiased"))
+
+
 def test_constant_features_have_cka_zero_not_nan():
     constant = compared(torch.ones(5, 4, 3), drawn(5, 4, 3))
     assert constant.finite()
@@ -139,15 +148,17 @@ def logits(classes):
 
 def test_restoration_counts_by_hand():
     #           teacher, student, label
-    rows = np.array([(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 1, 1), (1, 1, 0), (1, 0, 1), (1, 1, 1), (1, 1, 1)])
+    rows = np.array([(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 1, 1), (1, 1, 0), (1, 1, 1), (1, 1, 1), (1, 0, 0)])
     numbers, classes = restoration(logits(rows[:, 1]), logits(rows[:, 0]), rows[:, 2], RTE)
     assert classes[["teacher", "student", "both"]].to_numpy().tolist() == [[3, 3, 2], [5, 5, 4]]
-    assert classes.recall.tolist() == pytest.approx([2 / 3, 4 / 5])
     assert numbers["accuracy"] == 6 / 8
-    assert (numbers["wrong"], numbers["loyalty_wrong"]) == (2, 1.0)  # the student errs with the teacher, both times
+    assert (numbers["wrong"], numbers["loyalty_wrong"]) == (3, 2 / 3)
+    rows[7, 1] = 1  # now the student says 0 twice, the teacher three times
+    numbers, classes = restoration(logits(rows[:, 1]), logits(rows[:, 0]), rows[:, 2], RTE)
+    assert classes.precision.tolist() == pytest.approx([2 / 2, 5 / 6])
+    assert classes.recall.tolist() == pytest.approx([2 / 3, 5 / 5])
+    assert (numbers["precision"], numbers["recall"]) == pytest.approx((11 / 12, 5 / 6))
     assert numbers["f1"] == pytest.approx(sklearn.metrics.f1_score(rows[:, 0], rows[:, 1], average="macro"))
-    assert numbers["precision"] == pytest.approx(
-        sklearn.metrics.precision_score(rows[:, 0], rows[:, 1], average="macro"))
 
 
 def test_restoration_where_the_teacher_is_never_wrong_or_sees_one_class():
@@ -156,6 +167,7 @@ def test_restoration_where_the_teacher_is_never_wrong_or_sees_one_class():
     assert np.isnan(numbers["loyalty_wrong"])
     assert (numbers["precision"], numbers["recall"], numbers["f1"]) == (1, 1, 1)
     assert classes.teacher.tolist() == [0, 4]
+    assert classes.f1.isna().tolist() == [True, False]
 
 
 def test_restoration_of_scores():
@@ -179,7 +191,7 @@ def test_centroids_beside_scikit_learn():
     assert centroids.nearest(x).tolist() == expected.tolist()
     pca = sklearn.decomposition.PCA(2).fit(m.float().double().numpy())
     assert centroids.points(x).abs().numpy() == pytest.approx(np.abs(pca.transform(x.numpy())), abs=1e-9)
-    assert centroids.explained == pytest.approx(pca.explained_variance_ratio_.sum())
+    assert centroids.plane[2] == pytest.approx(pca.explained_variance_ratio_.sum())
 
 
 def test_only_students_of_the_memory_width_are_placed():

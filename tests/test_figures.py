@@ -44,14 +44,14 @@ def squares(count):
 
 
 DRAWN = {  # what is drawn, and its panels for n models
-    "heat_maps": (lambda n: figures.heat_maps(squares(n), "biased"), lambda n: n + 1),
+    "heat_maps": (lambda n: figures.heat_maps(squares(n), "biased", dict.fromkeys(squares(n), 0.5)), lambda n: n + 1),
     "layer_maps": (lambda n: figures.layer_maps(layers(n), "tokens"), lambda n: 2 * n),
     "restoration": (lambda n: figures.restoration(table(n, "precision", "recall", "f1", "accuracy")), lambda n: 4),
     "relation_differences": (lambda n: figures.relation_differences(table(n, *figures.RELATIONS)), lambda n: 4),
     "relation_training": (lambda n: figures.relation_training(training(n)), lambda n: 4),
     "occupancy": (lambda n: figures.occupancy({name: np.arange(9) for name in NAMES[:n]}, 36), lambda n: 1),
     "projection": (projection, lambda n: n + 1),
-    "cost": (lambda n: figures.cost(pd.DataFrame({"name": NAMES[:n], "training": 0.9, "inference": 1.0})),
+    "cost": (lambda n: figures.cost(pd.DataFrame({"name": NAMES[:n], "training": 0.9, "inference": 1.0}), "VKD"),
              lambda n: 2),
 }
 
@@ -84,7 +84,7 @@ def test_every_figure_has_its_panels_title_and_axis_names(name, count):
 
 def test_heat_maps_share_a_scale_and_say_the_diagonals_mean():
     maps = {"teacher": np.eye(3), "FSD_I": np.diag([0.9, 0.6, 0.3]) - 0.2 + 0.2 * np.eye(3)}
-    figure = figures.heat_maps(maps, "debiased")
+    figure = figures.heat_maps(maps, "debiased", {"teacher": 1, "FSD_I": 0.6})
     assert {axes.images[0].get_clim() for axes in panels_of(figure)} == {(-0.2, 1.0)}
     assert [axes.get_title() for axes in panels_of(figure)] == ["teacher\ndiagonal 1.000", "FSD_I\ndiagonal 0.600"]
     assert figure.axes[-1].get_ylabel() == "CKA, debiased"
@@ -151,7 +151,9 @@ def test_projection_is_rasterized_bounded_and_shares_its_axes():
 
 
 def test_cost_says_what_was_not_measured():
-    figure = figures.cost(pd.DataFrame({"name": ["VKD", "RKD"], "training": [1.0, 0.77], "inference": [1.0, np.nan]}))
+    measured = pd.DataFrame({"name": ["VKD", "RKD"], "training": [1.0, 0.77], "inference": [1.0, np.nan]})
+    figure = figures.cost(measured, "VKD")
+    assert "relative to VKD" in figure.get_suptitle()
     assert [text.get_text() for axes in figure.axes for text in axes.texts] == ["1.00", "0.77", "1.00",
                                                                                 "not measured"]
     assert all(list(axes.lines[0].get_xdata()) == [1, 1] for axes in figure.axes)

@@ -2,19 +2,23 @@
 import json
 import re
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
 import transformers
-from conftest import ROOT, flags, memory_flags, save_models, shell, wordpiece, write_task
+from conftest import ROOT, SHAPE, flags, memory_flags, save_models, shell, wordpiece, write_task
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import glue_with_cka_g
 import glue_with_cka_i
 import train_memory
-from analysis import report
+import utils_glue
+from analysis import compare, findings, report
 from analysis.compare import RELATIONS
+from memory import load_memory
 from training.records import UserError, read_json, write_json
 
 TABLES = {"restoration", "classes", "heat_maps", "heat_map_pixels", "layers", "relation_differences",
@@ -94,13 +98,35 @@ def test_numbers_agree_with_what_the_runs_left(runs, written):
     curves = read(written, "relation_training").query("name == 'mine'")
     logged = [json.loads(line) for line in (runs / "fsd_i/train_log.jsonl").read_text().splitlines()]
     assert curves.rd_intra_cosine.tolist() == pytest.approx([entry["rd_intra_cosine"] for entry in logged])
-    memories = read(written, "global").set_index("name")
-    assert memories.memory_biased.notna().to_dict() == {"teacher": False, "VKD": False, "mine": False, "itself": False,
-                                                        "FSD_G": True} or memories.memory_biased.notna().sum() == 1
+    memories = read(written, "global")
+    assert set(memories.name[memories.memory_biased.notna()]) == {"FSD_G"}
     cost = read(written, "cost").set_index("name")
     assert cost.loc["VKD", ["training", "inference"]].tolist() == [1, 1]
     assert cost.loc["FSD_G", "peak_memory_mib"] > 50
     assert cost.loc["itself", "parameters"] > cost.loc["VKD", "parameters"]  # 4 layers and 2
+
+
+def test_the_layers_that_are_named(written):
+    layers = read(written, "layers").query("name == 'mine' and run == 0 and layer == 1")  # of 2, the penultimate
+    text = (written / "tables.md").read_text()
+    for between in ("tokens", "samples"):
+        found = layers.query(f"between == '{between}' and estimator == 'debiased'").set_index("teacher_layer").cka
+        row = re.search(r"^\| mine .*\| ([\d, ]+?) +\| ([\d, ]+?) +\|$", text, re.M)
+        assert row.group(1 + (between == "samples")) == str(found.idxmax())
+        assert f"{found[3]:.3f}" in row.group(0)  # the teacher's penultimate layer
+
+
+def test_own_clusters_are_those_of_the_student_memory(runs, written):
+    m_s, _ = load_memory(runs / "fsd_g/student_memory.safetensors")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(runs / "fsd_g").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(runs / "fsd_g")
+    data = Path(read_json(runs / "fsd_g/run.json")["arguments"]["data_dir"])
+    rows = utils_glue.load_features(utils_glue.get_task("rte"), data, "dev", tokenizer, 24).tensors
+    with torch.no_grad():
+        h = model(**{k: v.long() for k, v in rows.items() if k != "labels"}, output_hidden_states=True).hidden_states
+    nearest = torch.cdist(h[1].flatten(1), m_s).argmin(1)
+    found = read(written, "global").set_index("name").loc["FSD_G"]
+    assert found.own_occupied == len(nearest.unique())
 
 
 def test_several_runs_are_a_mean_beside_the_papers_number(written):
@@ -169,16 +195,66 @@ def test_a_regression_has_correlations(tmp_path, capsys):
     assert not (tmp_path / "r/classes.csv").exists()
 
 
+def benchmark(path, **more):
+    table = pd.DataFrame({"form": ["VKD", "FSD_I"], "x VKD": [1.0, 0.8], "peak MiB": [900, 950], "model": "minilm",
+                          "precision": "bf16", "B": 8, "W": 24, "device": "cpu", "machine": "M"} | more)
+    table.to_csv(path, index=False)
+    return path
+
+
 def test_cost_from_a_benchmark(tiny, runs, tmp_path):
-    table = pd.DataFrame({"form": ["VKD", "FSD_I"], "x VKD": [1.0, 0.87], "peak MiB": [900, 950]})
-    table.to_csv(tmp_path / "step.csv", index=False)
-    students = [runs / "fsd_i", runs / "vkd,seed=1"]
-    report.main(report_flags(tiny, tmp_path / "r", students, "--cost", tmp_path / "step.csv"))
+    path = benchmark(tmp_path / "step.csv")
+    students = [runs / "fsd_i", f"mine={runs / 'vkd,seed=1'}"]
+    report.main(report_flags(tiny, tmp_path / "r", students, "--cost", path, "--reference", "FSD_I"))
     cost = read(tmp_path / "r", "cost").set_index("name")
-    assert cost.loc["FSD_I", ["training", "peak_memory_mib"]].tolist() == [0.87, 950]
-    pd.concat([table, table]).to_csv(tmp_path / "step.csv", index=False)
+    assert cost.loc["FSD_I", ["training", "inference", "peak_memory_mib"]].tolist() == [1, 1, 950]
+    html, text = ((tmp_path / "r" / name).read_text() for name in ("report.html", "tables.md"))
+    assert "No training throughput of mine: no row of that name." in html
+    assert "minilm, precision bf16, 8 samples of 24 tokens, no teacher cache, M" in text
+    assert "relative to FSD_I" in text
+    with pytest.raises(UserError, match=r"has no row none, .* name one of VKD, FSD_I with --reference"):
+        report.main(report_flags(tiny, tmp_path / "r2", students, "--cost", path, "--reference", "none"))
+    benchmark(path, form=["VKD", "VKD"])
     with pytest.raises(UserError, match="has VKD twice"):
-        report.main(report_flags(tiny, tmp_path / "r2", [runs / "fsd_i"], "--cost", tmp_path / "step.csv"))
+        report.main(report_flags(tiny, tmp_path / "r2", students, "--cost", path))
+
+
+def test_relative_throughput_of_records_and_benchmarks(tmp_path):
+    def student(name, rate, peak=None, machine="M"):
+        record = {"examples_per_second": rate, "machine": machine, "arguments": {}} | (
+            {"peak_memory_mib": peak} if peak else {})
+        return SimpleNamespace(name=name, record=record)
+
+    vkd = [student("VKD", 10, 500), student("VKD", 30, 700)]
+    own = [student("FSD_I", 5, 800), student("FSD_I", 15, 600)]
+    assert findings.recorded(own, vkd + own, "VKD") == {"training": 0.5, "peak_memory_mib": 800}
+    assert findings.recorded(vkd, vkd + own, "FSD_I") == {"training": 2, "peak_memory_mib": 700}
+    other = [student("FSD_L", 5, 100, machine="another")]
+    assert findings.recorded(other, vkd + other, "VKD") == {}
+    assert findings.recorded([SimpleNamespace(name="theirs", record={})], vkd, "VKD") == {}
+    found = findings.read_cost(benchmark(tmp_path / "step.csv"), "FSD_I")
+    assert findings.relative(found, "VKD", "FSD_I") == {"training": 1.25, "peak_memory_mib": 900}
+
+
+def test_inference_and_ranks_by_hand():
+    model = torch.nn.Linear(1, 1)
+    students = [SimpleNamespace(name=name, run=0, record={}, folder=Path(name), model=model) for name in "ab"]
+    subjects = SimpleNamespace(students=students, cost=None, batch_size=6, args=SimpleNamespace(reference="a"),
+                               times={"a": [2.0, 3.0, 4.0], "b": [4.0, 6.0, 8.0]}, curves=pd.DataFrame())
+    cost = findings.cost(subjects).data["cost"].set_index("name")
+    assert cost.loc["b", ["inference", "examples_per_second", "parameters"]].tolist() == [0.5, 1, 2]
+    differences = [dict(zip(RELATIONS, values, strict=True)) for values in ((1, 1, 1, 9), (2, 2, 2, 2))]
+    subjects.comparisons = [SimpleNamespace(relation_differences=lambda d=d: d) for d in differences]
+    ranks = findings.relation_differences(subjects).shown["7"][0].set_index("model")["mean rank"]
+    assert ranks.to_dict() == {"a": "1.25", "b": "1.75"}  # the lowest difference is the first
+
+
+def test_a_variant_is_the_reference_where_there_is_no_other():
+    subjects = SimpleNamespace(times={"VKD, mask_padding": [], "FSD_I, mask_padding": []},
+                               args=SimpleNamespace(reference="VKD"))
+    assert findings.reference_of(subjects) == "VKD, mask_padding"
+    subjects.times |= {"VKD, debiased": []}
+    assert findings.reference_of(subjects) == "VKD"
 
 
 # ---- refusals -----------------------------------------------------------------------------------------------------
@@ -203,11 +279,19 @@ def test_refused_folders(tiny, runs, tmp_path):
                                                                             ignore_mismatched_sizes=True)
     three.save_pretrained(tmp_path / "three")
     shutil.copy(runs / "fsd_i/run.json", tmp_path / "three")
+    for name in ("x", "y"):
+        shutil.copytree(runs / "fsd_i", tmp_path / name / "same")
+        (tmp_path / name / "same/run.json").unlink()
+    large = transformers.BertConfig(**SHAPE, vocab_size=9, num_labels=2)
+    transformers.BertForSequenceClassification(large).save_pretrained(tmp_path / "few_words")
     longer = changed(runs / "fsd_i", tmp_path / "longer", max_seq_length=32)
     for students, words in {
         (changed(runs / "fsd_i", tmp_path / "other", task_name="MRPC"),): "trained on MRPC, but this report is of RTE",
         (other_words,): "reads 9 of 12 rows as other tokens than the teacher's, the first at index 0",
         (tmp_path / "three",): "has 3 labels, but RTE has 2",
+        (runs / "fsd_i", tiny / "pretrained"): "pretrained is not fine-tuned: it lacks classifier.bias",
+        (runs / "fsd_i", tmp_path / "few_words"): "few_words takes 9 tokens and 64 positions, but the rows have tokens",
+        (runs / "vkd,seed=1", tmp_path / "x/same", tmp_path / "y/same"): "are named same, .* name them, NAME=",
         (runs / "fsd_i", longer): r"different lengths \(24, 32\)",
         (tmp_path / "nowhere",): "no trained model in .*nowhere",
         (f"FSD={tmp_path / 'nowhere'}",): "no trained model in .*nowhere",
@@ -236,12 +320,64 @@ def test_refused_memories(tiny, runs, tmp_path):
     (["--split", "test"], "--split is test, but RTE has labels for train and dev"),
     (["--per_gpu_eval_batch_size", "3"], "--per_gpu_eval_batch_size must be at least 4, got 3"),
     (["--max_seq_length", "100"], "takes at most 64 tokens"),
-    (["--insert", "nothing.md"], "nothing.md has no line <!-- table restoration -->"),
+    (["--insert", "nothing.md"], "nothing.md has no lines <!-- table NAME --> and <!-- end NAME -->"),
+    (["--run_file", "afile"], "--run_file afile cannot be used"),
+    (["--cost", "afile"], "afile is no table of benchmarks/step.py"),
+    (["--max_eval_samples", "3"], "--max_eval_samples must be at least 4"),
 ])
 def test_refused_flags(more, words, tiny, runs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(report.Subjects, "measure", None)  # all of these are said before it
+    (tmp_path / "afile").write_text("")
     with pytest.raises(UserError, match=words):
         report.main(report_flags(tiny, tmp_path / "r", [runs / "fsd_i"], *more))
+
+
+def test_few_rows_and_faulty_logs_are_said_before_measuring(tiny, runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(report.Subjects, "measure", None)
+    (tmp_path / "RTE").mkdir()
+    lines = (tiny / "RTE/dev.tsv").read_text().splitlines(keepends=True)
+    (tmp_path / "RTE/dev.tsv").write_text("".join(lines[:4]))
+    with pytest.raises(UserError, match="has 3 rows, but relations between samples need 4 or more"):
+        report.main([*report_flags(tiny, tmp_path / "r", [runs / "fsd_i"]), "--data_dir", str(tmp_path)])
+    shutil.copytree(runs / "fsd_i", tmp_path / "log")
+    with open(tmp_path / "log/train_log.jsonl", "a") as log:
+        log.write('{"step": 9')  # cut, as by a kill
+    curves = findings.training_curves([SimpleNamespace(folder=tmp_path / "log", name="x", run=0)])
+    assert len(curves) == 6
+    (tmp_path / "log/train_log.jsonl").write_text("{no\n{}\n")
+    with pytest.raises(UserError, match=r"train_log.jsonl has a line that is no JSON"):
+        report.main(report_flags(tiny, tmp_path / "r", [tmp_path / "log"]))
+
+
+def test_other_padding_is_said(tiny, runs, tmp_path, capsys):
+    report.main(report_flags(tiny, tmp_path / "r", [runs / "fsd_i"], "--mask_padding"))
+    said = "FSD_I counted padding in training, and this report leaves it out (--mask_padding)."
+    assert said in capsys.readouterr().err
+    assert said in (tmp_path / "r/report.html").read_text()
+
+
+def test_more_mini_batches_than_are_drawn(tiny, runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "MAP", 1)
+    monkeypatch.setattr(findings, "MAP", 1)
+    report.main(report_flags(tiny, tmp_path / "r", [runs / "fsd_i"]))
+    text = (tmp_path / "r/tables.md").read_text()
+    assert "over 2 mini-batches of 5 samples" in text
+    assert "(of the first 1)" in text
+    pixels = read(tmp_path / "r", "heat_map_pixels").query("name == 'FSD_I' and estimator == 'biased'")
+    assert len(pixels) == 1
+    drawn = read(tmp_path / "r", "heat_maps").query("name == 'FSD_I'").diagonal_biased.iloc[0]
+    assert drawn != pixels.cka.iloc[0]
+    assert f"diagonal {drawn:.3f}" in "".join(re.findall(r"<!-- (diagonal [\d.]+) -->",
+                                                       (tmp_path / "r/heat_maps_biased.svg").read_text()))
+
+
+def test_a_family_that_shortens_the_text_is_refused(tiny, tmp_path):
+    config = transformers.FunnelConfig(d_model=8, n_head=2, d_head=4, d_inner=8, block_sizes=[1, 1], vocab_size=len(
+        wordpiece(tmp_path)), num_labels=2)
+    transformers.FunnelForSequenceClassification(config).save_pretrained(tmp_path / "funnel")
+    with pytest.raises(UserError, match="its family shortens the text"):
+        report.main(report_flags(tiny, tmp_path / "r", [tmp_path / "funnel"], "--max_seq_length", 24))
 
 
 def test_an_earlier_report_and_a_foreign_folder_are_kept(tiny, runs, tmp_path):

@@ -30,7 +30,7 @@ class UserError(Exception):
     """A mistake the user can mend: one sentence with what was expected, what was found, where, and what to do."""
 
 
-def cli(main, argv=None):
+def cli(main, argv=None, interrupted="interrupted; the same command goes on from what was saved last"):
     """Run a script's main; a user's mistake or a full disk becomes one line on stderr. Returns the exit code."""
     try:
         code = main(argv) or 0
@@ -49,7 +49,7 @@ def cli(main, argv=None):
         message, code = f"error: {getattr(error, 'filename', None) or 'a file'} cannot be written ({reason}); what " \
                         "was there before is untouched: mend that or name another folder, and run again", 1
     except KeyboardInterrupt:
-        message, code = "interrupted; the same command goes on from what was saved last", 130
+        message, code = interrupted, 130
     if is_main_process():
         print(message, file=sys.stderr)
     return code

@@ -2,7 +2,6 @@
 import contextlib
 import json
 import os
-import resource
 import shutil
 import sys
 import time
@@ -338,6 +337,7 @@ def peak_memory(device):
     """
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2 ** 20)
+    import resource  # here, as Windows has none
     unit = 1 if sys.platform == "darwin" else 2 ** 10  # ru_maxrss is in bytes on macOS, in KiB on Linux
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2 ** 20)
 
