@@ -33,7 +33,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import utils_glue
-from analysis import findings, table
+from analysis import cost, findings, table
 from analysis.captions import TABLES
 from analysis.page import Section, page
 from analysis.subjects import Subjects
@@ -49,7 +49,7 @@ def topics_of(subjects):
     """Name -> findings.Topic."""
     return {"restoration": findings.restored(subjects), "heat_maps": findings.heat_maps(subjects),
             "layers": findings.layers(subjects), "relation_differences": findings.relation_differences(subjects),
-            "global": findings.global_structure(subjects), "cost": findings.cost(subjects)}
+            "global": findings.global_structure(subjects), "cost": cost.costs(subjects)}
 
 
 def described(subjects, facts):

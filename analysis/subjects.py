@@ -9,7 +9,7 @@ import transformers
 
 import memory
 import utils_glue
-from analysis import findings, table
+from analysis import cost, findings, table
 from analysis.compare import Centroids, Comparison, view
 from training import models, records
 from training.batches import MiniBatch, Rows
@@ -98,7 +98,7 @@ class Subjects:
     def __init__(self, args):
         self.args, self.task = args, utils_glue.get_task(args.task_name)
         self.folders = named_folders(args.students)
-        self.cost = findings.read_cost(args.cost, args.reference) if args.cost else None
+        self.cost = cost.read_cost(args.cost, args.reference) if args.cost else None
         if args.max_seq_length is None:
             args.max_seq_length = common_length(args, self.folders)
         try:  # float64, as the measures need, is not on every other accelerator

@@ -16,7 +16,7 @@ import glue_with_cka_g
 import glue_with_cka_i
 import train_memory
 import utils_glue
-from analysis import compare, findings, report
+from analysis import compare, cost, findings, report
 from analysis.compare import RELATIONS
 from memory import load_memory
 from training.records import UserError, read_json, write_json
@@ -100,10 +100,10 @@ def test_numbers_agree_with_what_the_runs_left(runs, written):
     assert curves.rd_intra_cosine.tolist() == pytest.approx([entry["rd_intra_cosine"] for entry in logged])
     memories = read(written, "global")
     assert set(memories.name[memories.memory_biased.notna()]) == {"FSD_G"}
-    cost = read(written, "cost").set_index("name")
-    assert cost.loc["VKD", ["training", "inference"]].tolist() == [1, 1]
-    assert cost.loc["FSD_G", "peak_memory_mib"] > 50
-    assert cost.loc["itself", "parameters"] > cost.loc["VKD", "parameters"]  # 4 layers and 2
+    found = read(written, "cost").set_index("name")
+    assert found.loc["VKD", ["training", "inference"]].tolist() == [1, 1]
+    assert found.loc["FSD_G", "peak_memory_mib"] > 50
+    assert found.loc["itself", "parameters"] > found.loc["VKD", "parameters"]  # 4 layers and 2
 
 
 def test_the_layers_that_are_named(written):
@@ -206,8 +206,8 @@ def test_cost_from_a_benchmark(tiny, runs, tmp_path):
     path = benchmark(tmp_path / "step.csv")
     students = [runs / "fsd_i", f"mine={runs / 'vkd,seed=1'}"]
     report.main(report_flags(tiny, tmp_path / "r", students, "--cost", path, "--reference", "FSD_I"))
-    cost = read(tmp_path / "r", "cost").set_index("name")
-    assert cost.loc["FSD_I", ["training", "inference", "peak_memory_mib"]].tolist() == [1, 1, 950]
+    found = read(tmp_path / "r", "cost").set_index("name")
+    assert found.loc["FSD_I", ["training", "inference", "peak_memory_mib"]].tolist() == [1, 1, 950]
     html, text = ((tmp_path / "r" / name).read_text() for name in ("report.html", "tables.md"))
     assert "No training throughput of mine: no row of that name." in html
     assert "minilm, precision bf16, 8 samples of 24 tokens, no teacher cache, M" in text
@@ -227,13 +227,13 @@ def test_relative_throughput_of_records_and_benchmarks(tmp_path):
 
     vkd = [student("VKD", 10, 500), student("VKD", 30, 700)]
     own = [student("FSD_I", 5, 800), student("FSD_I", 15, 600)]
-    assert findings.recorded(own, vkd + own, "VKD") == {"training": 0.5, "peak_memory_mib": 800}
-    assert findings.recorded(vkd, vkd + own, "FSD_I") == {"training": 2, "peak_memory_mib": 700}
+    assert cost.recorded(own, vkd + own, "VKD") == {"training": 0.5, "peak_memory_mib": 800}
+    assert cost.recorded(vkd, vkd + own, "FSD_I") == {"training": 2, "peak_memory_mib": 700}
     other = [student("FSD_L", 5, 100, machine="another")]
-    assert findings.recorded(other, vkd + other, "VKD") == {}
-    assert findings.recorded([SimpleNamespace(name="theirs", record={})], vkd, "VKD") == {}
-    found = findings.read_cost(benchmark(tmp_path / "step.csv"), "FSD_I")
-    assert findings.relative(found, "VKD", "FSD_I") == {"training": 1.25, "peak_memory_mib": 900}
+    assert cost.recorded(other, vkd + other, "VKD") == {}
+    assert cost.recorded([SimpleNamespace(name="theirs", record={})], vkd, "VKD") == {}
+    found = cost.read_cost(benchmark(tmp_path / "step.csv"), "FSD_I")
+    assert cost.relative(found, "VKD", "FSD_I") == {"training": 1.25, "peak_memory_mib": 900}
 
 
 def test_inference_and_ranks_by_hand():
@@ -241,8 +241,8 @@ def test_inference_and_ranks_by_hand():
     students = [SimpleNamespace(name=name, run=0, record={}, folder=Path(name), model=model) for name in "ab"]
     subjects = SimpleNamespace(students=students, cost=None, batch_size=6, args=SimpleNamespace(reference="a"),
                                times={"a": [2.0, 3.0, 4.0], "b": [4.0, 6.0, 8.0]}, curves=pd.DataFrame())
-    cost = findings.cost(subjects).data["cost"].set_index("name")
-    assert cost.loc["b", ["inference", "examples_per_second", "parameters"]].tolist() == [0.5, 1, 2]
+    found = cost.costs(subjects).data["cost"].set_index("name")
+    assert found.loc["b", ["inference", "examples_per_second", "parameters"]].tolist() == [0.5, 1, 2]
     differences = [dict(zip(RELATIONS, values, strict=True)) for values in ((1, 1, 1, 9), (2, 2, 2, 2))]
     subjects.comparisons = [SimpleNamespace(relation_differences=lambda d=d: d) for d in differences]
     ranks = findings.relation_differences(subjects).shown["7"][0].set_index("model")["mean rank"]
@@ -252,9 +252,9 @@ def test_inference_and_ranks_by_hand():
 def test_a_variant_is_the_reference_where_there_is_no_other():
     subjects = SimpleNamespace(times={"VKD, mask_padding": [], "FSD_I, mask_padding": []},
                                args=SimpleNamespace(reference="VKD"))
-    assert findings.reference_of(subjects) == "VKD, mask_padding"
+    assert cost.reference_of(subjects) == "VKD, mask_padding"
     subjects.times |= {"VKD, debiased": []}
-    assert findings.reference_of(subjects) == "VKD"
+    assert cost.reference_of(subjects) == "VKD"
 
 
 # ---- refusals -----------------------------------------------------------------------------------------------------
