@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, flags, read_log
@@ -92,6 +93,19 @@ def test_cached_and_prepared_ahead(more, trained, tiny_without_dropout, tmp_path
                             for name in ("plain", "first", "second"))
     assert first == pytest.approx(plain, rel=3e-2)
     assert second == pytest.approx(first, rel=1e-3)
+
+
+def test_a_report_measures_what_the_cpu_measures(tiny, tmp_path):
+    shared = [str(x) for x in ("--model_name_or_path", tiny / "teacher", "--task_name", "RTE", "--data_dir", tiny,
+                               "--max_seq_length", 24, "--students", f"mine={tiny / 'teacher'}")]
+    for name, more in (("gpu", []), ("cpu", ["--no_cuda"]), ("half", ["--bf16"])):
+        subprocess.run([sys.executable, str(ROOT / "analysis/report.py"), *shared, *more, "--output_dir",
+                        str(tmp_path / name)], check=True, env=ENVIRONMENT)
+    for name in ("heat_maps", "layers", "relation_differences"):
+        gpu, cpu = (pd.read_csv(tmp_path / place / f"{name}.csv").select_dtypes("float") for place in ("gpu", "cpu"))
+        pd.testing.assert_frame_equal(gpu, cpu, rtol=1e-3, atol=1e-3)
+    half = pd.read_csv(tmp_path / "half/heat_maps.csv")
+    assert (half.diagonal_biased == 1).all()
 
 
 def test_no_step_between_logs_waits_for_the_gpu():
