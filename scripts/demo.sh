@@ -4,6 +4,7 @@
 # layers with each method, prints a table, and writes a report of what was transferred.
 #   scripts/demo.sh [FOLDER]      FOLDER, by default demo/, is made anew
 set -euo pipefail
+case ${1-} in -*) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0"; exit ;; esac
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python} out=${1:-demo}
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
