@@ -126,6 +126,14 @@ def test_finished_runs_are_skipped_and_other_flags_refused(here):
     assert (here / "runs" / "a,seed=1" / "model.safetensors").exists() and len(rows(here)) == 3
 
 
+def test_the_order_of_flags_is_no_difference_but_the_last_of_equal_ones_wins(here):
+    sweep(here, "runs", "a", "seed=1", "--", "fake.py", "--alpha", 1, "--fail", 3, "--alpha", 2)
+    again = sweep(here, "runs", "a", "seed=1", "--", "fake.py", "--fail", 3, "--alpha", 1, "--alpha", 2)
+    assert again.returncode == 0 and counts(again) == (1, 0, 1, 0)
+    other = sweep(here, "runs", "a", "seed=1", "--", "fake.py", "--fail", 3, "--alpha", 2, "--alpha", 1)
+    assert other.returncode == 1 and "finished with other flags" in other.stderr
+
+
 def test_the_folder_may_lie_elsewhere_when_a_sweep_is_repeated(here):
     sweep(here, "runs", "a", "seed=1", "--", "fake.py", "--alpha", "runs/teacher")
     (here / "moved here").mkdir()
