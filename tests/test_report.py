@@ -116,17 +116,25 @@ def test_the_layers_that_are_named(written):
         assert f"{found[3]:.3f}" in row.group(0)  # the teacher's penultimate layer
 
 
-def test_own_clusters_are_those_of_the_student_memory(runs, written):
-    m_s, _ = load_memory(runs / "fsd_g/student_memory.safetensors")
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(runs / "fsd_g").eval()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(runs / "fsd_g")
-    data = Path(read_json(runs / "fsd_g/run.json")["arguments"]["data_dir"])
-    rows = utils_glue.load_features(utils_glue.get_task("rte"), data, "dev", tokenizer, 24).tensors
-    with torch.no_grad():
-        h = model(**{k: v.long() for k, v in rows.items() if k != "labels"}, output_hidden_states=True).hidden_states
-    nearest = torch.cdist(h[1].flatten(1), m_s).argmin(1)
+def test_clusters_beside_transformers_alone(tiny, runs, written):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny / "teacher")
+    rows = utils_glue.load_features(utils_glue.get_task("rte"), tiny, "dev", tokenizer, 24).tensors
+
+    def nearest(folder, memory):
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+        inputs = {key: value.long() for key, value in rows.items() if key != "labels"}
+        with torch.no_grad():
+            h = model(**inputs, output_hidden_states=True).hidden_states
+        return torch.cdist(h[-2].flatten(1), load_memory(memory)[0]).argmin(1)
+
+    student, memories = runs / "fsd_g", [runs / "memory/memory.safetensors", runs / "fsd_g/student_memory.safetensors"]
+    theirs, own = nearest(tiny / "teacher", memories[0]), nearest(student, memories[1])
+    there = nearest(student, memories[0])
+    assert own.tolist() != there.tolist()  # else the test says nothing
     found = read(written, "global").set_index("name").loc["FSD_G"]
-    assert found.own_occupied == len(nearest.unique())
+    assert (found.occupied, found.own_occupied) == (len(there.unique()), len(own.unique()))
+    assert (found.same, found.own_same) == pytest.approx(
+        [(clusters == theirs).float().mean().item() for clusters in (there, own)])
 
 
 def test_several_runs_are_a_mean_beside_the_papers_number(written):
