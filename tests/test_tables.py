@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from scipy.stats import ttest_ind, ttest_ind_from_stats
 
-from analysis import best, scores, table, tables
+from analysis import best, table, tables
+from analysis.scores import draw_task
 from training.records import UserError
 
 PUBLISHED = ROOT / "analysis" / "published.csv"
@@ -318,7 +319,7 @@ def test_the_figure_is_drawn(tmp_path):
 def test_the_teacher_is_the_dashed_line(tmp_path):
     source = runs_csv(tmp_path / "r.csv", *of("VKD", VKD), *of("FSD_I", FSD), *of("teacher", (0.9, 0.92)))
     axes = Figure().add_subplot()
-    scores.draw_task(axes, table.read_runs(source), "RTE", ["VKD", "RKD", "FSD_I"])
+    draw_task(axes, table.read_runs(source), "RTE", ["VKD", "RKD", "FSD_I"])
     assert [label.get_text() for label in axes.get_yticklabels()] == ["VKD", "RKD", "FSD_I"]
     assert axes.get_title() == "RTE, n = 3 runs" and axes.get_xlabel().endswith("%")
     assert [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "--"] == [pytest.approx(91)]
