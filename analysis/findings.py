@@ -22,8 +22,6 @@ PAPER_RANK = {"VKD": 2.89, "PKD": 2.64, "RKD": 2.44, "FSD_ILG": 2.03}           
 MISSING = tables.MISSING
 WORDS = {"precision": "precision", "recall": "recall", "f1": "F1", "accuracy": "agreement", "pearson": "Pearson",
          "spearmanr": "Spearman", "loyalty_wrong": "where the teacher is wrong"}
-
-
 FIRST = " Of several runs of a model the first is drawn."
 
 

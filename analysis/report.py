@@ -22,6 +22,7 @@ import io
 import json
 import os
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -39,6 +40,7 @@ from analysis.page import Section, page
 from analysis.subjects import Subjects
 from training import flags, records
 from training.records import UserError, say
+from training.runs import peak_memory
 
 FILE = "report.json"
 
@@ -223,17 +225,19 @@ def main(argv=None):
     for library in (transformers, huggingface_hub):
         library.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    subjects, facts = Subjects(args), records.provenance()
+    began, facts, subjects = time.perf_counter(), records.provenance(), Subjects(args)
     subjects.measure()
     subjects.time_inference()
     topics, about = topics_of(subjects), described(subjects, facts)
+    facts |= {"minutes": (time.perf_counter() - began) / 60, "peak_memory_mib": peak_memory(subjects.accelerator.device)}
     with records.atomic_path(args.output_dir) as folder:
         write(folder, subjects, topics, about, facts)
     if args.run_file:
         log(args.run_file, topics)
     if args.insert:
         insert(args.insert, topics, about)
-    say(f"the report is {Path(args.output_dir) / 'report.html'}, its tables and figures are beside it")
+    say(f"the report is {Path(args.output_dir) / 'report.html'}, its tables and figures are beside it; it took "
+        f"{facts['minutes']:.1f} minutes and at most {facts['peak_memory_mib']} MiB")
 
 
 if __name__ == "__main__":
