@@ -229,7 +229,8 @@ def main(argv=None):
     subjects.measure()
     subjects.time_inference()
     topics, about = topics_of(subjects), described(subjects, facts)
-    facts |= {"minutes": (time.perf_counter() - began) / 60, "peak_memory_mib": peak_memory(subjects.accelerator.device)}
+    facts |= {"minutes": (time.perf_counter() - began) / 60,
+              "peak_memory_mib": peak_memory(subjects.accelerator.device)}
     with records.atomic_path(args.output_dir) as folder:
         write(folder, subjects, topics, about, facts)
     if args.run_file:

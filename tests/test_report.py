@@ -72,6 +72,7 @@ def test_everything_is_there(written):
     record = json.loads((written / "report.json").read_text())
     assert [s["name"] for s in record["students"]] == ["VKD", "VKD", "FSD_G", "mine", "itself"]  # the tables' order
     assert record["arguments"]["max_seq_length"] == 24  # that of the runs
+    assert 0 < record["minutes"] < 60 and 50 < record["peak_memory_mib"] < 50_000
 
 
 def test_the_teacher_beside_itself(written):
