@@ -117,10 +117,11 @@ def read_log(output):
 
 
 def two_processes(script, arguments):
-    """Run a script as two gloo processes."""
+    """Run a script as two gloo processes, which must leave nothing of their group behind."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
-               "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", str(ROOT / script)]
-    done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True)
+               "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0",
+               str(ROOT / "tests" / "leaves_its_group.py"), str(ROOT / script)]
+    done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
 
 

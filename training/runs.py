@@ -51,7 +51,7 @@ def run(args, method, terms, check=None):
 
 @contextlib.contextmanager
 def prepared(args):
-    """Check the flags, quieten the libraries, hold the output folder; yields the task."""
+    """Check the flags, quieten the libraries, hold the output folder; yields the task; leaves the process group."""
     task = utils_glue.get_task(args.task_name)
     args.task_name = task.name
     flags.check_arguments(args)
@@ -63,6 +63,8 @@ def prepared(args):
         models.find_trained(args.output_dir)
     with records.claimed(args.output_dir):
         yield task
+    if torch.distributed.is_initialized():  # else gloo's threads outlive the interpreter now and then, and abort it
+        accelerate.PartialState().destroy_process_group()
 
 
 class Run:
