@@ -4,10 +4,11 @@
     python analysis/tables.py results/*.csv --tuned learning_rate --csv tables.csv --figure tables.svg
     python analysis/tables.py analysis/published.csv            # a file of means instead of single runs
 
-Tables 2 and 3: scores, with Welch's t-test against the best baseline; 4: ablation; 5: spread over seeds and batch
-sizes. A file of means has the columns method, task, metric, mean, std (both in %) and n. --insert puts each table into
-a file, between its lines <!-- table 2 --> and <!-- end 2 -->. Runs of one task may differ in nothing but method, with
-options of its own, and seed; what --tuned names may differ between methods, not within one.
+Tables 2 and 3: scores, with Welch's t-test against the best baseline, and of variants against their published form;
+4: ablation; 5: spread over seeds and batch sizes. A file of means has the columns method, task, metric, mean, std (both
+in %) and n. --insert puts each table into a file, between its lines <!-- table 2 --> and <!-- end 2 -->. Runs of one
+task may differ in nothing but method, with options of its own, and seed; what --tuned names may differ between methods,
+not within one.
 
 The published numbers (analysis/published.csv, ABLATIONS) are those of Jung, Kim, Na and Kim, "Feature structure
 distillation with Centered Kernel Alignment in BERT transferring", Expert Systems with Applications 234 (2023) 120980,
@@ -43,7 +44,7 @@ ABLATIONS = {"FSD_I": ("without LG", -0.78), "FSD_L": ("without IG", -0.90), "FS
              "FSD_IL": ("without G", -0.48)}  # the paper's change from FSD, average over tasks, %
 SUMMARY = ["method", "task", "metric", "mean", "std", "n"]
 LONG = ["table", "task", "metric", "method", "mean", "std", "n", "published_mean", "published_std", "p_value",
-        "against"]
+        "against", "p_form"]
 BATCH = "--per_gpu_train_batch_size"
 VARIANTS = {"--cka_estimator": "biased", "--mask_padding": "False", "--intra_reduction": "mean_log",
             "--do_layerwise": "False", "--student_memory_learning_rate": "", "--between": "samples",
@@ -140,7 +141,7 @@ def long_form(name, means, tasks, published, methods=()):
     rows = pd.DataFrame([(name, task, metric, method) for task, metrics in tasks.items() if task in set(means.task)
                          for metric in metrics for method in methods], columns=LONG[:4])
     published = published.rename(columns={"mean": "published_mean", "std": "published_std"}).drop(columns="n")
-    rows = rows.merge(means, "left").merge(published, "left").assign(p_value=math.nan, against=None)
+    rows = rows.merge(means, "left").merge(published, "left").assign(p_value=math.nan, against=None, p_form=math.nan)
     return rows.assign(n=rows.n.fillna(0).astype(int))[LONG]
 
 
@@ -160,6 +161,15 @@ def add_tests(rows):
             best = baselines.loc[baselines["mean"].idxmax()]
             if row.method != best.method:
                 rows.loc[i, ["p_value", "against"]] = welch(row, best), best.method
+    return rows
+
+
+def add_tests_of_variants(rows):
+    """Fill p_form: each variant, as "FSD_I, mask_padding", against the published form of its method, FSD_I."""
+    found = {(row.method, row.task, row.metric): row for _, row in rows.dropna(subset="mean").iterrows()}
+    for i, row in rows[rows.method.str.contains(", ")].dropna(subset="mean").iterrows():
+        form = found.get((row.method.split(", ")[0], row.task, row.metric))
+        rows.loc[i, "p_form"] = math.nan if form is None else welch(row, form)
     return rows
 
 
@@ -216,7 +226,7 @@ def usual_n(rows):
 
 def scores_text(name, means, published, beside):
     """Table 2 or 3: its rows, its grid and what is to be said of it; beside: with the published numbers in it."""
-    rows = add_tests(long_form(name, means, TASKS[name], published, PAPERS_METHODS))
+    rows = add_tests_of_variants(add_tests(long_form(name, means, TASKS[name], published, PAPERS_METHODS)))
     students = rows[rows.method != "teacher"].dropna(subset="mean")
     best = students.groupby(["task", "metric"])["mean"].idxmax()
     notes = [f"Dev set, mean ± standard deviation, n = {usual_n(rows)} unless the cell says otherwise; {MISSING} is "
@@ -229,6 +239,10 @@ def scores_text(name, means, published, beside):
         against = "; ".join(f"{task}, {WORDS[metric]}: {method}" for (task, metric), method in against.items())
         notes.append(f"† p < 0.05, ‡ p < 0.01: differs from the best baseline, Welch's t-test, two-sided, {len(tests)} "
                      f"tests without a correction for their number. Tested against: {against}.")
+    variants = [f"{method}, {task}: " + ", ".join(f"{WORDS[row.metric]} {row.p_form:.3f}" for row in group.itertuples())
+                for (method, task), group in rows.dropna(subset="p_form").groupby(["method", "task"], sort=False)]
+    if variants:
+        notes.append(f"Variants against the published form of their method, p of the same test: {'; '.join(variants)}.")
     return rows, grid(rows, map(number, rows["mean"], rows["std"]), set(best), beside), notes
 
 

@@ -85,10 +85,21 @@ def study(tmp_path, *flags):
 @pytest.mark.parametrize("flags, said", [
     (["--until", "finals"], "--until is of memory schedule trials final variants; found finals"),
     (["--tasks", "mrpc"], "--tasks is of"), (["--methods", "vkd fitnet"], "found fitnet"),
-    (["--methods", "none vkd"], "--methods lacks fsd_i"), (["--seed", "1"], "--seed is no flag")])
+    (["--seed", "1"], "--seed is no flag")])
 def test_what_the_study_refuses(tmp_path, flags, said):
     done = study(tmp_path, *flags, "--plan")
     assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("methods, variants", [
+    ("none vkd", set()), ("vkd fsd_i", {"fsd_i_masked"}), ("fsd_g", {"fsd_g_normal", "fsd_g_rate", "memory_normal"})])
+def test_the_variants_are_those_of_the_named_methods(tmp_path, methods, variants):
+    done = study(tmp_path, "--tasks", "MRPC", "--methods", methods, "--plan")
+    assert done.returncode == 0, done.stderr
+    commands = [shlex.split(line) for line in done.stdout.splitlines()]
+    folders = [Path(words[words.index("--output_dir") + 1]) for words in commands]
+    names = {folder.name.split(",")[0] for folder in folders if "final" in folder.parts}
+    assert names - {"teacher", "memory", *methods.split()} == variants
 
 
 def test_the_plan_of_the_study(tmp_path):

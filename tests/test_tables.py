@@ -149,6 +149,16 @@ def test_single_runs_have_scipys_p_against_the_best_baseline(tmp_path, capsys):
     assert "Table 3, large tasks, %**: No runs of SST-2, QNLI, QQP, MNLI." in printed
 
 
+def test_variants_are_tested_against_their_published_form(tmp_path, capsys):
+    masked, lone = (0.85, 0.86, 0.83), (0.7, 0.72, 0.75)
+    source = runs_csv(tmp_path / "r.csv", *of("VKD", VKD), *of("FSD_I", FSD), *of("FSD_I", masked, **{
+        "--mask_padding": True}), *of("FSD_L", lone, **{"--cka_estimator": "debiased"}))
+    rows = numbers(tmp_path, source, "--tables", "2").set_index("method")
+    expected = ttest_ind(masked, FSD, equal_var=False).pvalue
+    assert rows.p_form.dropna().to_dict() == {"FSD_I, mask_padding": pytest.approx(expected, rel=1e-9)}
+    assert f"p of the same test: FSD_I, mask_padding, RTE: acc {expected:.3f}.\n" in capsys.readouterr().out
+
+
 def test_the_best_baseline_can_be_gram_itself(tmp_path):
     source = runs_csv(tmp_path / "r.csv", *of("VKD", VKD), *of("FSD_I", FSD), *of("Gram", RKD))
     rows = numbers(tmp_path, source, "--tables", "2").set_index("method")
