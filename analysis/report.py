@@ -206,12 +206,7 @@ def check_arguments(args):
         raise UserError("a report is made by one process: run it without torchrun or accelerate launch")
     if args.insert:
         places(args.insert)
-    for name, folder in (("output_dir", output.parent), ("run_file", args.run_file)):
-        try:
-            Path(folder or output.parent).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--{name} {getattr(args, name)} cannot be used, as {error.filename} cannot be made a "
-                            f"folder ({error.strerror}): name another") from None
+    records.make_folders(args, output_dir=output.parent, run_file=args.run_file, cache_dir=args.cache_dir)
     if output.exists() and not (output / FILE).is_file() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"--output_dir {output} is no report: name a new folder")
     if (output / FILE).is_file() and not args.overwrite_output_dir:

@@ -178,6 +178,7 @@ MISTAKES = {
     "table is none": (lambda tiny, _: ["--results_csv", tiny / "teacher/tokenizer.json"], "is not a table of results"),
     "output is a file": (lambda tiny, _: ["--output_dir", tiny / "RTE/dev.tsv"], "cannot be made a folder"),
     "board is a file": (lambda tiny, _: ["--run_file", tiny / "RTE/dev.tsv"], "--run_file .* cannot be used"),
+    "cache is below a file": (lambda tiny, _: ["--cache_dir", tiny / "RTE/dev.tsv/x"], "--cache_dir .* cannot be used"),
     "output is the teacher": (lambda tiny, _: ["--output_dir", tiny / "teacher"], "which it would overwrite"),
 }
 

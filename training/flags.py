@@ -7,7 +7,7 @@ import torch
 
 import cka
 import utils_glue
-from training.records import UserError, read_results
+from training.records import UserError, make_folders, read_results
 
 
 class Parser(argparse.ArgumentParser):
@@ -178,6 +178,7 @@ def check_arguments(args):
             raise UserError(f"--output_dir {args.output_dir} is also --{name}, which it would overwrite: name another")
     if args.seed >= 2 ** 32:
         raise UserError(f"--seed must be below 2^32, got {args.seed}")
+    make_folders(args, cache_dir=args.cache_dir)
     if args.do_train:
         check_places(args)
 
@@ -185,14 +186,8 @@ def check_arguments(args):
 def check_places(args):
     """Refuse places that cannot be written to, before any work is done."""
     table = args.results_csv and Path(args.results_csv)
-    for name, folder in (("output_dir", args.output_dir), ("run_file", args.run_file),
-                         ("results_csv", table and table.parent),
-                         ("teacher_cache", getattr(args, "teacher_cache", None))):
-        try:
-            Path(folder or args.output_dir).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--{name} {getattr(args, name)} cannot be used, as {error.filename} cannot be made a "
-                            f"folder ({error.strerror}): name another") from None
+    make_folders(args, output_dir=args.output_dir, run_file=args.run_file, results_csv=table and table.parent,
+                 teacher_cache=getattr(args, "teacher_cache", None))
     if table and table.is_dir():
         raise UserError(f"--results_csv {table} is a folder: name a file")
     if table and table.exists():

@@ -72,6 +72,17 @@ def progress(*args, **kwargs):
     return tqdm(*args, **kwargs, mininterval=interval, maxinterval=interval, disable=not is_main_process())
 
 
+def make_folders(args, **folders):
+    """Make the folder that each flag needs, where it has a value; UserError where that cannot be."""
+    for name, folder in folders.items():
+        try:
+            if folder:
+                Path(folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--{name} {getattr(args, name)} cannot be used, as {error.filename} cannot be made a "
+                            f"folder ({error.strerror}): name another") from None
+
+
 @contextlib.contextmanager
 def atomic_path(path):
     """Yield a temporary path beside `path`, to be written as a file or a folder; on success it takes path's name.
