@@ -13,6 +13,7 @@ ESTIMATORS = ("biased", "debiased")
 REDUCTIONS = ("mean_log", "log_mean")
 PSI = ("euclidean", "cosine")
 FEWEST_ROWS = {"biased": 2, "debiased": 4}  # with fewer, the estimator is 0/0
+FEWEST_TO_LEARN = {"biased": 3, "debiased": 4}  # the CKA of 2 rows is 1 whatever they are
 _LOG_FLOOR = {"biased": 1e-6, "debiased": 1e-2}
 
 
@@ -67,6 +68,11 @@ def linear_cka(x, y, mask=None, estimator="biased"):
     Returns (...). It is 0, with gradient 0, where CKA is undefined: constant features, or fewer than 2 unmasked
     rows (4 when debiased).
     """
+    return _linear_cka(x, y, mask, estimator)[0]
+
+
+def _linear_cka(x, y, mask, estimator):
+    """linear_cka (...), and where it is undefined (...)."""
     if x.shape[:-1] != y.shape[:-1] or (mask is not None and mask.shape != x.shape[:-1]):
         raise ValueError(f"linear_cka needs x (..., n, p), y (..., n, q) and mask (..., n), got {tuple(x.shape)}, "
                          f"{tuple(y.shape)} and {None if mask is None else tuple(mask.shape)}")
@@ -78,7 +84,7 @@ def linear_cka(x, y, mask=None, estimator="biased"):
         cross = (x.mT @ y).square().sum((-2, -1))  # tr(KL) = |XᵀY|²
         (norm_x, none_x), (norm_y, none_y) = (
             _norm(z.mT @ z, n, noise, estimator) for z, noise in zip((x, y), noises, strict=True))
-        return _cosine(cross, norm_x, norm_y, none_x | none_y)
+        return _cosine(cross, norm_x, norm_y, none_x | none_y), none_x | none_y
     return _cka_of_grams(_centred_gram(x, mask, estimator), _centred_gram(y, mask, estimator))
 
 
@@ -150,9 +156,10 @@ def _cosine(cross, norm_x, norm_y, undefined):
 
 
 def _cka_of_grams(x, y):
-    """CKA of two results of _centred_gram."""
+    """CKA (...) of two results of _centred_gram, and where it is undefined (...)."""
     (gram_x, norm_x, none_x), (gram_y, norm_y, none_y) = x, y
-    return _cosine((gram_x * gram_y).sum((-2, -1)), norm_x, norm_y, none_x | none_y)
+    undefined = none_x | none_y
+    return _cosine((gram_x * gram_y).sum((-2, -1)), norm_x, norm_y, undefined), undefined
 
 
 def _negative_log(cka, estimator):
@@ -166,14 +173,17 @@ def _negative_log(cka, estimator):
 
 
 @full_precision
-def intra_feature_loss(h_s, h_t, mask=None, estimator="biased", reduction="mean_log"):
+def intra_feature_loss(h_s, h_t, mask=None, estimator="biased", reduction="mean_log",
+                       count_undefined=False):
     """I, the structure between the tokens of a sample: -(1/B) Σ_i log |CKA(H_s[i], H_t[i])| (Eq. 6).
 
     h_s: (B, W, D_s). h_t: (B, W, D_t), detached. mask: (B, W) bool, True for the tokens that count.
-    reduction "log_mean" is the authors' released form, -log of the mean over samples. Samples with too few tokens
-    for the estimator are left out; a batch of nothing else gives 0. Returns a scalar.
+    reduction "log_mean" is the authors' released form, -log of the mean over samples. Samples whose CKA is undefined,
+    as their tokens are all alike or too few (1; 3 when debiased), are left out; a batch of nothing else gives 0.
+    Returns a scalar; with count_undefined also how many were left out, a scalar tensor.
     """
-    return _intra(linear_cka(h_s, h_t.detach(), mask, estimator=estimator), h_s, mask, estimator, reduction)
+    found = _linear_cka(h_s, h_t.detach(), mask, estimator)
+    return _intra(*found, estimator, reduction, count_undefined)
 
 
 @full_precision
@@ -187,37 +197,49 @@ def token_structure(h, mask=None, estimator="biased"):
 
 
 @full_precision
-def intra_feature_loss_to(structure_t, h_s, mask=None, estimator="biased", reduction="mean_log"):
-    """I (Eq. 6), with token_structure(h_t, mask, estimator) for h_t. Returns a scalar."""
+def intra_feature_loss_to(structure_t, h_s, mask=None, estimator="biased", reduction="mean_log",
+                          count_undefined=False):
+    """I (Eq. 6), as intra_feature_loss, with token_structure(h_t, mask, estimator) for h_t."""
     gram, norm, undefined = _centred_gram(h_s, mask, estimator)
+    undefined = undefined | (structure_t == 0).all(-1).all(-1)
     cka = _cosine((gram * structure_t).sum((-2, -1)), norm, 1, undefined)
-    return _intra(cka, h_s, mask, estimator, reduction)
+    return _intra(cka, undefined, estimator, reduction, count_undefined)
 
 
-def _intra(cka, h_s, mask, estimator, reduction):
-    """The loss from the CKA of each sample (B,)."""
+def _intra(cka, undefined, estimator, reduction, count_undefined):
+    """The loss from the CKA of each sample (B,), and where it is undefined (B,)."""
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction!r}")
-    tokens = mask.sum(-1) if mask is not None else torch.full_like(cka, h_s.shape[1])
-    counts = (tokens >= FEWEST_ROWS[estimator]).to(cka.dtype)
+    counts = (~undefined).to(cka.dtype)
+    number = counts.sum()
     if reduction == "log_mean":
-        mean_cka = (cka * counts).sum() / counts.sum().clamp(min=1)
-        return torch.where(counts.sum() > 0, _negative_log(mean_cka, estimator), 0)
-    return (_negative_log(cka, estimator) * counts).sum() / counts.sum().clamp(min=1)
+        mean_cka = (cka * counts).sum() / number.clamp(min=1)
+        loss = torch.where(number > 0, _negative_log(mean_cka, estimator), 0)
+    else:
+        loss = (_negative_log(cka, estimator) * counts).sum() / number.clamp(min=1)
+    return (loss, len(counts) - number.detach()) if count_undefined else loss
+
+
+def defined(loss, undefined, count_undefined):
+    """A loss that is one number, 0 where it is undefined, a Boolean tensor; with count_undefined both."""
+    loss = torch.where(undefined, 0, loss)
+    return (loss, undefined.to(loss.dtype)) if count_undefined else loss
 
 
 @full_precision
-def local_inter_feature_loss(h_s, h_t, mask=None, estimator="biased"):
+def local_inter_feature_loss(h_s, h_t, mask=None, estimator="biased", count_undefined=False):
     """L, the structure between the samples of a mini-batch: -log |CKA(H_s, H_t)|, one row a sample (Eq. 7).
 
     h_s: (B, W, D_s). h_t: (B, W, D_t), detached. mask: (B, W) bool; positions where it is False are set to 0
-    before flattening. A batch too small for the estimator (1 sample; 3 when debiased) gives 0. Returns a scalar.
+    before flattening. It is 0 where CKA is undefined, as all samples are alike in one of the two, or always 1, as
+    there are too few (2; 3 when debiased). Returns a scalar; with count_undefined also 1 if that is so, else 0.
     """
     h_t = h_t.detach()
     if mask is not None:
         h_s, h_t = h_s * mask.unsqueeze(-1), h_t * mask.unsqueeze(-1)
-    cka = linear_cka(h_s.flatten(1), h_t.flatten(1), estimator=estimator)  # (B, W, D) -> (B, W*D)
-    return _negative_log(cka, estimator) * (h_s.shape[0] >= FEWEST_ROWS[estimator])
+    cka, undefined = _linear_cka(h_s.flatten(1), h_t.flatten(1), None, estimator)  # (B, W, D) -> (B, W*D)
+    undefined = undefined | (h_s.shape[0] < FEWEST_TO_LEARN[estimator])
+    return defined(_negative_log(cka, estimator), undefined, count_undefined)
 
 
 # ---- global inter-feature: between samples and the centroids of a memory ------------------------------------------
@@ -240,21 +262,25 @@ class FrozenMemory:
 def memory_structure_loss(m_s, m_t, estimator="biased"):
     """F_MM, the structure between the centroids: -log |CKA(M_t, M_s)| (Eq. 8).
 
-    m_s: (C, p_s). m_t: (C, p_t), detached, or its FrozenMemory with the same estimator. Memories with too few centroids
-    for the estimator (1; 3 when debiased) give 0. Returns a scalar.
+    m_s: (C, p_s). m_t: (C, p_t), detached, or its FrozenMemory with the same estimator. It is 0 where CKA is undefined,
+    as all centroids of one are alike, or always 1, as there are too few (2; 3 when debiased). Returns a scalar.
     """
     m_t = m_t if isinstance(m_t, FrozenMemory) else FrozenMemory(m_t, estimator)
     return memory_structure_loss_of(gram_matrix(m_s), m_t, estimator)
 
 
 @full_precision
-def memory_structure_loss_of(gram_s, m_t, estimator="biased"):
-    """F_MM (Eq. 8), with M_s M_sᵀ (C, C), which memory_relations returns, for m_s. m_t: a FrozenMemory."""
+def memory_structure_loss_of(gram_s, m_t, estimator="biased", count_undefined=False):
+    """F_MM (Eq. 8), with M_s M_sᵀ (C, C), which memory_relations returns, for m_s. m_t: a FrozenMemory.
+
+    Returns a scalar; with count_undefined also 1 if it is undefined, else 0.
+    """
     if len(gram_s) != len(m_t.rows) or m_t.estimator != estimator:
         raise ValueError(f"two memories of as many centroids and one estimator are needed, got {len(gram_s)} and "
                          f"{len(m_t.rows)} centroids, {estimator} and {m_t.estimator}")
-    value = _negative_log(_cka_of_grams(centre_gram(gram_s, estimator=estimator), m_t.gram), estimator)
-    return value * (len(gram_s) >= FEWEST_ROWS[estimator])
+    cka, undefined = _cka_of_grams(centre_gram(gram_s, estimator=estimator), m_t.gram)
+    undefined = undefined | (len(gram_s) < FEWEST_TO_LEARN[estimator])
+    return defined(_negative_log(cka, estimator), undefined, count_undefined)
 
 
 class _MemoryProducts(torch.autograd.Function):

@@ -21,6 +21,7 @@ import cka
 from training import records
 from training.batches import MiniBatch, Rows, flat, windows
 from training.checkpoints import Meter, State
+from training.records import UserError
 
 # ---- losses and the terms that every distillation shares ----------------------------------------------------------
 
@@ -31,11 +32,23 @@ class Term(NamedTuple):
     teacher, "logits", "features", what a cache may hold instead of these ("tokens" for I, "relations" for G),
     "attention", or None.
     module: what of the loss is trained with the student, in checkpoints but not in the saved student.
+    fewest, fewest_tokens: with fewer samples in a mini-batch, or fewer tokens in a sample, it has never a value.
     """
     weight: float
     loss: object
     needs: str | None
     module: torch.nn.Module | None = None
+    fewest: int = 1
+    fewest_tokens: int = 1
+
+
+class Counted(NamedTuple):
+    """What a term's loss may return instead of a scalar: the scalar, the mean of `of` values of which `undefined` had
+    to be left out; undefined is a scalar tensor.
+    """
+    value: torch.Tensor
+    undefined: torch.Tensor
+    of: int
 
 
 def needs_of(terms):
@@ -70,27 +83,35 @@ def vkd_terms(alpha, temperature):
     }
 
 
-def intra_term(weight, mask_padding, **options):
-    """I, averaged over the pairs of layers in use. options: those of cka.intra_feature_loss."""
+def over_layers(found, values=1):
+    """The Counted mean of [(loss, undefined)] over the pairs of layers in use, each the mean of so many values."""
+    losses, undefined = zip(*found, strict=True)
+    return Counted(torch.stack(losses).mean(), torch.stack(undefined).sum(), values * len(found))
+
+
+def intra_term(weight, mask_padding, estimator="biased", reduction="mean_log"):
+    """I, averaged over the pairs of layers in use."""
+    options = {"estimator": estimator, "reduction": reduction, "count_undefined": True}
+
     def loss(s, t, batch):
         mask = batch["attention_mask"] if mask_padding else None
         if t.tokens:
-            values = [cka.intra_feature_loss_to(tokens_t, h_s, mask, **options)
-                      for h_s, tokens_t in zip(s.features, t.tokens, strict=True)]
+            found = [cka.intra_feature_loss_to(tokens_t, h_s, mask, **options)
+                     for h_s, tokens_t in zip(s.features, t.tokens, strict=True)]
         else:
-            values = [cka.intra_feature_loss(h_s, h_t, mask, **options)
-                      for h_s, h_t in zip(s.features, t.features, strict=True)]
-        return torch.stack(values).mean()
-    return Term(weight, loss, "tokens")
+            found = [cka.intra_feature_loss(h_s, h_t, mask, **options)
+                     for h_s, h_t in zip(s.features, t.features, strict=True)]
+        return over_layers(found, len(s.features[0]))
+    return Term(weight, loss, "tokens", fewest_tokens=cka.FEWEST_TO_LEARN[estimator])
 
 
-def local_term(weight, mask_padding, **options):
-    """L, averaged over the pairs of layers in use. options: those of cka.local_inter_feature_loss."""
+def local_term(weight, mask_padding, estimator="biased"):
+    """L, averaged over the pairs of layers in use."""
     def loss(s, t, batch):
         mask = batch["attention_mask"] if mask_padding else None
-        return torch.stack([cka.local_inter_feature_loss(h_s, h_t, mask, **options)
-                            for h_s, h_t in zip(s.features, t.features, strict=True)]).mean()
-    return Term(weight, loss, "features")
+        return over_layers([cka.local_inter_feature_loss(h_s, h_t, mask, estimator=estimator, count_undefined=True)
+                            for h_s, h_t in zip(s.features, t.features, strict=True)])
+    return Term(weight, loss, "features", fewest=cka.FEWEST_TO_LEARN[estimator])
 
 
 def global_terms(weight, gamma_m, memories, mask_padding=False):
@@ -115,7 +136,9 @@ def global_terms(weight, gamma_m, memories, mask_padding=False):
 
     def memory_structure(s, t, batch):
         relations_s, _ = relations(s, t, batch)
-        return cka.memory_structure_loss_of(relations_s["gram"], memories.teacher, memories.estimator)
+        found = cka.memory_structure_loss_of(relations_s["gram"], memories.teacher, memories.estimator,
+                                             count_undefined=True)
+        return Counted(*found, 1)
 
     return {
         "F_MM": Term(weight, memory_structure, "relations", memories),
@@ -162,7 +185,7 @@ class Loop:
         self.terms, self.needs = {name: term for name, term in terms.items() if term.weight != 0}, needs_of(terms)
         self.layers_s, self.layers_t = zip(*pairs, strict=True) if pairs else ((), ())
         self.observed, self.attention = observed or (pairs or [(None, None)])[-1], "attention" in self.needs
-        self.mask_padding = getattr(args, "mask_padding", False)
+        self.mask_padding, self.told = getattr(args, "mask_padding", False), set()
         world = accelerator.num_processes
         self.data = Rows(features, self.mask_padding, accelerator.process_index, world, cache)
         self.lengths = features["attention_mask"].sum(1) if self.mask_padding else None
@@ -170,6 +193,7 @@ class Loop:
         self.rows = len(features["labels"])
         steps = math.ceil(math.ceil(self.rows / self.batch_size) / args.gradient_accumulation_steps)
         self.total_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps)
+        self.check_sizes(features["attention_mask"].shape[1])
         meter = Meter([*self.terms, "total"], accelerator.device)
         modules = dict.fromkeys(term.module for term in self.terms.values() if term.module is not None)
         losses = torch.nn.ModuleList(modules)  # every process computes its whole gradient: not for DDP
@@ -177,6 +201,28 @@ class Loop:
         if world > 1:
             freeze_unused(student, MiniBatch(Rows(features)[torch.arange(1)], accelerator.device))
         self.student = accelerator.prepare(student)
+
+    def check_sizes(self, length):
+        """Refuse mini-batches or samples so small that a term has never a value: that is another method's training."""
+        size = min(self.batch_size, self.rows)
+        for name, term in self.terms.items():
+            if size < term.fewest:
+                raise UserError(
+                    f"a mini-batch has {size} samples here, but the loss term {name} relates the samples of a "
+                    f"mini-batch and has no value for fewer than {term.fewest} (accumulated mini-batches count one by "
+                    f"one): pass --per_gpu_train_batch_size {term.fewest} or more, or take the term's weight away")
+            if length < term.fewest_tokens:
+                raise UserError(
+                    f"--max_seq_length is {length}, but the loss term {name} relates the tokens of a sample and has no "
+                    f"value for fewer than {term.fewest_tokens}: pass more, or take the term's weight away")
+
+    def compute_terms(self, s, t, batch):
+        """The terms' values and their weighted total, by name, and those of them that are Counted."""
+        found = {name: term.loss(s, t, batch.targets) for name, term in self.terms.items()}
+        counted = {name: value for name, value in found.items() if isinstance(value, Counted)}
+        values = found | {name: value.value for name, value in counted.items()}
+        values["total"] = sum(term.weight * values[name] for name, term in self.terms.items())
+        return values, counted
 
     def outputs(self, batch, observe):
         """Outputs of student and teacher for the terms and, to `observe`, the features of both (B, W, D), else None."""
@@ -205,10 +251,9 @@ class Loop:
             last = i == len(window) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.student):
                 s, t, seen = self.outputs(batch, observe and last)
-                values = {name: term.loss(s, t, batch.targets) for name, term in self.terms.items()}
-                values["total"] = sum(term.weight * values[name] for name, term in self.terms.items())
+                values, counted = self.compute_terms(s, t, batch)
                 self.accelerator.backward(values["total"] / len(window))
-            state.meter.add(state.step + 1, values)
+            state.meter.add(state.step + 1, values, counted)
             state.examples += batch.size
             if seen:
                 mask = batch.targets["attention_mask"] if self.mask_padding else None
@@ -220,6 +265,13 @@ class Loop:
         if not state.optimizer.step_was_skipped:  # by fp16's loss scaler, after an overflow
             state.scheduler.step()
         return norm, relations
+
+    def say_undefined(self, step, most):
+        """Say once of each term that most of its values were undefined. most: their names."""
+        for name in most - self.told:
+            records.say(f"warning: most values of the loss term {name} were undefined up to step {step} and left out: "
+                        "the rows of features were all alike, the teacher's or the student's, or too few")
+        self.told |= most
 
     def plan(self):
         """(step, epoch, mini-batches) from the state's step to the last one."""
@@ -243,9 +295,10 @@ class Loop:
             paused = time.perf_counter()
             if observe:
                 state.meter.check()
-                means = state.meter.read()
+                means, undefined, most = state.meter.read()
+                self.say_undefined(step, most)
                 bar.set_postfix(loss=f"{means['total']:.4f}")
-                log(step, loss=means, relation=relations,
+                log(step, loss=means, relation=relations, undefined=undefined,
                     training={"epoch": round(epoch, 4), "learning_rate": rate, "grad_norm": float(norm),
                               "examples_per_second": state.examples / state.seconds},
                     dev=evaluate() if args.evaluate_during_training and step < self.total_steps else {})

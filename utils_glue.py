@@ -114,6 +114,14 @@ def find_file(task, data_dir, split):
     return found[0]
 
 
+def has_file(task, data_dir, split):
+    """True where the file of a split is in data_dir."""
+    try:
+        return bool(find_file(task, data_dir, split))
+    except UserError:
+        return False
+
+
 def read_lines(path):
     """The lines of a UTF-8 file, without BOM and line ends; only a newline ends one, so U+0085 stays text."""
     data = Path(path).read_bytes()
@@ -220,11 +228,11 @@ def load_features(task, data_dir, split, tokenizer, max_seq_length, cache_dir=No
     fingerprint = json.dumps(["format 1", task.name, split, max_seq_length, data, words])
     name = f"{task.name.lower()}_{split}_{max_seq_length}_{data[:8]}_{words[:8]}.safetensors"
     cache = feature_cache_dir(cache_dir) / name
-    found = None if overwrite_cache else _read_cache(cache, fingerprint)
+    found = None if overwrite_cache else read_tensors(cache, fingerprint)
     if found is None:
         found = _tokenize(task, split, read_examples(task, data_dir, split), tokenizer, max_seq_length)
-        _write_cache(cache, fingerprint, *found)
-        found = _read_cache(cache, fingerprint)  # memory-mapped, so that what was tokenised need not stay in memory
+        write_tensors(cache, fingerprint, *found)
+        found = read_tensors(cache, fingerprint)  # memory-mapped, so that what was tokenised need not stay in memory
     tensors, notes = found
     tensors = {key: tensor[:max_samples] for key, tensor in tensors.items()}
     if "labels" in tensors and task.labels:
@@ -258,6 +266,18 @@ def _tokenize(task, split, examples, tokenizer, max_seq_length):
     return tensors, {"indices": [example.index for example in examples], "truncated": truncated}
 
 
+def logits_cache(task, rows, teacher, config, tokenizer, max_seq_length, device, cache_dir=None):
+    """Where a teacher's logits of a split's first rows are kept, and what must be the same for them to count.
+
+    rows: Features. teacher, config, tokenizer: fingerprints.
+    """
+    facts = ["logits 1", task.name, rows.source["sha256"], len(rows.indices), teacher, config, tokenizer,
+             max_seq_length, device]
+    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    name = f"{task.name.lower()}_logits_{max_seq_length}_{digest[:16]}.safetensors"
+    return feature_cache_dir(cache_dir) / name, json.dumps(facts)
+
+
 def _checksum(tensors, notes):
     """A CRC of a cache's content, as safetensors does not notice a changed byte."""
     crc = zlib.crc32(notes.encode())
@@ -266,15 +286,16 @@ def _checksum(tensors, notes):
     return str(crc)
 
 
-def _write_cache(path, fingerprint, tensors, notes):
+def write_tensors(path, fingerprint, tensors, notes):
+    """Keep tensors by name and JSON-able notes in a file of a cache."""
     notes = json.dumps(notes)
     metadata = {"fingerprint": fingerprint, "notes": notes, "checksum": _checksum(tensors, notes)}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata)
 
 
-def _read_cache(path, fingerprint):
-    """The (tensors, notes) that _write_cache stored; None for an absent, damaged or different file."""
+def read_tensors(path, fingerprint):
+    """The (tensors, notes) that write_tensors stored; None for an absent, damaged or different file."""
     try:
         with safe_open(path, framework="pt") as file:
             names, metadata = file.keys(), file.metadata() or {}

@@ -14,7 +14,9 @@ from analysis.compare import Centroids, Comparison, view
 from training import models, records
 from training.batches import MiniBatch, Rows
 from training.linear import quick_linears
+from training.loading import load_config, loading
 from training.records import UserError, say
+from training.tokenizer import load_tokenizer
 
 ROUNDS = 5  # of timing the inference; the median counts
 
@@ -76,7 +78,7 @@ def check_reads_alike(args, task, features, tokenizer, folder, config):
                         "compare students with the teacher's tokenizer, at a --max_seq_length that all take")
     if not any(folder.glob("*token*")) and not any(folder.glob("vocab*")):
         return  # it has none
-    with models.loading("tokenizer", str(folder)):
+    with loading("tokenizer", str(folder)):
         other = transformers.AutoTokenizer.from_pretrained(folder)
     if utils_glue.tokenizer_fingerprint(other) == utils_glue.tokenizer_fingerprint(tokenizer):
         return
@@ -113,7 +115,7 @@ class Subjects:
 
     def load(self):
         args, task = self.args, self.task
-        tokenizer = models.load_tokenizer(args)
+        tokenizer = load_tokenizer(args)
         self.features = utils_glue.load_features(task, args.data_dir, args.split, tokenizer, args.max_seq_length,
                                                  args.cache_dir or None, False, args.max_eval_samples)
         self.labels = self.features.tensors["labels"].numpy()
@@ -147,13 +149,9 @@ class Subjects:
         """The Student of a folder, checked."""
         record = records.read_json(folder / "run.json")
         check_task(record, folder, self.task)
-        with models.loading("student", str(folder)):
-            model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
-                folder, use_safetensors=True, output_loading_info=True)
-        if info["missing_keys"]:
-            raise UserError(f"the student {folder} is not fine-tuned: it lacks {sorted(info['missing_keys'])[0]}; give "
-                            f"one that was trained on {self.task.name}")
-        models.check_labels(self.task, model.config, folder, "student")
+        config = load_config(self.args, str(folder), "student")
+        models.check_labels(self.task, config, folder, "student")
+        model = models.load_finished(str(folder), config, "student", self.task)
         check_reads_alike(self.args, self.task, self.features, tokenizer, folder, model.config)
         if record.get("teacher") not in (None, self.fingerprint):
             self.note(f"{folder.name} was distilled from another teacher than this one.")

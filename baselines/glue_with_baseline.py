@@ -21,8 +21,6 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import distill
 from baselines import gram, minilm, pkd, procrustes, rkd
@@ -48,17 +46,19 @@ def samples(h, batch, args):
 def between_samples(weight, loss, args):
     """A Term of loss(x_s, x_t), averaged over the pairs of layers in use."""
     def term(s, t, batch):
-        return torch.stack([loss(samples(h_s, batch, args), samples(h_t, batch, args))
-                            for h_s, h_t in zip(s.features, t.features, strict=True)]).mean()
-    return distill.Term(weight, term, "features")
+        return distill.over_layers([
+            loss(samples(h_s, batch, args), samples(h_t, batch, args), count_undefined=True)
+            for h_s, h_t in zip(s.features, t.features, strict=True)])
+    return distill.Term(weight, term, "features", fewest=rkd.FEWEST)
 
 
 def between_tokens(weight, loss, args):
     """A Term of loss(h_s, h_t, mask), averaged over the pairs of layers in use."""
     def term(s, t, batch):
         mask = batch["attention_mask"] if args.mask_padding else None
-        return torch.stack([loss(h_s, h_t, mask) for h_s, h_t in zip(s.features, t.features, strict=True)]).mean()
-    return distill.Term(weight, term, "features")
+        return distill.over_layers([loss(h_s, h_t, mask, count_undefined=True)
+                                    for h_s, h_t in zip(s.features, t.features, strict=True)], len(s.features[0]))
+    return distill.Term(weight, term, "features", fewest_tokens=rkd.FEWEST)
 
 
 def relational(args):

@@ -5,23 +5,37 @@ scaled to unit norm first, so that widths may differ, and the distance is square
 """
 import torch
 
-from cka import centred, full_precision, gram_matrix
+from cka import FEWEST_TO_LEARN, centred, full_precision, gram_matrix
 
 
 def standardised(x, mask=None):
-    """x (..., n, p) centred over its unmasked rows and scaled to Frobenius norm 1; 0 where it is constant."""
+    """x (..., n, p) centred over its unmasked rows and scaled to Frobenius norm 1, and where it has no structure (...).
+
+    It is 0 where it is constant. Two rows have no structure either: they differ in one direction, whatever they are.
+    """
     noise = 16 * torch.finfo(x.dtype).eps * torch.linalg.matrix_norm(x.detach())[..., None, None]
-    x, _ = centred(x, mask)
+    x, n = centred(x, mask)
     norm = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
-    return torch.where(norm > noise, x / torch.where(norm > noise, norm, 1), 0)
+    constant = norm <= noise
+    none = constant[..., 0, 0] | (n[..., 0, 0] < FEWEST_TO_LEARN["biased"])
+    return torch.where(constant, 0, x / torch.where(constant, 1, norm)), none
+
+
+def mean_of_defined(distances, undefined, count_undefined):
+    """The mean of distances (...) but for the undefined ones, 0 without any; with count_undefined also their number."""
+    number = (~undefined).sum()
+    loss = torch.where(undefined, 0, distances).sum() / number.clamp(min=1)
+    return (loss, undefined.sum().to(loss.dtype)) if count_undefined else loss
 
 
 @full_precision
-def gram_distance(x_s, x_t, mask=None):
+def gram_distance(x_s, x_t, mask=None, count_undefined=False):
     """‖X_s X_sᵀ - X_t X_tᵀ‖² (Frobenius) of the centred features of unit norm, averaged over the leading dimensions.
 
     x_s: (..., n, D_s). x_t: (..., n, D_t), detached. mask: (..., n) bool, True for the rows that count. It is 0 only if
-    X_s is a rotation of X_t, and at most 2. Returns a scalar.
+    X_s is a rotation of X_t, and at most 2. Features that are all alike, or of fewer than 3 rows, are left out.
+    Returns a scalar; with count_undefined also how many were left out.
     """
-    k_s, k_t = gram_matrix(standardised(x_s, mask)), gram_matrix(standardised(x_t.detach(), mask))
-    return (k_s - k_t).square().sum((-2, -1)).mean()
+    (x_s, none_s), (x_t, none_t) = standardised(x_s, mask), standardised(x_t.detach(), mask)
+    distances = (gram_matrix(x_s) - gram_matrix(x_t)).square().sum((-2, -1))
+    return mean_of_defined(distances, none_s | none_t, count_undefined)

@@ -6,7 +6,7 @@ Statistical Testing", NeurIPS 2021, arXiv 2108.01661.
 """
 import torch
 
-from baselines.gram import standardised
+from baselines.gram import mean_of_defined, standardised
 from cka import full_precision
 
 
@@ -23,12 +23,14 @@ def best_rotation(x, y):
 
 
 @full_precision
-def procrustes_distance(x_s, x_t, mask=None):
+def procrustes_distance(x_s, x_t, mask=None, count_undefined=False):
     """min over rotations Q of ‖X_s - X_t Q‖² = 2 - 2 ‖X_sᵀ X_t‖_* (nuclear norm), averaged over the leading dimensions.
 
     x_s: (..., n, D_s). x_t: (..., n, D_t), detached; both are centred and scaled to norm 1 here. mask: (..., n) bool,
     True for the rows that count. Its gradient is that at the best Q held fixed; on a GPU, torch's singular values wait
-    for the device. From 0 to 2. Returns a scalar.
+    for the device. From 0 to 2; features that are all alike, or of fewer than 3 rows, are left out. Returns a scalar;
+    with count_undefined also how many were left out.
     """
-    x_s, x_t = standardised(x_s, mask), standardised(x_t.detach(), mask)
-    return (2 - 2 * (x_s * best_rotation(x_s, x_t)).sum((-2, -1))).mean()
+    (x_s, none_s), (x_t, none_t) = standardised(x_s, mask), standardised(x_t.detach(), mask)
+    distances = 2 - 2 * (x_s * best_rotation(x_s, x_t)).sum((-2, -1))
+    return mean_of_defined(distances, none_s | none_t, count_undefined)

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from cka import centred, full_precision, gram_matrix
+from cka import centred, defined, full_precision, gram_matrix
 
+FEWEST = 3  # rows; two have one distance, which is their mean, and no angle
 CHUNK = 2 ** 22  # angles held at a time: 16 MB in float32
 
 
@@ -23,22 +24,30 @@ def _safe(squares):
     return squares > 32 * torch.finfo(squares.dtype).eps * squares.detach().amax()
 
 
-def _relative_distances(x):
-    """|x_i - x_j| / μ, μ being the mean over pairs of different rows: x (B, p) -> (B, B)."""
-    squares = _squares(gram_matrix(centred(x)[0]))
+def _without_relations(*squares):
+    """True where there are no relations to learn: fewer than 3 rows, or all rows alike in one of squares (B, B)."""
+    alike = torch.stack([~_safe(each).any() for each in squares]).any()
+    return alike | (len(squares[0]) < FEWEST)
+
+
+def _relative_distances(squares):
+    """|x_i - x_j| / μ, μ being the mean over pairs of different rows, from the squares (B, B)."""
     safe = _safe(squares)
     distances = torch.where(safe, torch.where(safe, squares, 1).sqrt(), 0)
     mean = distances.sum() / safe.sum().clamp(min=1)
-    return distances / mean.clamp(min=torch.finfo(x.dtype).tiny)
+    return distances / mean.clamp(min=torch.finfo(squares.dtype).tiny)
 
 
 @full_precision
-def distance_loss(x_s, x_t):
+def distance_loss(x_s, x_t, count_undefined=False):
     """RKD-D: Huber loss l(|x_i - x_j|/μ of the student, of the teacher), averaged over all B² pairs (i, j).
 
-    x_s: (B, D_s). x_t: (B, D_t), detached. Returns a scalar, 0 for a single row.
+    x_s: (B, D_s). x_t: (B, D_t), detached. It is 0 where there are no relations to learn, as for 2 rows, whose only
+    distance is the mean. Returns a scalar; with count_undefined also 1 if that is so, else 0.
     """
-    return F.smooth_l1_loss(_relative_distances(x_s), _relative_distances(x_t.detach()))
+    squares_s, squares_t = (_squares(gram_matrix(centred(x)[0])) for x in (x_s, x_t.detach()))
+    loss = F.smooth_l1_loss(_relative_distances(squares_s), _relative_distances(squares_t))
+    return defined(loss, _without_relations(squares_s, squares_t), count_undefined)
 
 
 def _angles(k, vertices):
@@ -57,14 +66,17 @@ def _angle_sum(k_s, k_t, vertices):
 
 
 @full_precision
-def angle_loss(x_s, x_t, chunk=CHUNK):
+def angle_loss(x_s, x_t, chunk=CHUNK, count_undefined=False):
     """RKD-A: Huber loss l(cos ∠ x_i x_j x_k of the student, of the teacher), averaged over all B³ triples (i, j, k).
 
     x_s: (B, D_s). x_t: (B, D_t), detached. The differences x_i - x_j (B, B, D) are never formed: their products follow
-    from the Gram matrix. Of the B³ cosines at most `chunk` are held, and computed again backward. Returns a scalar.
+    from the Gram matrix. Of the B³ cosines at most `chunk` are held, and computed again backward. It is 0 where there
+    are no relations to learn. Returns a scalar; with count_undefined also 1 if that is so, else 0.
     """
     k_s, k_t = (gram_matrix(centred(x)[0]) for x in (x_s, x_t.detach()))
     parts = torch.arange(len(k_s), device=k_s.device).split(max(1, chunk // k_s.numel()))
     if len(parts) == 1:
-        return _angle_sum(k_s, k_t, parts[0]) / len(k_s) ** 3
-    return sum(checkpoint(_angle_sum, k_s, k_t, part, use_reentrant=False) for part in parts) / len(k_s) ** 3
+        total = _angle_sum(k_s, k_t, parts[0])
+    else:
+        total = sum(checkpoint(_angle_sum, k_s, k_t, part, use_reentrant=False) for part in parts)
+    return defined(total / len(k_s) ** 3, _without_relations(_squares(k_s), _squares(k_t)), count_undefined)

@@ -23,6 +23,7 @@ from training import models, runs
 from training.batches import MiniBatch
 from training.clustering import Clustering
 from training.records import cli
+from training.tokenizer import load_tokenizer
 
 # ---- the forms: each a function of mini-batches, which are tensors of indices ---------------------------------------
 
@@ -128,7 +129,7 @@ def main(argv=None):
         with runs.prepared(settings) as task:
             clustering = Clustering(settings, task)
             clustering.prepare()
-            teacher = models.load_teacher(settings, task, models.load_tokenizer(settings))  # not adapted
+            teacher = models.load_teacher(settings, task, load_tokenizer(settings))  # not adapted
             rows = measure(args, clustering, teacher.to(clustering.accelerator.device))
     report(rows, args.csv, clustering.record["device"])
 

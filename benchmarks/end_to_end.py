@@ -26,6 +26,7 @@ from report import report  # puts the repository on the path
 
 from training import flags, models, runs
 from training.records import cli, read_json
+from training.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -41,7 +42,7 @@ def load():
     with runs.prepared(args) as task:
         started = time.perf_counter()
         device = accelerate.Accelerator(cpu=args.no_cuda).device
-        tokenizer = models.load_tokenizer(args)
+        tokenizer = load_tokenizer(args)
         teacher = models.load_teacher(args, task, tokenizer)
         for model in (models.load_student(args, task, tokenizer, teacher, None), teacher):
             model.to(device)

@@ -226,10 +226,37 @@ def test_keywords_and_mixed_dtypes():
     assert linear_cka(draw(0, 30, 3).bfloat16(), y=draw(1, 30, 3, dtype=torch.float32)).dtype == torch.float32
 
 
-def test_a_collapsed_student_pays():
-    """Constant student features are the worst structure there is, not a free pass."""
-    h_t = draw(1, 4, 6, 7)
-    assert intra_feature_loss(torch.ones(4, 6, 5).double(), h_t) > -math.log(1e-6)
+@pytest.mark.parametrize("estimator", ["biased", "debiased"])
+@pytest.mark.parametrize("reduction", ["mean_log", "log_mean"])
+@pytest.mark.parametrize("collapsed", ["student", "teacher"])
+def test_undefined_samples_are_left_out_and_counted(collapsed, reduction, estimator):
+    """A constant has no structure: it would be a number without a gradient in the loss."""
+    h_s, h_t = draw(0, 4, 6, 5), draw(1, 4, 6, 7)
+    h_t = h_t + torch.nn.functional.pad(h_s, (0, 2))  # related, so that no debiased CKA is negative
+    (h_s if collapsed == "student" else h_t)[1] = 3
+    options = {"estimator": estimator, "reduction": reduction}
+    found, undefined = intra_feature_loss(h_s, h_t, **options, count_undefined=True)
+    others = [0, 2, 3]
+    torch.testing.assert_close(found, intra_feature_loss(h_s[others], h_t[others], **options))
+    assert undefined == 1
+    structure = token_structure(h_t, estimator=estimator)
+    found_to, undefined_to = intra_feature_loss_to(structure, h_s, **options, count_undefined=True)
+    torch.testing.assert_close(found_to, found)
+    assert undefined_to == 1
+
+
+@pytest.mark.parametrize("estimator, rows", [("biased", 2), ("debiased", 3)])
+def test_what_says_nothing_is_zero_and_counted(estimator, rows):
+    """Two samples have a CKA of 1 whatever they are, three a debiased one of 0/0; and one constant side undoes it."""
+    h_s, h_t = draw(0, 6, 3, 5), draw(1, 6, 3, 7)
+    alike_s, alike_t = torch.ones_like(h_s), torch.ones_like(h_t)
+    for pair in ((h_s[:1], h_t[:1]), (h_s[:rows], h_t[:rows]), (h_s, alike_t), (alike_s, h_t)):
+        found, undefined = local_inter_feature_loss(*pair, estimator=estimator, count_undefined=True)
+        assert (found, undefined) == (0, 1)
+    enough = local_inter_feature_loss(h_s[:rows + 1], h_t[:rows + 1], estimator=estimator, count_undefined=True)
+    assert enough[0] > 0 and enough[1] == 0
+    for m_s, m_t in ((h_s.flatten(1), torch.ones(6, 4).double()), (h_s[:rows].flatten(1), h_t[:rows].flatten(1))):
+        assert memory_structure_loss(m_s, m_t, estimator) == 0
 
 
 def test_negative_debiased_cka_is_pulled_up():

@@ -342,7 +342,7 @@ def test_nan_names_the_term_and_the_step(tiny, tmp_path, monkeypatch):
 
     def broken(h_s, h_t, mask, **kwargs):
         calls.append(1)
-        return h_s.sum() * (math.nan if len(calls) == 3 else 0)
+        return h_s.sum() * (math.nan if len(calls) == 3 else 0), torch.zeros(())
     monkeypatch.setattr(cka, "local_inter_feature_loss", broken)
     with pytest.raises(UserError, match="loss term local was not a finite number at step 3"):
         glue_with_cka_i.main(flags(tiny, tmp_path / "s", "--save_steps", 4, "--logging_steps", 100))
@@ -384,7 +384,8 @@ def first_features(folder, tmp_path, monkeypatch, *more):
     """(h_s, h_t) that the loss of the first step gets, and the rows of its mini-batch."""
     seen = []
     monkeypatch.setattr(cka, "intra_feature_loss",
-                        lambda h_s, h_t, mask, **kw: seen.append((h_s.detach(), h_t)) or h_s.sum() * 0)
+                        lambda h_s, h_t, mask, **kw: seen.append((h_s.detach(), h_t)) or (
+                            h_s.sum() * 0, torch.zeros(())))
     glue_with_cka_i.main(flags(folder, tmp_path / "s", "--internal", "--max_steps", 1, *more))
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "teacher")
     features = utils_glue.load_features(utils_glue.get_task("rte"), folder, "train", tokenizer, 24)
@@ -409,7 +410,7 @@ def test_the_students_features_are_those_of_its_penultimate_layer(tiny_without_d
 def test_layerwise_pairs(tiny_without_dropout, tmp_path, monkeypatch):
     seen, real = [], cka.intra_feature_loss
     monkeypatch.setattr(cka, "intra_feature_loss",
-                        lambda h_s, h_t, mask, **kw: seen.append(h_t.detach()) or real(h_s, h_t))
+                        lambda h_s, h_t, mask, **kw: seen.append(h_t.detach()) or real(h_s, h_t, **kw))
     glue_with_cka_i.main(flags(tiny_without_dropout, tmp_path / "a", "--internal", "--max_steps", 1, "--do_layerwise"))
     assert len(seen) == 1  # a student of 2 layers: its layer 1 with the teacher's layer 2
 

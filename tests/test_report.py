@@ -298,7 +298,7 @@ def test_refused_folders(tiny, runs, tmp_path):
         (changed(runs / "fsd_i", tmp_path / "other", task_name="MRPC"),): "trained on MRPC, but this report is of RTE",
         (other_words,): "reads 9 of 12 rows as other tokens than the teacher's, the first at index 0",
         (tmp_path / "three",): "has 3 labels, but RTE has 2",
-        (runs / "fsd_i", tiny / "pretrained"): "pretrained is not fine-tuned: it lacks classifier.bias",
+        (runs / "fsd_i", tiny / "pretrained"): "pretrained is not fine-tuned, or not stored whole: it lacks 2 weights",
         (runs / "fsd_i", tmp_path / "few_words"): "few_words takes 9 tokens and 64 positions, but the rows have tokens",
         (runs / "vkd,seed=1", tmp_path / "x/same", tmp_path / "y/same"): "are named same, .* name them, NAME=",
         (runs / "fsd_i", longer): r"different lengths \(24, 32\)",

@@ -127,7 +127,10 @@ class MiniBatch:
     def arguments(self, model):
         """This process's rows as the arguments that the model's forward has; some have no token_type_ids."""
         plain = accelerate.utils.extract_model_from_parallel(model, keep_fp32_wrapper=True, keep_torch_compile=False)
-        accepted = inspect.signature(plain.forward).parameters
+        accepted = set(inspect.signature(plain.forward).parameters)
+        types = getattr(plain.config, "type_vocab_size", None)
+        if types is not None and types < 2:  # RoBERTa's one type is what it takes when none are given
+            accepted.discard("token_type_ids")
         return {key: value for key, value in self.inputs.items() if key in accepted}
 
     def forward(self, model, layers=(), attention=False):

@@ -11,15 +11,25 @@ from training.records import UserError, atomic_path, read_json, remove_folder, w
 
 
 class Meter:
-    """Sums of named scalars, kept on the device so that no step waits for it; read only when logging or saving."""
+    """Sums of named scalars, kept on the device so that no step waits for it; read only when logging or saving.
+
+    undefined, of: by name, how many of the values that the scalars are means of were undefined, and of how many; `of`
+    is known without the device.
+    """
 
     def __init__(self, names, device):
         self.names = list(names)
+        self.undefined = torch.zeros(len(self.names), dtype=torch.float64, device=device)
+        self.of = {}
         self.sums = torch.zeros(len(self.names), dtype=torch.float64, device=device)
         self.count = 0
         self.first_bad = torch.zeros(len(self.names), dtype=torch.int64, device=device)  # step of the first NaN or inf
 
-    def add(self, step, values):
+    def add(self, step, values, counted=None):
+        """counted: name -> distill.Counted, of the scalars that leave undefined values out."""
+        for name, found in (counted or {}).items():
+            self.undefined[self.names.index(name)] += found.undefined
+            self.of[name] = self.of.get(name, 0) + found.of
         values = torch.stack([torch.as_tensor(values[name]).detach().double() for name in self.names])
         self.sums += values
         self.count += 1
@@ -34,11 +44,15 @@ class Meter:
                             "the term's weight, or run without --fp16; earlier checkpoints are whole")
 
     def read(self):
-        """The means since the last reading."""
+        """Since the last reading: the means, how many undefined values each was without, and of which most were so."""
         means = dict(zip(self.names, (self.sums / max(self.count, 1)).tolist(), strict=True))
+        counts = dict(zip(self.names, self.undefined.tolist(), strict=True))
+        undefined = {f"undefined_{name}": int(counts[name]) for name in self.of}
+        most = {name for name, of in self.of.items() if 2 * counts[name] > of}
         self.sums.zero_()
-        self.count = 0
-        return means
+        self.undefined.zero_()
+        self.count, self.of = 0, {}
+        return means, undefined, most
 
 
 def make_optimizer(args, model, losses, precision):
@@ -74,7 +88,7 @@ class State:
 
     def pack(self):
         """The state as (tensors by name, JSON-able dict)."""
-        tensors = {"meter.sums": self.meter.sums}
+        tensors = {"meter.sums": self.meter.sums, "meter.undefined": self.meter.undefined}
         tensors |= {f"losses.{key}": value for key, value in self.losses.state_dict().items()}
         for i, entry in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{key}": value for key, value in entry.items()}
@@ -83,6 +97,7 @@ class State:
         scaler = self.accelerator.scaler
         return {key: value.cpu().contiguous() for key, value in tensors.items()}, {
             "step": self.step, "seconds": self.seconds, "examples": self.examples, "meter_count": self.meter.count,
+            "meter_of": self.meter.of,
             "scheduler": {k: v for k, v in self.scheduler.state_dict().items() if k != "lr_lambdas"},
             "scaler": scaler.state_dict() if scaler else None}
 
@@ -101,7 +116,9 @@ class State:
             group["lr"] = rate
         self.optimizer.load_state_dict(optimizer)
         self.meter.sums.copy_(tensors["meter.sums"])
-        self.meter.count = progress["meter_count"]
+        self.meter.count, self.meter.of = progress["meter_count"], progress.get("meter_of", {})
+        if "meter.undefined" in tensors:  # not in checkpoints of before
+            self.meter.undefined.copy_(tensors["meter.undefined"])
         rank = self.accelerator.process_index
         torch.set_rng_state(tensors["random.cpu"][rank])
         if "random.cuda" in tensors and self.accelerator.device.type == "cuda":

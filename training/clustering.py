@@ -14,6 +14,7 @@ from training.batches import MiniBatch, Rows, flat
 from training.checkpoints import check_output, checkpoints, other_settings, run_settings
 from training.records import UserError, say
 from training.teacher import Teacher
+from training.tokenizer import load_tokenizer
 
 
 class Clustering(runs.Run):
@@ -46,7 +47,7 @@ class Clustering(runs.Run):
     def prepare(self):
         """Load rows and teacher. Returns the training set's Features."""
         args = self.args
-        tokenizer = models.load_tokenizer(args)
+        tokenizer = load_tokenizer(args)
         features = self.features("train", tokenizer, args.max_train_samples)
         self.data, self.rows = Rows(features.tensors, trim=args.mask_padding), len(features.indices)
         if args.num_centroid > self.rows:

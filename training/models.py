@@ -1,14 +1,21 @@
-"""Teacher, student and tokenizer: loaded with transformers' Auto classes, refused where they do not fit together."""
-import contextlib
+"""Teacher and student: loaded with transformers' Auto classes, refused where they do not fit together."""
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
+import torch
 import transformers
-from tokenizers import normalizers
 
-from training.records import UserError
+from training import classes
+from training.batches import MiniBatch
+from training.loading import hub_arguments, load_config, loading
+from training.records import UserError, fingerprint_of_model, say
+from training.tokenizer import check_tokenizer, check_vocabulary, saved_reads_alike
+
+WRAPPERS = r"^(module\.|_orig_mod\.)+"  # what DataParallel and torch.compile put before the names of weights
+os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # of a .bin, in a thread, by a hub's service
 
 
 def mask_without_waiting():
@@ -20,80 +27,54 @@ def mask_without_waiting():
     transformers.AttentionMaskInterface.register("sdpa", always)
 
 
-def hub_arguments(args):
-    return {"cache_dir": args.cache_dir} if args.cache_dir else {}
+# ---- loading ------------------------------------------------------------------------------------------------------
 
-
-@contextlib.contextmanager
-def loading(what, name):
-    """One sentence for whatever transformers cannot load."""
-    if (os.sep in name or name.startswith(".")) and not Path(name).exists() and name.count("/") != 1:
-        raise UserError(f"the {what} {name} does not exist: give a folder with config.json, or a model's hub name")
-    try:
-        yield
-    except Exception as error:  # tokenizers and safetensors raise kinds of their own
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"cannot load the {what} {name}: expected a folder with config.json, model.safetensors and a "
-                        f"tokenizer, or a hub name that can be reached ({type(error).__name__}: {reason})") from None
-
-
-def load_config(args, name, what, **changes):
-    """The configuration of a model, of the family that --model_type names."""
-    with loading(what, name):
-        config = transformers.AutoConfig.from_pretrained(name, **hub_arguments(args), **changes)
-    if args.model_type and config.model_type != args.model_type.lower():
-        raise UserError(f"--model_type is {args.model_type}, but the {what} {name} is of type {config.model_type}: "
-                        "pass its own type or another model")
+def cut_layers(config, layers):
+    """Give a configuration the first `layers` layers, and so many entries to each of its lists with one a layer."""
+    depth = config.num_hidden_layers
+    for key, value in list(vars(config).items()):
+        if "layer" in key and isinstance(value, list) and len(value) == depth:
+            setattr(config, key, value[:layers])
+    config.num_hidden_layers = layers
     return config
 
 
-def load_tokenizer(args):
-    """The tokenizer of the model, lower-casing when asked to; it is saved so with the student."""
-    name = args.tokenizer_name or args.model_name_or_path
-    with loading("tokenizer", name):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **hub_arguments(args))
-    if tokenizer.pad_token_id is None:
-        raise UserError(f"the tokenizer {name} has no padding token, which batches of equal length need")
-    if args.do_lower_case and tokenizer.tokenize("FSD") != tokenizer.tokenize("fsd"):
-        backend = tokenizer.backend_tokenizer
-        steps = [normalizers.Lowercase()] + ([backend.normalizer] if backend.normalizer else [])
-        backend.normalizer = normalizers.Sequence(steps)
-    return tokenizer
+def load_classifier(name, config, what, **options):
+    """The classifier of a folder or hub name, safetensors or pytorch_model.bin, as float32.
+
+    Returns the model and the names of its weights that the source lacks or has in another shape.
+    """
+    def load(**more):
+        return transformers.AutoModelForSequenceClassification.from_pretrained(
+            name, config=config, output_loading_info=True, ignore_mismatched_sizes=True, weights_only=True,
+            **options, **more)
+
+    with loading(what, name):
+        model, info = load()
+        if any(re.match(WRAPPERS, key) for key in info["unexpected_keys"]):
+            model, info = load(key_mapping={WRAPPERS: ""})
+    mismatched = {key: f"{key}, {tuple(found)} there and {tuple(wanted)} by its config.json"
+                  for key, found, wanted in info["mismatched_keys"]}
+    return model.float(), {key: key for key in info["missing_keys"]} | mismatched
 
 
-def check_tokenizer(args, tokenizer, config, name):
-    """Refuse a tokenizer whose vocabulary or length is not the model's."""
-    size, rows = len(tokenizer), config.vocab_size
-    if size > rows or rows - size > 1024:  # some checkpoints pad their embeddings to a round number
-        raise UserError(f"the tokenizer {args.tokenizer_name or args.model_name_or_path} has {size} tokens, but the "
-                        f"model {name} has embeddings for {rows}: pass the model's own tokenizer as --tokenizer_name")
-    longest = min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or 10 ** 9)
-    if 0 < longest < args.max_seq_length:
-        raise UserError(f"--max_seq_length is {args.max_seq_length}, but {name} takes at most {longest} tokens")
-
-
-def check_vocabulary(args, tokenizer, source):
-    """Refuse to copy layers from a model that reads the same text as other token ids."""
-    if Path(source).is_dir() and not any(Path(source).glob("*token*")) and not any(Path(source).glob("vocab*")):
-        return  # the source has no tokenizer of its own to compare
-    with loading("tokenizer", source):
-        other = transformers.AutoTokenizer.from_pretrained(source, **hub_arguments(args))
-    differ = dict(tokenizer.get_vocab().items() ^ other.get_vocab().items())
-    if differ:
-        raise UserError(f"the teacher's tokenizer and that of {source} differ in {len(differ)} tokens, such as "
-                        f"{min(differ)!r}: copy the student from a model with the teacher's vocabulary")
+def load_finished(name, config, what, task, **options):
+    """A classifier whose weights are all there, its classes in the task's order."""
+    model, lacking = load_classifier(name, config, what, **options)
+    if lacking:
+        raise UserError(f"the {what} {name} is not fine-tuned, or not stored whole: it lacks {len(lacking)} weights, "
+                        f"the first {lacking[min(lacking)]}; fine-tune it on {task.name} with train_teacher.py first")
+    if note := classes.put_in_order(model, task):
+        say(f"note: the {what} {name} {note}")
+    return model
 
 
 def check_labels(task, config, name, what="teacher"):
-    """Refuse a model with another number or order of labels than the task's."""
+    """Refuse a model with another number of labels than the task's."""
     expected = 1 if task.labels is None else len(task.labels)
     if config.num_labels != expected:
         raise UserError(f"the {what} {name} has {config.num_labels} labels, but {task.name} has {expected}: fine-tune "
                         f"one on {task.name} with train_teacher.py")
-    found = [str(config.id2label[i]).lower() for i in range(expected)]
-    if task.labels and set(found) == set(task.labels) and found != list(task.labels):
-        raise UserError(f"the {what} {name} has its labels in the order {', '.join(found)}, but {task.name} is read "
-                        f"as {', '.join(task.labels)}: fine-tune one with train_teacher.py, or reorder its classifier")
 
 
 def fingerprint_of_config(config):
@@ -114,13 +95,9 @@ def load_teacher(args, task, tokenizer):
     config = load_config(args, args.config_name or name, "teacher")
     check_labels(task, config, name)
     check_tokenizer(args, tokenizer, config, name)
-    with loading("teacher", name):
-        model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
-            name, config=config, use_safetensors=True, output_loading_info=True, **hub_arguments(args))
-    if info["missing_keys"]:
-        raise UserError(f"the teacher {name} is not fine-tuned: it lacks {sorted(info['missing_keys'])[0]}; fine-tune "
-                        f"it on {task.name} with train_teacher.py first")
-    return model.float().eval().requires_grad_(False)
+    model = load_finished(name, config, "teacher", task, **hub_arguments(args))
+    check_reading(model, tokenizer, args.max_seq_length, f"teacher {name}")
+    return model.eval().requires_grad_(False)
 
 
 def load_student(args, task, tokenizer, teacher, checkpoint):
@@ -146,28 +123,28 @@ def build_model(args, task, tokenizer, source, copy, layers, config_name=""):
 
     source: folder or hub name. The head is new unless the source has one for as many labels.
     """
-    shape = config_name or source
-    depth = load_config(args, shape, "model").num_hidden_layers
+    config = load_config(args, config_name or source, "model")
+    depth, order = config.num_hidden_layers, classes.order_of(config, task)
     if copy and (layers or depth) > depth:
         raise UserError(f"cannot copy {layers} layers from {source}, which has {depth}: pass "
                         f"--student_num_hidden_layers {depth} or less, or copy from another model")
-    names = task.labels or ("score",)
-    config = load_config(args, shape, "model", num_hidden_layers=layers or depth, num_labels=len(names),
-                         id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)},
-                         problem_type="single_label_classification" if task.labels else "regression")
+    cut_layers(config, layers or depth) if (layers or depth) <= depth else setattr(config, "num_hidden_layers", layers)
+    classes.name_classes(config, task)
     check_tokenizer(args, tokenizer, config, source)
-    auto = transformers.AutoModelForSequenceClassification
-    with loading("model", source):
-        if not copy:
-            return auto.from_config(config).float()
-        model, info = auto.from_pretrained(source, config=config, use_safetensors=True, output_loading_info=True,
-                                           ignore_mismatched_sizes=True, **hub_arguments(args))
-    lacking = [*info["missing_keys"], *(key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"])]
+    if not copy:
+        with loading("model", source):
+            model = transformers.AutoModelForSequenceClassification.from_config(config).float()
+        check_reading(model, tokenizer, args.max_seq_length, f"model {source}")
+        return model
+    model, lacking = load_classifier(source, config, "model", **hub_arguments(args))
     lost = sorted(key for key in lacking if not is_head(model, key))
     if lost:
-        raise UserError(f"{source} lacks {len(lost)} weights of a {config.model_type} encoder, the first {lost[0]}: "
-                        "give a model of the same family, stored whole")
-    return model.float()
+        raise UserError(f"{source} lacks {len(lost)} weights of a {config.model_type} encoder, the first "
+                        f"{lacking[lost[0]]}: give a model of the same family, stored whole")
+    if order and not lacking:
+        classes.permute_classes(model, order)
+    check_reading(model, tokenizer, args.max_seq_length, f"model {source}")
+    return model
 
 
 def is_head(model, key):
@@ -185,13 +162,96 @@ def find_trained(folder):
 def load_trained(args, task, folder):
     """A trained model as anybody would load it, with its tokenizer; refused where it does not fit the task."""
     folder = find_trained(folder)
-    with loading("trained model", str(folder)):
-        model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
+    config = load_config(args, str(folder), "model")
+    check_labels(task, config, folder, "model")
+    model = load_finished(str(folder), config, "model", task)
+    with loading("tokenizer", folder):
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    check_labels(task, model.config, folder, "model")
-    check_tokenizer(args, tokenizer, model.config, folder)
+    check_tokenizer(args, tokenizer, config, folder)
+    check_reading(model, tokenizer, args.max_seq_length, f"model {folder}")
     return model, tokenizer
 
+
+# ---- what could only go wrong later, tried before -----------------------------------------------------------------
+
+def check_reading(model, tokenizer, length, what):
+    """Refuse a model that cannot read a row of `length` tokens, or whose hidden states are not one for each of them.
+
+    On the CPU, where an index beyond an embedding is an error and no abort.
+    """
+    width, layers = model.config.hidden_size, range(model.config.num_hidden_layers + 1)
+    token = next(i for i in range(len(tokenizer) - 1, -1, -1) if i not in tokenizer.all_special_ids)
+
+    def read(tokens):
+        names = {"input_ids": token, "attention_mask": 1, "token_type_ids": int(tokens > 1)}
+        inputs = {name: torch.full((1, tokens), value) for name, value in names.items()
+                  if name in ("input_ids", "attention_mask", *tokenizer.model_input_names)}
+        batch = MiniBatch({"size": 1, "inputs": inputs, "targets": {}, "teacher": {}}, "cpu")
+        return batch.forward(model, layers)
+
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            found = {tuple(h.shape) for h in read(length).features}
+    except Exception as error:  # every family has its own
+        longest = longest_read(read, length)
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+        if longest < 2:
+            raise UserError(f"the {what} cannot be run on its tokenizer's tokens ({reason}): give another model, or "
+                            "its own tokenizer") from None
+        raise UserError(f"--max_seq_length is {length}, but the {what} takes at most {longest} tokens ({reason}): pass "
+                        f"{longest} or less") from None
+    finally:
+        model.train(training)
+    if found != {(1, length, width)}:
+        shapes = " and ".join(f"{shape[1]} tokens, {shape[2]} wide" for shape in sorted(found))
+        raise UserError(f"the {what}, of type {model.config.model_type}, has hidden states of {shapes} for a row of "
+                        f"{length} tokens, {width} wide: features are compared token by token, so take a family that "
+                        "keeps one hidden state for each token")
+
+
+def longest_read(read, length):
+    """The most tokens below `length` for which read(tokens) raises nothing; 0 where it always does."""
+    low, high = 0, length  # low is read, or 0; high is not
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            with torch.no_grad():
+                read(middle)
+            low = middle
+        except Exception:  # as above
+            high = middle
+    return low
+
+
+def save_model(model, tokenizer, folder):
+    """A normal HuggingFace folder: config.json with the label names, model.safetensors, the tokenizer."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def check_saving(model, tokenizer, folder):
+    """Save into a new folder, load it as anybody would, and refuse what does not come back the same."""
+    try:
+        save_model(model, tokenizer, folder)
+        with torch.random.fork_rng(devices=[]):
+            again = transformers.AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
+    except OSError:
+        raise  # a disk's error is not the model's
+    except Exception as error:  # every check of a configuration has its own
+        reason = " ".join(str(error).split())
+        raise UserError(f"this {model.config.model_type} model could not be saved at the end ({type(error).__name__}: "
+                        f"{reason}): correct the config.json that it comes from, or take another model") from None
+    if fingerprint_of_model(again) != fingerprint_of_model(model):
+        raise UserError(f"this {model.config.model_type} model is not the same after saving and loading: take another "
+                        "model")
+    if not saved_reads_alike(tokenizer, folder):
+        raise UserError(f"the tokenizer, {type(tokenizer).__name__}, is not the same after saving and loading: name "
+                        "another with --tokenizer_name")
+
+
+# ---- layers -------------------------------------------------------------------------------------------------------
 
 def penultimate_pair(student, teacher):
     """The indices of the penultimate hidden states, (student's, teacher's)."""

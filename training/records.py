@@ -84,8 +84,10 @@ def make_folders(args, **folders):
 
 
 @contextlib.contextmanager
-def atomic_path(path):
+def atomic_path(path, keep=True):
     """Yield a temporary path beside `path`, to be written as a file or a folder; on success it takes path's name.
+
+    keep: False for a rehearsal, of which nothing stays.
 
     A process killed at any moment leaves the old content, the new or (of a folder) none, never a part of one.
     """
@@ -94,6 +96,8 @@ def atomic_path(path):
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
+        if not keep:
+            return
         for file in temporary.rglob("*") if temporary.is_dir() else [temporary]:
             if file.is_file():
                 file.chmod(0o666 & ~UMASK)  # safetensors writes files that only their owner can read

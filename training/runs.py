@@ -16,7 +16,7 @@ import transformers
 import memory
 import utils_glue
 from distill import Loop, needs_of, task_loss
-from training import flags, models, records
+from training import classes, flags, models, records
 from training.batches import MiniBatch, Rows
 from training.checkpoints import (
     checkpoint_to_resume,
@@ -31,6 +31,7 @@ from training.linear import quick_linears
 from training.records import UserError, say
 from training.teacher import Teacher
 from training.teacher_cache import TeacherCache, entries
+from training.tokenizer import load_tokenizer
 
 HYPERPARAMETERS = {"learning_rate", "num_train_epochs", "per_gpu_train_batch_size", "seed", "alpha", "beta",
                    "temperature", "gamma_i", "gamma_l", "gamma_g", "gamma_m", "student_memory_learning_rate",
@@ -148,7 +149,7 @@ class Run:
         """Train from the start or from a checkpoint, and place the model. Returns the log, to be closed."""
         args, accelerator = self.args, self.accelerator
         transformers.set_seed(args.seed)
-        tokenizer = models.load_tokenizer(args)
+        tokenizer = load_tokenizer(args)
         features = self.training_features(tokenizer)
         teacher = models.load_teacher(args, self.task, tokenizer) if models.has_teacher(args) else None
         self.record |= {"data": {"train": features.source},
@@ -162,17 +163,23 @@ class Run:
             return records.Log(self.output, args.run_file, before["steps"])
         checkpoint = checkpoint_to_resume(args, settings)
         accelerator.wait_for_everyone()  # all processes have looked before the main one clears the folder
-        student = models.load_student(args, self.task, tokenizer, teacher, checkpoint).to(accelerator.device)
-        if not args.compile:
-            quick_linears(student, accelerator)
+        student = models.load_student(args, self.task, tokenizer, teacher, checkpoint)
+        if not checkpoint and records.is_main_process():
+            with records.atomic_path(self.output / "rehearsal", keep=False) as folder:
+                models.check_saving(student, tokenizer, folder)
+        student = student.to(accelerator.device)
         if self.check:
             self.check(args, student, teacher)
+        if teacher:
+            self.score_teacher(teacher.to(accelerator.device), tokenizer, features)
+        if not args.compile:
+            quick_linears(student, accelerator)
         pairs = models.layer_pairs(args, student, teacher) if teacher else []
         observed = models.penultimate_pair(student, teacher) if teacher else None
         memories = None if m_t is None else memory.Memories(
             m_t.to(accelerator.device), student.config.hidden_size, args.max_seq_length, args.seed, args.cka_estimator)
         terms = self.terms(args, memories)
-        teacher = teacher and Teacher(teacher.to(accelerator.device), accelerator, args.compile)
+        teacher = teacher and Teacher(teacher, accelerator, args.compile)
         cache = self.teacher_cache(teacher, tokenizer, features, terms, pairs, memories) if teacher else None
         loop = Loop(args, accelerator, student, teacher, terms, pairs, features.tensors, cache, observed)
         self.record["settings"] = settings
@@ -188,7 +195,8 @@ class Run:
         def save(state):
             tensors, progress = state.pack()
             if records.is_main_process():
-                save_checkpoint(self.output, state.step, lambda folder: save_model(student, tokenizer, folder), tensors,
+                save_checkpoint(self.output, state.step,
+                                lambda folder: models.save_model(student, tokenizer, folder), tensors,
                                 progress | {"settings": settings}, args.save_total_limit)
             accelerator.wait_for_everyone()
 
@@ -281,6 +289,47 @@ class Run:
 
     # ---- evaluation --------------------------------------------------------------------------------------------
 
+    def score_teacher(self, teacher, tokenizer, training):
+        """Score the teacher on dev, or without a dev file on the first training rows; refuse classes in another order.
+
+        Another order is refused where it fits training rows as well: WNLI's dev set contradicts its training set, so
+        that a teacher which learnt that by heart does better upside down there.
+        """
+        args, task = self.args, self.task
+        some = training._replace(tensors={key: value[:1000] for key, value in training.tensors.items()},
+                                 indices=training.indices[:1000])
+        has_dev = utils_glue.has_file(task, args.data_dir, "dev")
+        rows = self.features("dev", tokenizer, args.max_eval_samples) if has_dev else some
+        where = f"{len(rows.indices)} rows of {rows.source['file']}"
+        logits, labels = self.teacher_logits(teacher, tokenizer, rows), rows.tensors["labels"].numpy()
+        try:
+            classes.refuse_other_order(task, args.model_name_or_path, logits, labels, where)
+        except UserError:
+            if rows is not some:
+                classes.refuse_other_order(task, args.model_name_or_path,
+                                           self.teacher_logits(teacher, tokenizer, some),
+                                           some.tensors["labels"].numpy(), f"{len(some.indices)} training rows")
+        metrics = utils_glue.compute_metrics(task, utils_glue.predictions_from_logits(task, logits), labels)
+        self.record["teacher_scores"] = {"file": rows.source["file"], "rows": len(rows.indices)} | metrics
+        say(f"the teacher on {where}: {describe(metrics)}")
+        if classes.no_better_than_constant(task, logits, labels):
+            say(f"warning: that is not clearly better than {classes.constant_answer(task, labels)}, so the teacher has "
+                "little to teach")
+
+    def teacher_logits(self, teacher, tokenizer, rows):
+        """The teacher's logits (N, K) of these rows, kept for the next run beside the tokenised features."""
+        path, fingerprint = utils_glue.logits_cache(
+            self.task, rows, self.record["teacher"], models.fingerprint_of_config(teacher.config),
+            utils_glue.tokenizer_fingerprint(tokenizer), self.args.max_seq_length, self.record["device"],
+            self.args.cache_dir or None)
+        found = utils_glue.read_tensors(path, fingerprint) if records.is_main_process() else None
+        found = accelerate.utils.broadcast_object_list([found and found[0]["logits"].clone()])[0]
+        if found is None:
+            found = torch.from_numpy(self.predict(teacher, rows))
+            if records.is_main_process():
+                utils_glue.write_tensors(path, fingerprint, {"logits": found}, {})
+        return found.numpy()
+
     def predict(self, model, features):
         """Logits (N, K) of a split, as a float64 array; every process computes a share and has them all."""
         model.eval()
@@ -349,16 +398,10 @@ def describe(results):
     return ", ".join(f"{name} {value:.4f}" for name, value in results.items())
 
 
-def save_model(model, tokenizer, folder):
-    """A normal HuggingFace folder: config.json with the label names, model.safetensors, the tokenizer."""
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
 def place_model(model, tokenizer, output):
     """The trained model in the output folder itself, file by file; config.json last makes it loadable."""
     with records.atomic_path(output / "trained-model") as folder:
-        save_model(model, tokenizer, folder)
+        models.save_model(model, tokenizer, folder)
     for file in sorted((output / "trained-model").iterdir(), key=lambda file: file.name == "config.json"):
         os.replace(file, output / file.name)
     (output / "trained-model").rmdir()

@@ -6,6 +6,7 @@ import transformers
 
 from training.batches import Outputs
 from training.linear import quick_linears
+from training.models import cut_layers
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -16,7 +17,7 @@ def first_layers(classifier, depth):
     RuntimeError where the family cannot be cut so.
     """
     config = copy.deepcopy(classifier.config)
-    config.num_hidden_layers, config.dtype = depth, torch.float32
+    cut_layers(config, depth).dtype = torch.float32
     with torch.random.fork_rng(devices=[]):  # its first weights are random, and not kept
         encoder = transformers.AutoModel.from_config(config)
     lacking = encoder.load_state_dict(classifier.base_model.state_dict(), strict=False, assign=True).missing_keys

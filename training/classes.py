@@ -1,0 +1,155 @@
+"""What a classifier's outputs mean: its classes put into the task's order by their names, and that order tested.
+
+Names alone cannot decide, as many models have LABEL_0 and LABEL_1 or words of their own. So a teacher is also scored
+on labelled rows: where its classes fit in another order clearly better, it is refused.
+"""
+import itertools
+import re
+
+import numpy as np
+import torch
+from scipy.stats import binomtest
+
+import utils_glue
+from training.records import UserError
+
+DOUBT = 0.001  # p of a sign test below which one order of the classes is clearly better than another
+NLI = {"contradiction": "contradiction contradictory contradicts", "neutral": "neutral",
+       "entailment": "entailment entails entailed",
+       "not_entailment": "not_entailment non_entailment no_entailment not_entailed"}
+WORDS = {  # task -> for each of its classes, the spellings beside the data file's
+    "CoLA": ("unacceptable not_acceptable ungrammatical incorrect", "acceptable grammatical correct"),
+    "SST-2": ("negative neg", "positive pos"),
+    "MRPC": ("not_equivalent not_paraphrase different", "equivalent paraphrase"),
+    "QQP": ("not_duplicate not_duplicates different", "duplicate duplicates"),
+    "WNLI": (NLI["not_entailment"], NLI["entailment"]),
+    **{name: tuple(NLI[label] for label in utils_glue.get_task(name).labels) for name in ("MNLI", "QNLI", "RTE")},
+}
+
+
+# ---- by name ------------------------------------------------------------------------------------------------------
+
+def plain(word):
+    """A class's name without case, hyphens and spaces: "Not entailment" -> "not_entailment"."""
+    return re.sub(r"[\W_]+", "_", str(word).casefold()).strip("_")
+
+
+def order_of(config, task):
+    """The task's class of each output of a model, where the model's names say plainly that it is another order.
+
+    A list of K class indices, or None: names in the task's order, LABEL_0 ... in theirs, or words of another kind.
+    """
+    if task.labels is None or config.num_labels != len(task.labels):
+        return None
+    spellings = [{plain(label), *words.split()} for label, words in zip(task.labels, WORDS[task.name], strict=True)]
+    if task.labels == ("0", "1"):  # a data file without words: its numbers are the classes
+        spellings = [names | {f"label_{k}"} for k, names in enumerate(spellings)]
+    names = [plain(config.id2label.get(k, "")) for k in range(config.num_labels)]
+    order = [next((c for c, known in enumerate(spellings) if name in known), None) for name in names]
+    usual = list(range(len(task.labels)))
+    return order if sorted(order, key=str) == usual and order != usual else None
+
+
+def name_classes(config, task):
+    """Give a configuration the task's number and names of classes."""
+    names = task.labels or ("score",)
+    config.num_labels = len(names)  # first, as it makes names of its own
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: i for i, name in enumerate(names)}
+    config.problem_type = "single_label_classification" if task.labels else "regression"
+
+
+def permute_classes(model, order):
+    """Give a classifier its outputs in another order: output k becomes number order[k]."""
+    head = [module for module in model.modules()
+            if isinstance(module, torch.nn.Linear) and module.out_features == len(order)][-1]
+    places = torch.tensor(order).argsort()
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.copy_(parameter[places])
+
+
+def put_in_order(model, task):
+    """Bring a fine-tuned classifier's outputs into the task's order, where its names say another one.
+
+    Returns what was done, in words, or None.
+    """
+    order = order_of(model.config, task)
+    if order is None:
+        return None
+    found = [str(model.config.id2label[k]) for k in range(len(order))]
+    permute_classes(model, order)
+    name_classes(model.config, task)
+    return f"has its classes in the order {', '.join(found)}: they are put in {task.name}'s, {', '.join(task.labels)}"
+
+
+# ---- by score -----------------------------------------------------------------------------------------------------
+
+def clearly_better(these, those):
+    """True where the answers `these` are right more often than `those`, by more than luck. Both (N,) bool."""
+    wins, losses = (these & ~those).sum(), (those & ~these).sum()
+    return wins > losses and binomtest(int(wins), int(wins + losses), alternative="greater").pvalue < DOUBT
+
+
+def best_order(logits, labels):
+    """The order of a classifier's outputs that fits clearly better than the present one and the constant answer.
+
+    logits: (N, K). labels: (N,). Returns the class of each output, or None.
+    """
+    predictions, present = logits.argmax(1), logits.argmax(1) == labels
+    constant = labels == np.bincount(labels).argmax()
+    orders = [np.array(order) for order in itertools.permutations(range(logits.shape[1]))]
+    best = max(orders, key=lambda order: (order[predictions] == labels).sum())
+    right = best[predictions] == labels
+    return best.tolist() if clearly_better(right, present) and clearly_better(right, constant) else None
+
+
+def other_scale(scores, labels):
+    """True where scores (N,) follow the labels (N,), |r| of 0.5 or more, but fit worse than the labels' mean."""
+    if np.ptp(scores) == 0 or np.ptp(labels) == 0:
+        return False
+    r = np.corrcoef(scores, labels)[0, 1]
+    return abs(r) >= 0.5 and (r < 0 or np.square(scores - labels).mean() > np.var(labels))
+
+
+def no_better_than_constant(task, logits, labels):
+    """True where a teacher's answers are not clearly better than one and the same for every row (p < 0.05)."""
+    if task.labels is None:
+        return not np.corrcoef(logits[:, 0], labels)[0, 1] > 2 / np.sqrt(len(labels))  # NaN for a constant, too
+    right, constant = logits.argmax(1) == labels, labels == np.bincount(labels).argmax()
+    wins, losses = int((right & ~constant).sum()), int((constant & ~right).sum())
+    return wins <= losses or binomtest(wins, wins + losses, alternative="greater").pvalue >= 0.05
+
+
+def constant_answer(task, labels):
+    """The best answer that is the same for all rows, in words."""
+    if task.labels is None:
+        return "one score for all rows"
+    counts = np.bincount(labels)
+    return f"always answering {task.labels[counts.argmax()]} ({counts.max() / counts.sum():.4f})"
+
+
+def refuse_other_order(task, name, logits, labels, where):
+    """UserError where the labels say that a teacher's outputs mean something else.
+
+    logits: (N, K). labels: (N,). where: the rows in words.
+    """
+    if task.labels is None:
+        if other_scale(logits[:, 0], labels):
+            raise UserError(
+                f"the teacher {name} follows the scores of {where} (r = {np.corrcoef(logits[:, 0], labels)[0, 1]:.2f}) "
+                f"on another scale, from {logits.min():.2f} to {logits.max():.2f} where {task.name} has "
+                f"{labels.min():.2f} to {labels.max():.2f}, and the student would learn both: fine-tune one with "
+                "train_teacher.py")
+        return
+    order = best_order(logits, labels)
+    if order is None:
+        return
+    predictions = logits.argmax(1)
+    words = {k: task.labels[c] for k, c in enumerate(order)}
+    written = ", ".join(f'"{k}": "{word}"' for k, word in words.items())
+    raise UserError(
+        f"the teacher {name} has its classes in another order than {task.name}: on {where} it is right in "
+        f"{(predictions == labels).mean():.1%}, and in {(np.array(order)[predictions] == labels).mean():.1%} if its "
+        f"outputs are {', '.join(words.values())}: write that as \"id2label\": {{{written}}} into its config.json, or "
+        "fine-tune one with train_teacher.py")

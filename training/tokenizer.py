@@ -1,0 +1,112 @@
+"""The tokenizer of a run: lower-casing where asked for, refused where it is not the model's, and saved as it is."""
+import tempfile
+from pathlib import Path
+
+import transformers
+from tokenizers import normalizers
+
+from training.loading import hub_arguments, load_config, loading
+from training.records import UserError
+from utils_glue import tokenizer_fingerprint
+
+
+def load_tokenizer(args):
+    """The tokenizer of the model, lower-casing when asked to; what is saved of it reads as it does."""
+    name = args.tokenizer_name or args.model_name_or_path
+    config = load_config(args, args.config_name or args.model_name_or_path, "model")
+    options = {"do_lower_case": True} if args.do_lower_case else {}
+    with loading("tokenizer", name):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            name, **hub_arguments(args), **options)
+    check_vocabulary_is_there(tokenizer, name)
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"the tokenizer {name} has no padding token, which batches of equal length need")
+    if args.do_lower_case and not lowers_case(tokenizer):
+        tokenizer = add_lower_case(tokenizer, config, name)
+    leave_out_token_types(tokenizer, config)
+    return tokenizer
+
+
+def check_vocabulary_is_there(tokenizer, name):
+    """Refuse what transformers makes up for a folder without a tokenizer: special tokens and nothing else."""
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise UserError(f"there is no tokenizer in {name}, only special tokens: put the files of the model's own "
+                        "tokenizer there (tokenizer.json, or its vocabulary), or name it with --tokenizer_name")
+
+
+def lowers_case(tokenizer):
+    """True where the tokenizer reads "ABC" as "abc"."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return tokenizer.tokenize("ABC") == tokenizer.tokenize("abc")
+    # not by tokens, as a small vocabulary knows neither
+    return backend.normalizer is not None and "abc" in backend.normalizer.normalize_str("ABC")
+
+
+def add_lower_case(tokenizer, config, name):
+    """The tokenizer with lower-casing before all else, for families that have no such option of their own.
+
+    Some classes make their normalizer anew when they are loaded; for these it becomes transformers' general class,
+    which keeps what is in tokenizer.json.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise UserError(f"--do_lower_case: the tokenizer {name}, {type(tokenizer).__name__}, has no "
+                        "lower-casing: leave the flag out, or lower-case the data")
+    steps = [normalizers.Lowercase()] + ([backend.normalizer] if backend.normalizer else [])
+    backend.normalizer = normalizers.Sequence(steps)
+    if is_saved_whole(tokenizer, config):
+        return tokenizer
+    general = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, **tokenizer.special_tokens_map, model_max_length=tokenizer.model_max_length,
+        padding_side=tokenizer.padding_side, truncation_side=tokenizer.truncation_side,
+        model_input_names=tokenizer.model_input_names)
+    if is_saved_whole(general, config):
+        return general
+    raise UserError(f"--do_lower_case: the tokenizer {name}, {type(tokenizer).__name__}, loses it when it is "
+                    "saved: leave the flag out, or lower-case the data")
+
+
+def is_saved_whole(tokenizer, config):
+    """True where a tokenizer that is saved beside a model's configuration is loaded again as the same."""
+    with tempfile.TemporaryDirectory() as folder:
+        config.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return saved_reads_alike(tokenizer, folder)
+
+
+def saved_reads_alike(tokenizer, folder):
+    """True where the tokenizer in a folder is this one, as anybody would load it."""
+    other = transformers.AutoTokenizer.from_pretrained(folder)
+    return tokenizer_fingerprint(other) == tokenizer_fingerprint(tokenizer)
+
+
+def leave_out_token_types(tokenizer, config):
+    """Have the tokenizer give no token types to a model that knows fewer than two, such as RoBERTa."""
+    types, names = getattr(config, "type_vocab_size", None), tokenizer.model_input_names
+    if types is not None and types < 2 and "token_type_ids" in names:
+        tokenizer.model_input_names = [name for name in names if name != "token_type_ids"]
+        tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names  # which is what is saved
+
+
+def check_tokenizer(args, tokenizer, config, name):
+    """Refuse a tokenizer whose vocabulary or length is not the model's."""
+    size, rows = len(tokenizer), config.vocab_size
+    if size > rows or rows - size > 1024:  # some checkpoints pad their embeddings to a round number
+        raise UserError(f"the tokenizer {args.tokenizer_name or args.model_name_or_path} has {size} tokens, but the "
+                        f"model {name} has embeddings for {rows}: pass the model's own tokenizer as --tokenizer_name")
+    longest = min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or 10 ** 9)
+    if 0 < longest < args.max_seq_length:
+        raise UserError(f"--max_seq_length is {args.max_seq_length}, but {name} takes at most {longest} tokens")
+
+
+def check_vocabulary(args, tokenizer, source):
+    """Refuse to copy layers from a model that reads the same text as other token ids."""
+    if Path(source).is_dir() and not any(Path(source).glob("*token*")) and not any(Path(source).glob("vocab*")):
+        return  # the source has no tokenizer of its own to compare
+    with loading("tokenizer", source):
+        other = transformers.AutoTokenizer.from_pretrained(source, **hub_arguments(args))
+    differ = dict(tokenizer.get_vocab().items() ^ other.get_vocab().items())
+    if differ:
+        raise UserError(f"the teacher's tokenizer and that of {source} differ in {len(differ)} tokens, such as "
+                        f"{min(differ)!r}: copy the student from a model with the teacher's vocabulary")
