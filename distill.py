@@ -188,7 +188,7 @@ class Loop:
         self.mask_padding, self.told = getattr(args, "mask_padding", False), set()
         world = accelerator.num_processes
         self.data = Rows(features, self.mask_padding, accelerator.process_index, world, cache)
-        self.lengths = features["attention_mask"].sum(1) if self.mask_padding else None
+        self.lengths = features["attention_mask"].sum(1) if args.group_by_length else None
         self.batch_size = args.per_gpu_train_batch_size * world
         self.rows = len(features["labels"])
         steps = math.ceil(math.ceil(self.rows / self.batch_size) / args.gradient_accumulation_steps)

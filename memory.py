@@ -15,8 +15,10 @@ from safetensors.torch import save_file
 
 import cka
 from training.records import UserError, atomic_path
+from training.seeds import mix
 
-INITS = ("kmeans++", "random", "normal")
+INITS = ("kmeans++", "random", "normal", "released")
+STUDENT_INITS = ("matched", "released")
 FILE = "memory.safetensors"
 SAMPLE = 4  # the start is drawn from a sample of so many features a centroid
 
@@ -24,8 +26,8 @@ SAMPLE = 4  # the start is drawn from a sample of so many features a centroid
 def start_centroids(sample, number, init, seed):
     """The first centroids (C, p) float32, from a random sample of features (S, p), S >= C. Deterministic for a seed.
 
-    init "kmeans++": scikit-learn's, on the sample. "random": C of the samples. "normal": Gaussian with the features'
-    mean and variance, the authors' released form, of which most never win a sample.
+    init "kmeans++": scikit-learn's, on the sample. "random": C of the samples. "normal": Gaussian
+    with each coordinate's mean and variance, a form of ours; the authors' is `released_centroids`.
     """
     if init == "kmeans++":
         found, _ = sklearn.cluster.kmeans_plusplus(sample.numpy(), number, random_state=seed)
@@ -33,9 +35,23 @@ def start_centroids(sample, number, init, seed):
     generator = torch.Generator().manual_seed(seed)
     if init == "random":
         return sample[torch.randperm(len(sample), generator=generator)[:number]]
-    generator.manual_seed(seed + 1)  # other noise than the student's memory starts from
-    noise = torch.randn(number, sample.shape[1], generator=generator)
-    return sample.mean(0) + noise * sample.std(0, correction=0)
+    return sample.mean(0) + start_noise(number, sample.shape[1], seed) * sample.std(0, correction=0)
+
+
+def released_centroids(last, mini_batches, shape, seed):
+    """The first centroids (C, p) of the authors' released code, Gaussian with one mean and variance.
+
+    These are those of all numbers of `last`, the features of the training set's last mini-batch,
+    divided by the number of mini-batches. Beside the features the centroids are close together, and
+    most never win a sample. shape: (C, p).
+    """
+    variance, mean = (value / mini_batches for value in torch.var_mean(last.double()))
+    return (start_noise(*shape, seed) * variance.sqrt() + mean).float()
+
+
+def start_noise(number, width, seed):
+    """N(0, 1) for centroids (C, p); other numbers than any student's memory starts from."""
+    return torch.randn(number, width, generator=torch.Generator().manual_seed(mix(seed, "memory")))
 
 
 def principal_axes(m):
@@ -65,13 +81,15 @@ class KMeans(torch.nn.Module):
 
     centroids: (C, p) float32, the start. rows: N, the number of samples. rate: how far a centroid goes towards the
     mean of its samples; 1 is Lloyd's. Sums are float64, so that a small cluster loses nothing beside large ones. An
-    empty cluster restarts at the sample farthest from its centroid, which leaves its old cluster (scikit-learn's rule).
+    empty cluster restarts at the sample farthest from its centroid, which leaves its old cluster
+    (scikit-learn's rule); without `restarts` it stays, as in the authors' released code.
     Under several processes each adds rows of its own and `reduce` (tensor -> its sum over processes) joins them.
     The buffers are the whole state: about five times C * p floats, and N * 3 numbers.
     """
 
-    def __init__(self, centroids, rows, rate=1.0, rank=0, world=1, reduce=lambda x: x):
+    def __init__(self, centroids, rows, rate=1.0, rank=0, world=1, reduce=lambda x: x, restarts=True):
         super().__init__()
+        self.restarts = restarts
         self.rate, self.rank, self.world, self.reduce = rate, rank, world, reduce
         number, width = centroids.shape
         for name, start in {
@@ -149,7 +167,7 @@ class KMeans(torch.nn.Module):
         found = self.totals()
         check_finite(found["inertia"])
         sums, counts = found["sums"], found["counts"]
-        restarted = self.restart(found, sums, counts)
+        restarted = self.restart(found, sums, counts) if self.restarts else []
         rate = self.rate * (counts > 0).to(self.centroids.dtype)  # a cluster that stays empty stays where it is
         rate[restarted] = 1
         means = sums.div_(counts.clamp(min=1).unsqueeze(1)).to(self.centroids.dtype)
@@ -239,17 +257,18 @@ def short(value):
 class Memories(torch.nn.Module):
     """The teacher's memory, frozen, and the student's, trained with the student from a random start (Eq. 8-9).
 
-    m_t: (C, W*D_t). width: D_s. length: W. The student's start is Gaussian with the mean and deviation of the
-    teacher's numbers, so that both memories begin at one scale; the paper says no more than that it is random. Only
-    the student's memory is a parameter; no copy of it is needed after training.
+    m_t: (C, W*D_t). width: D_s. length: W. Of the student's start the paper says no more than that
+    it is random. init "matched", a form of ours: Gaussian with the mean and deviation of the
+    teacher's numbers, so that both memories begin at one scale. "released", the authors': N(0, 1).
+    Only the student's memory is a parameter; no copy of it is needed after training.
     """
 
-    def __init__(self, m_t, width, length, seed, estimator="biased"):
+    def __init__(self, m_t, width, length, seed, estimator="biased", init="matched"):
         super().__init__()
         self.length, self.estimator = length, estimator
         self.teacher = cka.FrozenMemory(m_t, estimator)
         noise = torch.randn(len(m_t), length * width, generator=torch.Generator().manual_seed(seed))
-        deviation, mean = torch.std_mean(m_t)
+        deviation, mean = torch.std_mean(m_t) if init == "matched" else (1.0, 0.0)
         start = (noise.to(m_t.device) * deviation + mean).view(len(m_t), length, width)
         start[:, (m_t.view(len(m_t), length, -1) == 0).all(-1).all(0)] = 0  # where all samples have masked padding
         self.student = torch.nn.Parameter(start.flatten(1))

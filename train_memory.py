@@ -19,7 +19,7 @@ from training.records import UserError, cli, say
 NO_USE = ("do_eval", "do_predict", "evaluate_during_training", "eval_all_checkpoints", "max_eval_samples",
           "max_predict_samples", "results_csv", "gradient_accumulation_steps", "learning_rate", "weight_decay",
           "adam_epsilon", "max_grad_norm", "max_steps", "warmup_steps", "student_num_hidden_layers",
-          "save_total_limit", "per_gpu_eval_batch_size")
+          "save_total_limit", "per_gpu_eval_batch_size", "group_by_length")
 
 
 def memory_flags(parser):
@@ -31,10 +31,15 @@ def memory_flags(parser):
     add("--memory_learning_rate", type=float, nargs="?", const=1.0, default=1.0, help="How far a centroid goes from "
         "where it is towards the mean of its samples, above 0 and up to 1. Default, and without a value: 1, Lloyd's "
         "k-means.")
-    add("--memory_init", choices=memory.INITS, default="kmeans++", help="Start: kmeans++ or random on real features; "
-        "normal is the released form, Gaussian with the features' mean and variance. Default kmeans++.")
+    add("--memory_init", choices=memory.INITS, default="kmeans++", help="Start: kmeans++ or random on real features. "
+        "normal, ours: Gaussian with each coordinate's mean and variance. released, the authors': "
+        "Gaussian with one mean and one variance, those of the last mini-batch's numbers divided by "
+        "the number of mini-batches, and no restarts: centroids that never win stay. The mini-batches "
+        "are this run's, of --per_gpu_memory_train_batch_size times processes; the authors' were of "
+        "1. Default kmeans++.")
     add("--per_gpu_memory_train_batch_size", "--per_device_memory_train_batch_size", type=int, help="Samples a process "
-        "takes at a time; the memory is the same but for rounding. Default: --per_gpu_train_batch_size.")
+        "takes at a time; the memory is the same but for rounding, unless it starts as released. Default: "
+        "--per_gpu_train_batch_size.")
     add("--mask_padding", action="store_true", help="Padded positions count as 0; for runs with --mask_padding.")
 
 

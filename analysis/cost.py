@@ -9,11 +9,12 @@ import pandas as pd
 
 from analysis import figures
 from analysis.findings import Topic, by_model, looked_up
-from training.records import UserError
+from training.records import UserError, as_of_today
 
 PAPER_SPEED = {"VKD": (1.0, 1.0), "PKD": (0.96, 1.0), "RKD": (0.77, 1.0), "FSD_ILG": (0.92, 0.88)}  # Table 8
 CONDITIONS = ("machine", "device", "precision", "processes")
-SETTINGS = ("per_gpu_train_batch_size", "gradient_accumulation_steps", "max_seq_length", "mask_padding", "compile")
+SETTINGS = ("per_gpu_train_batch_size", "gradient_accumulation_steps", "max_seq_length", "mask_padding",
+            "group_by_length", "compile")
 
 
 def costs(subjects):
@@ -56,7 +57,7 @@ def reference_of(subjects):
 
 def conditions(student):
     """What two runs must share for their throughput and memory to be compared."""
-    arguments = student.record.get("arguments", {})
+    arguments = as_of_today(student.record.get("arguments", {}))
     return [*(student.record.get(c) for c in CONDITIONS), *(arguments.get(s) for s in SETTINGS),
             bool(arguments.get("teacher_cache"))]
 

@@ -17,6 +17,7 @@ arXiv 2204.08922: BERT-base to 6 layers, dev sets, six runs. Its FSD is FSD_ILG 
 import argparse
 import contextlib
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -46,10 +47,14 @@ SUMMARY = ["method", "task", "metric", "mean", "std", "n"]
 LONG = ["table", "task", "metric", "method", "mean", "std", "n", "published_mean", "published_std", "p_value",
         "against", "p_form"]
 BATCH = "--per_gpu_train_batch_size"
-VARIANTS = {"--cka_estimator": "biased", "--mask_padding": "False", "--intra_reduction": "mean_log",
-            "--do_layerwise": "False", "--student_memory_learning_rate": "", "--between": "samples",
-            "--relation_heads": "", "--sample_features": "flat", "memory_init": "kmeans++"}  # flag -> default
-FSD_ALONE = ("--cka_estimator", "--intra_reduction")  # idle where an FSD script runs VKD
+VARIANTS = {"--cka_estimator": "biased", "--mask_padding": "False", "--group_by_length": "False",
+            "--intra_reduction": "mean_log", "--do_layerwise": "False",
+            "--student_memory_learning_rate": "", "--between": "samples", "--relation_heads": "",
+            "--sample_features": "flat", "memory_init": "kmeans++",
+            "--student_memory_init": "matched"}  # flag -> default
+USED_BY = {"--cka_estimator": "FSD", "--intra_reduction": "FSD",  # idle where FSD's scripts run VKD
+           "--student_memory_init": "FSD.*G",  # and that where they run without G
+           "--group_by_length": "(?!teacher)"}  # a teacher has no variants
 WEIGHTS = [f"--{name}" for name in ("alpha", "temperature", "beta", "gamma_i", "gamma_l", "gamma_g", "gamma_m",
                                     "gamma_d", "gamma_a")]
 MISSING = "–"
@@ -104,7 +109,7 @@ def name_variants(runs):
         return name if str(value) == "True" else value if flag == "--cka_estimator" else f"{name} {number}"
 
     def name(row):
-        flags = [flag for flag in VARIANTS if flag in row and (flag not in FSD_ALONE or row.method.startswith("FSD"))]
+        flags = [flag for flag in VARIANTS if flag in row and re.match(USED_BY.get(flag, ""), row.method)]
         return ", ".join([row.method, *(words(flag, row[flag]) for flag in flags if pd.notna(row[flag])
                                         and str(row[flag]) not in (VARIANTS[flag], "False", ""))])
     return runs.assign(method=[name(row) for _, row in runs.iterrows()])

@@ -10,7 +10,8 @@ rows in memory to the new weights.
 
 published   our yardstick for the released code, in float32: FSD_ILG by the formulas of benchmarks/losses.py, attention
             without a fused kernel, all hidden states, AdamW tensor by tensor, and a gradient graph through the teacher
-FSD_ILG     this project's loop; cached: with --teacher_cache; masked: with --mask_padding
+FSD_ILG     this project's loop; cached: with --teacher_cache; masked: with --mask_padding and
+            --group_by_length
 VKD         the same loop without a structure
 floor       the student's forward, backward and optimizer step alone, in the same loop
 teacher     forward: its logits and features for a mini-batch; trained: train_teacher.py's step, for benchmarks/scale.py
@@ -183,7 +184,7 @@ FORMS = {
     "published": published,
     "FSD_ILG": partial(distillation, FSD, ""),
     "FSD_ILG, cached": partial(distillation, FSD, "--teacher_cache DIR"),
-    "FSD_ILG, masked": partial(distillation, FSD, "--mask_padding"),
+    "FSD_ILG, masked": partial(distillation, FSD, "--mask_padding --group_by_length"),
     "VKD": partial(distillation, FSD, "--beta 0"),
     "VKD, cached": partial(distillation, FSD, "--beta 0 --teacher_cache DIR"),
     "floor": partial(model_alone, 2),

@@ -65,7 +65,9 @@ class Command(NamedTuple):
         if self.script == "train_teacher.py":
             return "floor" if "student_num_hidden_layers" in self.flags else "teacher, trained"
         cached = ", cached" if "teacher_cache" in self.flags else ""
-        return ("VKD" if self.number("beta", 1) == 0 else "FSD_ILG") + cached
+        masked = ", masked" if "mask_padding" in self.flags else ""  # the table's, on rows grouped by length
+        alone = ", not grouped" if masked and "group_by_length" not in self.flags else ""
+        return ("VKD" if self.number("beta", 1) == 0 else "FSD_ILG") + cached + masked + alone
 
     @property
     def structures(self):
@@ -179,7 +181,8 @@ def measured_rates(folder):
         cut = [run.get("arguments", {}).get(flag) for flag in ("max_steps", "max_train_samples")]
         if not run.get("finished") or not seconds or cut not in ([-1, None], [None, None]):  # a rehearsal tells no rate
             continue
-        flags = {key: value for key, value in run["arguments"].items() if str(value) not in ("None", "False", "")}
+        arguments = records.as_of_today(run["arguments"])
+        flags = {key: value for key, value in arguments.items() if str(value) not in ("None", "False", "")}
         command = Command(run["command"].split()[0], flags)
         rate = run.get("examples_per_second")
         if "memory" in run:
@@ -220,6 +223,8 @@ class Rates:
             return rate, statistics.median(pauses)
         if precision == "fp16":
             precision = "bf16"  # as the table's machine has no float16; the note says so
+        if (form, precision) not in self.step:
+            form = form.partition(", masked")[0]  # computes more
         if (form, precision) not in self.step:
             raise UserError(f"no rate of {script} in {precision} is known: pass --examples_per_second, or let one such "
                             f"run finish{f' below {self.folder}' if self.folder else ''}")

@@ -147,7 +147,7 @@ def test_the_picture_shows_the_principal_axes():
     assert found["explained"] == pytest.approx((singular[:2].square().sum() / singular.square().sum()).item(), rel=1e-4)
 
 
-@pytest.mark.parametrize("init", memory.INITS)
+@pytest.mark.parametrize("init", ["kmeans++", "random", "normal"])
 def test_starts(init):
     sample = blobs(0)
     start = memory.start_centroids(sample, 9, init, seed=4)

@@ -92,7 +92,8 @@ def test_what_the_study_refuses(tmp_path, flags, said):
 
 
 @pytest.mark.parametrize("methods, variants", [
-    ("none vkd", set()), ("vkd fsd_i", {"fsd_i_masked"}), ("fsd_g", {"fsd_g_normal", "fsd_g_rate", "memory_normal"})])
+    ("none vkd", set()), ("vkd fsd_i", {"fsd_i_masked", "fsd_i_grouped", "fsd_i_masked_grouped"}),
+    ("fsd_g", {"fsd_g_normal", "fsd_g_released", "fsd_g_rate", "memory_normal", "memory_released"})])
 def test_the_variants_are_those_of_the_named_methods(tmp_path, methods, variants):
     done = study(tmp_path, "--tasks", "MRPC", "--methods", methods, "--plan")
     assert done.returncode == 0, done.stderr
@@ -125,5 +126,7 @@ def test_the_plan_of_the_study(tmp_path):
             parse = train_memory.parse if "memory" in script else train_teacher.make_parser().parse_args
             parse(words)
     assert trials == {method: 2 for method in METHODS if method != "none"}
-    variants = {"fsd_i_masked": 3, "fsd_l_debiased": 3, "fsd_g_normal": 3, "fsd_g_rate": 6}
+    variants = dict.fromkeys(("fsd_i_masked", "fsd_i_grouped", "fsd_i_masked_grouped",
+                              "fsd_l_debiased", "fsd_g_normal", "fsd_g_released"), 3)
+    variants["fsd_g_rate"] = 6
     assert final == {method: 3 for method in METHODS} | variants

@@ -151,8 +151,9 @@ def test_single_runs_have_scipys_p_against_the_best_baseline(tmp_path, capsys):
 
 def test_variants_are_tested_against_their_published_form(tmp_path, capsys):
     masked, lone = (0.85, 0.86, 0.83), (0.7, 0.72, 0.75)
-    source = runs_csv(tmp_path / "r.csv", *of("VKD", VKD), *of("FSD_I", FSD), *of("FSD_I", masked, **{
-        "--mask_padding": True}), *of("FSD_L", lone, **{"--cka_estimator": "debiased"}))
+    alone = {"--mask_padding": True, "--group_by_length": False}
+    source = runs_csv(tmp_path / "r.csv", *of("VKD", VKD), *of("FSD_I", FSD), *of("FSD_I", masked, **alone),
+                      *of("FSD_L", lone, **{"--cka_estimator": "debiased"}))
     rows = numbers(tmp_path, source, "--tables", "2").set_index("method")
     expected = ttest_ind(masked, FSD, equal_var=False).pvalue
     assert rows.p_form.dropna().to_dict() == {"FSD_I, mask_padding": pytest.approx(expected, rel=1e-9)}
@@ -237,13 +238,17 @@ def test_tuned_settings_differ_between_methods_never_within(tmp_path, capsys):
 
 
 VARIANTS = {
-    "FSD_L, debiased": {"--cka_estimator": "debiased"}, "FSD_L, mask_padding": {"--mask_padding": True},
+    "FSD_L, debiased": {"--cka_estimator": "debiased"},
+    "FSD_L, mask_padding": {"--mask_padding": True, "--group_by_length": False},
+    "FSD_L, mask_padding, group_by_length": {"--mask_padding": True, "--group_by_length": True},
+    "FSD_L, group_by_length": {"--group_by_length": True},
     "FSD_L, intra_reduction log_mean": {"--intra_reduction": "log_mean"},
     "FSD_L, do_layerwise": {"--do_layerwise": True},
     "FSD_L, between tokens": {"--between": "tokens"}, "FSD_L, relation_heads 6": {"--relation_heads": 6},
     "FSD_L, student_memory_learning_rate 0.01": {"--student_memory_learning_rate": 0.01},
     "FSD_L, student_memory_learning_rate 0": {"--student_memory_learning_rate": 0.0},
-    "FSD_L, debiased, mask_padding": {"--cka_estimator": "debiased", "--mask_padding": True},
+    "FSD_L, debiased, mask_padding": {"--cka_estimator": "debiased", "--mask_padding": True,
+                                      "--group_by_length": False},
     "FSD_L, sample_features first": {"--sample_features": "first"},
     "FSD_L, memory_init normal": {"memory_init": "normal"},
 }
@@ -363,8 +368,8 @@ def test_of_equal_settings_best_takes_the_smallest(tmp_path, capsys):
 
 
 def test_best_scores_by_the_mean_of_the_metrics(tmp_path, capsys):
-    rows = [{"method": "VKD", "seed": 1, "task": "MRPC", "acc": acc, "f1": f1, "--mask_padding": masked}
-            for acc, f1, masked in ((0.8, 0.8, None), (0.75, 0.9, True))]
+    rows = [{"method": "VKD", "seed": 1, "task": "MRPC", "acc": acc, "f1": f1, "--mask_padding": masked,
+             "--group_by_length": False} for acc, f1, masked in ((0.8, 0.8, None), (0.75, 0.9, True))]
     best.main([str(runs_csv(tmp_path / "r.csv", *rows)), "--flags", "mask_padding"])
     assert capsys.readouterr().out == "--mask_padding\n"
 

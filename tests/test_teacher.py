@@ -208,7 +208,7 @@ def test_masked_losses_are_those_of_unpadded_samples(tiny_without_dropout, tmp_p
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_without_dropout / "teacher")
     rows = training_rows(tiny_without_dropout, tokenizer)
     lengths = rows["attention_mask"].sum(1)
-    _, _, (indices,) = next(windows(21, 8, 1, 42, 0, 1, lengths))
+    _, _, (indices,) = next(windows(21, 8, 1, 42, 0, 1))
     intra, flat = 0.0, [torch.zeros(8, 24, 16, dtype=torch.float64) for _ in range(2)]
     for place, i in enumerate(indices):
         sample = {key: rows[key][i:i + 1, :lengths[i]].long() for key in ("input_ids", "token_type_ids")}

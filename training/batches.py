@@ -8,6 +8,7 @@ import accelerate
 import torch
 
 from training.attention import heard
+from training.seeds import mix
 
 SORTED = 16  # mini-batches whose rows are sorted by length among themselves, where rows are grouped by length
 
@@ -32,7 +33,10 @@ def epoch_order(rows, batch_size, seed, epoch, lengths=None):
     Grouped are the rows of every SORTED mini-batches that follow each other in the random order; the order of the
     mini-batches stays random.
     """
-    generator = torch.Generator().manual_seed(1000 * seed + epoch)
+    own = 1000 * seed + epoch  # as published; beyond these it would be that of another seed's epoch
+    if epoch >= 1000 or own >= 2 ** 32:
+        own = mix(seed, "epoch", epoch)
+    generator = torch.Generator().manual_seed(own)
     order = torch.randperm(rows, generator=generator)
     if lengths is None:
         return order.split(batch_size)

@@ -7,7 +7,7 @@ import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from training.records import UserError, atomic_path, read_json, remove_folder, write_json
+from training.records import UserError, as_of_today, atomic_path, read_json, remove_folder, write_json
 
 
 class Meter:
@@ -216,7 +216,7 @@ def checkpoint_to_resume(args, settings):
     found = None if finished and not args.resume_from_checkpoint else newest_checkpoint(args)
     if found is None:
         return None
-    then = read_json(found / "progress.json").get("settings", {})
+    then = as_of_today(read_json(found / "progress.json").get("settings", {}))
     if then == settings:
         return found
     if args.overwrite_output_dir and not args.resume_from_checkpoint:

@@ -85,6 +85,7 @@ class Clustering(runs.Run):
                 return fresh, None
             raise UserError(f"{self.state} is damaged ({type(error).__name__}: {error}): delete it to start "
                             "afresh") from None
+        progress["settings"] = records.as_of_today(progress["settings"])
         if progress["settings"] == settings:
             say(f"going on after {progress['step']} mini-batches, in pass {len(progress['history']) + 1}")
             return progress, tensors
@@ -104,15 +105,34 @@ class Clustering(runs.Run):
         (h,) = self.teacher(batch, (self.facts["layer"],), logits=False).features  # (B, W, D)
         return flat(h.float(), batch.targets, args.max_seq_length, args.mask_padding)
 
-    def start(self):
-        """The centroids to start from (C, W*D), drawn from the features of a random sample."""
-        args = self.args
-        order = torch.randperm(self.rows, generator=torch.Generator().manual_seed(args.seed))
-        chosen = order[:memory.SAMPLE * args.num_centroid].sort().values.split(args.per_gpu_memory_train_batch_size)
+    def sample(self, indices):
+        """The features (S, W*D) of these samples, on the CPU."""
+        chosen = indices.split(self.args.per_gpu_memory_train_batch_size)
         bar = records.progress(self.items(chosen), desc="sample for the start", unit="batch", leave=False)
         sample = torch.cat([self.rows_of(item).cpu() for item in bar])
         memory.check_finite(sample)
+        return sample
+
+    def start(self):
+        """The centroids to start from (C, W*D), by the features of a random sample or the last mini-batch."""
+        args = self.args
+        if args.memory_init == "released":
+            return self.released_start()
+        order = torch.randperm(self.rows, generator=torch.Generator().manual_seed(args.seed))
+        sample = self.sample(order[:memory.SAMPLE * args.num_centroid].sort().values)
         return memory.start_centroids(sample, args.num_centroid, args.memory_init, args.seed)
+
+    def released_start(self):
+        """The authors' released start; with --mask_padding padded positions have no part in it."""
+        args, batches = self.args, self.batches()
+        last = self.sample(batches[-1])  # (B, W*D)
+        shape = args.num_centroid, last.shape[1]
+        if not args.mask_padding:
+            return memory.released_centroids(last, len(batches), shape, args.seed)
+        mask = self.data.features["attention_mask"].bool()  # (N, W)
+        tokens = last.view(len(last), args.max_seq_length, -1)[mask[batches[-1]]]  # (tokens, D)
+        start = memory.released_centroids(tokens, len(batches), shape, args.seed)
+        return start * mask.any(0).repeat_interleave(tokens.shape[1])  # (W,) -> (W*D,); else 0
 
     def kmeans(self, tensors):
         """The KMeans to start with, or to go on with from its saved tensors."""
@@ -120,7 +140,8 @@ class Clustering(runs.Run):
         start = self.start() if tensors is None else tensors["centroids"]
         start = accelerate.utils.broadcast(start.to(accelerator.device))
         kmeans = memory.KMeans(start, self.rows, self.args.memory_learning_rate, accelerator.process_index,
-                               accelerator.num_processes, accelerator.reduce).to(accelerator.device)
+                               accelerator.num_processes, accelerator.reduce,
+                               restarts=self.args.memory_init != "released").to(accelerator.device)
         if tensors is not None:
             kmeans.load(tensors)
         return kmeans
@@ -142,10 +163,15 @@ class Clustering(runs.Run):
                 return found
             self.save_state(kmeans, progress)
 
+    def batches(self):
+        """The global mini-batches of a pass, tensors of indices."""
+        size = self.args.per_gpu_memory_train_batch_size * self.accelerator.num_processes
+        return torch.arange(self.rows).split(size)
+
     def one_pass(self, kmeans, progress, log, number):
         """Take the mini-batches of a pass that are not done yet; each process takes its rows of each."""
         args, world = self.args, self.accelerator.num_processes
-        batches = torch.arange(self.rows).split(args.per_gpu_memory_train_batch_size * world)
+        batches = self.batches()
         before, seconds, started = (number - 1) * len(batches), progress["seconds"], time.perf_counter()
         done = progress["step"] - before
         bar = records.progress(total=len(batches), initial=done, unit="batch",

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 import cka
+import memory
 import utils_glue
 from training.records import UserError, make_folders, read_results
 
@@ -77,6 +78,8 @@ def shared_flags(parser):
     add("--max_steps", type=int, default=-1, help="If positive, the number of optimizer steps instead of epochs.")
     add("--warmup_steps", type=int, default=0, help="Steps of linear warm-up before the linear decay. Default 0.")
     add("--seed", type=int, default=42, help="Seed of the head's start, dropout and order. Default 42.")
+    add("--group_by_length", action="store_true", help="Rows of like length share a mini-batch. With "
+        "--mask_padding that is less to compute; without it, only other mini-batches.")
     add("--dataloader_num_workers", type=int, default=0, help="Processes that prepare mini-batches ahead. "
         "Default 0.")
     add("--compile", action="store_true", help="Compile the models with torch.compile, which takes time at the "
@@ -104,8 +107,9 @@ def distillation_flags(parser):
     add("--alpha", type=float, default=0.5, help="α, weight of the cross-entropy; 1-α is KD's. Default 0.5.")
     add("--temperature", type=float, default=5.0, help="τ of KD. Default 5.")
     add("--beta", type=float, default=1.0, help="β, weight of the feature structure; 0 is VKD. Default 1.")
-    add("--mask_padding", action="store_true", help="Leave padded positions out of the structures, as the paper does "
-        "not, and out of the computation: rows of like length share a mini-batch.")
+    add("--mask_padding", action="store_true", help="Leave padded positions out of the structures, as "
+        "the paper does not, and columns that are padding in all rows of a mini-batch out of the "
+        "computation. In earlier versions this also did what --group_by_length does.")
     add("--do_layerwise", action="store_true", help="Align student layers 1, 2, ... with every k-th layer of the "
         "teacher (k = teacher's / student's layers), averaged, instead of the penultimate layers.")
     return group
@@ -127,6 +131,9 @@ def global_flags(group):
         "task and --max_seq_length.")
     add("--gamma_m", type=float, default=1e-6, help="γ_m in G = F_MM + γ_m F_E + (1-γ_m) F_C; distances are hundreds "
         "of times larger than cosines, hence small. Default 1e-6.")
+    add("--student_memory_init", choices=memory.STUDENT_INITS, default="matched", help="Start of the "
+        "student's memory, which the paper only calls random. matched, ours: Gaussian with the mean and "
+        "deviation of the teacher's memory. released, the authors': N(0, 1). Default matched.")
     add("--student_memory_learning_rate", type=float, help="Peak rate of AdamW for the student's memory. Default: "
         "--learning_rate.")
 

@@ -215,14 +215,39 @@ class JsonLines:
             handle.write(json.dumps(entry) + "\n")
 
 
+def as_of_today(settings):
+    """A run's flags, name -> value, of whatever version wrote them, with what the later ones were then.
+
+    Before --group_by_length existed, --mask_padding grouped rows by length (not of train_memory.py).
+    Before --student_memory_init, M_s started with the mean and deviation of M_t's numbers.
+    """
+    masked, clusters = str(settings.get("mask_padding")) == "True", "num_centroid" in settings
+    added = {"group_by_length": masked and not clusters}
+    if "gamma_m" in settings:
+        added["student_memory_init"] = "matched"
+    return settings | {name: value for name, value in added.items() if name not in settings}
+
+
+def fill_missing(table):
+    """A table of results with the flags that its rows did not have yet, by `as_of_today`."""
+    columns = {column: column.removeprefix("--") for column in table if column.startswith("--")}
+    given = ({name: value for name, value in zip(columns.values(), row, strict=True) if pd.notna(value)}
+             for row in table[list(columns)].itertuples(index=False, name=None))
+    rows = list(map(as_of_today, given))
+    for name in ("group_by_length", "student_memory_init"):
+        if any(name in row for row in rows):
+            table[f"--{name}"] = [row.get(name, np.nan) for row in rows]
+    return table
+
+
 def read_results(path, **options):
-    """A results.csv as a table, known by its columns method and seed."""
+    """A results.csv as a table, known by its columns method and seed, with today's flags."""
     try:
         table = pd.read_csv(path, **options)
         table[["method", "seed"]]  # KeyError where they are missing
     except (ValueError, KeyError) as error:  # ValueErrors: pandas' parser, empty-file and encoding errors
         raise UserError(f"{path} is not a table of results ({error}): move it away or name another file") from None
-    return table
+    return fill_missing(table)
 
 
 def append_result(path, row):
@@ -283,8 +308,9 @@ class Log:
 
 def result_row(run):
     """The row of results.csv for a run, from the content of its run.json."""
-    arguments = {k: v for k, v in run["arguments"].items()
-                 if k not in ("do_train", "do_eval", "do_predict") and v is not None and v is not False and v != ""}
+    arguments = {k: v for k, v in as_of_today(run["arguments"]).items()
+                 if k not in ("do_train", "do_eval", "do_predict") and v is not None and v != ""
+                 and (v is not False or k == "group_by_length")}  # a row without it is an older one
     return {
         "method": run["method"], "task": arguments.pop("task_name"), "seed": arguments.pop("seed"),
         **run["results"], "minutes": round(run["train_seconds"] / 60, 2),

@@ -29,14 +29,16 @@ from training.checkpoints import (
 )
 from training.linear import quick_linears
 from training.records import UserError, say
+from training.seeds import mix
 from training.teacher import Teacher
 from training.teacher_cache import TeacherCache, entries
 from training.tokenizer import load_tokenizer
 
 HYPERPARAMETERS = {"learning_rate", "num_train_epochs", "per_gpu_train_batch_size", "seed", "alpha", "beta",
                    "temperature", "gamma_i", "gamma_l", "gamma_g", "gamma_m", "student_memory_learning_rate",
-                   "cka_estimator", "intra_reduction", "mask_padding", "do_layerwise", "student_num_hidden_layers",
-                   "gamma_d", "gamma_a", "relation_heads", "between", "sample_features"}
+                   "student_memory_init", "cka_estimator", "intra_reduction", "mask_padding",
+                   "group_by_length", "do_layerwise", "student_num_hidden_layers", "gamma_d", "gamma_a",
+                   "relation_heads", "between", "sample_features"}
 
 
 def run(args, method, terms, check=None):
@@ -177,7 +179,8 @@ class Run:
         pairs = models.layer_pairs(args, student, teacher) if teacher else []
         observed = models.penultimate_pair(student, teacher) if teacher else None
         memories = None if m_t is None else memory.Memories(
-            m_t.to(accelerator.device), student.config.hidden_size, args.max_seq_length, args.seed, args.cka_estimator)
+            m_t.to(accelerator.device), student.config.hidden_size, args.max_seq_length, args.seed,
+            args.cka_estimator, args.student_memory_init)
         terms = self.terms(args, memories)
         teacher = teacher and Teacher(teacher, accelerator, args.compile)
         cache = self.teacher_cache(teacher, tokenizer, features, terms, pairs, memories) if teacher else None
@@ -187,7 +190,8 @@ class Run:
             restore(loop.state, checkpoint)
             say(f"resuming from {checkpoint}: {loop.state.step} of {loop.total_steps} steps are done")
         elif accelerator.process_index:
-            torch.manual_seed(args.seed + accelerator.process_index)  # else all processes drop the same units
+            # else all processes drop the same units
+            torch.manual_seed(mix(args.seed, "process", accelerator.process_index))
         if records.is_main_process():
             self.take_folder(checkpoint, loop.state.step, before)
         log = records.Log(self.output, args.run_file, loop.state.step)
@@ -219,9 +223,10 @@ class Run:
         """True where a run of these settings was cut off after its training."""
         if not before.get("trained") or before["finished"]:
             return False
-        if before["settings"] != settings and not self.args.overwrite_output_dir:
-            raise other_settings(self.output, before["settings"], settings)
-        return before["settings"] == settings
+        then = records.as_of_today(before["settings"])
+        if then != settings and not self.args.overwrite_output_dir:
+            raise other_settings(self.output, then, settings)
+        return then == settings
 
     def take_folder(self, checkpoint, step, before):
         """Make the output folder this run's: what comes after its checkpoint goes, and all of another run."""
