@@ -114,11 +114,23 @@ def local_term(weight, mask_padding, estimator="biased"):
     return Term(weight, loss, "features", fewest=cka.FEWEST_TO_LEARN[estimator])
 
 
+def check_memory(memories):
+    """Refuse a teacher memory whose structure says nothing: too few centroids, or all alike."""
+    fewest, number = cka.FEWEST_TO_LEARN[memories.estimator], len(memories.teacher.rows)
+    if number < fewest or memories.teacher.gram[2]:
+        what = f"{number} centroids" if number < fewest else f"{number} centroids that are all alike"
+        raise UserError(f"the teacher's memory has {what}, between which F_MM of the global structure has no value: it "
+                        f"needs {fewest} or more that differ, so make one with train_memory.py --num_centroid")
+
+
 def global_terms(weight, gamma_m, memories, mask_padding=False):
     """G, weight * (F_MM + γ_m F_E + (1-γ_m) F_C), as three terms (Eq. 10) that share their matrix products.
 
     memories: a memory.Memories, for the penultimate layers; None where the weight is 0.
     """
+    if memories is not None:
+        check_memory(memories)
+
     def to_memory(outputs, batch, m):
         return cka.memory_relations(flat(outputs.features[-1], batch, memories.length, mask_padding), m)
 

@@ -239,12 +239,24 @@ def load_memory(path, expected=None):
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is no memory that train_memory.py wrote, or a damaged one ({type(error).__name__}: "
                         f"{error}): train it again") from None
+    check_shape(path, centroids, facts)
     differ = [f"{name.replace('_', ' ')} is {short(facts.get(name))} there and {short(value)} here"
               for name, value in (expected or {}).items() if facts.get(name) != value]
     if differ:
         raise UserError(f"the memory {path} does not belong to this run: its {', its '.join(differ)}; train one with "
                         "train_memory.py and this run's teacher, task and --max_seq_length")
     return centroids, facts
+
+
+def check_shape(path, centroids, facts):
+    """Refuse centroids that are not what the facts about them say, so many and so wide, or no finite numbers."""
+    number, width = (facts.get(name) for name in ("num_centroid", "max_seq_length"))
+    expected = (number, width * facts["hidden_size"]) if width and facts.get("hidden_size") else None
+    if tuple(centroids.shape) != expected or not number:
+        raise UserError(f"{path} should hold {number} centroids of {width} tokens, {facts.get('hidden_size')} wide, as "
+                        f"its facts say, but holds numbers of the shape {tuple(centroids.shape)}: train it again")
+    if not centroids.isfinite().all():
+        raise UserError(f"{path} has centroids that are no finite numbers: train it again")
 
 
 def short(value):

@@ -206,7 +206,9 @@ def tokenizer_fingerprint(tokenizer):
         # every call leaves its own truncation and padding in the backend
         state["backend"] = json.loads(backend.to_str()) | {"truncation": None, "padding": None}
     else:
-        state |= {"vocab": sorted(tokenizer.get_vocab().items()), "init": tokenizer.init_kwargs}
+        settings = {key: value for key, value in tokenizer.init_kwargs.items()
+                    if not key.endswith(("_file", "name_or_path"))}
+        state |= {"vocab": sorted(tokenizer.get_vocab().items()), "init": settings}
     return hashlib.sha256(json.dumps(state, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -8,7 +8,7 @@ from cka import ONEDNN, product
 
 
 class _Linear(torch.autograd.Function):
-    """torch.nn.functional.linear of x (..., p), weight (q, p) and bias (q,) or None."""
+    """torch.nn.functional.linear of x (n, p), weight (q, p) and bias (q,) or None."""
 
     @staticmethod
     def forward(ctx, x, weight, bias):
@@ -19,18 +19,18 @@ class _Linear(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):
         x, weight = ctx.saved_tensors
-        flat = gradient.reshape(-1, gradient.shape[-1])  # (..., q) -> (n, q)
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-        return (product(flat, weight.mT).view(x.shape) if needs_x else None,
-                product(flat.mT, x.reshape(-1, x.shape[-1]).mT) if needs_weight else None,
-                flat.sum(0) if needs_bias else None)
+        return (product(gradient, weight.mT) if needs_x else None,
+                product(gradient.mT, x.mT) if needs_weight else None,
+                gradient.sum(0) if needs_bias else None)
 
 
 class QuickLinear(torch.nn.Linear):
     """A linear layer that computes so."""
 
     def forward(self, x):
-        return _Linear.apply(x, self.weight, self.bias)
+        flat = x.reshape(-1, x.shape[-1])  # (..., p) -> (n, p); views are made out here, as RoCBERT adds in place
+        return _Linear.apply(flat, self.weight, self.bias).view(*x.shape[:-1], -1)
 
 
 def quick_linears(model, accelerator):

@@ -114,7 +114,7 @@ def load_student(args, task, tokenizer, teacher, checkpoint):
     source = args.model_name_or_path_for_copy or args.model_name_or_path
     layers = args.student_num_hidden_layers or max(1, teacher.config.num_hidden_layers // 2)
     if args.copy_teacher and args.model_name_or_path_for_copy:
-        check_vocabulary(args, tokenizer, source)
+        check_vocabulary(args, tokenizer, source, teacher.config)
     return build_model(args, task, tokenizer, source, args.copy_teacher, layers)
 
 

@@ -15,9 +15,7 @@ def load_tokenizer(args):
     name = args.tokenizer_name or args.model_name_or_path
     config = load_config(args, args.config_name or args.model_name_or_path, "model")
     options = {"do_lower_case": True} if args.do_lower_case else {}
-    with loading("tokenizer", name):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            name, **hub_arguments(args), **options)
+    tokenizer = read_tokenizer(args, name, config, **options)
     check_vocabulary_is_there(tokenizer, name)
     if tokenizer.pad_token_id is None:
         raise UserError(f"the tokenizer {name} has no padding token, which batches of equal length need")
@@ -25,6 +23,15 @@ def load_tokenizer(args):
         tokenizer = add_lower_case(tokenizer, config, name)
     leave_out_token_types(tokenizer, config)
     return tokenizer
+
+
+def read_tokenizer(args, name, config, **options):
+    """The tokenizer of a folder or hub name; of one that does not say its class, that of the model's family."""
+    with loading("tokenizer", name):
+        try:
+            return transformers.AutoTokenizer.from_pretrained(name, **hub_arguments(args), **options)
+        except ValueError:  # a vocabulary alone, as HuggingFace's first versions left it
+            return transformers.AutoTokenizer.from_pretrained(name, config=config, **hub_arguments(args), **options)
 
 
 def check_vocabulary_is_there(tokenizer, name):
@@ -100,12 +107,11 @@ def check_tokenizer(args, tokenizer, config, name):
         raise UserError(f"--max_seq_length is {args.max_seq_length}, but {name} takes at most {longest} tokens")
 
 
-def check_vocabulary(args, tokenizer, source):
+def check_vocabulary(args, tokenizer, source, config):
     """Refuse to copy layers from a model that reads the same text as other token ids."""
     if Path(source).is_dir() and not any(Path(source).glob("*token*")) and not any(Path(source).glob("vocab*")):
         return  # the source has no tokenizer of its own to compare
-    with loading("tokenizer", source):
-        other = transformers.AutoTokenizer.from_pretrained(source, **hub_arguments(args))
+    other = read_tokenizer(args, source, config)
     differ = dict(tokenizer.get_vocab().items() ^ other.get_vocab().items())
     if differ:
         raise UserError(f"the teacher's tokenizer and that of {source} differ in {len(differ)} tokens, such as "
