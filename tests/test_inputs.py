@@ -86,14 +86,13 @@ def test_what_is_saved_reads_as_the_training_did(family, tmp_path):
     data = write_task(tmp_path)
     rows = (data / "RTE/train.tsv").read_text().replace("the dog", "The Café")
     (data / "RTE/train.tsv").write_text(rows, encoding="utf-8")
-    arguments = flags(folder, tmp_path / "t", "--do_lower_case", "--max_steps", 1, "--max_seq_length", 40,
-                      teacher=True)
-    args = train_teacher.make_parser().parse_args(arguments)
-    training = load_tokenizer(args)
+    arguments = flags(folder, tmp_path / "s", "--do_lower_case", "--max_steps", 1, "--max_seq_length", 40,
+                      "--internal")
+    training = load_tokenizer(glue_with_cka_i.make_parser().parse_args(arguments))
     assert training("THE DOG")["input_ids"] == training("the dog")["input_ids"]
-    train_teacher.main(arguments)
+    glue_with_cka_i.main(arguments)
     code = ("import json, sys; from transformers import AutoTokenizer; "
-            f"print(json.dumps(AutoTokenizer.from_pretrained({str(tmp_path / 't')!r})({TEXTS!r})['input_ids']))")
+            f"print(json.dumps(AutoTokenizer.from_pretrained({str(tmp_path / 's')!r})({TEXTS!r})['input_ids']))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == training(TEXTS)["input_ids"]
 
