@@ -373,8 +373,8 @@ def test_help_can_be_printed_in_any_encoding(script, monkeypatch):
     text = (ROOT / script).read_text(encoding="utf-8")
     assert re.search(r"sys\.exit\((records\.)?cli\(main[,)]", text)  # its main goes through cli
     main = importlib.import_module(script.removesuffix(".py").replace("/", ".")).main
-    for encoding in ("ascii", "latin-1"):
-        streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2)]
+    for encoding, errors in (("ascii", "strict"), ("ascii", "surrogateescape"), ("latin-1", "strict")):
+        streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors=errors) for _ in range(2)]
         with monkeypatch.context() as patch:
             patch.setattr(sys, "stdout", streams[0])
             patch.setattr(sys, "stderr", streams[1])
@@ -394,6 +394,10 @@ def test_tables_can_be_printed_in_any_encoding(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdout", utf8)
     assert records.cli(lambda argv: print("α \udcff")) == 0  # a file's name that is no UTF-8
     assert utf8.buffer.getvalue() == "α \\udcff\n".encode()
+    raw = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="surrogateescape")
+    monkeypatch.setattr(sys, "stdout", raw)
+    assert records.cli(lambda argv: print("α \udcff")) == 0
+    assert raw.buffer.getvalue() == "α ".encode() + b"\xff\n"
 
 
 def test_output_that_is_no_text_stream(monkeypatch):

@@ -81,7 +81,9 @@ def cli(main, argv=None, interrupted="interrupted; the same command goes on from
 def write_what_can_be():
     """Let stdout and stderr write what their encoding lacks, as α in ASCII, as an escape."""
     for stream in (sys.stdout, sys.stderr):
-        if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
+        errors = getattr(stream, "errors", None)
+        fails = errors == "strict" or (errors == "surrogateescape" and stream.encoding != "utf-8")
+        if fails and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 
