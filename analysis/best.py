@@ -30,7 +30,7 @@ def read_search(source, method, prefix, expected):
     if method:
         runs = runs[runs.method == method]
     if prefix:
-        runs = runs[[Path(folder).name.startswith(prefix) for folder in runs["--output_dir"]]]
+        runs = runs[[Path(str(folder)).name.startswith(prefix) for folder in runs["--output_dir"]]]
     if len(runs) == 0 or expected not in (None, len(runs)):
         found = " and ".join(filter(None, (method and f"of {method}", prefix and f"named {prefix}*"))) or "of any kind"
         raise UserError(f"{source} has {len(runs)} finished runs {found}, not {expected or 'one or more'}: finish the "

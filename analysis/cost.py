@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis import figures
 from analysis.findings import Topic, by_model, looked_up
-from training.records import UserError, as_of_today
+from training.records import UserError, as_of_today, read_table
 
 PAPER_SPEED = {"VKD": (1.0, 1.0), "PKD": (0.96, 1.0), "RKD": (0.77, 1.0), "FSD_ILG": (0.92, 0.88)}  # Table 8
 CONDITIONS = ("machine", "device", "precision", "processes")
@@ -84,11 +84,10 @@ def recorded_how(students):
 
 def read_cost(path, reference):
     """A table that benchmarks/step.py wrote, by form; refused where it is of several models or lacks the reference."""
-    columns = ["form", "model", "precision", "B", "W", "x VKD", "peak MiB", "device", "machine"]
-    try:
-        found = pd.read_csv(path)[columns]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is no table of benchmarks/step.py ({error}): write one with its --csv") from None
+    numbers = ["B", "W", "x VKD", "peak MiB"]
+    columns = ["form", "model", "precision", *numbers, "device", "machine"]
+    found, _ = read_table(path, columns, ["form"], numbers, "no table of benchmarks/step.py")
+    found = found[columns]
     twice = found.form[found.form.duplicated()]
     if len(twice):
         raise UserError(f"{path} has {twice.iloc[0]} twice: give a table of one model and precision")

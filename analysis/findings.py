@@ -3,7 +3,6 @@
 The published numbers are those of Jung, Kim, Na and Kim, Expert Systems with Applications 234 (2023) 120980, arXiv
 2204.08922: BERT-base to 6 layers, means over its tasks. Its FSD is FSD_ILG here.
 """
-import json
 from collections import Counter
 
 import numpy as np
@@ -15,7 +14,6 @@ import utils_glue
 from analysis import captions, figures, tables
 from analysis.compare import MAP, RELATIONS, cka_of, restoration
 from training import records
-from training.records import UserError
 
 PAPER_DIAGONAL = {"none": 0.927, "VKD": 0.934, "PKD": 0.937, "FSD_ILG": 0.958}  # Table 6
 PAPER_RANK = {"VKD": 2.89, "PKD": 2.64, "RKD": 2.44, "FSD_ILG": 2.03}           # Table 7
@@ -223,20 +221,17 @@ def relation_differences(subjects):
     return topic
 
 
-def training_curves(students):
-    """The logged relation differences of all students, a row a log step."""
+def training_curves(students, note=None):
+    """The logged relation differences of all students, a row a log step; note: of read_log."""
     parts = []
     for student in students:
         path = student.folder / "train_log.jsonl"
         if not path.is_file():
             continue
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # a killed run's last one may be cut
-        try:
-            log = pd.DataFrame([json.loads(line) for line in lines])
-        except ValueError as error:
-            raise UserError(f"{path} has a line that is no JSON ({error}): move it away, or repeat the run") from None
-        if set(RELATIONS) <= set(log):
-            kept = log.dropna(subset=RELATIONS)[["step", "epoch", *RELATIONS]]
+        columns = ["step", "epoch", *RELATIONS]
+        log = pd.DataFrame([entry for _, entry in records.read_log(path, columns, note)])
+        if set(columns) <= set(log):
+            kept = log.dropna(subset=RELATIONS)[columns]
             parts.append(kept.assign(name=student.name, run=student.run))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 

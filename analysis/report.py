@@ -137,8 +137,10 @@ def log(path, topics):
 
 def places(path):
     """The names of the tables that a file has lines <!-- table NAME --> and <!-- end NAME --> for."""
-    content = Path(path).read_text(encoding="utf-8") if Path(path).is_file() else ""
+    content = table.read_marked(path)
     names = [name for name in TABLES if f"<!-- table {name} -->" in content and f"<!-- end {name} -->" in content]
+    for name in names:
+        table.marked(path, content, name)
     if not names:
         raise UserError(f"{path} has no lines <!-- table NAME --> and <!-- end NAME --> to put a table between, NAME "
                         f"being one of {', '.join(TABLES)}")
@@ -149,10 +151,9 @@ def insert(path, topics, about):
     """Put the tables that a file has lines for between these, each with where it comes from."""
     where = "; ".join(f"{term} {text}" for term, text in about if term in ("task", "teacher", "machine", "versions"))
     shown = {name: pair for topic in topics.values() for name, pair in topic.shown.items()}
-    for name in places(path):
-        if name in shown:
-            found, caption = shown[name]
-            table.insert(path, name, f"{table.markdown(found, padded=True)}\n\n{caption}\n{where}.")
+    texts = {name: f"{table.markdown(found, padded=True)}\n\n{caption}\n{where}."
+             for name, (found, caption) in shown.items()}
+    table.insert(path, {name: texts[name] for name in places(path) if name in texts})
 
 
 # ---- command line -------------------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ def check_task(record, folder, task):
 
 def common_length(args, folders):
     """--max_seq_length, or else that of the students' own runs."""
-    found = {records.read_json(folder / "run.json").get("arguments", {}).get("max_seq_length")
+    found = {records.read_run(folder).get("arguments", {}).get("max_seq_length")
              for _, folder in folders} - {None}
     if len(found) > 1:
         raise UserError(f"the students were trained with different lengths ({', '.join(map(str, sorted(found)))}): "
@@ -123,7 +123,7 @@ class Subjects:
         if self.batch_size < 4:
             raise UserError(f"{self.features.source['file']} of {task.name} has {len(self.labels)} rows, but relations "
                             "between samples need 4 or more: take another --split")
-        check_task(records.read_json(Path(args.model_name_or_path) / "run.json"), args.model_name_or_path, task)
+        check_task(records.read_run(args.model_name_or_path), args.model_name_or_path, task)
         self.teacher = models.load_teacher(args, task, tokenizer)
         self.fingerprint = records.fingerprint_of_model(self.teacher)
         self.memory, self.memory_sha = self.teacher_memory(tokenizer) if args.teacher_memory_path else (None, None)
@@ -132,7 +132,7 @@ class Subjects:
             self.students.append(self.student(name, folder, tokenizer))
         self.students.sort(key=lambda student: table.rank(student.name))  # else in the order given
         self.check_padding()
-        self.curves = findings.training_curves(self.students)
+        self.curves = findings.training_curves(self.students, self.note)
         quick_linears(self.teacher.to(self.accelerator.device), self.accelerator)
 
     def teacher_memory(self, tokenizer):
@@ -147,7 +147,7 @@ class Subjects:
 
     def student(self, name, folder, tokenizer):
         """The Student of a folder, checked."""
-        record = records.read_json(folder / "run.json")
+        record = records.read_run(folder)
         check_task(record, folder, self.task)
         config = load_config(self.args, str(folder), "student")
         models.check_labels(self.task, config, folder, "student")
@@ -167,7 +167,8 @@ class Subjects:
     def name_of(self, folder, record):
         """A run's method with its variants, as in the tables; of a stranger's folder its own name."""
         if record.get("finished"):
-            return findings.method_of(record)
+            with records.complete_run(folder):
+                return findings.method_of(record)
         name = folder.resolve().name
         if name in {student.name for student in self.students}:
             raise UserError(f"two students without a finished run.json are named {name}, and folders of one name count "

@@ -8,6 +8,7 @@ place of what stands between the lines <!-- table TASK --> and <!-- end TASK -->
 refused: only method, with weights and options of its own, and seed may differ; the teacher's row is free.
 """
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import utils_glue
 from training import records
-from training.records import UserError
+from training.records import PATHS, UserError
 
 ORDER = ("teacher", "none", "VKD", "PKD", "RKD", "MiniLM", "Gram", "Procrustes",
          "FSD_I", "FSD_L", "FSD_G", "FSD_IL", "FSD_IG", "FSD_LG", "FSD_ILG")
@@ -30,11 +31,10 @@ HARMLESS = ("--logging_steps", "--save_steps", "--save_total_limit", "--per_gpu_
             "--evaluate_during_training", "--dataloader_num_workers")
 SAME = ("--warmup_steps", "--weight_decay", "--adam_epsilon", "--max_grad_norm", "--do_lower_case",
         "--max_eval_samples", "--compile", "task", "parameters", "device", "torch", "transformers")
-PATHS = ("_dir", "_file", "_path", "_csv", "name_or_path", "name_or_path_for_copy", "tokenizer_name", "config_name",
-         "teacher_cache")
 TEXTS = dict.fromkeys(("commit", "teacher", "memory", "data", "torch", "transformers"), str)  # even if all digits
 ONE_OF = {"teacher": "teachers", "memory": "teacher memories", "data": "training data"}
 START = {"--copy_teacher": "whether they copy layers", "--model_name_or_path_for_copy": "what they copy layers from"}
+SHOWN = ("minutes", "parameters", "device", "machine", "torch", "transformers", "commit")
 MEMORY_KIND = ("memory_init", "--mask_padding", "--sample_features")  # each makes a memory of its own
 
 
@@ -42,13 +42,26 @@ def read_runs(source):
     """One row a finished run, from a folder of run folders or from a results.csv."""
     source = Path(source)
     if source.is_file():
-        return records.read_results(source, dtype=TEXTS)
-    runs = {path.parent: records.read_json(path) for path in sorted(source.glob("*/run.json"))}
-    rows = [records.result_row(run) | {"--output_dir": str(folder)}
-            for folder, run in runs.items() if run.get("finished") and run["method"] != "memory"]
+        runs = records.read_results(source, TEXTS, (*records.RESULT, "task"))
+        check_columns(runs, ["task"])
+        return runs
+    rows = []
+    for path in sorted(source.glob("*/run.json")):
+        run = records.read_run(path.parent)
+        if run.get("finished") and run.get("method") != "memory":
+            with records.complete_run(path.parent):
+                rows.append(records.result_row(run) | {"--output_dir": str(path.parent)})
     if not rows:
         raise UserError(f"{source} is neither a results.csv nor a folder with finished runs in it (RUN/run.json)")
     return pd.DataFrame(rows).sort_values("started", kind="stable", ignore_index=True)
+
+
+def check_columns(runs, names):
+    """Refuse runs that do not say what a table says of them."""
+    missing = [name for name in names if name not in runs]
+    if missing:
+        raise UserError(f"these runs have no column {missing[0]}: give a results.csv as "
+                        "--results_csv writes it")
 
 
 def metric_names(task):
@@ -86,6 +99,7 @@ def check_comparable(runs, free=(), tuned=()):
 
     free: further columns that may differ. tuned: columns that may differ between methods, not within one.
     """
+    check_columns(runs, SHOWN)
     students, tasks = runs[runs.method != "teacher"], " and ".join(runs.task.unique())
     for column in [c for c in (*BUDGET, *SAME) if c in students and c not in (*free, *tuned)]:
         values = students[column].unique()
@@ -179,25 +193,57 @@ def provenance(runs):
     students = students_of(runs)
 
     def several(column):
-        return " and ".join(map(str, students[column].unique()))
+        return " and ".join(map(str, students[column].dropna().unique()))
 
-    machines = " and ".join(runs.machine.unique())  # a sweep may have been shared among several
+    machines = " and ".join(runs.machine.dropna().unique())  # a sweep may have been shared among several
     where = machines if set(students.device) == {"cpu"} else f"{several('device')}; {machines}"
-    commits = ", ".join(sorted({str(commit) for commit in runs.commit}))
+    commits = ", ".join(sorted({str(commit) for commit in runs.commit.dropna()}))
     return (f"{where}; {runs.minutes.sum():.0f} minutes of training in all; torch {several('torch')}, transformers "
             f"{several('transformers')}, commit {commits}")
 
 
-def insert(path, name, text):
-    """Put text between a file's first markers of this name."""
-    path, start, end = Path(path), f"<!-- table {name} -->", f"<!-- end {name} -->"
-    content = path.read_text(encoding="utf-8")
+def read_marked(path):
+    """The text of a file that tables go into; empty where there is none."""
+    try:
+        return Path(path).read_text(encoding="utf-8") if Path(path).is_file() else ""
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not text in UTF-8 ({error}): save it as such, or name another "
+                        "file") from None
+
+
+def marked(path, content, name):
+    """Where the text between a file's markers of this name begins and ends; else a UserError."""
+    start, end = markers = f"<!-- table {name} -->", f"<!-- end {name} -->"
     if start not in content or end not in content:
         raise UserError(f"{path} has no lines {start} and {end} to put the table between")
-    before, _, rest = content.partition(start)
-    after = rest.partition(end)[2]
+    lines = {marker: [content.count("\n", 0, found.start()) + 1
+                      for found in re.finditer(re.escape(marker), content)] for marker in markers}
+    for marker, numbers in lines.items():
+        if len(numbers) > 1:
+            raise UserError(f"{path} has {marker} more than once, in the lines "
+                            f"{', '.join(map(str, numbers))}: leave one of them")
+    begin, stop = content.index(start) + len(start), content.index(end)
+    if stop < begin:
+        raise UserError(f"{path} has {end} in line {lines[end][0]}, before {start} in line "
+                        f"{lines[start][0]}: put it after that")
+    inside = re.search(r"<!-- (table|end) \S+ -->", content[begin:stop])
+    if inside:
+        raise UserError(f"{path} has {inside[0]} between {start} in line {lines[start][0]} and "
+                        f"{end} in line {lines[end][0]}: put it elsewhere, as what is there is "
+                        "replaced")
+    return begin, stop
+
+
+def insert(path, texts):
+    """Put texts, name -> text, between a file's markers of these names: all or none."""
+    content = read_marked(path)
+    for name in texts:
+        marked(path, content, name)
+    for name, text in texts.items():
+        begin, stop = marked(path, content, name)
+        content = f"{content[:begin]}\n{text}\n{content[stop:]}"
     with records.atomic_path(path) as temporary:
-        temporary.write_text(f"{before}{start}\n{text}\n{end}{after}", encoding="utf-8")
+        temporary.write_text(content, encoding="utf-8")
 
 
 def main(argv=None):
@@ -224,7 +270,7 @@ def main(argv=None):
     if not args.no_table:
         text = f"{markdown(summary(runs))}\n\n{caption(runs)}"
         if args.insert:
-            insert(args.insert, runs.task.iloc[0], text)
+            insert(args.insert, {runs.task.iloc[0]: text})
         print(text)
 
 

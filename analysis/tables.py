@@ -15,7 +15,6 @@ distillation with Centered Kernel Alignment in BERT transferring", Expert System
 arXiv 2204.08922: BERT-base to 6 layers, dev sets, six runs. Its FSD is FSD_ILG here.
 """
 import argparse
-import contextlib
 import math
 import re
 import sys
@@ -86,17 +85,13 @@ def read_sources(sources, tasks, tuned):
 
 def read_means(path):
     """The rows of a file of means, in our names of methods and tasks; None where the file is none."""
-    means = None
-    with contextlib.suppress(ValueError):  # pandas' errors; what it is instead is for table.read_runs to say
-        means = pd.read_csv(path) if Path(path).is_file() else None
-    if means is None or not set(SUMMARY) <= set(means):
+    if not Path(path).is_file() or not set(SUMMARY) <= set(records.header_of(path)):
         return None
-    for i, row in means.iterrows():
-        if row.metric not in table.metric_names(row.task):
-            raise UserError(f"{path}, line {i + 2} has the metric {row.metric}, not one of {row.task}'s: "
-                            f"{', '.join(table.metric_names(row.task))}")
-    if not all(pd.api.types.is_numeric_dtype(means[column]) for column in ("mean", "std", "n")):
-        raise UserError(f"{path} has a mean, std or n that is no number: correct it")
+    means, lines = records.read_table(path, SUMMARY, SUMMARY[:3], SUMMARY[3:], "no file of means")
+    for line, metric, task in zip(lines, means.metric, means.task, strict=True):
+        if metric not in table.metric_names(task):
+            raise UserError(f"{path}, line {line} has the metric {metric}, not one of {task}'s: "
+                            f"{', '.join(table.metric_names(task))}")
     return means[SUMMARY].assign(method=means.method.replace(OURS),
                                  task=[utils_glue.get_task(task).name for task in means.task])
 
@@ -352,12 +347,11 @@ def make_table(name, all_runs, runs, given, published, args):
 
 def insert(path, texts):
     """Put each table between its markers in a file, where the file has them."""
-    content = Path(path).read_text(encoding="utf-8") if Path(path).is_file() else ""
+    content = table.read_marked(path)
     names = [name for name in texts if f"<!-- table {name} -->" in content]
     if not names:
         raise UserError(f"{path} has no line <!-- table {' --> or <!-- table '.join(texts)} --> to put a table after")
-    for name in names:
-        table.insert(path, name, texts[name])
+    table.insert(path, {name: texts[name] for name in names})
 
 
 def make_parser():

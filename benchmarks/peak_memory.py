@@ -32,7 +32,8 @@ def peaks(command, environment):
     anonymous = resident = 0
     while process.poll() is None:
         try:
-            lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+            status = Path(f"/proc/{process.pid}/status")
+            lines = status.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
             break
         status = dict(line.split(":", 1) for line in lines)

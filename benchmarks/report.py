@@ -14,7 +14,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from analysis.table import insert, markdown
-from training.records import atomic_path, cli, provenance
+from training.records import atomic_path, cli, provenance, read_cells
 
 WHERE = ["device", "machine", "torch", "commit"]
 
@@ -45,16 +45,19 @@ def main(argv=None):
     parser.add_argument("--only", help="Only the rows with a cell that is this, as bert-base.")
     parser.add_argument("--insert", help="Put the tables into this Markdown file.")
     args = parser.parse_args(argv)
+    texts = {}
     for path in map(Path, args.tables):
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        columns, rows = read_cells(path, WHERE, "no table of a benchmark")
+        table = pd.DataFrame([[row.get(column, "") for column in columns] for _, row in rows],
+                             columns=[name for name, _ in columns])
         if args.only:
             table = table[(table == args.only).any(axis=1)]
         where = "; ".join(f"{machine if device == 'cpu' else device}, torch {torch}, commit {commit}"
                           for device, machine, torch, commit in table[WHERE].drop_duplicates().itertuples(index=False))
-        text = f"{markdown(table.drop(columns=WHERE))}\n\n{path.name}: {where}."
-        print(text)
-        if args.insert:
-            insert(args.insert, path.stem, text)
+        texts[path.stem] = f"{markdown(table.drop(columns=WHERE))}\n\n{path.name}: {where}."
+        print(texts[path.stem])
+    if args.insert:
+        insert(args.insert, texts)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,10 @@ import argparse
 import sys
 from pathlib import Path
 
-import pandas as pd
 from report import report  # puts the repository on the path
 
 import utils_glue
-from training.records import UserError, cli
+from training.records import UserError, cli, read_table
 
 LAYERS, WIDTH = 12, 768  # of BERT-base
 
@@ -47,7 +46,9 @@ def read_rates(paths):
     for path in paths:
         if not Path(path).is_file():
             raise UserError(f"there is no {path}: make it with benchmarks/step.py --csv {path}")
-        table = pd.read_csv(path)
+        columns = ["model", "form", "precision", "device", "machine", "examples / s"]
+        table, _ = read_table(path, columns, columns[:2], columns[-1:],
+                              "no table of benchmarks/step.py")
         for row in table[(table.model == "bert-base") & (table.form != "published")].to_dict("records"):
             where = row["machine"] if row["device"] == "cpu" else row["device"]
             precision = "float32" if row["precision"] == "no" else row["precision"]

@@ -24,8 +24,6 @@ if __name__ == "__main__" and os.environ.get("ESTIMATE") == "off":
     sys.stdin.read()  # the writer would fail
     sys.exit()
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import pandas as pd
-
 import utils_glue
 from training import records
 from training.records import UserError
@@ -176,27 +174,29 @@ def measured_rates(folder):
     """{kind: ([examples a second], [seconds of start and evaluation], machine)} of the finished runs below a folder."""
     found = collections.defaultdict(lambda: ([], [], set()))
     for path in sorted(Path(folder).rglob("run.json")) if folder else []:
-        run = records.read_json(path)
+        run = records.read_run(path.parent)
         seconds = run.get("train_seconds", 0)
         cut = [run.get("arguments", {}).get(flag) for flag in ("max_steps", "max_train_samples")]
         if not run.get("finished") or not seconds or cut not in ([-1, None], [None, None]):  # a rehearsal tells no rate
             continue
-        arguments = records.as_of_today(run["arguments"])
-        flags = {key: value for key, value in arguments.items() if str(value) not in ("None", "False", "")}
-        command = Command(run["command"].split()[0], flags)
-        rate = run.get("examples_per_second")
-        if "memory" in run:
-            rate = run["memory"]["samples"] * run["memory"]["passes"] / seconds
-        rates, pauses, machines = found[command.kind]
-        rates.append(rate)
-        pauses.append(run.get("wall_seconds", seconds) - seconds)
-        machines.add(run["machine"] if run["device"] == "cpu" else run["device"])
+        with records.complete_run(path.parent):
+            arguments = records.as_of_today(run["arguments"])
+            flags = {key: value for key, value in arguments.items() if str(value) not in ("None", "False", "")}
+            command = Command(run["command"].split()[0], flags)
+            rate = run.get("examples_per_second")
+            if "memory" in run:
+                rate = run["memory"]["samples"] * run["memory"]["passes"] / seconds
+            rates, pauses, machines = found[command.kind]
+            rates.append(rate)
+            pauses.append(run.get("wall_seconds", seconds) - seconds)
+            machines.add(run["machine"] if run["device"] == "cpu" else run["device"])
     return found
 
 
 def step_rates():
     """({(form, precision): examples a second}, machine) of BERT-base in results/step.csv."""
-    table = pd.read_csv(STEP)
+    columns = ["form", "model", "precision", "device", "machine", "examples / s"]
+    table, _ = records.read_table(STEP, columns)
     table = table[table.model == "bert-base"].drop_duplicates(["form", "precision"])
     rates = {(row.form, row.precision): row["examples / s"] for _, row in table.iterrows()}
     return rates, table.machine.iloc[0] if table.device.iloc[0] == "cpu" else table.device.iloc[0]

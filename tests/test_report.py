@@ -342,7 +342,7 @@ def test_refused_flags(more, words, tiny, runs, tmp_path, monkeypatch):
         report.main(report_flags(tiny, tmp_path / "r", [runs / "fsd_i"], *more))
 
 
-def test_few_rows_and_faulty_logs_are_said_before_measuring(tiny, runs, tmp_path, monkeypatch):
+def test_few_rows_and_faulty_logs_are_said_before_measuring(tiny, runs, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(report.Subjects, "measure", None)
     (tmp_path / "RTE").mkdir()
     lines = (tiny / "RTE/dev.tsv").read_text().splitlines(keepends=True)
@@ -355,8 +355,9 @@ def test_few_rows_and_faulty_logs_are_said_before_measuring(tiny, runs, tmp_path
     curves = findings.training_curves([SimpleNamespace(folder=tmp_path / "log", name="x", run=0)])
     assert len(curves) == 6
     (tmp_path / "log/train_log.jsonl").write_text("{no\n{}\n")
-    with pytest.raises(UserError, match=r"train_log.jsonl has a line that is no JSON"):
+    with pytest.raises(TypeError):  # it measures
         report.main(report_flags(tiny, tmp_path / "r", [tmp_path / "log"]))
+    assert "train_log.jsonl, as no JSON object with a number as step: line 1, 2." in capsys.readouterr().err
 
 
 def test_other_padding_is_said(tiny, runs, tmp_path, capsys):

@@ -1,11 +1,15 @@
 """What a run leaves on disk beside its checkpoints: whole files or none, logs, run.json, results.csv."""
 import contextlib
+import csv
 import errno
 import hashlib
 import importlib.metadata
+import io
 import json
+import math
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +26,24 @@ from tqdm import tqdm
 
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "scikit-learn", "scipy", "numpy",
             "pandas")
+RESULT = ("method", "seed")  # the columns that every results.csv has
+METRICS = ("mcc", "acc", "f1", "pearson", "spearmanr", "eval_loss")
+PATHS = ("_dir", "_file", "_path", "_csv", "name_or_path", "name_or_path_for_copy",
+         "tokenizer_name", "config_name", "teacher_cache")  # how flags of files and folders end
+TEXTS = ("method", "task", "metric", "form", "model", "device", "machine", "precision", "started",
+         "commit", "teacher", "data", "memory", "memory_init", "torch", "transformers",
+         "--resume_from_checkpoint")
+NUMBERS = (
+    "seed", *METRICS, *(f"{name}_mm" for name in METRICS), "minutes", "examples_per_second",
+    "peak_memory_mib", "parameters", "processes", "steps", *(f"--{name}" for name in (
+        "student_num_hidden_layers", "max_seq_length", "max_train_samples", "max_eval_samples",
+        "max_predict_samples", "logging_steps", "save_steps", "save_total_limit",
+        "per_gpu_train_batch_size", "per_gpu_eval_batch_size", "gradient_accumulation_steps",
+        "learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm", "num_train_epochs",
+        "max_steps", "warmup_steps", "dataloader_num_workers", "alpha", "temperature", "beta",
+        "gamma_i", "gamma_l", "gamma_g", "gamma_m", "gamma_d", "gamma_a",
+        "student_memory_learning_rate", "relation_heads")))
+DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 UMASK = os.umask(0)
 os.umask(UMASK)
 
@@ -32,6 +54,7 @@ class UserError(Exception):
 
 def cli(main, argv=None, interrupted="interrupted; the same command goes on from what was saved last"):
     """Run a script's main; a user's mistake or a full disk becomes one line on stderr. Returns the exit code."""
+    write_what_can_be()
     try:
         code = main(argv) or 0
         sys.stdout.flush()
@@ -53,6 +76,15 @@ def cli(main, argv=None, interrupted="interrupted; the same command goes on from
     if is_main_process():
         print(message, file=sys.stderr)
     return code
+
+
+def write_what_can_be():
+    """Let stdout and stderr write what their encoding lacks, as α in ASCII, as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        errors = getattr(stream, "errors", None)
+        fails = errors == "strict" or (errors == "surrogateescape" and stream.encoding != "utf-8")
+        if fails and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def is_main_process():
@@ -131,9 +163,34 @@ def read_json(path):
     """The content of a JSON file, {} where there is none."""
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if not isinstance(found, dict):
+            raise ValueError("it holds no JSON object")
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): delete the folder it is in, or name another one") from None
+    return found
+
+
+def read_run(folder):
+    """The run.json of a run's folder, {} where there is none; its parts are objects."""
+    path = Path(folder) / "run.json"
+    found = read_json(path)
+    for part in ("arguments", "results", "versions", "data", "teacher_memory"):
+        if not isinstance(found.get(part, {}), dict):
+            raise UserError(f"{path} is damaged ({part} is no JSON object): delete the folder it "
+                            "is in, or name another one")
+    return found
+
+
+@contextlib.contextmanager
+def complete_run(folder):
+    """A UserError where what is done with the run.json of a folder misses something in it."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
+        missing = f"it has no {error.args[0]}" if isinstance(error, KeyError) else error
+        raise UserError(f"{Path(folder) / 'run.json'} is not the record of a finished run "
+                        f"({missing}): repeat the run, or move its folder away") from None
 
 
 def sha256_of_file(path):
@@ -202,13 +259,10 @@ class JsonLines:
 
     def __init__(self, path, step):
         self.path = Path(path)
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() and step else []
-        kept = []
-        for line in lines:
-            with contextlib.suppress(ValueError):  # the last line of a killed run may be cut
-                kept += [line] if json.loads(line)["step"] <= step else []
+        found = read_log(self.path) if self.path.is_file() and step else []
         with atomic_path(self.path) as temporary:
-            temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            kept = "".join(line + "\n" for line, entry in found if entry["step"] <= step)
+            temporary.write_text(kept, encoding="utf-8")
 
     def write(self, entry):
         with open(self.path, "a", encoding="utf-8") as handle:
@@ -240,14 +294,148 @@ def fill_missing(table):
     return table
 
 
-def read_results(path, **options):
-    """A results.csv as a table, known by its columns method and seed, with today's flags."""
+def read_log(path, numbers=(), note=None):
+    """[(line, entry)] of a train_log.jsonl: JSON objects with a number as "step".
+
+    What they have of `numbers` must be numbers, too. Other lines are left out, and `note` (by
+    default stderr) is told which; but the last one may have been cut by a kill.
+    """
+    def real(value):
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+    found, foreign, lines = [], [], Path(path).read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
+        try:
+            line = line.decode("utf-8").strip()
+            entry = json.loads(line) if line else None
+        except ValueError:
+            entry = None
+        known = isinstance(entry, dict) and real(entry.get("step")) and math.isfinite(entry["step"])
+        if known and all(real(entry[name]) for name in numbers if name in entry):
+            found.append((line, entry))
+        elif line and number < len(lines):
+            foreign.append(number)
+    if foreign:
+        some = ", ".join(map(str, foreign[:10]))
+        some += f" and {len(foreign) - 10} more" if foreign[10:] else ""
+        (note or (lambda text: say(f"note: {text}")))(
+            f"left out of {path}, as no JSON object with a number as step: line {some}.")
+    return found
+
+
+def is_text(column):
+    """Whether a column of our tables is text even where it looks like numbers, as a folder 007."""
+    return column in TEXTS or (column.startswith("--") and column.endswith(PATHS))
+
+
+def is_number(text):
+    """Whether a cell is a number as pandas reads it: 1_000 is none."""
     try:
-        table = pd.read_csv(path, **options)
-        table[["method", "seed"]]  # KeyError where they are missing
-    except (ValueError, KeyError) as error:  # ValueErrors: pandas' parser, empty-file and encoding errors
-        raise UserError(f"{path} is not a table of results ({error}): move it away or name another file") from None
-    return fill_missing(table)
+        return text.isascii() and "_" not in text and float(text) is not None
+    except ValueError:
+        return False
+
+
+def wrong_line(path, line, has, do="mend or delete that line"):
+    """The UserError of a line in a table."""
+    return UserError(f"{path}, line {line} has {has}: {do}")
+
+
+def split_cells(path):
+    """The separator of a CSV and [(line in the file, cells)] of its rows that are not empty."""
+    try:
+        text = Path(path).read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object[:error.start].count(b"\n") + 1
+        raise wrong_line(path, line, "bytes that are not UTF-8",
+                         "save the table as UTF-8 or name another") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): name another file") from None
+    text = text.replace("\ufeff", "")  # the byte order mark; each of joined files may have one
+    first = next((line for line in text.splitlines() if line.strip(" ,;\t")), "")
+    separator = max(",;\t", key=re.sub(r'"[^"]*"', "", first).count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    rows, line = [], 1
+    try:
+        for cells in reader:
+            if any(map(str.strip, cells)):
+                rows.append((line, cells))
+            line = reader.line_num + 1
+    except csv.Error:
+        has = "a quoted cell that does not end, or goes on after its end"
+        raise wrong_line(path, line, has) from None
+    return separator, rows
+
+
+def read_cells(path, keys, what):
+    """The columns of a CSV, and [(line in the file, {column: text})] of its rows.
+
+    A column is its name and the number of columns of that name before it. Read as meant are a byte
+    order mark; semicolons or tabs instead of commas, and then decimal commas; empty rows; further
+    header lines, known by the names `keys`, whose columns are those of the rows after them.
+    """
+    separator, lines = split_cells(path)
+    header, top, columns, rows = [], 1, {}, []
+    for line, cells in lines:
+        if not header or set(keys) <= set(cells):
+            header, top = [(name, cells[:i].count(name)) for i, name in enumerate(cells)], line
+            columns |= dict.fromkeys(header)
+            missing = [name for name in keys if name not in cells]
+            if missing:
+                raise UserError(f"{path} is {what} (line {line} has no column {missing[0]}): move "
+                                "it away or name another file")
+            continue
+        if len(cells) != len(header):
+            has = f"{len(cells)} cells, but line {top} names {len(header)} columns"
+            raise wrong_line(path, line, has, "mend or delete that line (commas in a cell need "
+                             "quotes around it, decimal commas semicolons between the cells)")
+        row = dict(zip(header, cells, strict=True))
+        if separator != ",":
+            row = {c: text if is_text(c[0]) or not DECIMAL_COMMA.fullmatch(text.strip())
+                   else text.replace(",", ".") for c, text in row.items()}
+        rows.append((line, row))
+    if not header:
+        raise UserError(f"{path} is {what} (it is empty): move it away or name another file")
+    # a spreadsheet pads shorter header lines with empty cells
+    return [c for c in columns if c[0] or any(row.get(c) for _, row in rows)], rows
+
+
+def header_of(path):
+    """The names in the first line of a CSV that is not empty."""
+    _, lines = split_cells(path)
+    return lines[0][1] if lines else []
+
+
+def read_table(path, keys, filled=(), numbers=(), what="no table of ours", dtype=None):
+    """A CSV as pandas reads it (dtype: pandas' own), and the file's line of each row.
+
+    keys: columns that must be there; what: what a file without them is. filled: columns without an
+    empty cell. numbers: columns with nothing but numbers and empty cells. Columns of texts stay as
+    written, be it 007 or NA. What is read as it is meant: see read_cells. Else a UserError.
+    """
+    columns, rows = read_cells(path, keys, what)
+    cells = {c: [row.get(c, "") for _, row in rows] for c in columns}
+    lines = [line for line, _ in rows]
+    clean, names = io.StringIO(), [name for name, _ in columns]
+    csv.writer(clean).writerows([names, *zip(*cells.values(), strict=True)])
+    clean.seek(0)
+    table = pd.read_csv(clean, dtype=dtype)
+    for i, ((name, _), texts) in enumerate(cells.items()):
+        if is_text(name) and any(texts):
+            table.isetitem(i, pd.Series([text or None for text in texts], dtype="str"))
+        for line, text, missing in zip(lines, texts, table.iloc[:, i].isna(), strict=True):
+            if name in filled and (missing or not text.strip()):
+                raise wrong_line(path, line, f"nothing in the column {name}")
+            if name in numbers and not missing and not is_number(text):
+                comma = " (decimal commas need semicolons between the cells)" if "," in text else ""
+                raise wrong_line(path, line, f"{text!r} in the column {name}, which is of numbers",
+                                 f"mend or delete that line{comma}")
+    return table, lines
+
+
+def read_results(path, dtype=None, filled=RESULT):
+    """A results.csv as a table, known by its columns method and seed, with today's flags."""
+    return fill_missing(read_table(path, RESULT, filled, NUMBERS, "not a table of results", dtype)[0])
 
 
 def append_result(path, row):
@@ -260,7 +448,7 @@ def append_result(path, row):
     with filelock.FileLock(path.with_name(f".{path.name}.lock")):
         table = pd.DataFrame([{key: str(value) for key, value in row.items()}])
         if path.is_file():
-            before = read_results(path, dtype=str)
+            before = fill_missing(read_table(path, RESULT, what="not a table of results", dtype=str)[0])
             keys = [key for key in ("started", "--output_dir") if key in before and key in table]
             same = (before[keys] == table[keys].iloc[0]).all(axis=1) & bool(keys)
             table = pd.concat([before[~same], table], ignore_index=True)
