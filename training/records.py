@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from datetime import UTC, datetime
@@ -39,6 +40,7 @@ class UserError(Exception):
 
 def cli(main, argv=None, interrupted="interrupted; the same command goes on from what was saved last"):
     """Run a script's main; a user's mistake or a full disk becomes one line on stderr. Returns the exit code."""
+    threading.excepthook = report_thread_error
     try:
         code = main(argv) or 0
         sys.stdout.flush()
@@ -58,6 +60,12 @@ def cli(main, argv=None, interrupted="interrupted; the same command goes on from
     if is_main_process():
         print(message, file=sys.stderr)
     return code
+
+
+def report_thread_error(problem):
+    """Tell of an error that ends a thread; of the disk's, TensorBoard's thread leaves that to the main one."""
+    if getattr(problem.exc_value, "errno", None) not in UNWRITABLE:
+        threading.__excepthook__(problem)
 
 
 def is_main_process():
