@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 import cka
-from training.records import UserError, atomic_path
+from training.records import UserError, atomic_path, checksum
 from training.seeds import mix
 
 INITS = ("kmeans++", "random", "normal", "released")
@@ -201,8 +201,10 @@ class KMeans(torch.nn.Module):
         """Write the state, in the middle of a pass too; the same in every process, written by the first."""
         state = {"centroids": self.centroids, "before": self.before} | self.totals()
         if self.rank == 0:
+            state = {name: value.cpu() for name, value in state.items()}
+            total = checksum(state, json.dumps(dict(sorted(metadata.items()))))
             with atomic_path(path) as temporary:
-                save_file({name: value.cpu() for name, value in state.items()}, temporary, metadata)
+                save_file(state, temporary, metadata | {"checksum": total})
 
     def load(self, state):
         """Go on from what `save` wrote: name -> tensor. The first process takes the sums."""
@@ -215,11 +217,32 @@ class KMeans(torch.nn.Module):
 
 # ---- the file -----------------------------------------------------------------------------------------------------
 
+def check_content(expected, tensors, facts):
+    """ValueError where tensors and facts are not those of a checksum; earlier versions wrote none."""
+    if expected not in (None, checksum(tensors, json.dumps(facts))):
+        raise ValueError("its content is not what was written there, by its checksum")
+
+
+def load_state(path):
+    """The tensors and metadata that KMeans.save wrote; ValueError where they were changed since."""
+    with safe_open(path, framework="pt") as file:
+        metadata, names = file.metadata() or {}, file.keys()
+        tensors = {name: file.get_tensor(name) for name in names}
+    check_content(metadata.pop("checksum", None), tensors, dict(sorted(metadata.items())))
+    return tensors, metadata
+
+
 def save_memory(path, centroids, facts):
-    """Write centroids (C, W*D) and JSON-able facts about them as one safetensors file, whole or not at all."""
+    """Write centroids (C, W*D) and JSON-able facts about them as one safetensors file, whole or not at all.
+
+    Returns the facts with a checksum. It is one of them as safetensors writes several metadata in a random order, and
+    equal memories are equal files.
+    """
     tensors = {"centroids": centroids.detach().float().cpu().contiguous()}
+    facts = facts | {"checksum": checksum(tensors, json.dumps(facts))}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, {"memory": json.dumps(facts)})
+    return facts
 
 
 def find_memory(path):
@@ -236,7 +259,8 @@ def load_memory(path, expected=None):
     try:
         with safe_open(path, framework="pt") as file:
             facts, centroids = json.loads(file.metadata()["memory"]), file.get_tensor("centroids")
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        check_content(facts.pop("checksum", None), {"centroids": centroids}, facts)
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is no memory that train_memory.py wrote, or a damaged one ({type(error).__name__}: "
                         f"{error}): train it again") from None
     check_shape(path, centroids, facts)

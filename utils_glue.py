@@ -5,11 +5,11 @@
     python utils_glue.py submit outputs/cola outputs/rte ... --output submission.zip
 """
 import argparse
+import errno
 import hashlib
 import json
 import os
 import sys
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from tqdm import tqdm
 
-from training.records import UserError, atomic_path, cli, sha256_of_file
+from training.records import UserError, atomic_path, checksum, cli, expand_path, make_folder, sha256_of_file
 
 
 class Task(NamedTuple):
@@ -195,7 +195,22 @@ class Features(NamedTuple):
 
 def feature_cache_dir(cache_dir=None):
     """`cache_dir` if given, else fsd-glue in the user's cache folder; never the data folder."""
-    return Path(cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "fsd-glue"))
+    try:
+        return Path(cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "fsd-glue"))
+    except RuntimeError:  # no HOME, and the system does not know the user
+        raise UserError("the tokenised rows need a folder, and this user has no home to keep them in: name one with "
+                        "--cache_dir") from None
+
+
+def _make_cache_dir(folder):
+    """The folder of tokenised rows, made and tried, as tokenising takes minutes."""
+    try:
+        make_folder(folder)
+        reason = None if os.access(folder, os.W_OK) else os.strerror(errno.EACCES)
+    except OSError as error:
+        reason = error.strerror
+    if reason:
+        raise UserError(f"the tokenised rows cannot be kept in {folder} ({reason}): name a folder with --cache_dir")
 
 
 def tokenizer_fingerprint(tokenizer):
@@ -232,6 +247,7 @@ def load_features(task, data_dir, split, tokenizer, max_seq_length, cache_dir=No
     cache = feature_cache_dir(cache_dir) / name
     found = None if overwrite_cache else read_tensors(cache, fingerprint)
     if found is None:
+        _make_cache_dir(cache.parent)
         found = _tokenize(task, split, read_examples(task, data_dir, split), tokenizer, max_seq_length)
         write_tensors(cache, fingerprint, *found)
         found = read_tensors(cache, fingerprint)  # memory-mapped, so that what was tokenised need not stay in memory
@@ -280,18 +296,10 @@ def logits_cache(task, rows, teacher, config, tokenizer, max_seq_length, device,
     return feature_cache_dir(cache_dir) / name, json.dumps(facts)
 
 
-def _checksum(tensors, notes):
-    """A CRC of a cache's content, as safetensors does not notice a changed byte."""
-    crc = zlib.crc32(notes.encode())
-    for key in sorted(tensors):
-        crc = zlib.crc32(tensors[key].numpy(), crc)
-    return str(crc)
-
-
 def write_tensors(path, fingerprint, tensors, notes):
     """Keep tensors by name and JSON-able notes in a file of a cache."""
     notes = json.dumps(notes)
-    metadata = {"fingerprint": fingerprint, "notes": notes, "checksum": _checksum(tensors, notes)}
+    metadata = {"fingerprint": fingerprint, "notes": notes, "checksum": checksum(tensors, notes)}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata)
 
@@ -305,7 +313,7 @@ def read_tensors(path, fingerprint):
     except (OSError, SafetensorError):
         return None
     notes = metadata.get("notes", "")
-    if (metadata.get("fingerprint"), metadata.get("checksum")) != (fingerprint, _checksum(tensors, notes)):
+    if (metadata.get("fingerprint"), metadata.get("checksum")) != (fingerprint, checksum(tensors, notes)):
         return None
     return tensors, json.loads(notes)
 
@@ -387,16 +395,18 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description="Download and check GLUE data; pack predictions.")
     commands = parser.add_subparsers(dest="command", required=True)
     download = commands.add_parser("download", help="Download the official data.")
-    download.add_argument("--data_dir", required=True, help="The folder that gets one folder for each task.")
+    download.add_argument("--data_dir", type=expand_path, required=True, help="The folder that gets one "
+                          "folder for each task.")
     download.add_argument("--tasks", nargs="+", default=["all"], help="The tasks to download, or all.")
     download.add_argument("--base_url", default=BASE_URL, help="The server, or a mirror with the same paths.")
     download.add_argument("--overwrite", action="store_true", help="Replace the folders already there.")
     download.add_argument("--no_verify", action="store_true", help="Keep files other than the official ones.")
     check = commands.add_parser("check", help="Count the rows found beside the official ones.")
-    check.add_argument("--data_dir", required=True, help="The folder with one folder for each task.")
+    check.add_argument("--data_dir", type=expand_path, required=True, help="The folder with one folder for each task.")
     submit = commands.add_parser("submit", help="Check the eleven prediction files and zip them.")
-    submit.add_argument("folders", nargs="+", help="The folders that hold the files, or submission/.")
-    submit.add_argument("--output", required=True, help="The zip file to write.")
+    submit.add_argument("folders", nargs="+", type=expand_path, help="The folders that hold the files, or "
+                        "submission/.")
+    submit.add_argument("--output", type=expand_path, required=True, help="The zip file to write.")
     args = parser.parse_args(argv)
     if args.command == "check":
         check_data(args.data_dir)

@@ -83,7 +83,7 @@ def told(runs, settings, flags):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("source", help="A folder of runs, or a results.csv.")
+    add("source", type=records.expand_path, help="A folder of runs, or a results.csv.")
     add("--flags", nargs="+", required=True, help="The flags that were searched over.")
     add("--method", help="Only the runs of this method.")
     add("--name", metavar="PREFIX", help="Only the runs in folders whose names start so.")

@@ -39,7 +39,7 @@ from analysis.captions import TABLES
 from analysis.page import Section, page
 from analysis.subjects import Subjects
 from training import flags, records
-from training.records import UserError, say
+from training.records import UserError, expand_path, say
 from training.runs import peak_memory
 
 FILE = "report.json"
@@ -158,15 +158,24 @@ def insert(path, topics, about):
 
 # ---- command line -------------------------------------------------------------------------------------------------
 
+def expand_student(word):
+    """The type of [NAME=]FOLDER, with ~ in the folder."""
+    name, equals, folder = word.partition("=")
+    named = equals and folder.startswith("~") and not word.startswith("~")
+    return f"{name}={expand_path(folder)}" if named else expand_path(word)
+
+
 def make_parser():
     parser = flags.Parser(__doc__)
     add = parser.add_argument
-    add("--model_name_or_path", required=True, metavar="TEACHER", help="Folder or hub name of the fine-tuned teacher.")
-    add("--students", nargs="+", required=True, metavar="[NAME=]FOLDER", help="Folders with trained models; "
-        "those of one name are runs of one model.")
+    add("--model_name_or_path", type=expand_path, required=True, metavar="TEACHER", help="Folder or hub name of the "
+        "fine-tuned teacher.")
+    add("--students", nargs="+", type=expand_student, required=True, metavar="[NAME=]FOLDER", help="Folders with "
+        "trained models; those of one name are runs of one model.")
     add("--task_name", required=True, help="GLUE task, in any case: " + ", ".join(utils_glue.TASKS) + ".")
-    add("--data_dir", required=True, help="Folder with the task's official .tsv files, or the folder above it.")
-    add("--output_dir", required=True, help="Folder for the report; made anew.")
+    add("--data_dir", type=expand_path, required=True, help="Folder with the task's official .tsv files, or the folder "
+        "above it.")
+    add("--output_dir", type=expand_path, required=True, help="Folder for the report; made anew.")
     add("--overwrite_output_dir", action="store_true", help="Replace an earlier report in --output_dir.")
     add("--teacher_memory_path", help="The memory: the folder or file that train_memory.py wrote for this teacher, "
         "task and length. Default: no global structure in the report.")
@@ -178,7 +187,7 @@ def make_parser():
     add("--max_eval_samples", type=int, help="Use only the first N rows.")
     add("--mask_padding", action="store_true", help="Leave padded positions out of all structures.")
     add("--reference", default="VKD", metavar="NAME", help="The student that throughput is relative to. Default VKD.")
-    add("--cost", type=Path, metavar="CSV", help="Take training throughput and peak memory from this table of "
+    add("--cost", type=expand_path, metavar="CSV", help="Take training throughput and peak memory from this table of "
         "benchmarks/step.py, whose forms are named as the students, instead of the runs' records.")
     add("--run_file", help="Also log figures and tables to this TensorBoard folder.")
     add("--insert", metavar="FILE", help="Also put tables into this Markdown file, between its lines <!-- table NAME "

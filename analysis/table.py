@@ -248,12 +248,12 @@ def insert(path, texts):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", help="A folder of runs, or a results.csv.")
+    parser.add_argument("runs", type=records.expand_path, help="A folder of runs, or a results.csv.")
     parser.add_argument("--task", help="Only this task's runs.")
-    parser.add_argument("--csv", help="Write the single runs to this file.")
+    parser.add_argument("--csv", type=records.expand_path_or_none, help="Write the single runs to this file.")
     parser.add_argument("--no_table", action="store_true", help="Write --csv and no table: of a search, whose settings "
                         "do not belong in one.")
-    parser.add_argument("--insert", help="Put the table into this Markdown file.")
+    parser.add_argument("--insert", type=records.expand_path_or_none, help="Put the table into this Markdown file.")
     args = parser.parse_args(argv)
     if args.no_table and (args.insert or not args.csv):
         raise UserError("--no_table goes with --csv and without --insert")

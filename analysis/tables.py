@@ -357,13 +357,14 @@ def insert(path, texts):
 def make_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("sources", nargs="+", help="Folders of runs, results.csv files, files of means; they are joined.")
+    add("sources", nargs="+", type=records.expand_path, help="Folders of runs, results.csv files, files "
+        "of means; they are joined.")
     add("--tables", nargs="+", choices=list(TITLES), default=list(TITLES), help="Only these tables.")
     add("--task", nargs="+", default=[], help="Only these tasks.")
-    add("--csv", help="Write all tables to this file, a row a number.")
-    add("--markdown", help="Write the tables to this file.")
-    add("--insert", help="Put the tables into this Markdown file.")
-    add("--figure", help="Draw the scores into this .png, .svg or .pdf.")
+    add("--csv", type=records.expand_path_or_none, help="Write all tables to this file, a row a number.")
+    add("--markdown", type=records.expand_path_or_none, help="Write the tables to this file.")
+    add("--insert", type=records.expand_path_or_none, help="Put the tables into this Markdown file.")
+    add("--figure", type=records.expand_path_or_none, help="Draw the scores into this .png, .svg or .pdf.")
     add("--tuned", nargs="+", default=[], help="Flags tuned for each method, which may differ between methods.")
     add("--batch_size", type=int, default=32, help="Of runs with several batch sizes, Tables 2 to 4 and the figure "
         "take those of this one. Default 32.")

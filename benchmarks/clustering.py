@@ -22,7 +22,7 @@ import train_memory
 from training import models, runs
 from training.batches import MiniBatch
 from training.clustering import Clustering
-from training.records import cli
+from training.records import cli, expand_path, expand_path_or_none
 from training.tokenizer import load_tokenizer
 
 # ---- the forms: each a function of mini-batches, which are tensors of indices ---------------------------------------
@@ -108,8 +108,8 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      allow_abbrev=False)
     add = parser.add_argument
-    add("--model_name_or_path", required=True, help="Folder of a fine-tuned teacher.")
-    add("--data_dir", required=True, help="Folder with the task's .tsv files.")
+    add("--model_name_or_path", type=expand_path, required=True, help="Folder of a fine-tuned teacher.")
+    add("--data_dir", type=expand_path, required=True, help="Folder with the task's .tsv files.")
     add("--task_name", default="MRPC", help="Default MRPC.")
     add("--max_seq_length", type=int, default=128, help="W. Default 128.")
     add("--per_gpu_train_batch_size", type=int, default=32, help="B. Default 32.")
@@ -119,7 +119,7 @@ def main(argv=None):
     add("--rounds", type=int, default=3, help="Rounds; the median counts. Default 3.")
     add("--bf16", action="store_true", help="Mixed precision with bfloat16, but for the published form.")
     add("--no_cuda", action="store_true", help="Stay on the CPU.")
-    add("--csv", help="Write the table to this file.")
+    add("--csv", type=expand_path_or_none, help="Write the table to this file.")
     args = parser.parse_args(argv)
     shared = [f"--{name}={getattr(args, name)}" for name in (
         "model_name_or_path", "data_dir", "task_name", "max_seq_length", "per_gpu_train_batch_size", "num_centroid")]

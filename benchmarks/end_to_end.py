@@ -25,7 +25,7 @@ import accelerate
 from report import report  # puts the repository on the path
 
 from training import flags, models, runs
-from training.records import cli, read_json
+from training.records import cli, expand_path, expand_path_or_none, read_json
 from training.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,14 +84,15 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      allow_abbrev=False)
     add = parser.add_argument
-    add("--teacher", required=True, help="Folder of a fine-tuned teacher.")
-    add("--model_name_or_path", required=True, help="Folder of the pretrained model that the student is copied from.")
-    add("--data_dir", required=True, help="Folder with the task's .tsv files.")
+    add("--teacher", type=expand_path, required=True, help="Folder of a fine-tuned teacher.")
+    add("--model_name_or_path", type=expand_path, required=True, help="Folder of the pretrained model that "
+        "the student is copied from.")
+    add("--data_dir", type=expand_path, required=True, help="Folder with the task's .tsv files.")
     add("--task_name", default="MRPC", help="Default MRPC.")
     add("--method", default="glue_with_cka_i.py --internal", help="Script and its flags, in quotes. Default FSD_I, "
         "'glue_with_cka_i.py --internal'.")
     add("--rounds", type=int, default=3, help="Rounds; the median counts. Default 3.")
-    add("--csv", help="Write the table to this file.")
+    add("--csv", type=expand_path_or_none, help="Write the table to this file.")
     args, more = parser.parse_known_args(argv)
     script, *method = shlex.split(args.method)
     given = ["--model_name_or_path", args.teacher, "--model_name_or_path_for_copy", args.model_name_or_path,

@@ -15,7 +15,7 @@ import torch
 from report import report, seconds  # puts the repository on the path
 
 import cka
-from training.records import cli
+from training.records import cli, expand_path_or_none
 
 # ---- the published form ---------------------------------------------------------------------------------------------
 
@@ -116,7 +116,7 @@ def main(argv=None):
     add("--centroids", type=int, nargs="+", default=[100, 300], help="C. Default 100 300.")
     add("--rounds", type=int, default=5, help="Rounds; the median counts. Default 5.")
     add("--no_cuda", action="store_true", help="Stay on the CPU.")
-    add("--csv", help="Write the table to this file.")
+    add("--csv", type=expand_path_or_none, help="Write the table to this file.")
     args = parser.parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() and not args.no_cuda else "cpu")
     rows = []

@@ -21,7 +21,7 @@ from report import report  # puts the repository on the path
 
 import utils_glue
 from memory import FILE, load_memory
-from training.records import cli
+from training.records import cli, expand_path, expand_path_or_none
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -76,11 +76,11 @@ def measure(args, more, task, times):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      allow_abbrev=False)
-    parser.add_argument("--model_name_or_path", required=True, help="Folder of a fine-tuned teacher.")
-    parser.add_argument("--data_dir", required=True, help="Folder with the task's .tsv files.")
+    parser.add_argument("--model_name_or_path", type=expand_path, required=True, help="Folder of a fine-tuned teacher.")
+    parser.add_argument("--data_dir", type=expand_path, required=True, help="Folder with the task's .tsv files.")
     parser.add_argument("--task_name", default="SST-2", help="Default SST-2.")
     parser.add_argument("--times", type=int, nargs="+", default=[1, 2, 4], help="Default 1 2 4.")
-    parser.add_argument("--csv", help="Write the table to this file.")
+    parser.add_argument("--csv", type=expand_path_or_none, help="Write the table to this file.")
     args, more = parser.parse_known_args(argv)
     task = utils_glue.get_task(args.task_name)
     report([measure(args, more, task, times) for times in args.times], args.csv)

@@ -14,7 +14,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from analysis.table import insert, markdown
-from training.records import atomic_path, cli, provenance, read_cells
+from training.records import atomic_path, cli, expand_path, expand_path_or_none, provenance, read_cells
 
 WHERE = ["device", "machine", "torch", "commit"]
 
@@ -41,9 +41,9 @@ def report(rows, csv=None, device="cpu"):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="+", help="CSVs that benchmarks wrote.")
+    parser.add_argument("tables", nargs="+", type=expand_path, help="CSVs that benchmarks wrote.")
     parser.add_argument("--only", help="Only the rows with a cell that is this, as bert-base.")
-    parser.add_argument("--insert", help="Put the tables into this Markdown file.")
+    parser.add_argument("--insert", type=expand_path_or_none, help="Put the tables into this Markdown file.")
     args = parser.parse_args(argv)
     texts = {}
     for path in map(Path, args.tables):

@@ -14,7 +14,7 @@ from pathlib import Path
 from report import report  # puts the repository on the path
 
 import utils_glue
-from training.records import UserError, cli, read_table
+from training.records import UserError, cli, expand_path, expand_path_or_none, read_table
 
 LAYERS, WIDTH = 12, 768  # of BERT-base
 
@@ -69,12 +69,12 @@ def main(argv=None):
                                      allow_abbrev=False)
     add = parser.add_argument
     add("--task_name", default="MNLI", help="A GLUE task; its official number of training samples. Default MNLI.")
-    add("--step", nargs="+", required=True, help="Tables that benchmarks/step.py wrote.")
+    add("--step", nargs="+", type=expand_path, required=True, help="Tables that benchmarks/step.py wrote.")
     add("--max_seq_length", type=int, default=128, help="W. Default 128.")
     add("--num_train_epochs", type=int, default=3, help="Default 3.")
     add("--memory_num_train_epochs", type=int, default=3, help="Passes of k-means. Default 3.")
     add("--num_centroid", type=int, help="C. Default: the paper's, 300 for MNLI and QQP, else 100.")
-    add("--csv", help="Write the table to this file.")
+    add("--csv", type=expand_path_or_none, help="Write the table to this file.")
     args = parser.parse_args(argv)
     task, rates = utils_glue.get_task(args.task_name), read_rates(args.step)
     centroids = args.num_centroid or (300 if task.name in ("MNLI", "QQP") else 100)

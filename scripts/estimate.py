@@ -91,7 +91,7 @@ def read_flags(words):
             flags[name] = value
         elif name:
             flags[name], name = word, None
-    return flags
+    return {name: os.path.expanduser(value) for name, value in flags.items()}
 
 
 def read_command(line, number):
@@ -342,7 +342,8 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      allow_abbrev=False)
     add = parser.add_argument
-    add("--runs", help="Folder of runs; the rates of the finished ones in it are used.")
+    add("--runs", type=records.expand_path_or_none, help="Folder of runs; the rates of the finished ones in "
+        "it are used.")
     add("--jobs", type=int, default=1, help="Runs at a time. Default 1.")
     add("--keep", choices=("all", "model", "results"), default="model", help="What scripts/sweep leaves of a finished "
         "run. Default model.")

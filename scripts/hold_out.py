@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import utils_glue
-from training.records import UserError, atomic_path, cli, say
+from training.records import UserError, atomic_path, cli, expand_path, say
 
 
 def hold_out(task, data_dir, output_dir, fraction, seed):
@@ -40,9 +40,10 @@ def hold_out(task, data_dir, output_dir, fraction, seed):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", required=True, help="The folder with the tasks' official .tsv files.")
+    parser.add_argument("--data_dir", type=expand_path, required=True, help="The folder with the tasks' "
+                        "official .tsv files.")
     parser.add_argument("--tasks", nargs="+", required=True, help="Names of GLUE tasks.")
-    parser.add_argument("--output_dir", required=True, help="The folder for the parts.")
+    parser.add_argument("--output_dir", type=expand_path, required=True, help="The folder for the parts.")
     parser.add_argument("--fraction", type=float, default=0.15, help="Share of the rows to hold out. Default 0.15.")
     parser.add_argument("--seed", type=int, default=0, help="Which rows. Default 0.")
     args = parser.parse_args(argv)

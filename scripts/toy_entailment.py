@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from training.records import UserError, atomic_path, cli
+from training.records import UserError, atomic_path, cli, expand_path
 
 # Word: its kinds. Every kind exists, and kinds may overlap: "every dog ran" entails "a dog ran", not "two".
 NOUNS = {"animal": "dog cat bird", "dog": "puppy hound", "cat": "kitten", "bird": "eagle",
@@ -213,7 +213,7 @@ def write_split(path, rows, labelled):
 def main(argv=None):
     """Write the three splits and say where."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data_dir", type=Path, required=True, help="The files go to DATA_DIR/RTE/*.tsv.")
+    parser.add_argument("--data_dir", type=expand_path, required=True, help="The files go to DATA_DIR/RTE/*.tsv.")
     parser.add_argument("--train", type=int, default=2000, help="Rows of train.tsv.")
     parser.add_argument("--dev", type=int, default=400, help="Rows of dev.tsv.")
     parser.add_argument("--test", type=int, default=200, help="Rows of test.tsv, which has no labels.")
@@ -223,7 +223,7 @@ def main(argv=None):
     for split, size in sizes.items():
         if not 1 <= size <= 100_000:  # there are not many more pairs to draw
             raise UserError(f"--{split} should be from 1 to 100000 rows; found {size}")
-    folder = args.data_dir / "RTE"
+    folder = Path(args.data_dir) / "RTE"
     for split, rows in make_task(sizes, args.seed).items():
         write_split(folder / f"{split}.tsv", rows, labelled=split != "test")
     print(f"{folder}: " + ", ".join(f"{size} {split} rows" for split, size in sizes.items()))

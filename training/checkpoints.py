@@ -7,7 +7,15 @@ import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from training.records import UserError, as_of_today, atomic_path, read_json, remove_folder, write_json
+from training.records import (
+    UserError,
+    as_of_today,
+    atomic_path,
+    read_json,
+    remove_folder,
+    sha256_of_file,
+    write_json,
+)
 
 
 class Meter:
@@ -140,13 +148,27 @@ def checkpoints(folder):
 
 
 def save_checkpoint(output_dir, step, save_model, tensors, progress, keep):
-    """Write checkpoint-STEP atomically and delete all but the newest `keep` (0 keeps all)."""
+    """Write checkpoint-STEP atomically and delete all but the newest `keep` (0 keeps all).
+
+    progress.json has the sha256 of the other files beside the progress: a resumed run goes on from just these.
+    """
     with atomic_path(Path(output_dir) / f"checkpoint-{step}") as folder:
         save_model(folder)
         save_file(tensors, folder / "training_state.safetensors")
-        write_json(folder / "progress.json", progress)
+        sums = {str(file.relative_to(folder)): sha256_of_file(file) for file in sorted(folder.rglob("*"))
+                if file.is_file()}
+        write_json(folder / "progress.json", progress | {"sha256": sums})
     for old in checkpoints(output_dir)[:-keep] if keep > 0 else []:
         remove_folder(old)
+
+
+def check_whole(folder):
+    """Refuse a checkpoint whose files are not those that were saved; earlier versions wrote no sums to tell by."""
+    for name, expected in read_json(folder / "progress.json").get("sha256", {}).items():
+        found = sha256_of_file(folder / name) if (folder / name).is_file() else "no file"
+        if found != expected:
+            raise UserError(f"the checkpoint {folder} is damaged: {name} should have the sha256 {expected[:12]}, found "
+                            f"{found[:12]}: delete the checkpoint to go on from an older one or to start afresh")
 
 
 def restore(state, folder):
@@ -196,10 +218,12 @@ def newest_checkpoint(args):
         if not (Path(wanted) / "progress.json").is_file():
             raise UserError(f"--resume_from_checkpoint {wanted} is no checkpoint of this project: it has no "
                             "progress.json")
-        if checkpoints(output) and Path(wanted).resolve().parent != output.resolve() and not args.overwrite_output_dir:
+        own = {path.resolve(): path for path in checkpoints(output)}  # a link to where one was moved is the run's, too
+        found = own.get(Path(wanted).resolve(), Path(wanted))
+        if own and found.parent.resolve() != output.resolve() and not args.overwrite_output_dir:
             raise UserError(f"--resume_from_checkpoint {wanted} is of another run than the checkpoints in {output}: "
                             "name another --output_dir, or pass --overwrite_output_dir to replace them")
-        return Path(wanted)
+        return found
     if not student.is_dir():
         raise UserError(f"--student_model_name_or_path {student} is no folder: give the --output_dir, or a folder with "
                         "a checkpoint to go on from (the student's start is --model_name_or_path_for_copy)")
@@ -218,6 +242,7 @@ def checkpoint_to_resume(args, settings):
         return None
     then = as_of_today(read_json(found / "progress.json").get("settings", {}))
     if then == settings:
+        check_whole(found)
         return found
     if args.overwrite_output_dir and not args.resume_from_checkpoint:
         return None

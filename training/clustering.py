@@ -5,7 +5,7 @@ import time
 import accelerate
 import pandas as pd
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 import memory
 from analysis.clusters import picture_of_clusters
@@ -77,9 +77,8 @@ class Clustering(runs.Run):
                 raise UserError(f"--resume_from_checkpoint: there is no unfinished clustering in {self.output}")
             return fresh, None
         try:
-            with safe_open(self.state, framework="pt") as file:
-                progress = json.loads(file.metadata()["progress"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no iterator
+            tensors, metadata = memory.load_state(self.state)
+            progress = json.loads(metadata["progress"])
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             if args.overwrite_output_dir:
                 return fresh, None
@@ -216,7 +215,7 @@ class Clustering(runs.Run):
             "inertia": [entry["inertia"] for entry in history], "cluster_sizes": found["sizes"],
             "memory_init": args.memory_init, "memory_learning_rate": args.memory_learning_rate,
             "precision": self.record["precision"], "data": features.source["sha256"]}
-        memory.save_memory(self.output / memory.FILE, kmeans.centroids, facts)
+        facts = memory.save_memory(self.output / memory.FILE, kmeans.centroids, facts)
         table = pd.DataFrame({"index": features.indices, "label": features.tensors["labels"].numpy(),
                               "cluster": found["assignment"], "x": found["points"][:, 0], "y": found["points"][:, 1]})
         with records.atomic_path(self.output / "clusters.tsv") as path:

@@ -8,15 +8,16 @@ import torch
 import cka
 import memory
 import utils_glue
-from training.records import UserError, make_folders, read_results
+from training.records import UserError, expand_path, expand_path_or_none, follow, make_folders, read_results
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one-line errors and no abbreviations."""
+    """argparse with one-line errors and no abbreviations; ~ at the start of a text is a home, as in all paths."""
 
     def __init__(self, doc):
         super().__init__(description=doc, usage="%(prog)s [flags]", allow_abbrev=False,
                          formatter_class=argparse.RawDescriptionHelpFormatter)
+        self.register("type", None, expand_path_or_none)  # of a flag without a type, so that no path is forgotten
 
     def error(self, message):
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
@@ -27,8 +28,8 @@ def shared_flags(parser):
     group = parser.add_argument_group("models")
     add = group.add_argument
     add("--model_type", help="Family of the model, as transformers names it (bert, roberta, albert, ...); checked.")
-    add("--model_name_or_path", required=True, help="Folder or hub name of the fine-tuned teacher (train_teacher.py: "
-        "of the pretrained model to fine-tune).")
+    add("--model_name_or_path", type=expand_path, required=True, help="Folder or hub name of the fine-tuned teacher "
+        "(train_teacher.py: of the pretrained model to fine-tune).")
     add("--student_num_hidden_layers", type=int, help="Layers of the student; default: half of the teacher's "
         "(train_teacher.py: all).")
     add("--config_name", default="", help="Folder or hub name of another configuration for --model_name_or_path.")
@@ -39,7 +40,8 @@ def shared_flags(parser):
     group = parser.add_argument_group("data")
     add = group.add_argument
     add("--task_name", required=True, help="GLUE task, in any case: " + ", ".join(utils_glue.TASKS) + ".")
-    add("--data_dir", required=True, help="Folder with the task's official .tsv files, or the folder above it.")
+    add("--data_dir", type=expand_path, required=True, help="Folder with the task's official .tsv files, or the folder "
+        "above it.")
     add("--max_seq_length", type=int, default=128, help="W, tokens a sample is padded or cut to. Default 128.")
     add("--overwrite_cache", action="store_true", help="Tokenise again even where cached features fit.")
     add("--max_train_samples", type=int, help="Use only the first N training rows.")
@@ -52,12 +54,15 @@ def shared_flags(parser):
     add("--do_predict", action="store_true", help="Write GLUE leaderboard files for the test set to submission/.")
     add("--evaluate_during_training", action="store_true", help="Also evaluate every --logging_steps.")
     add("--eval_all_checkpoints", action="store_true", help="Also evaluate every checkpoint that was kept.")
-    add("--output_dir", required=True, help="Folder of this run: the model, checkpoints, logs, results.")
+    add("--output_dir", type=expand_path, required=True, help="Folder of this run: the model, checkpoints, logs, "
+        "results.")
     add("--overwrite_output_dir", action="store_true", help="Replace a finished run, or one with other settings, in "
         "--output_dir. An unfinished run with the same settings is resumed all the same.")
-    add("--resume_from_checkpoint", nargs="?", const=True, metavar="CHECKPOINT", help="Insist on resuming, from this "
-        "checkpoint or the newest; without the flag a checkpoint found is resumed and a missing one is no error.")
-    add("--run_file", help="TensorBoard folder; default: tensorboard/ in --output_dir.")
+    add("--resume_from_checkpoint", type=expand_path, nargs="?", const=True, metavar="CHECKPOINT", help="Insist on "
+        "resuming, from this checkpoint or the newest; without the flag a checkpoint found is resumed and a missing "
+        "one is no error.")
+    add("--run_file", help="TensorBoard folder; default: tensorboard/ in --output_dir. A run that finds it taken by "
+        "another run writes to a folder of its own below it.")
     add("--results_csv", help="Append one row with settings and results of the training to this "
         "shared table.")
     add("--logging_steps", type=int, default=500, help="Log every N optimizer steps, and at the end. Default 500.")
@@ -193,7 +198,7 @@ def check_arguments(args):
 def check_places(args):
     """Refuse places that cannot be written to, before any work is done."""
     table = args.results_csv and Path(args.results_csv)
-    make_folders(args, output_dir=args.output_dir, run_file=args.run_file, results_csv=table and table.parent,
+    make_folders(args, output_dir=args.output_dir, run_file=args.run_file, results_csv=table and follow(table).parent,
                  teacher_cache=getattr(args, "teacher_cache", None))
     if table and table.is_dir():
         raise UserError(f"--results_csv {table} is a folder: name a file")

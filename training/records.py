@@ -1,7 +1,9 @@
 """What a run leaves on disk beside its checkpoints: whole files or none, logs, run.json, results.csv."""
+import argparse
 import contextlib
 import csv
 import errno
+import glob
 import hashlib
 import importlib.metadata
 import io
@@ -13,6 +15,9 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+import time
+import zlib
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -46,6 +51,8 @@ NUMBERS = (
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 UMASK = os.umask(0)
 os.umask(UMASK)
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EROFS)
+DAY = 24 * 3600  # seconds
 
 
 class UserError(Exception):
@@ -55,6 +62,7 @@ class UserError(Exception):
 def cli(main, argv=None, interrupted="interrupted; the same command goes on from what was saved last"):
     """Run a script's main; a user's mistake or a full disk becomes one line on stderr. Returns the exit code."""
     write_what_can_be()
+    threading.excepthook = report_thread_error
     try:
         code = main(argv) or 0
         sys.stdout.flush()
@@ -64,12 +72,10 @@ def cli(main, argv=None, interrupted="interrupted; the same command goes on from
     except BrokenPipeError:  # the reader of a table has enough, as in `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (OSError, SafetensorError) as error:
-        full = isinstance(error, SafetensorError) and "os error 28" in str(error)
-        if not full and getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
             raise
-        reason = "No space left on device" if full else error.strerror
-        message, code = f"error: {getattr(error, 'filename', None) or 'a file'} cannot be written ({reason}); what " \
+        message, code = f"error: {error.filename or 'a file'} cannot be written ({error.strerror}); what " \
                         "was there before is untouched: mend that or name another folder, and run again", 1
     except KeyboardInterrupt:
         message, code = interrupted, 130
@@ -85,6 +91,12 @@ def write_what_can_be():
         fails = errors == "strict" or (errors == "surrogateescape" and stream.encoding != "utf-8")
         if fails and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+def report_thread_error(problem):
+    """Tell of an error that ends a thread; of the disk's, TensorBoard's thread leaves that to the main one."""
+    if getattr(problem.exc_value, "errno", None) not in UNWRITABLE:
+        threading.__excepthook__(problem)
 
 
 def is_main_process():
@@ -104,54 +116,144 @@ def progress(*args, **kwargs):
     return tqdm(*args, **kwargs, mininterval=interval, maxinterval=interval, disable=not is_main_process())
 
 
+# ---- places on disk -----------------------------------------------------------------------------------------------
+
+def expand_path(word):
+    """The argparse type of a flag that names a file or folder: ~ and ~user are homes; an empty word is refused.
+
+    A model's hub name stays as it is.
+    """
+    if not word:
+        raise argparse.ArgumentTypeError("expected the name of a file or folder, found an empty one: give one")
+    expanded = os.path.expanduser(word)
+    if word.startswith("~") and expanded == word:
+        raise argparse.ArgumentTypeError(f"expected a home at the start of {word}, found no such user here: give the "
+                                         f"whole path, or ./{word} for a name that starts with ~")
+    return expanded
+
+
+def expand_path_or_none(word):
+    """The type of a path that may be left out: an empty word is none, as is leaving out the flag."""
+    return word and expand_path(word)
+
+
+def follow(path):
+    """What a path names in the end: of a symbolic link its target, which may not be there yet."""
+    path = Path(path)
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if target.is_symlink():
+        raise UserError(f"{path} is a symbolic link that leads in a circle: remove it, or let it lead to a place")
+    return target
+
+
+def make_folder(folder):
+    """Make a folder and those above it, where they are not there; what a link to it leads to."""
+    Path(os.path.realpath(folder)).mkdir(parents=True, exist_ok=True)
+
+
 def make_folders(args, **folders):
     """Make the folder that each flag needs, where it has a value; UserError where that cannot be."""
     for name, folder in folders.items():
         try:
             if folder:
-                Path(folder).mkdir(parents=True, exist_ok=True)
+                make_folder(folder)
         except OSError as error:
             raise UserError(f"--{name} {getattr(args, name)} cannot be used, as {error.filename} cannot be made a "
                             f"folder ({error.strerror}): name another") from None
 
 
 @contextlib.contextmanager
+def naming(path, temporary=None):
+    """Have an error of the disk name the file that was to be written, by its own name and not by a temporary one."""
+    try:
+        yield
+    except SafetensorError as error:
+        if found := re.search(r"os error (\d+)", str(error)):
+            number = int(found[1])
+            raise OSError(number, os.strerror(number), str(path)) from error
+        raise
+    except OSError as error:
+        if error.errno in UNWRITABLE:
+            name = os.fsdecode(error.filename or path)
+            error.filename = name.replace(str(temporary), str(path)) if temporary else name
+        raise
+
+
+@contextlib.contextmanager
 def atomic_path(path, keep=True):
     """Yield a temporary path beside `path`, to be written as a file or a folder; on success it takes path's name.
 
+    A process killed at any moment leaves the old content, the new or (of a folder) none, never a part of one. A
+    symbolic link stays: what it leads to is written. A device or a pipe is written as it comes.
     keep: False for a rehearsal, of which nothing stays.
-
-    A process killed at any moment leaves the old content, the new or (of a folder) none, never a part of one.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    given = Path(path)
+    if given.exists() and not (given.is_file() or given.is_dir()):
+        with naming(given):
+            yield given
+        return
+    path = follow(given)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        if not keep:
-            return
-        for file in temporary.rglob("*") if temporary.is_dir() else [temporary]:
-            if file.is_file():
-                file.chmod(0o666 & ~UMASK)  # safetensors writes files that only their owner can read
-                with open(file, "rb") as handle:
-                    os.fsync(handle.fileno())
-        if path.is_dir() and not temporary.is_dir():
-            raise UserError(f"{path} is a folder, but a file is to be written there: name a file")
-        if path.is_dir():
-            remove_folder(path)
-        os.replace(temporary, path)
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+    with naming(given, temporary):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        discard_leftovers(path)
+        try:
+            yield temporary
+            if not keep:
+                return
+            for file in temporary.rglob("*") if temporary.is_dir() else [temporary]:
+                if file.is_file():
+                    file.chmod(0o666 & ~UMASK)  # safetensors writes files that only their owner can read
+                    with open(file, "rb") as handle:
+                        os.fsync(handle.fileno())
+            if path.is_dir() and not temporary.is_dir():
+                raise UserError(f"{path} is a folder, but a file is to be written there: name a file")
+            if path.is_dir():
+                remove_folder(path)
+            os.replace(temporary, path)
+        finally:
+            discard(temporary)
+
+
+def discard_leftovers(path):
+    """Delete what processes that were killed more than a day ago left of writing `path`."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp*"):
+        with contextlib.suppress(OSError):  # another process may be doing the same
+            ours = re.fullmatch(r"\d+\.tmp(-old)?", leftover.name.removeprefix(f".{path.name}."))
+            if ours and time.time() - leftover.lstat().st_mtime > DAY:
+                discard(leftover)
+
+
+def discard(path):
+    """Delete a file or folder that nobody reads; of a symbolic link the link alone."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def remove_folder(path):
-    """Delete a folder under another name first, so that a half-deleted one is never taken for a whole one."""
-    doomed = path.with_name(f".{path.name}.{os.getpid()}.tmp-old")
-    os.replace(path, doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+    """Delete a folder under another name first, so that a half-deleted one is never taken for a whole one.
+
+    Of a symbolic link the link alone goes: what it leads to lies outside the run.
+    """
+    if not path.is_symlink():
+        doomed = path.with_name(f".{path.name}.{os.getpid()}.tmp-old")
+        os.replace(path, doomed)
+        path = doomed
+    discard(path)
+
+
+def move(file, path):
+    """Give a whole file the name `path`; through a link, to another file system too."""
+    try:
+        os.replace(file, follow(path))
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with atomic_path(path) as temporary:
+            shutil.copyfile(file, temporary)
+        file.unlink()
 
 
 def write_json(path, content):
@@ -199,6 +301,14 @@ def sha256_of_file(path):
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def checksum(tensors, notes):
+    """A CRC of what a safetensors file holds, its tensors and a text, as safetensors notices no changed byte."""
+    crc = zlib.crc32(notes.encode())
+    for key in sorted(tensors):
+        crc = zlib.crc32(tensors[key].numpy(), crc)
+    return str(crc)
+
+
 def fingerprint_of_model(model):
     """The sha256 of a model's weights by name, as hex: equal for equal weights, whatever file or hub they came from."""
     digest = hashlib.sha256()
@@ -241,11 +351,11 @@ def claimed(output_dir):
     if not is_main_process():
         yield
         return
-    Path(output_dir).mkdir(parents=True, exist_ok=True)
+    make_folder(output_dir)
     try:
         with filelock.FileLock(Path(output_dir) / ".lock", timeout=0):
             for leftover in Path(output_dir).glob(".*.tmp*"):  # of a killed run: never whole, never read
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+                discard(leftover)
             yield
     except filelock.Timeout:
         raise UserError(f"the output folder {output_dir} is in use by another run that is still going: wait for it "
@@ -265,7 +375,7 @@ class JsonLines:
             temporary.write_text(kept, encoding="utf-8")
 
     def write(self, entry):
-        with open(self.path, "a", encoding="utf-8") as handle:
+        with naming(self.path), open(self.path, "a", encoding="utf-8") as handle:
             handle.write(json.dumps(entry) + "\n")
 
 
@@ -444,7 +554,8 @@ def append_result(path, row):
     A run is known by its folder and start: one that is killed right after this and repeated is not in it twice, one
     that is overwritten by another stays.
     """
-    path = Path(path)
+    path = follow(path)  # so that two names of one table have one lock
+    make_folder(path.parent)
     with filelock.FileLock(path.with_name(f".{path.name}.lock")):
         table = pd.DataFrame([{key: str(value) for key, value in row.items()}])
         if path.is_file():
@@ -456,42 +567,84 @@ def append_result(path, row):
             table.to_csv(temporary, index=False)
 
 
+def curves_folder(output_dir, run_file, step):
+    """The TensorBoard folder of a run: --run_file, or one below it of the run's own where another run has that.
+
+    A file .output_dir in a folder says whose it is, so that the same command finds its own again. Curves without one
+    are of an earlier version: a run's own where it is resumed, at a step above 0, else another's.
+    """
+    if not run_file:
+        return os.path.join(output_dir, "tensorboard")
+    here, whole = Path(os.path.realpath(output_dir)), Path(run_file)
+    make_folder(whole)
+    with filelock.FileLock(whole / ".output_dir.lock"):
+        folders = [whole]
+        while len(folders) == 1 or folders[-1].exists():
+            folders.append(whole / (here.name + (f"-{len(folders)}" if len(folders) > 1 else "")))
+        owners = [read_text(folder / ".output_dir") or owner_before(folder, here, step) for folder in folders]
+        mine = owners.index(str(here)) if str(here) in owners else owners.index("")
+        make_folder(folders[mine])
+        with atomic_path(folders[mine] / ".output_dir") as temporary:
+            temporary.write_text(str(here), encoding="utf-8")
+    if mine:
+        say(f"--run_file {run_file} has the curves of another run ({owners[0]}): this run's go to {folders[mine]}")
+    return str(folders[mine])
+
+
+def owner_before(folder, here, step):
+    """Whose the curves in a folder are that no .output_dir tells of; "" where there are none."""
+    if not any(folder.glob("events.out.tfevents.*")):
+        return ""
+    own = step > 0 or here in Path(os.path.realpath(folder)).parents
+    return str(here) if own else "of an earlier version"
+
+
+def read_text(path):
+    """The content of a text file, "" where there is none."""
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
 class Log:
     """train_log.jsonl and TensorBoard side by side; silent outside the main process."""
 
     def __init__(self, output_dir, run_file, step):
-        self.folder = run_file or os.path.join(output_dir, "tensorboard")
         self.writer = self.lines = None
         if is_main_process():
             self.lines = JsonLines(Path(output_dir) / "train_log.jsonl", step)
-            self.writer = SummaryWriter(self.folder, purge_step=step + 1)
+            self.folder = curves_folder(output_dir, run_file, step)
+            with naming(self.folder):
+                self.writer = SummaryWriter(self.folder, purge_step=step + 1)
 
     def __call__(self, step, **groups):
         """Write the scalars of a step, group=name -> value; TensorBoard shows a group's curves together."""
         if self.writer:
             self.lines.write({"step": step} | {k: v for scalars in groups.values() for k, v in scalars.items()})
-            for group, scalars in groups.items():
-                for name, value in scalars.items():
-                    self.writer.add_scalar(f"{group}/{name}", value, step)
-            self.writer.flush()
+            with naming(self.folder):
+                for group, scalars in groups.items():
+                    for name, value in scalars.items():
+                        self.writer.add_scalar(f"{group}/{name}", value, step)
+                self.writer.flush()
 
     def histogram(self, step, name, values):
         if self.writer:
-            self.writer.add_histogram(name, np.asarray(values), step)
+            with naming(self.folder):
+                self.writer.add_histogram(name, np.asarray(values), step)
 
     def figure(self, step, name, figure):
         if self.writer:
-            self.writer.add_figure(name, figure, step)
+            with naming(self.folder):
+                self.writer.add_figure(name, figure, step)
 
     def close(self, step, settings, metrics):
         """The final dev metrics, the HPARAMS tab (settings with these metrics), and the end of the file."""
         if self.writer:
-            for name, value in metrics.items():
-                self.writer.add_scalar(f"dev/{name}", value, step)
             plain = {k: v if isinstance(v, (int, float, bool, str)) else str(v) for k, v in settings.items()}
-            if plain:
-                self.writer.add_hparams(plain, {f"final/{k}": v for k, v in metrics.items()}, run_name=".")
-            self.writer.close()
+            with naming(self.folder):
+                for name, value in metrics.items():
+                    self.writer.add_scalar(f"dev/{name}", value, step)
+                if plain:
+                    self.writer.add_hparams(plain, {f"final/{k}": v for k, v in metrics.items()}, run_name=".")
+                self.writer.close()
 
 
 def result_row(run):

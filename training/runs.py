@@ -2,7 +2,6 @@
 import contextlib
 import json
 import os
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -408,15 +407,16 @@ def place_model(model, tokenizer, output):
     with records.atomic_path(output / "trained-model") as folder:
         models.save_model(model, tokenizer, folder)
     for file in sorted((output / "trained-model").iterdir(), key=lambda file: file.name == "config.json"):
-        os.replace(file, output / file.name)
-    (output / "trained-model").rmdir()
+        records.move(file, output / file.name)
+    records.remove_folder(output / "trained-model")
 
 
 def clear(output):
-    """Remove an earlier run's files, but for its checkpoints, from the output folder."""
+    """Remove an earlier run's files, but for its checkpoints, from the output folder; of links, the links alone."""
     for pattern in ("run.json", "config.json", "model.safetensors", "train_log.jsonl", "eval_results.*",
                     "dev*_predictions.tsv", "memory.safetensors", "student_memory.safetensors", "clusters.tsv",
                     "clusters.png", "clustering.safetensors"):
         for file in output.glob(pattern):
-            file.unlink()
-    shutil.rmtree(output / "submission", ignore_errors=True)
+            if file.is_symlink() or file.is_file():
+                file.unlink()
+    records.discard(output / "submission")

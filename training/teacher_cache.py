@@ -25,7 +25,7 @@ import torch
 
 import cka
 from training.batches import MiniBatch, Outputs, Rows, flat
-from training.records import UserError, progress, read_json, say, write_json
+from training.records import UserError, discard, move, naming, progress, read_json, say, write_json
 
 NUMPY = {torch.float16: np.dtype("<f2"), torch.float32: np.dtype("<f4")}
 
@@ -176,7 +176,7 @@ class TeacherCache:
 
     def abandon(self):
         """Remove what is not whole."""
-        for path in (*self.folder.glob("*.partial"), *self.folder.glob(".*.tmp*"), self.folder / "partial.json"):
+        for path in (*self.folder.glob("*.partial"), self.folder / "partial.json"):
             path.unlink(missing_ok=True)
 
     def rows_done(self, missing):
@@ -189,6 +189,8 @@ class TeacherCache:
 
     def begin(self, missing):
         """Say what will be written, refuse where it does not fit. Returns the rows that a killed run had done."""
+        for path in self.folder.glob(".*.tmp*"):  # of a killed run, as this one holds the folder
+            discard(path)
         done = self.rows_done(missing)
         if not done:
             self.abandon()
@@ -219,12 +221,13 @@ class TeacherCache:
                 found = dict(zip(layers, outputs.features, strict=True)) | {
                     "logits": outputs.logits, "attention": outputs.attention}
                 for name, file in files.items():
-                    file.write(self.numbers(name, found, batch))
+                    with naming(self.partial(name)):
+                        file.write(self.numbers(name, found, batch))
                 done += batch.size
                 if files and (step % save_steps == 0 or step == len(batches)):
                     self.make_safe(files, done)
         for name in files:
-            os.replace(self.partial(name), self.path(name))
+            move(self.partial(name), self.path(name))
         if files:
             (self.folder / "partial.json").unlink()
 
@@ -250,7 +253,8 @@ class TeacherCache:
             yield file
 
     def make_safe(self, files, rows):
-        for file in files.values():
-            file.flush()
-            os.fsync(file.fileno())
+        for name, file in files.items():
+            with naming(self.partial(name)):
+                file.flush()
+                os.fsync(file.fileno())
         write_json(self.folder / "partial.json", {"rows": rows, "files": sorted(files)})
