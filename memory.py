@@ -274,11 +274,12 @@ def load_memory(path, expected=None):
 
 def check_shape(path, centroids, facts):
     """Refuse centroids that are not what the facts about them say, so many and so wide, or no finite numbers."""
-    number, width = (facts.get(name) for name in ("num_centroid", "max_seq_length"))
-    expected = (number, width * facts["hidden_size"]) if width and facts.get("hidden_size") else None
-    if tuple(centroids.shape) != expected or not number:
-        raise UserError(f"{path} should hold {number} centroids of {width} tokens, {facts.get('hidden_size')} wide, as "
-                        f"its facts say, but holds numbers of the shape {tuple(centroids.shape)}: train it again")
+    number, length, width = (facts.get(name) for name in ("num_centroid", "max_seq_length", "hidden_size"))
+    right = centroids.ndim == 2 and centroids.numel() and number in (None, centroids.shape[0]) and (
+        None in (length, width) or length * width == centroids.shape[1])
+    if not right:
+        raise UserError(f"{path} should hold {number} centroids of {length} tokens, {width} wide, but "
+                        f"holds numbers of the shape {tuple(centroids.shape)}: train it again")
     if not centroids.isfinite().all():
         raise UserError(f"{path} has centroids that are no finite numbers: train it again")
 
