@@ -103,7 +103,7 @@ class State:
         self.meter.sums.copy_(tensors["meter.sums"])
         self.meter.count = progress["meter_count"]
         rank = self.accelerator.process_index
-        torch.set_rng_state(tensors["random.cpu"][rank])
+        torch.set_rng_state(tensors["random.cpu"][rank].clone())  # of a view it reads other bytes
         if "random.cuda" in tensors and self.accelerator.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random.cuda"][rank], self.accelerator.device)
         if progress["scaler"] and self.accelerator.scaler:
