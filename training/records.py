@@ -39,8 +39,9 @@ def cli(main, argv=None, interrupted="interrupted; the same command goes on from
         with termination.listening():
             return run_main(main, argv, interrupted)
     except termination.Terminated as error:
-        say(str(error) or interrupted.replace("interrupted", "terminated", 1))
-        return termination.CODE
+        message = str(error) or interrupted.replace("interrupted", "terminated", 1)
+    say(message)  # once the exception has let go of bars, which end their line then
+    return termination.CODE
 
 
 def run_main(main, argv, interrupted):
