@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 import cka
-from training import records
+from training import records, termination
 from training.batches import MiniBatch, Rows, flat, windows
 from training.checkpoints import Meter, State
 from training.records import UserError
@@ -298,6 +298,7 @@ class Loop:
         self.student.train()
         bar = records.progress(total=self.total_steps, initial=state.step, unit="step", desc="training")
         started, seconds = time.perf_counter(), state.seconds
+        agreement = termination.Agreement(self.accelerator, "training")
         for step, epoch, window in self.plan():
             observe = step % args.logging_steps == 0 or step == self.total_steps
             rate = state.scheduler.get_last_lr()[0]
@@ -315,8 +316,12 @@ class Loop:
                               "examples_per_second": state.examples / state.seconds},
                     dev=evaluate() if args.evaluate_during_training and step < self.total_steps else {})
                 self.student.train()
-            if step % args.save_steps == 0 and step < self.total_steps:
+            stopping = step < self.total_steps and agreement.asks(step)  # after the last, what follows is saved
+            if stopping or (step % args.save_steps == 0 and step < self.total_steps):
                 state.meter.check()
                 save(state)
+            if stopping:
+                bar.close()
+                termination.stop(f"step {step} of {self.total_steps} is saved")
             started += time.perf_counter() - paused  # logging, evaluating and saving are no training time
         bar.close()

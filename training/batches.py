@@ -2,6 +2,7 @@
 import contextlib
 import inspect
 import math
+import signal
 from typing import NamedTuple
 
 import accelerate
@@ -88,7 +89,12 @@ class Rows(torch.utils.data.Dataset):
         """The items of these index tensors, prepared ahead by so many worker processes."""
         # a generator of its own: the loader draws a seed, which would shift the training's random numbers
         return torch.utils.data.DataLoader(self, None, sampler=batches, num_workers=workers, pin_memory=pin_memory,
-                                           generator=torch.Generator())
+                                           generator=torch.Generator(), worker_init_fn=outlive_saving)
+
+
+def outlive_saving(worker):
+    """SIGTERM to all processes of a run leaves a loader's workers the seconds in which their parent saves."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(30))  # they end before, when the loader is closed
 
 
 class GatherRows(torch.autograd.Function):

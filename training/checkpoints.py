@@ -128,7 +128,7 @@ class State:
         if "meter.undefined" in tensors:  # not in checkpoints of before
             self.meter.undefined.copy_(tensors["meter.undefined"])
         rank = self.accelerator.process_index
-        torch.set_rng_state(tensors["random.cpu"][rank])
+        torch.set_rng_state(tensors["random.cpu"][rank].clone())  # of a view it reads other bytes
         if "random.cuda" in tensors and self.accelerator.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random.cuda"][rank], self.accelerator.device)
         if progress["scaler"] and self.accelerator.scaler:

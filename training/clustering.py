@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 
 import memory
 from analysis.clusters import picture_of_clusters
-from training import models, records, runs
+from training import models, records, runs, termination
 from training.batches import MiniBatch, Rows, flat
 from training.checkpoints import check_output, checkpoints, other_settings, run_settings
 from training.records import UserError, say
@@ -39,6 +39,7 @@ class Clustering(runs.Run):
         self.write_record()
         log = records.Log(self.output, args.run_file, progress["step"])
         kmeans = self.kmeans(tensors)
+        termination.hold()  # to the end: a memory that is finished is not terminated any more
         found = self.passes(kmeans, progress, log)
         if records.is_main_process():
             self.leave(kmeans, found, progress, features, log)
@@ -153,21 +154,24 @@ class Clustering(runs.Run):
         progress: step (mini-batches done), seconds, history (a dict of numbers per pass), settings; kept up to date.
         """
         args, last = self.args, self.args.memory_num_train_epochs
+        agreement = termination.Agreement(self.accelerator, "clustering")
         while True:
             number = len(progress["history"]) + 1
-            self.one_pass(kmeans, progress, log, number)
+            self.one_pass(kmeans, progress, log, number, agreement)
             found = kmeans.update()
             progress["history"].append(self.log_pass(log, progress["step"], number, found))
             if number == last or (found["changed"] == 0 and args.memory_learning_rate == 1):
                 return found
             self.save_state(kmeans, progress)
+            if agreement.asks(progress["step"]):
+                termination.stop(f"pass {number} of {last} is saved")
 
     def batches(self):
         """The global mini-batches of a pass, tensors of indices."""
         size = self.args.per_gpu_memory_train_batch_size * self.accelerator.num_processes
         return torch.arange(self.rows).split(size)
 
-    def one_pass(self, kmeans, progress, log, number):
+    def one_pass(self, kmeans, progress, log, number, agreement):
         """Take the mini-batches of a pass that are not done yet; each process takes its rows of each."""
         args, world = self.args, self.accelerator.num_processes
         batches = self.batches()
@@ -184,8 +188,14 @@ class Clustering(runs.Run):
             bar.update()
             if step % args.logging_steps == 0:
                 log(step, running=kmeans.so_far())
-            if step % args.save_steps == 0 and step < before + len(batches):
+            if step == before + len(batches):
+                break
+            stopping = agreement.asks(step)
+            if stopping or step % args.save_steps == 0:
                 self.save_state(kmeans, progress)
+            if stopping:
+                bar.close()
+                termination.stop(f"mini-batch {step - before} of {len(batches)} in pass {number} is saved")
         bar.close()
 
     def save_state(self, kmeans, progress):

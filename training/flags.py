@@ -1,6 +1,7 @@
 """The flags of every script, in HuggingFace's names and the paper's letters, and the checks on their values."""
 import argparse
 import math
+import os
 from pathlib import Path
 
 import torch
@@ -21,6 +22,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+
+    def parse_known_args(self, args=None, namespace=None):
+        found, rest = super().parse_known_args(args, namespace)
+        take_old_spellings(found)
+        return found, rest
 
 
 def shared_flags(parser):
@@ -61,8 +67,8 @@ def shared_flags(parser):
     add("--resume_from_checkpoint", type=expand_path, nargs="?", const=True, metavar="CHECKPOINT", help="Insist on "
         "resuming, from this checkpoint or the newest; without the flag a checkpoint found is resumed and a missing "
         "one is no error.")
-    add("--run_file", help="TensorBoard folder; default: tensorboard/ in --output_dir. A run that finds it taken by "
-        "another run writes to a folder of its own below it.")
+    add("--run_file", "--logging_dir", help="TensorBoard folder; default: tensorboard/ in --output_dir. A run that "
+        "finds it taken by another run writes to a folder of its own below it.")
     add("--results_csv", help="Append one row with settings and results of the training to this "
         "shared table.")
     add("--logging_steps", type=int, default=500, help="Log every N optimizer steps, and at the end. Default 500.")
@@ -92,6 +98,44 @@ def shared_flags(parser):
     add("--no_cuda", action="store_true", help="Stay on the CPU.")
     add("--fp16", action="store_true", help="Mixed precision with float16; needs a GPU.")
     add("--bf16", action="store_true", help="Mixed precision with bfloat16.")
+    old_flags(parser)
+
+
+def old_flags(parser):
+    """Flags of HuggingFace's 2020 GLUE script that no run keeps: they say something else, or nothing."""
+    group = parser.add_argument_group("old spellings")
+
+    def add(*names, **options):
+        group.add_argument(*names, default=argparse.SUPPRESS, **options)
+    add("--local_rank", "--local-rank", type=int, help="What torch.distributed.launch passes, or -1; LOCAL_RANK says "
+        "it.")
+    add("--fp16_opt_level", choices=("O0", "O1", "O2", "O3"), help="What --fp16 does is O1; with O0 it does nothing.")
+    add("--server_ip", help="Must be empty.")
+    add("--server_port", help="Must be empty.")
+
+
+def take_old_spellings(args):
+    """Do what the old flags say and forget them: they are no settings of a run, and differ between its processes."""
+    given = {name: vars(args).pop(name) for name in ("local_rank", "fp16_opt_level", "server_ip", "server_port")
+             if name in args}
+    rank, launched = given.get("local_rank", -1), os.environ.get("LOCAL_RANK")
+    if rank < -1:
+        raise UserError(f"--local_rank must be at least -1, got {rank}: leave it out")
+    if rank >= 0 and launched is None:
+        raise UserError(f"--local_rank {rank} is for a launcher to pass, and LOCAL_RANK, which it sets, is missing: "
+                        "leave the flag out, or start several processes with torchrun --nproc_per_node N")
+    if rank >= 0 and str(rank) != launched:
+        raise UserError(f"--local_rank is {rank}, but the launcher's LOCAL_RANK is {launched}: leave the flag out")
+    level = given.get("fp16_opt_level")
+    if level and args.fp16:
+        if level in ("O2", "O3"):
+            raise UserError(f"--fp16_opt_level {level} keeps the weights themselves in half precision, and here they "
+                            "stay in float32: pass O1, which --fp16 does by itself, or O0 for no half precision")
+        args.fp16 = level == "O1"
+    for name in ("server_ip", "server_port"):
+        if given.get(name):
+            raise UserError(f"--{name} {given[name]} is for a remote debugger, which this project does not have: leave "
+                            "it out")
 
 
 def distillation_flags(parser):

@@ -29,6 +29,8 @@ from safetensors import SafetensorError
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from training import termination
+
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "scikit-learn", "scipy", "numpy",
             "pandas")
 RESULT = ("method", "seed")  # the columns that every results.csv has
@@ -60,9 +62,21 @@ class UserError(Exception):
 
 
 def cli(main, argv=None, interrupted="interrupted; the same command goes on from what was saved last"):
-    """Run a script's main; a user's mistake or a full disk becomes one line on stderr. Returns the exit code."""
+    """Run a script's main; a user's mistake, a full disk or a signal becomes one line on stderr. Returns the exit code.
+    """
     write_what_can_be()
     threading.excepthook = report_thread_error
+    try:
+        with termination.listening():
+            return run_main(main, argv, interrupted)
+    except termination.Terminated as error:
+        message = str(error) or interrupted.replace("interrupted", "terminated", 1)
+    say(message)  # once the exception has let go of bars, which end their line then
+    return termination.CODE
+
+
+def run_main(main, argv, interrupted):
+    """The exit code of a script's main; its errors become one line on stderr."""
     try:
         code = main(argv) or 0
         sys.stdout.flush()

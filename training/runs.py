@@ -15,7 +15,7 @@ import transformers
 import memory
 import utils_glue
 from distill import Loop, needs_of, task_loss
-from training import classes, flags, models, records
+from training import classes, flags, models, records, termination
 from training.batches import MiniBatch, Rows
 from training.checkpoints import (
     checkpoint_to_resume,
@@ -64,8 +64,17 @@ def prepared(args):
     if not args.do_train:
         models.find_trained(args.output_dir)
     with records.claimed(args.output_dir):
-        yield task
-    if torch.distributed.is_initialized():  # else gloo's threads outlive the interpreter now and then, and abort it
+        try:
+            yield task
+        except termination.Terminated:
+            leave_group()
+            raise
+    leave_group()
+
+
+def leave_group():
+    """Leave the process group: else gloo's threads outlive the interpreter now and then, and abort it."""
+    if torch.distributed.is_initialized():
         accelerate.PartialState().destroy_process_group()
 
 
@@ -100,6 +109,7 @@ class Run:
         if args.do_predict:
             self.write_predictions()
         if args.do_train and records.is_main_process():
+            termination.hold()  # a run that is finished is not terminated any more
             names = [name for name in vars(args) if name in HYPERPARAMETERS]
             log.close(self.record["steps"], {"method": self.method} | {k: getattr(args, k) for k in names}, results)
             self.record |= {"results": results, "wall_seconds": time.perf_counter() - self.began, "finished": True}
@@ -205,6 +215,7 @@ class Run:
 
         if accelerator.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(accelerator.device)
+        termination.hold()
         loop.run(log, save, evaluate=lambda: self.evaluate(loop.student, tokenizer)[0])
         if records.is_main_process():
             if memories:
@@ -216,6 +227,7 @@ class Run:
                         "parameters": sum(p.numel() for p in student.parameters())}
         self.write_record()
         accelerator.wait_for_everyone()
+        termination.release()
         return log
 
     def is_trained(self, before, settings):

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 import cka
+from training import termination
 from training.batches import MiniBatch, Outputs, Rows, flat
 from training.records import UserError, discard, move, naming, progress, read_json, say, write_json
 
@@ -211,6 +212,8 @@ class TeacherCache:
         world, gpu = accelerator.num_processes, accelerator.device.type == "cuda"
         batches = torch.arange(done, self.rows).split(batch_size * world) if done < self.rows else []
         items = Rows(features, False, accelerator.process_index, world).loader(batches, workers, gpu)
+        agreement = termination.Agreement(accelerator, "teacher cache")
+        termination.hold()
         bar = progress(items, total=len(batches), desc="teacher cache", unit="batch")
         with contextlib.ExitStack() as stack:
             files = {name: stack.enter_context(self.append(name, done))
@@ -224,12 +227,17 @@ class TeacherCache:
                     with naming(self.partial(name)):
                         file.write(self.numbers(name, found, batch))
                 done += batch.size
-                if files and (step % save_steps == 0 or step == len(batches)):
+                stopping = step < len(batches) and agreement.asks(step)
+                if files and (stopping or step % save_steps == 0 or step == len(batches)):
                     self.make_safe(files, done)
+                if stopping:
+                    bar.close()
+                    termination.stop(f"{done} of {self.rows} samples of the teacher cache are saved")
         for name in files:
             move(self.partial(name), self.path(name))
         if files:
             (self.folder / "partial.json").unlink()
+        termination.release()
 
     def numbers(self, name, found, batch):
         """The bytes of a mini-batch in a file. found: what entries are made of, by its name."""
