@@ -346,3 +346,14 @@ def test_a_sweep_that_is_told_to_end_lets_its_runs_save(number, passed, tmp_path
     process.send_signal(signal.Signals[number])
     assert process.communicate(timeout=30)[1].endswith("stopped; the same command goes on\n")
     assert process.returncode == 130 and (tmp_path / "runs/a/saved").read_text() == passed
+
+
+# ---- at random ----------------------------------------------------------------------------------------------------
+
+@pytest.mark.slow
+def test_runs_that_are_killed_at_random_end_in_the_same_bits(tmp_path):
+    """A few rounds of the kill loop, which says what went wrong."""
+    done = subprocess.run([sys.executable, "tests/kill_loop.py", "--rounds", "2", "--kinds", "distillation",
+                           "clustering", "--folder", tmp_path / "work"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    assert re.search(r"^equal ends +1 +1$", done.stdout, re.M)

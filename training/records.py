@@ -71,6 +71,10 @@ def cli(main, argv=None, interrupted="interrupted; the same command goes on from
             return run_main(main, argv, interrupted)
     except termination.Terminated as error:
         message = str(error) or interrupted.replace("interrupted", "terminated", 1)
+    except RuntimeError:  # of a collective, of which another process that was told has left the group first
+        if not termination.ear.told or "RANK" not in os.environ:
+            raise
+        message = interrupted.replace("interrupted", "terminated", 1)
     say(message)  # once the exception has let go of bars, which end their line then
     return termination.CODE
 
