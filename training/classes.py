@@ -11,7 +11,6 @@ import torch
 from scipy.stats import binomtest
 
 import utils_glue
-from training.records import UserError
 
 DOUBT = 0.001  # p of a sign test below which one order of the classes is clearly better than another
 NLI = {"contradiction": "contradiction contradictory contradicts", "neutral": "neutral",
@@ -104,18 +103,21 @@ def best_order(logits, labels):
     return best.tolist() if clearly_better(right, present) and clearly_better(right, constant) else None
 
 
+def correlation(x, y):
+    """Pearson's r of two (N,), 0 where one of them is constant."""
+    return np.corrcoef(x, y)[0, 1] if np.ptp(x) and np.ptp(y) else 0.0
+
+
 def other_scale(scores, labels):
     """True where scores (N,) follow the labels (N,), |r| of 0.5 or more, but fit worse than the labels' mean."""
-    if np.ptp(scores) == 0 or np.ptp(labels) == 0:
-        return False
-    r = np.corrcoef(scores, labels)[0, 1]
+    r = correlation(scores, labels)
     return abs(r) >= 0.5 and (r < 0 or np.square(scores - labels).mean() > np.var(labels))
 
 
 def no_better_than_constant(task, logits, labels):
     """True where a teacher's answers are not clearly better than one and the same for every row (p < 0.05)."""
     if task.labels is None:
-        return not np.corrcoef(logits[:, 0], labels)[0, 1] > 2 / np.sqrt(len(labels))  # NaN for a constant, too
+        return correlation(logits[:, 0], labels) <= 2 / np.sqrt(len(labels))
     right, constant = logits.argmax(1) == labels, labels == np.bincount(labels).argmax()
     wins, losses = int((right & ~constant).sum()), int((constant & ~right).sum())
     return wins <= losses or binomtest(wins, wins + losses, alternative="greater").pvalue >= 0.05
@@ -129,26 +131,28 @@ def constant_answer(task, labels):
     return f"always answering {task.labels[counts.argmax()]} ({counts.max() / counts.sum():.4f})"
 
 
-def refuse_other_order(task, name, logits, labels, where):
-    """UserError where the labels say that a teacher's outputs mean something else.
+def other_meaning(task, name, logits, labels, where):
+    """The sentence that refuses a teacher whose outputs mean something else, as the labels say; None if they do not.
 
     logits: (N, K). labels: (N,). where: the rows in words.
     """
+    if not np.isfinite(logits).all():
+        return f"the teacher {name} says what is no finite number on {where}: fine-tune it again"
     if task.labels is None:
         if other_scale(logits[:, 0], labels):
-            raise UserError(
-                f"the teacher {name} follows the scores of {where} (r = {np.corrcoef(logits[:, 0], labels)[0, 1]:.2f}) "
-                f"on another scale, from {logits.min():.2f} to {logits.max():.2f} where {task.name} has "
-                f"{labels.min():.2f} to {labels.max():.2f}, and the student would learn both: fine-tune one with "
-                "train_teacher.py")
-        return
+            r = correlation(logits[:, 0], labels)
+            return (
+                f"the teacher {name} follows the scores of {where} (r = {r:.2f}) on another scale, from "
+                f"{logits.min():.2f} to {logits.max():.2f} where {task.name} has {labels.min():.2f} to "
+                f"{labels.max():.2f}, and the student would learn both: fine-tune one with train_teacher.py")
+        return None
     order = best_order(logits, labels)
     if order is None:
-        return
+        return None
     predictions = logits.argmax(1)
     words = {k: task.labels[c] for k, c in enumerate(order)}
     written = ", ".join(f'"{k}": "{word}"' for k, word in words.items())
-    raise UserError(
+    return (
         f"the teacher {name} has its classes in another order than {task.name}: on {where} it is right in "
         f"{(predictions == labels).mean():.1%}, and in {(np.array(order)[predictions] == labels).mean():.1%} if its "
         f"outputs are {', '.join(words.values())}: write that as \"id2label\": {{{written}}} into its config.json, or "

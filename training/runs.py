@@ -8,6 +8,7 @@ from pathlib import Path
 
 import accelerate
 import huggingface_hub
+import numpy as np
 import pandas as pd
 import torch
 import transformers
@@ -318,13 +319,12 @@ class Run:
         rows = self.features("dev", tokenizer, args.max_eval_samples) if has_dev else some
         where = f"{len(rows.indices)} rows of {rows.source['file']}"
         logits, labels = self.teacher_logits(teacher, tokenizer, rows), rows.tensors["labels"].numpy()
-        try:
-            classes.refuse_other_order(task, args.model_name_or_path, logits, labels, where)
-        except UserError:
-            if rows is not some:
-                classes.refuse_other_order(task, args.model_name_or_path,
-                                           self.teacher_logits(teacher, tokenizer, some),
-                                           some.tensors["labels"].numpy(), f"{len(some.indices)} training rows")
+        problem = classes.other_meaning(task, args.model_name_or_path, logits, labels, where)
+        if problem and rows is not some and np.isfinite(logits).all():
+            there = self.teacher_logits(teacher, tokenizer, some), some.tensors["labels"].numpy()
+            problem = problem if classes.other_meaning(task, "", *there, "") else None
+        if problem:
+            raise UserError(problem)
         metrics = utils_glue.compute_metrics(task, utils_glue.predictions_from_logits(task, logits), labels)
         self.record["teacher_scores"] = {"file": rows.source["file"], "rows": len(rows.indices)} | metrics
         say(f"the teacher on {where}: {describe(metrics)}")
