@@ -256,8 +256,8 @@ def main(argv=None):
     parser.add_argument("--kinds", nargs="+", help="Some of: distillation, clustering, two processes. Default: all.")
     parser.add_argument("--folder", help="Where to work. Default: a temporary folder.")
     args = parser.parse_args(argv)
-    os.environ |= {"XDG_CACHE_HOME": "unused"}
     work, draw = Path(args.folder or tempfile.mkdtemp(prefix="kill_loop-")).resolve(), random.Random(args.seed)
+    os.environ["XDG_CACHE_HOME"] = str(work / "cache")
     make_models(work / "models")
     chosen = {name: kind for name, kind in kinds(work / "models").items() if name in (args.kinds or [name])}
     seconds, counts = {}, {name: collections.Counter() for name in chosen}
