@@ -99,7 +99,7 @@ def live(kind, folder, cold):
 
 def start(kind, folder, cold=False):
     """The process of a command, whose output goes to the file stderr."""
-    (folder / "stderr").unlink(missing_ok=True)
+    (folder / "stderr").write_text("")
     process = multiprocessing.get_context("fork").Process(target=live, args=(kind, folder, cold))
     process.start()
     return process
