@@ -333,12 +333,14 @@ time.sleep(60)
 
 @pytest.mark.parametrize("number, passed", [("SIGTERM", "SIGTERM"), ("SIGHUP", "SIGTERM"), ("SIGINT", "SIGINT")])
 def test_a_sweep_that_is_told_to_end_lets_its_runs_save(number, passed, tmp_path):
+    def heed():  # a shell cannot trap what it was started without, as SIGHUP under nohup
+        for one in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+            signal.signal(one, signal.SIG_DFL)
     (tmp_path / "scripts").mkdir()
     shutil.copy(ROOT / "scripts/sweep", tmp_path / "scripts")
     (tmp_path / "saving.py").write_text(SAVING)
     process = subprocess.Popen(["scripts/sweep", "runs", "a", "--", "saving.py"], cwd=tmp_path, stderr=subprocess.PIPE,
-                               env=os.environ | {"PYTHON": sys.executable}, text=True, restore_signals=True,
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+                               env=os.environ | {"PYTHON": sys.executable}, text=True, preexec_fn=heed)
     deadline = time.monotonic() + 30
     while not (tmp_path / "runs/a/started").exists():
         assert process.poll() is None and time.monotonic() < deadline
