@@ -16,7 +16,7 @@ from training.batches import MiniBatch, Rows
 from training.linear import quick_linears
 from training.loading import load_config, loading
 from training.records import UserError, say
-from training.tokenizer import load_tokenizer
+from training.tokenizer import has_tokenizer, load_tokenizer
 
 ROUNDS = 5  # of timing the inference; the median counts
 
@@ -76,10 +76,10 @@ def check_reads_alike(args, task, features, tokenizer, folder, config):
         raise UserError(f"the student {folder} takes {config.vocab_size} tokens and {longest or 'any number of'} "
                         f"positions, but the rows have tokens up to {largest} and {args.max_seq_length} positions: "
                         "compare students with the teacher's tokenizer, at a --max_seq_length that all take")
-    if not any(folder.glob("*token*")) and not any(folder.glob("vocab*")):
+    if not has_tokenizer(folder):
         return  # it has none
     with loading("tokenizer", str(folder)):
-        other = transformers.AutoTokenizer.from_pretrained(folder)
+        other = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if utils_glue.tokenizer_fingerprint(other) == utils_glue.tokenizer_fingerprint(tokenizer):
         return
     theirs = utils_glue.load_features(task, args.data_dir, args.split, other, args.max_seq_length,

@@ -113,6 +113,12 @@ def test_an_unknown_users_home_and_an_empty_place_are_refused_before_anything_is
         utils_glue.main(["submit", "somewhere", "--output", ""])
 
 
+def test_a_table_that_is_no_file_is_refused(tiny, tmp_path, capsys):
+    """/dev/full was read without an end."""
+    with pytest.raises(UserError, match="no regular file"):
+        glue_with_cka_i.main(flags(tiny, tmp_path / "s", "--results_csv", "/dev/full"))
+
+
 def test_empty_optional_places_are_none(tiny, tmp_path):
     glue_with_cka_i.main(flags(tiny, tmp_path / "s", "--max_steps", 1, *(
         f"--{name}=" for name in ("cache_dir", "config_name", "tokenizer_name", "run_file", "results_csv",

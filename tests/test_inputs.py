@@ -177,6 +177,16 @@ def test_another_order_of_classes_is_refused_by_the_scores(names, able, tmp_path
     glue_with_cka_i.main(flags(able, tmp_path / "s", "--model_name_or_path", teacher, "--max_steps", 1))
 
 
+def test_names_that_lie_are_refused_with_what_to_write(able, tmp_path, capsys):
+    """The outputs are in order and their names are not: the advice is of the file, and not of what was made of it."""
+    shutil.copytree(able / "teacher", tmp_path / "teacher")
+    change_config(tmp_path / "teacher", id2label={"0": "not_entailment", "1": "entailment"})
+    arguments = flags(able, tmp_path / "s", "--model_name_or_path", tmp_path / "teacher", "--max_steps", 1)
+    assert '"id2label": {"0": "entailment", "1": "not_entailment"}' in refusal(capsys, arguments)
+    change_config(tmp_path / "teacher", id2label={"0": "entailment", "1": "not_entailment"})
+    glue_with_cka_i.main(arguments)
+
+
 @pytest.mark.parametrize("names", [("not_entailment", "entailment"), ("Not entailment", "ENTAILMENT"),
                                    ("non-entailment", "entails")])
 def test_plain_names_in_another_order_are_put_in_order(names, able, tmp_path, capsys):
@@ -248,6 +258,8 @@ def test_a_regression_of_another_scale():
     for scores in (noisy / 5, -noisy, 5 - noisy):
         assert "on another scale" in classes.other_meaning(task, "T", scores[:, None], labels, "dev")
     assert "no finite number" in classes.other_meaning(task, "T", np.full((200, 1), np.nan), labels, "dev")
+    few = rng.normal(size=(500, 4))
+    assert not any(classes.other_scale(scores, labels[:4]) for scores in few)  # random teachers are legal
     for scores in (noisy, rng.normal(size=200), np.zeros(200)):
         assert classes.other_meaning(task, "T", scores[:, None], labels, "dev") is None
 
@@ -386,6 +398,54 @@ def test_token_types_that_the_model_does_not_have(tmp_path):
     assert classify([{"text": "the dog", "text_pair": "a cat"}])
 
 
+def test_a_general_tokenizer_of_a_bert_keeps_its_token_types(tiny, tmp_path):
+    """transformers' general class keeps back the token types that the model was trained with."""
+    shutil.copytree(tiny / "teacher", tmp_path / "teacher")
+    path = tmp_path / "teacher/tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}))
+    arguments = flags(tiny, tmp_path / "s", "--model_name_or_path", tmp_path / "teacher", "--max_steps", 1)
+    tokenizer = load_tokenizer(glue_with_cka_i.make_parser().parse_args(arguments))
+    plain = transformers.AutoTokenizer.from_pretrained(tiny / "teacher")
+    assert dict(tokenizer("the dog", "a cat")) == dict(plain("the dog", "a cat"))
+    glue_with_cka_i.main(arguments)
+    saved = transformers.AutoTokenizer.from_pretrained(tmp_path / "s")
+    assert dict(saved("the dog", "a cat")) == dict(plain("the dog", "a cat"))
+
+
+def shuffled(source, folder):
+    """The model of a folder with a tokenizer of the same words in another order."""
+    shutil.copytree(source, folder)
+    for file in (*folder.glob("*token*"), *folder.glob("vocab*")):
+        file.unlink()
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *reversed(WORDS)]
+    (folder / "words").write_text("\n".join(words) + "\n")
+    transformers.BertTokenizer(vocab=str(folder / "words"), model_max_length=64).save_pretrained(folder)
+    return folder
+
+
+def test_a_tokenizer_of_other_ids_is_refused(tiny, tmp_path, capsys):
+    other = shuffled(tiny / "teacher", tmp_path / "other")
+    said = refusal(capsys, flags(tiny, tmp_path / "s", "--tokenizer_name", other))
+    assert "differ in" in said and "one vocabulary" in said
+    glue_with_cka_i.main(flags(tiny, tmp_path / "s", "--tokenizer_name", tiny / "pretrained", "--max_steps", 1))
+
+
+def test_a_source_with_sentencepiece_alone_is_compared(tmp_path, capsys):
+    """An ALBERT's folder with spiece.model and nothing else of its tokenizer has a vocabulary, too."""
+    tokenizer = sentencepiece_unigram(tmp_path)
+    folder = save_models(tmp_path, "albert", tokenizer, embedding_size=8)
+    write_task(folder)
+    for file in (*(folder / "pretrained").glob("*token*"), *(folder / "pretrained").glob("vocab*")):
+        file.unlink()
+    rng = np.random.default_rng(1)
+    (tmp_path / "text").write_text("\n".join(" ".join(rng.permutation(WORDS[:20])) for _ in range(200)))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "text"), model_prefix=str(folder / "pretrained/spiece"), vocab_size=50,
+        hard_vocab_limit=False, minloglevel=2, pad_id=0, unk_id=1, bos_id=-1, eos_id=-1,
+        control_symbols="[CLS],[SEP]", user_defined_symbols="[MASK]")
+    assert "differ in" in refusal(capsys, flags(folder, tmp_path / "s", "--max_seq_length", 40))
+
+
 def test_positions_of_roberta_are_two_fewer(tmp_path, capsys):
     tokenizer = byte_level(tmp_path)
     tokenizer.model_max_length = 10 ** 6  # as of a tokenizer that does not know
@@ -475,6 +535,37 @@ def test_no_code_in_a_file_is_run(tiny, tmp_path, capsys):
     said = refusal(capsys, flags(tiny, tmp_path / "s", "--model_name_or_path", tmp_path / "teacher"))
     assert "holds more than weights" in said and "no code in a file is ever run" in said
     assert not (tmp_path / "ran").exists()
+
+
+def test_no_code_beside_a_model_is_run(tiny, tmp_path, capsys, monkeypatch):
+    """Nor asked for: transformers would ask on stdin."""
+    shutil.copytree(tiny / "teacher", tmp_path / "teacher")
+    (tmp_path / "teacher/evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass C: pass\n")
+    change_config(tmp_path / "teacher", model_type="evil", auto_map={"AutoConfig": "evil.C"})
+    monkeypatch.setattr("builtins.input", lambda *asked: "y")
+    assert "cannot load" in refusal(capsys, flags(tiny, tmp_path / "s", "--model_name_or_path", tmp_path / "teacher"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_teacher_cut_short_by_its_config_is_refused(tiny, tmp_path, capsys):
+    shutil.copytree(tiny / "teacher", tmp_path / "teacher")
+    change_config(tmp_path / "teacher", num_hidden_layers=3)
+    said = refusal(capsys, flags(tiny, tmp_path / "s", "--model_name_or_path", tmp_path / "teacher"))
+    assert "weights of 4 layers, but its config.json says 3" in said
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
+def test_students_of_a_wrapped_model_are_saved_without_its_prefix(prefix, tiny, tmp_path):
+    for name in ("teacher", "pretrained"):
+        shutil.copytree(tiny / name, tmp_path / name)
+        weights = load_file(tmp_path / name / "model.safetensors")
+        save_file({prefix + key: value for key, value in weights.items()}, tmp_path / name / "model.safetensors",
+                  {"format": "pt"})
+    shutil.copytree(tiny / "RTE", tmp_path / "RTE")
+    glue_with_cka_i.main(flags(tmp_path, tmp_path / "s", "--max_steps", 1))
+    glue_with_cka_i.main(flags(tiny, tmp_path / "plain", "--max_steps", 1))
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("s", "plain"))
+    assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])

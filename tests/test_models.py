@@ -154,7 +154,7 @@ MISTAKES = {
     "teacher that is not fine-tuned": (lambda tiny, _: ["--model_name_or_path", tiny / "pretrained"], "not fine-tuned"),
     "teacher that is nowhere": (lambda *_: ["--model_name_or_path", "no/such/folder"], "does not exist"),
     "damaged teacher": (damaged_weights, "cannot load the teacher"),
-    "another model's tokenizer": (other_tokenizer, "has 261 tokens, but"),
+    "another model's tokenizer": (other_tokenizer, "differ in 294 tokens"),
     "a source with another vocabulary": (another_vocabulary, "differ in 2 tokens, such as 'cow'"),
     "too many layers": (lambda *_: ["--student_num_hidden_layers", "5"], "which has 4"),
     "weights of another width": (another_width, "lacks"),

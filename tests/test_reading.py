@@ -208,6 +208,25 @@ def test_texts_stay_texts(tmp_path):
     assert records.read_results(path)["--output_dir"].tolist() == ["007", "NA", "03"]
 
 
+@pytest.mark.parametrize("word", ["True", "TRUE", "true"])
+def test_booleans_of_a_spreadsheet(word, tmp_path):
+    """Rows of before --group_by_length, appended to: what was masked was grouped, in any spelling."""
+    path = written(tmp_path, f"method,seed,acc,--mask_padding\nFSD_I,1,0.5,{word}\nFSD_I,2,0.5,\n")
+    records.append_result(path, {"method": "FSD_I", "seed": 3, "acc": 0.5, "--group_by_length": False})
+    assert records.read_results(path)["--group_by_length"].tolist() == [True, False, False]
+    path.write_text(path.read_text().replace(word, "WAHR"))
+    with pytest.raises(UserError, match="line 2 has 'WAHR' in the column --mask_padding"):
+        records.read_results(path)
+
+
+def test_every_boolean_flag_is_known_as_such():
+    given = set()
+    for script in (train_teacher, glue_with_cka_i, glue_with_cka_g, glue_with_cka_ilg, glue_with_baseline):
+        given |= {f"--{action.dest}" for action in script.make_parser()._actions if action.const is True
+                  and not action.metavar}
+    assert given - {"--do_train", "--do_eval", "--do_predict"} == set(records.BOOLEANS)
+
+
 def test_every_flag_of_numbers_is_known_as_such():
     given = {}
     for script in (train_teacher, glue_with_cka_i, glue_with_cka_g, glue_with_cka_ilg, glue_with_baseline):

@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 import torch
-from scipy.stats import binomtest
+from scipy.stats import binomtest, pearsonr
 
 import utils_glue
 
@@ -78,6 +78,7 @@ def put_in_order(model, task):
         return None
     found = [str(model.config.id2label[k]) for k in range(len(order))]
     permute_classes(model, order)
+    model.was_in_order = order  # for the advice of other_meaning
     name_classes(model.config, task)
     return f"has its classes in the order {', '.join(found)}: they are put in {task.name}'s, {', '.join(task.labels)}"
 
@@ -109,9 +110,13 @@ def correlation(x, y):
 
 
 def other_scale(scores, labels):
-    """True where scores (N,) follow the labels (N,), |r| of 0.5 or more, but fit worse than the labels' mean."""
+    """True where scores (N,) clearly follow the labels (N,), |r| of 0.5 or more, upside down or far from their values.
+
+    Far: with more than twice the squared error that one and the same score, the labels' mean, has.
+    """
     r = correlation(scores, labels)
-    return abs(r) >= 0.5 and (r < 0 or np.square(scores - labels).mean() > np.var(labels))
+    clear = abs(r) >= 0.5 and len(labels) > 2 and pearsonr(scores, labels).pvalue < DOUBT
+    return clear and (r < 0 or np.square(scores - labels).mean() > 2 * np.var(labels))
 
 
 def no_better_than_constant(task, logits, labels):
@@ -131,10 +136,11 @@ def constant_answer(task, labels):
     return f"always answering {task.labels[counts.argmax()]} ({counts.max() / counts.sum():.4f})"
 
 
-def other_meaning(task, name, logits, labels, where):
+def other_meaning(task, name, logits, labels, where, was=None):
     """The sentence that refuses a teacher whose outputs mean something else, as the labels say; None if they do not.
 
-    logits: (N, K). labels: (N,). where: the rows in words.
+    logits: (N, K). labels: (N,). where: the rows in words. was: the order that put_in_order has undone, if any, as
+    the advice is for the file.
     """
     if not np.isfinite(logits).all():
         return f"the teacher {name} says what is no finite number on {where}: fine-tune it again"
@@ -150,7 +156,7 @@ def other_meaning(task, name, logits, labels, where):
     if order is None:
         return None
     predictions = logits.argmax(1)
-    words = {k: task.labels[c] for k, c in enumerate(order)}
+    words = {k: task.labels[order[c]] for k, c in enumerate(was or range(len(order)))}
     written = ", ".join(f'"{k}": "{word}"' for k, word in words.items())
     return (
         f"the teacher {name} has its classes in another order than {task.name}: on {where} it is right in "

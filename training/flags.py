@@ -244,7 +244,7 @@ def check_places(args):
     table = args.results_csv and Path(args.results_csv)
     make_folders(args, output_dir=args.output_dir, run_file=args.run_file, results_csv=table and follow(table).parent,
                  teacher_cache=getattr(args, "teacher_cache", None))
-    if table and table.is_dir():
-        raise UserError(f"--results_csv {table} is a folder: name a file")
+    if table and table.exists() and not table.is_file():
+        raise UserError(f"--results_csv {table} is {'a folder' if table.is_dir() else 'no regular file'}: name a file")
     if table and table.exists():
         read_results(table)

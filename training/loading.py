@@ -57,7 +57,8 @@ def load_config(args, name, what, **changes):
     family = (getattr(args, "model_type", None) or "").lower()
     with loading(what, name):
         try:
-            config = transformers.AutoConfig.from_pretrained(name, **hub_arguments(args), **changes)
+            config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False, **hub_arguments(args),
+                                                             **changes)
         except ValueError:  # of a version that wrote no model_type
             if family not in transformers.CONFIG_MAPPING:
                 raise

@@ -42,25 +42,34 @@ def cut_layers(config, layers):
 def load_classifier(name, config, what, **options):
     """The classifier of a folder or hub name, safetensors or pytorch_model.bin, as float32.
 
-    Returns the model and the names of its weights that the source lacks or has in another shape.
+    Returns the model, the names of its weights that the source lacks or has in another shape, and the number of layers
+    that the source has, where these are more than the configuration says; else 0.
     """
     def load(**more):
         return transformers.AutoModelForSequenceClassification.from_pretrained(
             name, config=config, output_loading_info=True, ignore_mismatched_sizes=True, weights_only=True,
-            **options, **more)
+            trust_remote_code=False, **options, **more)
 
+    state = torch.get_rng_state()
     with loading(what, name):
         model, info = load()
         if any(re.match(WRAPPERS, key) for key in info["unexpected_keys"]):
+            torch.set_rng_state(state)  # a new head draws from it
             model, info = load(key_mapping={WRAPPERS: ""})
+            model._weight_conversions = None  # else transformers would look for the prefix when it saves
     mismatched = {key: f"{key}, {tuple(found)} there and {tuple(wanted)} by its config.json"
                   for key, found, wanted in info["mismatched_keys"]}
-    return model.float(), {key: key for key in info["missing_keys"]} | mismatched
+    surplus = {int(found[1]) + 1 for key in info["unexpected_keys"] if (found := re.search(r"\.(\d+)\.", key))}
+    lacking = {key: key for key in info["missing_keys"]} | mismatched
+    return model.float(), lacking, max(surplus, default=0)
 
 
 def load_finished(name, config, what, task, **options):
     """A classifier whose weights are all there, its classes in the task's order."""
-    model, lacking = load_classifier(name, config, what, **options)
+    model, lacking, layers = load_classifier(name, config, what, **options)
+    if layers > config.num_hidden_layers:
+        raise UserError(f"the {what} {name} has weights of {layers} layers, but its config.json says "
+                        f"{config.num_hidden_layers}: correct that, so that it is not cut short")
     if lacking:
         raise UserError(f"the {what} {name} is not fine-tuned, or not stored whole: it lacks {len(lacking)} weights, "
                         f"the first {lacking[min(lacking)]}; fine-tune it on {task.name} with train_teacher.py first")
@@ -136,7 +145,7 @@ def build_model(args, task, tokenizer, source, copy, layers, config_name=""):
             model = transformers.AutoModelForSequenceClassification.from_config(config).float()
         check_reading(model, tokenizer, args.max_seq_length, f"model {source}")
         return model
-    model, lacking = load_classifier(source, config, "model", **hub_arguments(args))
+    model, lacking, _ = load_classifier(source, config, "model", **hub_arguments(args))
     lost = sorted(key for key in lacking if not is_head(model, key))
     if lost:
         raise UserError(f"{source} lacks {len(lost)} weights of a {config.model_type} encoder, the first "
@@ -166,7 +175,7 @@ def load_trained(args, task, folder):
     check_labels(task, config, folder, "model")
     model = load_finished(str(folder), config, "model", task)
     with loading("tokenizer", folder):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     check_tokenizer(args, tokenizer, config, folder)
     check_reading(model, tokenizer, args.max_seq_length, f"model {folder}")
     return model, tokenizer

@@ -50,6 +50,10 @@ NUMBERS = (
         "max_steps", "warmup_steps", "dataloader_num_workers", "alpha", "temperature", "beta",
         "gamma_i", "gamma_l", "gamma_g", "gamma_m", "gamma_d", "gamma_a",
         "student_memory_learning_rate", "relation_heads")))
+BOOLEANS = tuple(f"--{name}" for name in (
+    "do_lower_case", "mask_padding", "group_by_length", "copy_teacher", "do_layerwise", "internal", "bf16", "fp16",
+    "compile", "no_cuda", "overwrite_cache", "overwrite_output_dir", "evaluate_during_training",
+    "eval_all_checkpoints"))
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 UMASK = os.umask(0)
 os.umask(UMASK)
@@ -403,7 +407,7 @@ def as_of_today(settings):
     Before --group_by_length existed, --mask_padding grouped rows by length (not of train_memory.py).
     Before --student_memory_init, M_s started with the mean and deviation of M_t's numbers.
     """
-    masked, clusters = str(settings.get("mask_padding")) == "True", "num_centroid" in settings
+    masked, clusters = str(settings.get("mask_padding")).lower() == "true", "num_centroid" in settings
     added = {"group_by_length": masked and not clusters}
     if "gamma_m" in settings:
         added["student_memory_init"] = "matched"
@@ -554,6 +558,8 @@ def read_table(path, keys, filled=(), numbers=(), what="no table of ours", dtype
         for line, text, missing in zip(lines, texts, table.iloc[:, i].isna(), strict=True):
             if name in filled and (missing or not text.strip()):
                 raise wrong_line(path, line, f"nothing in the column {name}")
+            if name in BOOLEANS and not missing and text.strip().lower() not in ("true", "false"):
+                raise wrong_line(path, line, f"{text!r} in the column {name}, which is of True and False")
             if name in numbers and not missing and not is_number(text):
                 comma = " (decimal commas need semicolons between the cells)" if "," in text else ""
                 raise wrong_line(path, line, f"{text!r} in the column {name}, which is of numbers",

@@ -319,7 +319,8 @@ class Run:
         rows = self.features("dev", tokenizer, args.max_eval_samples) if has_dev else some
         where = f"{len(rows.indices)} rows of {rows.source['file']}"
         logits, labels = self.teacher_logits(teacher, tokenizer, rows), rows.tensors["labels"].numpy()
-        problem = classes.other_meaning(task, args.model_name_or_path, logits, labels, where)
+        problem = classes.other_meaning(task, args.model_name_or_path, logits, labels, where,
+                                        getattr(teacher, "was_in_order", None))
         if problem and rows is not some and np.isfinite(logits).all():
             there = self.teacher_logits(teacher, tokenizer, some), some.tensors["labels"].numpy()
             problem = problem if classes.other_meaning(task, "", *there, "") else None

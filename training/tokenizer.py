@@ -21,17 +21,20 @@ def load_tokenizer(args):
         raise UserError(f"the tokenizer {name} has no padding token, which batches of equal length need")
     if args.do_lower_case and not lowers_case(tokenizer):
         tokenizer = add_lower_case(tokenizer, config, name)
-    leave_out_token_types(tokenizer, config)
+    if args.tokenizer_name and has_tokenizer(args.model_name_or_path):
+        check_vocabulary(args, tokenizer, args.model_name_or_path, config)
+    match_token_types(tokenizer, config)
     return tokenizer
 
 
 def read_tokenizer(args, name, config, **options):
     """The tokenizer of a folder or hub name; of one that does not say its class, that of the model's family."""
+    options |= hub_arguments(args) | {"trust_remote_code": False}  # no code in a file is ever run
     with loading("tokenizer", name):
         try:
-            return transformers.AutoTokenizer.from_pretrained(name, **hub_arguments(args), **options)
+            return transformers.AutoTokenizer.from_pretrained(name, **options)
         except ValueError:  # a vocabulary alone, as HuggingFace's first versions left it
-            return transformers.AutoTokenizer.from_pretrained(name, config=config, **hub_arguments(args), **options)
+            return transformers.AutoTokenizer.from_pretrained(name, config=config, **options)
 
 
 def check_vocabulary_is_there(tokenizer, name):
@@ -84,16 +87,24 @@ def is_saved_whole(tokenizer, config):
 
 def saved_reads_alike(tokenizer, folder):
     """True where the tokenizer in a folder is this one, as anybody would load it."""
-    other = transformers.AutoTokenizer.from_pretrained(folder)
+    other = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     return tokenizer_fingerprint(other) == tokenizer_fingerprint(tokenizer)
 
 
-def leave_out_token_types(tokenizer, config):
-    """Have the tokenizer give no token types to a model that knows fewer than two, such as RoBERTa."""
+def match_token_types(tokenizer, config):
+    """Have the tokenizer give token types just to a model that knows two or more.
+
+    RoBERTa knows one. BERT knows two, but transformers' general class, which many folders name, keeps them back.
+    """
     types, names = getattr(config, "type_vocab_size", None), tokenizer.model_input_names
-    if types is not None and types < 2 and "token_type_ids" in names:
-        tokenizer.model_input_names = [name for name in names if name != "token_type_ids"]
-        tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names  # which is what is saved
+    if types is None or (types >= 2) == ("token_type_ids" in names):
+        return
+    if types < 2:
+        names = [name for name in names if name != "token_type_ids"]
+    elif 1 in getattr(tokenizer("a", "b", return_token_type_ids=True), "token_type_ids", ()):
+        names = [names[0], "token_type_ids", *names[1:]]
+    tokenizer.model_input_names = names
+    tokenizer.init_kwargs["model_input_names"] = names  # which is what is saved
 
 
 def check_tokenizer(args, tokenizer, config, name):
@@ -107,12 +118,17 @@ def check_tokenizer(args, tokenizer, config, name):
         raise UserError(f"--max_seq_length is {args.max_seq_length}, but {name} takes at most {longest} tokens")
 
 
+def has_tokenizer(folder):
+    """True where a folder has files of a tokenizer."""
+    return any(file for pattern in ("*token*", "vocab*", "merges*", "*.model") for file in Path(folder).glob(pattern))
+
+
 def check_vocabulary(args, tokenizer, source, config):
-    """Refuse to copy layers from a model that reads the same text as other token ids."""
-    if Path(source).is_dir() and not any(Path(source).glob("*token*")) and not any(Path(source).glob("vocab*")):
-        return  # the source has no tokenizer of its own to compare
+    """Refuse a tokenizer that reads text as other token ids than that of the model whose layers are to be used."""
+    if Path(source).is_dir() and not has_tokenizer(source):
+        return
     other = read_tokenizer(args, source, config)
     differ = dict(tokenizer.get_vocab().items() ^ other.get_vocab().items())
     if differ:
-        raise UserError(f"the teacher's tokenizer and that of {source} differ in {len(differ)} tokens, such as "
-                        f"{min(differ)!r}: copy the student from a model with the teacher's vocabulary")
+        raise UserError(f"the tokenizer in use and that of {source} differ in {len(differ)} tokens, such as "
+                        f"{min(differ)!r}: take models of one vocabulary, and their own tokenizer")
