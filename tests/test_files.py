@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import resource
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -111,6 +112,17 @@ def test_an_unknown_users_home_and_an_empty_place_are_refused_before_anything_is
     assert not os.listdir(tmp_path)
     with ended():
         utils_glue.main(["submit", "somewhere", "--output", ""])
+
+
+def test_what_a_process_that_is_gone_left_is_removed_at_once(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    names = {number: tmp_path / f".r.csv.{records.HOST}-{number}.tmp" for number in (gone.pid, os.getppid())}
+    elsewhere = tmp_path / f".r.csv.{records.HOST}x-{gone.pid}.tmp"
+    for path in (*names.values(), elsewhere):
+        path.touch()
+    records.append_result(tmp_path / "r.csv", {"method": "VKD", "seed": 1})
+    assert [path.exists() for path in (*names.values(), elsewhere)] == [False, True, True]
 
 
 def test_a_table_that_is_no_file_is_refused(tiny, tmp_path, capsys):

@@ -24,6 +24,7 @@ from pathlib import Path
 import filelock
 import numpy as np
 import pandas as pd
+import psutil
 import torch
 from safetensors import SafetensorError
 from torch.utils.tensorboard import SummaryWriter
@@ -59,6 +60,7 @@ UMASK = os.umask(0)
 os.umask(UMASK)
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EROFS)
 DAY = 24 * 3600  # seconds
+HOST = re.sub(r"\W", "_", platform.node())  # in the names of unfinished files, as machines may share a folder
 
 
 class UserError(Exception):
@@ -215,7 +217,7 @@ def atomic_path(path, keep=True):
             yield given
         return
     path = follow(given)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{HOST}-{os.getpid()}.tmp")
     with naming(given, temporary):
         path.parent.mkdir(parents=True, exist_ok=True)
         discard_leftovers(path)
@@ -238,11 +240,12 @@ def atomic_path(path, keep=True):
 
 
 def discard_leftovers(path):
-    """Delete what processes that were killed more than a day ago left of writing `path`."""
+    """Delete what killed processes left of writing `path`: this machine's that are gone, others' after a day."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp*"):
         with contextlib.suppress(OSError):  # another process may be doing the same
-            ours = re.fullmatch(r"\d+\.tmp(-old)?", leftover.name.removeprefix(f".{path.name}."))
-            if ours and time.time() - leftover.lstat().st_mtime > DAY:
+            writer = re.fullmatch(r"(?:(\w+)-)?(\d+)\.tmp(-old)?", leftover.name.removeprefix(f".{path.name}."))
+            if writer and ((writer[1] == HOST and not psutil.pid_exists(int(writer[2])))
+                           or time.time() - leftover.lstat().st_mtime > DAY):
                 discard(leftover)
 
 
@@ -260,7 +263,7 @@ def remove_folder(path):
     Of a symbolic link the link alone goes: what it leads to lies outside the run.
     """
     if not path.is_symlink():
-        doomed = path.with_name(f".{path.name}.{os.getpid()}.tmp-old")
+        doomed = path.with_name(f".{path.name}.{HOST}-{os.getpid()}.tmp-old")
         os.replace(path, doomed)
         path = doomed
     discard(path)
