@@ -137,7 +137,10 @@ def build_model(args, task, tokenizer, source, copy, layers, config_name=""):
     if copy and (layers or depth) > depth:
         raise UserError(f"cannot copy {layers} layers from {source}, which has {depth}: pass "
                         f"--student_num_hidden_layers {depth} or less, or copy from another model")
-    cut_layers(config, layers or depth) if (layers or depth) <= depth else setattr(config, "num_hidden_layers", layers)
+    if (layers or depth) <= depth:
+        cut_layers(config, layers or depth)
+    else:
+        config.num_hidden_layers = layers  # of a student that starts at random
     classes.name_classes(config, task)
     check_tokenizer(args, tokenizer, config, source)
     if not copy:
