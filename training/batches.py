@@ -146,7 +146,7 @@ class MiniBatch:
     def forward(self, model, layers=(), attention=False):
         """The model's Outputs for the global mini-batch, with the hidden states at `layers` and no others."""
         with heard(model) if attention else contextlib.nullcontext(()) as qkv:
-            out = model(**self.arguments(model), output_hidden_states=list(layers) or False)
+            out = model(**self.arguments(model), output_hidden_states=bool(layers))
         logits = self.gather(out.logits) if "logits" in out else None
         features = tuple(self.gather(out.hidden_states[i]) for i in layers)
         return Outputs(logits, features, attention=tuple(map(self.gather, qkv)))

@@ -53,8 +53,8 @@ class Teacher:
         try:
             encoder = first_layers(self.model, depth)
             with torch.no_grad(), self.accelerator.autocast():
-                wanted = self.model(tokens, output_hidden_states=[depth]).hidden_states[depth]
-                found = encoder(tokens, output_hidden_states=[depth]).hidden_states[depth]
+                wanted = self.model(tokens, output_hidden_states=True).hidden_states[depth]
+                found = encoder(tokens, output_hidden_states=True).hidden_states[depth]
         except (RuntimeError, IndexError):  # another shape inside; no layer at all
             return self.model.base_model
         return encoder if torch.allclose(found, wanted, rtol=1e-3, atol=1e-3) else self.model.base_model
