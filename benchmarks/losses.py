@@ -5,14 +5,14 @@
 The published form is a yardstick of our own, written straight from the formula: HSIC is tr(K C L C) with an explicit C,
 one at a time, each with Gram matrices of its own. The floor is only the matrix products
 that no form can avoid: one Gram matrix a side and one product backward for the student's. All three run in turn, in one
-process; ratios are medians over the rounds, and compare within this run only.
+process, on a GPU ten calls at a time; ratios are medians over the rounds, and compare within this run only.
 """
 import argparse
 import statistics
 import sys
 
 import torch
-from report import report, seconds  # puts the repository on the path
+from report import calls_in_a_row, report, seconds_each  # puts the repository on the path
 
 import cka
 from training.records import cli, expand_path_or_none
@@ -98,11 +98,9 @@ def cases(batch, length, width, centroids, device):
 
 
 def measure(functions, rounds, device):
-    """Median seconds of each function, called in turn, after one round to warm up."""
-    def second_call(function):
-        seconds(function, device)  # brings back caches and memory
-        return seconds(function, device)
-    times = [[second_call(function) for function in functions] for _ in range(rounds + 1)]
+    """Median seconds of a call of each function, in turn, after one round to warm up."""
+    calls = calls_in_a_row(device)
+    times = [[seconds_each(function, calls, device) for function in functions] for _ in range(rounds + 1)]
     return [statistics.median(column) for column in zip(*times[1:], strict=True)]
 
 

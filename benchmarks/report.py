@@ -29,6 +29,23 @@ def seconds(function, device, *arguments):
     return time.perf_counter() - started
 
 
+def seconds_each(function, number, device):
+    """Seconds of a call, of `number` calls in a row without waiting for a GPU between them.
+
+    A series before is not timed: it gets the caches and the memory that others have left in another state.
+    """
+    def several():
+        for _ in range(number):
+            function()
+    several()
+    return seconds(several, device) / number
+
+
+def calls_in_a_row(device):
+    """How many calls are timed together by default: on a GPU so many that it need not wait for the first one."""
+    return 10 if device.type == "cuda" else 1
+
+
 def report(rows, csv=None, device="cpu"):
     """Print rows (dicts) as a table; write them to `csv` with device, machine, torch's version and commit."""
     table, run = pd.DataFrame(rows), provenance()

@@ -27,6 +27,10 @@ WORDS = ("the a dog cat bird horse child man woman sees hears likes follows not 
          "house tree road river runs sleeps sings").split()
 
 
+def pytest_addoption(parser):
+    parser.addoption("--rehearse", action="store_true", help="run tests/test_gpu.py on the CPU")
+
+
 @pytest.fixture(autouse=True)
 def _isolated(monkeypatch, tmp_path):
     """Feature caches in the test's own folder; a fresh accelerate state for each in-process run."""
@@ -116,12 +120,13 @@ def read_log(output):
     return [json.loads(line) for line in (Path(output) / "train_log.jsonl").read_text().splitlines()]
 
 
-def two_processes(script, arguments):
+def two_processes(script, arguments, environment=None):
     """Run a script as two gloo processes, which must leave nothing of their group behind."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
                "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0",
                str(ROOT / "tests" / "leaves_its_group.py"), str(ROOT / script)]
-    done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT,
+                          env=environment)
     assert done.returncode == 0, done.stderr
 
 

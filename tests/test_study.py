@@ -85,7 +85,9 @@ def study(tmp_path, *flags):
 @pytest.mark.parametrize("flags, said", [
     (["--until", "finals"], "--until is of memory schedule trials final variants; found finals"),
     (["--tasks", "mrpc"], "--tasks is of"), (["--methods", "vkd fitnet"], "found fitnet"),
-    (["--seed", "1"], "--seed is no flag")])
+    (["--seed", "1"], "--seed is no flag"), (["--jobs", "two"], "--jobs is a number"),
+    (["--searched", "x.csv"], "--searched is of one task"),
+    (["--tasks", "MRPC", "--searched", "x.csv"], "x.csv: give a search's results.csv")])
 def test_what_the_study_refuses(tmp_path, flags, said):
     done = study(tmp_path, *flags, "--plan")
     assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
@@ -101,6 +103,27 @@ def test_the_variants_are_those_of_the_named_methods(tmp_path, methods, variants
     folders = [Path(words[words.index("--output_dir") + 1]) for words in commands]
     names = {folder.name.split(",")[0] for folder in folders if "final" in folder.parts}
     assert names - {"teacher", "memory", *methods.split()} == variants
+
+
+def test_rates_and_a_search_of_another_machine(tmp_path):
+    """Three rates by default, others by name; what was searched elsewhere is not searched again."""
+    def rates(*flags):
+        done = study(tmp_path, "--tasks", "MRPC", "--methods", "minilm", "--plan", *flags)
+        assert done.returncode == 0, done.stderr
+        words = [shlex.split(line) for line in done.stdout.splitlines()]
+        assert all("--relation_heads" in one for one in words if "minilm" in one) == ("--relation_heads" in flags)
+        found = {}
+        for one in words:
+            part, name = Path(one[one.index("--output_dir") + 1]).parts[-3::2]
+            rate = [one[i + 1] for i, word in enumerate(one) if word == "--learning_rate"]
+            found.setdefault((part, name.split(",")[0].split("-")[0]), []).extend(rate[-1:])
+        return found
+    assert rates()["search", "vkd"] == ["1e-4", "2e-4", "4e-4"]
+    found = rates("--rates", "2e-5 5e-5", "--teacher_rate", "3e-5", "--relation_heads", "12")
+    assert found["search", "vkd"] == ["2e-5", "5e-5"] and found["final", "teacher"] == ["3e-5"]
+    (tmp_path / "search.csv").write_text("")
+    found = rates("--searched", str(tmp_path / "search.csv"))
+    assert {part for part, _ in found} == {"final"} and len(found["final", "minilm"]) == 3
 
 
 def test_the_plan_of_the_study(tmp_path):

@@ -73,6 +73,17 @@ def prepared(args):
     leave_group()
 
 
+def sharing_a_gpu(no_cuda):
+    """What accelerate is told where processes share a GPU: NCCL takes one process for each, gloo several."""
+    processes, cards = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    if no_cuda or not 0 < cards < processes:
+        return []
+    if os.environ.get("LOCAL_RANK") == "0":
+        say(f"note: {processes} processes share {cards} of this machine's GPUs, and exchange what they have over gloo, "
+            "not NCCL: with as many processes as GPUs a run is faster")
+    return [accelerate.InitProcessGroupKwargs(backend="gloo")]
+
+
 def leave_group():
     """Leave the process group: else gloo's threads outlive the interpreter now and then, and abort it."""
     if torch.distributed.is_initialized():
@@ -88,7 +99,7 @@ class Run:
         try:
             self.accelerator = accelerate.Accelerator(
                 mixed_precision=precision, cpu=args.no_cuda or (several and not torch.cuda.is_available()),
-                dynamo_backend="inductor" if args.compile else None)
+                dynamo_backend="inductor" if args.compile else None, kwargs_handlers=sharing_a_gpu(args.no_cuda))
         except (ValueError, ImportError) as error:  # a precision that this device does not have
             raise UserError(f"this device does not take these settings ({error}): run without mixed precision, or on "
                             "another device") from None

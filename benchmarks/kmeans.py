@@ -1,0 +1,152 @@
+"""Time of a pass of k-means alone, over features that are at hand: ours, flash-kmeans, and the floor.
+
+    python benchmarks/kmeans.py --widths 98304 768 --csv FILE
+
+ours          memory.KMeans as train_memory.py uses it, mini-batch by mini-batch; also with TF32, on a GPU
+flash-kmeans  the exact k-means for GPUs of that name (Yang et al. 2025, arXiv 2505.18875), if it is installed. It wants
+              all features at once, MNLI's 154 GB too, and its kernels multiply float32 in TF32
+floor         the two matrix products that no exact form can do without, for all rows at once: distances and sums
+
+Features are drawn around as many centres as there are centroids; all forms start from the same rows of them and take as
+many passes. "same clusters" is the share of rows in the cluster that ours, the first row, has them in; "inertia" is
+relative to it. Ratios compare within this run only. The features of real data come from a teacher, whose time is in
+benchmarks/clustering.py.
+"""
+import argparse
+import statistics
+import sys
+
+import torch
+from report import report, seconds  # puts the repository on the path
+
+import memory
+from training.records import cli, expand_path_or_none, say
+
+
+def draw(args, width, device):
+    """Features (N, p) around C centres, and the start (C, p), rows of theirs."""
+    generator = torch.Generator(device).manual_seed(0)
+    centres = torch.randn(args.num_centroid, width, generator=generator, device=device)
+    rows = torch.randn(args.rows, width, generator=generator, device=device)
+    rows += centres[torch.arange(args.rows, device=device) % args.num_centroid]
+    return rows, rows[:args.num_centroid].clone()
+
+
+# ---- the forms: each (features, start) -> (the last pass's assignment (N,), the centroids after it) ------------------
+
+def ours(batch_size, passes, tf32=False):
+    def run(x, start):
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        kmeans = memory.KMeans(start, len(x)).to(x.device)
+        for _ in range(passes):
+            for indices in torch.arange(len(x)).split(batch_size):
+                kmeans.add(x[indices[0]:indices[-1] + 1], indices)
+            found = kmeans.update()
+        torch.backends.cuda.matmul.allow_tf32 = False
+        return found["assignment"].to(x.device), kmeans.centroids
+    return run
+
+
+def flash_kmeans(passes):
+    from flash_kmeans import batch_kmeans_Euclid
+
+    def run(x, start):
+        assignment, centroids, _ = batch_kmeans_Euclid(x.unsqueeze(0), len(start), max_iters=passes,
+                                                       init_centroids=start.unsqueeze(0))
+        return assignment[0].long(), centroids[0]
+    return run
+
+
+def floor(passes):
+    def run(x, start):
+        for _ in range(passes):
+            nearest = (x @ start.mT).argmax(1)
+            members = torch.nn.functional.one_hot(nearest, len(start)).to(x.dtype)
+            members.mT @ x  # the sums, for their time alone
+        return nearest, start
+    return run
+
+
+def forms(args, device):
+    """{form: (B, its function)}; ours first."""
+    found = {}
+    for size in args.per_gpu_train_batch_size:
+        found[f"ours, {size} rows at a time"] = size, ours(size, args.passes)
+    if device.type == "cuda":
+        size = args.per_gpu_train_batch_size[-1]
+        found[f"ours, {size} rows at a time, TF32"] = size, ours(size, args.passes, tf32=True)
+    try:
+        found["flash-kmeans"] = "", flash_kmeans(args.passes)
+    except ImportError as error:
+        say(f"flash-kmeans is left out: {error}")
+    return found | {"floor": ("", floor(args.passes))}
+
+
+# ---- measuring ------------------------------------------------------------------------------------------------------
+
+def inertia(x, assignment, number):
+    """The sum of squared distances to the means of the clusters; float64."""
+    total = torch.zeros((), dtype=torch.float64, device=x.device)
+    for k in range(number):
+        members = x[assignment == k]
+        if len(members):
+            total += (members - members.mean(0)).double().square().sum()
+    return total.item()
+
+
+def measure(args, width, device):
+    """A row of the table for each form, called in turn, after one round to warm up."""
+    x, start = draw(args, width, device)
+    tried, results, peaks = forms(args, device), {}, {}
+    for form, (_, run) in list(tried.items()):
+        held = torch.cuda.memory_allocated() if device.type == "cuda" else 0
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        try:
+            results[form] = run(x, start.clone())
+        except Exception as error:  # another's kernel may fail in a way of its own, on some card or width
+            say(f"error: {form} is left out at a width of {width}: {type(error).__name__}: "
+                f"{' '.join(str(error).split())[:300]}")
+            del tried[form]
+            continue
+        if device.type == "cuda":
+            peaks[form] = (torch.cuda.max_memory_allocated() - held) // 2 ** 20
+    times = [{form: seconds(run, device, x, start.clone()) / args.passes for form, (_, run) in tried.items()}
+             for _ in range(args.rounds)]
+    one = {form: statistics.median(found[form] for found in times) for form in tried}
+    first = next(iter(tried))
+    reference, base = results[first][0], inertia(x, results[first][0], len(start))
+
+    def agreement(form):
+        if form == "floor":
+            return {"same clusters, %": "", "inertia / ours": ""}
+        assignment = results[form][0]
+        same = 100 * (assignment == reference).double().mean().item()
+        return {"same clusters, %": round(same, 2),
+                "inertia / ours": round(inertia(x, assignment, len(start)) / base, 6)}
+    return [{"form": form, "N": len(x), "W*D": width, "C": len(start), "B": size, "passes": args.passes,
+             "ms a pass": round(1e3 * one[form], 2), "ours / form": round(one[first] / one[form], 2),
+             "form / floor": round(one[form] / one["floor"], 2), **agreement(form),
+             **({"peak MiB": peaks[form]} if peaks else {})} for form, (size, _) in tried.items()]
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False)
+    add = parser.add_argument
+    add("--widths", type=int, nargs="+", default=[98304, 768], help="W*D, numbers a sample. Default 98304 768.")
+    add("--rows", type=int, default=3668, help="N. Default 3668, MRPC's.")
+    add("--num_centroid", type=int, default=100, help="C. Default 100.")
+    add("--per_gpu_train_batch_size", type=int, nargs="+", default=[32, 128], help="B, of ours. Default 32 128.")
+    add("--passes", type=int, default=3, help="Default 3.")
+    add("--rounds", type=int, default=3, help="Rounds after one to warm up; the median counts. Default 3.")
+    add("--no_cuda", action="store_true", help="Stay on the CPU.")
+    add("--csv", type=expand_path_or_none, help="Write the table to this file.")
+    args = parser.parse_args(argv)
+    device = torch.device("cuda" if torch.cuda.is_available() and not args.no_cuda else "cpu")
+    rows = [row for width in args.widths for row in measure(args, width, device)]
+    report(rows, args.csv, torch.cuda.get_device_name() if device.type == "cuda" else "cpu")
+
+
+if __name__ == "__main__":
+    sys.exit(cli(main))
