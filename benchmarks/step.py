@@ -131,7 +131,9 @@ def table(args, model, precision):
         return round(statistics.median(one[to] / one[form] for one in rounds), digits)
 
     def peak(form):
-        return found["peaks"][form] if device != "cpu" else child(args, model, precision, [form], 1)["peaks"][form]
+        if device != "cpu":
+            return found["peaks"][form]
+        return "" if args.no_peak else child(args, model, precision, [form], 1)["peaks"][form]
 
     def on_a_card(form):
         """Milliseconds, TFLOP/s and shares of the peak, where there is a card."""
@@ -170,6 +172,7 @@ def main(argv=None):
     add("--forms", nargs="+", choices=[*FORMS, *GROUPS], default=DEFAULT, help="See above. "
         f"Default: {', '.join(map(repr, DEFAULT))}.")
     add("--rounds", type=int, default=5, help="Rounds after one to warm up; the median counts. Default 5.")
+    add("--no_peak", action="store_true", help="Leave out the peak memory on a CPU, a process for each form.")
     add("--csv", type=expand_path_or_none, help="Write the table to this file.")
     add("--measure", action="store_true", help=argparse.SUPPRESS)  # one process's work
     add_flags(parser)
