@@ -1,16 +1,19 @@
-"""Time of a pass of k-means alone, over features that are at hand: ours, flash-kmeans, and the floor.
+"""Time of a pass of k-means alone, over features at hand: ours, flash-kmeans, and the floor.
 
     python benchmarks/kmeans.py --widths 98304 768 --csv FILE
 
-ours          memory.KMeans as train_memory.py uses it, mini-batch by mini-batch; also with TF32, on a GPU
-flash-kmeans  the exact k-means for GPUs of that name (Yang et al. 2025, arXiv 2505.18875), if it is installed. It wants
-              all features at once, MNLI's 154 GB too, and its kernels multiply float32 in TF32
-floor         the two matrix products that no exact form can do without, for all rows at once: distances and sums
+ours          memory.KMeans as train_memory.py uses it, mini-batch by mini-batch; also with TF32, on
+              a GPU
+flash-kmeans  the exact k-means for GPUs of that name (Yang et al. 2025, arXiv 2505.18875), if it is
+              installed. It wants all features at once, MNLI's 154 GB too, and its kernels multiply
+              float32 in TF32
+floor         the two matrix products that no exact form can do without, for all rows at once:
+              distances and sums
 
-Features are drawn around as many centres as there are centroids; all forms start from the same rows of them and take as
-many passes. "same clusters" is the share of rows in the cluster that ours, the first row, has them in; "inertia" is
-relative to it. Ratios compare within this run only. The features of real data come from a teacher, whose time is in
-benchmarks/clustering.py.
+Features are drawn around as many centres as there are centroids; all forms start from the same rows
+of them and take as many passes. "same clusters" is the share of rows in the cluster that ours, the
+first row, has them in; "inertia" is relative to it. Ratios compare within this run only. The
+features of real data come from a teacher, whose time is in benchmarks/clustering.py.
 """
 import argparse
 import statistics
@@ -29,10 +32,11 @@ def draw(args, width, device):
     centres = torch.randn(args.num_centroid, width, generator=generator, device=device)
     rows = torch.randn(args.rows, width, generator=generator, device=device)
     rows += centres[torch.arange(args.rows, device=device) % args.num_centroid]
-    return rows, rows[:args.num_centroid].clone()
+    return rows, rows[: args.num_centroid].clone()
 
 
-# ---- the forms: each (features, start) -> (the last pass's assignment (N,), the centroids after it) ------------------
+# ---- the forms: each (features, start) -> (the last pass's assignment (N,), the centroids after it
+
 
 def ours(batch_size, passes, tf32=False):
     def run(x, start):
@@ -40,10 +44,11 @@ def ours(batch_size, passes, tf32=False):
         kmeans = memory.KMeans(start, len(x)).to(x.device)
         for _ in range(passes):
             for indices in torch.arange(len(x)).split(batch_size):
-                kmeans.add(x[indices[0]:indices[-1] + 1], indices)
+                kmeans.add(x[indices[0] : indices[-1] + 1], indices)
             found = kmeans.update()
         torch.backends.cuda.matmul.allow_tf32 = False
         return found["assignment"].to(x.device), kmeans.centroids
+
     return run
 
 
@@ -51,9 +56,11 @@ def flash_kmeans(passes):
     from flash_kmeans import batch_kmeans_Euclid
 
     def run(x, start):
-        assignment, centroids, _ = batch_kmeans_Euclid(x.unsqueeze(0), len(start), max_iters=passes,
-                                                       init_centroids=start.unsqueeze(0))
+        assignment, centroids, _ = batch_kmeans_Euclid(
+            x.unsqueeze(0), len(start), max_iters=passes, init_centroids=start.unsqueeze(0)
+        )
         return assignment[0].long(), centroids[0]
+
     return run
 
 
@@ -64,6 +71,7 @@ def floor(passes):
             members = torch.nn.functional.one_hot(nearest, len(start)).to(x.dtype)
             members.mT @ x  # the sums, for their time alone
         return nearest, start
+
     return run
 
 
@@ -82,7 +90,8 @@ def forms(args, device):
     return found | {"floor": ("", floor(args.passes))}
 
 
-# ---- measuring ------------------------------------------------------------------------------------------------------
+# ---- measuring -----------------------------------------------------------------------------------
+
 
 def inertia(x, assignment, number):
     """The sum of squared distances to the means of the clusters; float64."""
@@ -104,15 +113,24 @@ def measure(args, width, device):
             torch.cuda.reset_peak_memory_stats()
         try:
             results[form] = run(x, start.clone())
-        except Exception as error:  # another's kernel may fail in a way of its own, on some card or width
-            say(f"error: {form} is left out at a width of {width}: {type(error).__name__}: "
-                f"{' '.join(str(error).split())[:300]}")
+        except (
+            Exception
+        ) as error:  # another's kernel may fail in a way of its own, on some card or width
+            say(
+                f"error: {form} is left out at a width of {width}: {type(error).__name__}: "
+                f"{' '.join(str(error).split())[:300]}"
+            )
             del tried[form]
             continue
         if device.type == "cuda":
-            peaks[form] = (torch.cuda.max_memory_allocated() - held) // 2 ** 20
-    times = [{form: seconds(run, device, x, start.clone()) / args.passes for form, (_, run) in tried.items()}
-             for _ in range(args.rounds)]
+            peaks[form] = (torch.cuda.max_memory_allocated() - held) // 2**20
+    times = [
+        {
+            form: seconds(run, device, x, start.clone()) / args.passes
+            for form, (_, run) in tried.items()
+        }
+        for _ in range(args.rounds)
+    ]
     one = {form: statistics.median(found[form] for found in times) for form in tried}
     first = next(iter(tried))
     reference, base = results[first][0], inertia(x, results[first][0], len(start))
@@ -122,24 +140,59 @@ def measure(args, width, device):
             return {"same clusters, %": "", "inertia / ours": ""}
         assignment = results[form][0]
         same = 100 * (assignment == reference).double().mean().item()
-        return {"same clusters, %": round(same, 2),
-                "inertia / ours": round(inertia(x, assignment, len(start)) / base, 6)}
-    return [{"form": form, "N": len(x), "W*D": width, "C": len(start), "B": size, "passes": args.passes,
-             "ms a pass": round(1e3 * one[form], 2), "ours / form": round(one[first] / one[form], 2),
-             "form / floor": round(one[form] / one["floor"], 2), **agreement(form),
-             **({"peak MiB": peaks[form]} if peaks else {})} for form, (size, _) in tried.items()]
+        return {
+            "same clusters, %": round(same, 2),
+            "inertia / ours": round(inertia(x, assignment, len(start)) / base, 6),
+        }
+
+    return [
+        {
+            "form": form,
+            "N": len(x),
+            "W*D": width,
+            "C": len(start),
+            "B": size,
+            "passes": args.passes,
+            "ms a pass": round(1e3 * one[form], 2),
+            "ours / form": round(one[first] / one[form], 2),
+            "form / floor": round(one[form] / one["floor"], 2),
+            **agreement(form),
+            **({"peak MiB": peaks[form]} if peaks else {}),
+        }
+        for form, (size, _) in tried.items()
+    ]
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     add = parser.add_argument
-    add("--widths", type=int, nargs="+", default=[98304, 768], help="W*D, numbers a sample. Default 98304 768.")
+    add(
+        "--widths",
+        type=int,
+        nargs="+",
+        default=[98304, 768],
+        help="W*D, numbers a sample. Default 98304 768.",
+    )
     add("--rows", type=int, default=3668, help="N. Default 3668, MRPC's.")
     add("--num_centroid", type=int, default=100, help="C. Default 100.")
-    add("--per_gpu_train_batch_size", type=int, nargs="+", default=[32, 128], help="B, of ours. Default 32 128.")
+    add(
+        "--per_gpu_train_batch_size",
+        type=int,
+        nargs="+",
+        default=[32, 128],
+        help="B, of ours. Default 32 128.",
+    )
     add("--passes", type=int, default=3, help="Default 3.")
-    add("--rounds", type=int, default=3, help="Rounds after one to warm up; the median counts. Default 3.")
+    add(
+        "--rounds",
+        type=int,
+        default=3,
+        help="Rounds after one to warm up; the median counts. Default 3.",
+    )
     add("--no_cuda", action="store_true", help="Stay on the CPU.")
     add("--csv", type=expand_path_or_none, help="Write the table to this file.")
     args = parser.parse_args(argv)

@@ -1,18 +1,22 @@
 """Where the time of a training step goes, and whether a GPU's queue ever runs dry.
 
-    python benchmarks/profile_step.py --form FSD_ILG --models bert-base --precisions bf16 --csv FILE --trace FILE
+    python benchmarks/profile_step.py --form FSD_ILG --models bert-base --precisions bf16 \\
+      --csv FILE --trace FILE
 
-Steps of one form of benchmarks/forms.py run one after the other, as between two log steps, under torch.profiler. The
-table has the operations that take most time themselves, without those they call: their calls and milliseconds a step,
-and their share. On a GPU four lines more:
+Steps of one form of benchmarks/forms.py run one after the other, as between two log steps, under
+torch.profiler. The table has the operations that take most time themselves, without those they
+call: their calls and milliseconds a step, and their share. On a GPU four lines more:
 
 busy      the share of the time from the first kernel to the last in which at least one kernel ran
-gaps      how often a step the GPU had nothing to run for longer than 20 µs, and the milliseconds of it
-waits     calls a step in which the host waited for the GPU, and their milliseconds; the last one, at the end, left out
-host      how many milliseconds the host took to enqueue a step: below the step's own, the queue is never empty
+gaps      how often a step the GPU had nothing to run for longer than 20 µs, and the milliseconds of
+          it
+waits     calls a step in which the host waited for the GPU, and their milliseconds; the last one,
+          at the end, left out
+host      how many milliseconds the host took to enqueue a step: below the step's own, the queue is
+          never empty
 
---trace is a file for a browser's trace viewer (chrome://tracing, ui.perfetto.dev); its end says whether it is
-compressed (.json or .json.gz).
+--trace is a file for a browser's trace viewer (chrome://tracing, ui.perfetto.dev); its end says
+whether it is compressed (.json or .json.gz).
 """
 import shutil
 import sys
@@ -29,8 +33,13 @@ from training import flags
 from training.records import atomic_path, cli, expand_path_or_none, say
 
 GAP = 20  # microseconds
-WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy",
-         "aten::_local_scalar_dense")
+WAITS = (
+    "cudaStreamSynchronize",
+    "cudaDeviceSynchronize",
+    "cudaEventSynchronize",
+    "cudaMemcpy",
+    "aten::_local_scalar_dense",
+)
 
 
 def run(args):
@@ -41,6 +50,7 @@ def run(args):
     def wait():
         if device.type == "cuda":
             torch.cuda.synchronize()
+
     for _ in range(3):
         step()
     wait()
@@ -58,13 +68,23 @@ def operations(found, device, profiled):
 
     def own(event):
         return event.self_device_time_total if cuda else event.self_cpu_time_total
-    events = [event for event in found.key_averages()
-              if event.device_type == torch.autograd.DeviceType.CPU and not event.key.startswith("step ")]
+
+    events = [
+        event
+        for event in found.key_averages()
+        if event.device_type == torch.autograd.DeviceType.CPU and not event.key.startswith("step ")
+    ]
     events.sort(key=own, reverse=True)
     total = sum(map(own, events)) or 1
-    return [{"operation": event.key, "calls": round(event.count / profiled, 1),
-             "ms": round(own(event) / profiled / 1e3, 3), "%": round(100 * own(event) / total, 1)}
-            for event in events[:20]]
+    return [
+        {
+            "operation": event.key,
+            "calls": round(event.count / profiled, 1),
+            "ms": round(own(event) / profiled / 1e3, 3),
+            "%": round(100 * own(event) / total, 1),
+        }
+        for event in events[:20]
+    ]
 
 
 def busy_and_gaps(intervals):
@@ -83,26 +103,47 @@ def queue(found, profiled):
     """The four lines about a GPU's queue."""
     kinds = torch.autograd.DeviceType
     events = list(found.events())
-    kernels = [(event.time_range.start, event.time_range.end) for event in events
-               if event.device_type == kinds.CUDA and not event.name.startswith("step ")]
-    steps = [event for event in events if event.device_type == kinds.CPU and event.name.startswith("step ")]
+    kernels = [
+        (event.time_range.start, event.time_range.end)
+        for event in events
+        if event.device_type == kinds.CUDA and not event.name.startswith("step ")
+    ]
+    steps = [
+        event
+        for event in events
+        if event.device_type == kinds.CPU and event.name.startswith("step ")
+    ]
     if not kernels:
         return []
     busy, gaps = busy_and_gaps(kernels)
     long = [gap for gap in gaps if gap > GAP]
     until = max(event.time_range.end for event in steps)
     waits = [event for event in events if event.name in WAITS and event.time_range.start < until]
-    say(f"waits for the GPU in {profiled} steps: {dict(Counter(event.name for event in waits)) or 'none'}")
+    names = dict(Counter(event.name for event in waits)) or "none"
+    say(f"waits for the GPU in {profiled} steps: {names}")
     span = max(end for _, end in kernels) - min(start for start, _ in kernels)
     host = sum(event.time_range.elapsed_us() for event in steps)
 
     def line(name, calls, microseconds, share=""):
-        return {"operation": name, "calls": calls, "ms": round(microseconds / profiled / 1e3, 3), "%": share}
+        return {
+            "operation": name,
+            "calls": calls,
+            "ms": round(microseconds / profiled / 1e3, 3),
+            "%": share,
+        }
+
     waited = sum(event.time_range.elapsed_us() for event in waits)
-    return [line("(busy)", "", busy, round(100 * busy / span, 1)),
-            line(f"(gaps over {GAP} µs)", round(len(long) / profiled, 1), sum(long), round(100 * sum(long) / span, 1)),
-            line("(waits)", round(len(waits) / profiled, 1), waited),
-            line("(host)", "", host)]
+    return [
+        line("(busy)", "", busy, round(100 * busy / span, 1)),
+        line(
+            f"(gaps over {GAP} µs)",
+            round(len(long) / profiled, 1),
+            sum(long),
+            round(100 * sum(long) / span, 1),
+        ),
+        line("(waits)", round(len(waits) / profiled, 1), waited),
+        line("(host)", "", host),
+    ]
 
 
 def write_trace(found, path):
@@ -125,8 +166,13 @@ def main(argv=None):
     args = parser.parse_args(argv)
     found, device = run(args)
     rows = operations(found, device, args.profiled) + queue(found, args.profiled)
-    facts = {"model": args.models[0], "precision": args.precisions[0], "form": args.form,
-             "B": args.per_gpu_train_batch_size, "W": args.max_seq_length}
+    facts = {
+        "model": args.models[0],
+        "precision": args.precisions[0],
+        "form": args.form,
+        "B": args.per_gpu_train_batch_size,
+        "W": args.max_seq_length,
+    }
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     report([facts | row for row in rows], args.csv, name)
     if args.trace:

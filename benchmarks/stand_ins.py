@@ -1,10 +1,11 @@
-"""Models with random weights and a small task, for benchmarks and rehearsals where no real ones are at hand.
+"""Models with random weights and a small task, for benchmarks and rehearsals where no real ones are
+at hand.
 
     python benchmarks/stand_ins.py FOLDER --shape bert-base --rows 2000
 
-leaves FOLDER/pretrained, an encoder of that shape (see benchmarks/forms.py), FOLDER/teacher, a classifier, both with a
-tokenizer of the task's words, and FOLDER/RTE with the files of scripts/toy_entailment.py. What is measured with them is
-time; scores mean nothing.
+leaves FOLDER/pretrained, an encoder of that shape (see benchmarks/forms.py), FOLDER/teacher, a
+classifier, both with a tokenizer of the task's words, and FOLDER/RTE with the files of
+scripts/toy_entailment.py. What is measured with them is time; scores mean nothing.
 """
 import argparse
 import sys
@@ -23,13 +24,20 @@ def write_task(folder, rows):
     """RTE's three files. Returns all words in them, sorted."""
     task = toy_entailment.make_task({"train": rows, "dev": 200, "test": 20}, seed=0)
     for split, examples in task.items():
-        toy_entailment.write_split(folder / "RTE" / f"{split}.tsv", examples, labelled=split != "test")
-    sentences = [sentence for examples in task.values() for example in examples for sentence in example[:2]]
-    return sorted({word for sentence in sentences for word in sentence.replace(".", " .").lower().split()})
+        toy_entailment.write_split(
+            folder / "RTE" / f"{split}.tsv", examples, labelled=split != "test"
+        )
+    sentences = [
+        sentence for examples in task.values() for example in examples for sentence in example[:2]
+    ]
+    return sorted(
+        {word for sentence in sentences for word in sentence.replace(".", " .").lower().split()}
+    )
 
 
 def write_models(folder, shape, words):
     import transformers
+
     for name in ("pretrained", "teacher"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     vocabulary = folder / "pretrained" / "vocab.txt"
@@ -41,15 +49,19 @@ def write_models(folder, shape, words):
     transformers.BertModel(config).save_pretrained(folder / "pretrained")
     labels = dict(enumerate(("entailment", "not_entailment")))
     teacher = transformers.AutoModelForSequenceClassification.from_pretrained(
-        folder / "pretrained", id2label=labels, label2id={label: i for i, label in labels.items()})
+        folder / "pretrained", id2label=labels, label2id={label: i for i, label in labels.items()}
+    )
     teacher.save_pretrained(folder / "teacher")
     for name in ("pretrained", "teacher"):
         tokenizer.save_pretrained(folder / name)
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("folder", type=expand_path, help="Where they go.")
     parser.add_argument("--shape", choices=SHAPES, default="bert-base", help="Default bert-base.")
     parser.add_argument("--rows", type=int, default=2000, help="Training rows. Default 2000.")

@@ -1,21 +1,24 @@
-"""Training throughput and peak memory of a whole step: the published form, ours, its rivals, vanilla KD, the floor.
+"""Throughput and peak memory of a training step: the published form, ours, rivals, VKD, the floor.
 
     python benchmarks/step.py --models bert-base minilm --precisions no bf16 --csv results/step.csv
-    python benchmarks/step.py --models bert-base --precisions bf16 --forms methods --csv FILE   # the paper's Table 8
+    python benchmarks/step.py --models bert-base --precisions bf16 --forms methods --csv FILE
 
-bert-base is 12 -> 6 layers, 768 wide, minilm 6 -> 3, 384 wide, both with random weights. The forms are explained in
-benchmarks/forms.py; besides their names, `methods` is short for every method, and `methods, cached`, `methods, masked`
-and `methods, masked, cached` for their variants. All forms of a model and a precision take the same mini-batch in turn,
-in one process: of two calls the second is timed, each of --steps steps, without waiting for a GPU between these, as in
-training. Throughputs are medians over the rounds, ratios medians of the rounds' own ratios; they compare within that
+The second one is the paper's Table 8.
+
+bert-base is 12 -> 6 layers, 768 wide, minilm 6 -> 3, 384 wide, both with random weights. The forms
+are explained in benchmarks/forms.py; besides their names, `methods` is short for every method, and
+`methods, cached`, `methods, masked` and `methods, masked, cached` for their variants. All forms of
+a model and a precision take the same mini-batch in turn, in one process: of two calls the second is
+timed, each of --steps steps, without waiting for a GPU between these, as in training. Throughputs
+are medians over the rounds, ratios medians of the rounds' own ratios; they compare within that
 process only. A step is all from the rows in memory to the new weights.
 
-MFU is the share of a GPU's dense half-precision peak, by its data sheet, that the step's model FLOPs take (see
-forms.model_flops; what the losses compute is not counted). "8192³" is what a product of two matrices of that size
-reaches of it in the same process.
+MFU is the share of a GPU's dense half-precision peak, by its data sheet, that the step's model
+FLOPs take (see forms.model_flops; what the losses compute is not counted). "8192³" is what a
+product of two matrices of that size reaches of it in the same process.
 
-Peak memory is of a form alone: on a CPU the resident memory of a process that runs nothing else, on a GPU what was
-allocated beyond what the other forms held.
+Peak memory is of a form alone: on a CPU the resident memory of a process that runs nothing else, on
+a GPU what was allocated beyond what the other forms held.
 """
 import argparse
 import json
@@ -32,11 +35,13 @@ from training.batches import epoch_order
 from training.records import UserError, cli, expand_path_or_none, say
 from training.runs import peak_memory
 
-# Dense TFLOP/s of the tensor cores with bfloat16 or float16 inputs, by NVIDIA's data sheets; the first name that is
-# part of the card's counts.
-PEAKS = {"H100 PCIe": 756, "H100 NVL": 835, "H100": 989, "H200": 989, "GH200": 989, "B200": 2250, "A100": 312,
-         "A800": 312, "H800": 989, "A30": 165, "A10G": 70, "A10": 125, "L40S": 362, "L40": 181, "L4": 121,
-         "RTX 6000 Ada": 364, "RTX 4090": 165, "RTX 3090": 71}
+# Dense TFLOP/s of the tensor cores with bfloat16 or float16 inputs, by NVIDIA's data sheets. Of the
+# names that are part of a card's, the first one counts.
+PEAKS = {
+    "H100 PCIe": 756, "H100 NVL": 835, "H100": 989, "H800": 989, "H200": 989, "B200": 2250,
+    "A100": 312, "A800": 312, "A30": 165, "A10G": 70, "A10": 125, "L40S": 362, "L40": 181,
+    "L4": 121, "RTX 6000 Ada": 364, "RTX 4090": 165, "RTX 3090": 71,
+}
 
 
 def peak_of(name):
@@ -45,8 +50,10 @@ def peak_of(name):
 
 
 def prepare(args):
-    """(device, rows, form -> its mini-batch's indices, a function that makes an Accelerator) of a measurement."""
+    """What a measurement needs: (device, rows, form -> indices of its mini-batch, new
+    Accelerator)."""
     import accelerate
+
     device = torch.device("cuda" if torch.cuda.is_available() and not args.no_cuda else "cpu")
     if not args.library_mask:
         models.mask_without_waiting()
@@ -59,8 +66,12 @@ def prepare(args):
         return epoch_order(len(lengths), args.per_gpu_train_batch_size, 0, 0, grouped)[1]
 
     def make_accelerator():
-        return accelerate.Accelerator(mixed_precision=args.precisions[0], cpu=device.type == "cpu",
-                                      dynamo_backend="inductor" if args.compile else None)
+        return accelerate.Accelerator(
+            mixed_precision=args.precisions[0],
+            cpu=device.type == "cpu",
+            dynamo_backend="inductor" if args.compile else None,
+        )
+
     return device, rows, indices_of, make_accelerator
 
 
@@ -71,7 +82,11 @@ def tokens_of(form, rows, indices):
 
 
 def measure(args):
-    """What one model and precision took: seconds of a step by round and form, peak MiB, FLOPs, by form; the device."""
+    """Measure the forms with one model and precision.
+
+    Returns a dict: seconds of a step, by round and form; peaks in MiB and flops, by form; product,
+    TFLOP/s of a large matrix product, or None; device.
+    """
     device, rows, indices_of, make_accelerator = prepare(args)
     cuda, steps, peaks, flops = device.type == "cuda", {}, {}, {}
     for form in args.forms:
@@ -82,16 +97,26 @@ def measure(args):
             step = FORMS[form].make(args, rows, indices, make_accelerator())
             for _ in range(2):  # the optimizer's state comes with the first one
                 step()
-        except (RuntimeError, UserError) as error:  # too little memory, or models that a method refuses
+        except (RuntimeError, UserError) as error:  # too little memory; what a method refuses
             say(f"error: {form} is left out: {' '.join(str(error).split())}")
             continue
-        peaks[form] = peak_memory(device) - held // 2 ** 20
+        peaks[form] = peak_memory(device) - held // 2**20
         flops[form] = model_flops(form, args, len(indices), tokens_of(form, rows, indices))
         steps[form] = step
-    times = [{form: seconds_each(step, args.steps or calls_in_a_row(device), device) for form, step in steps.items()}
-             for _ in range(args.rounds + 1)]
-    return {"seconds": times[1:], "peaks": peaks, "flops": flops, "product": product_rate(device) if cuda else None,
-            "device": torch.cuda.get_device_name() if cuda else "cpu"}
+    times = [
+        {
+            form: seconds_each(step, args.steps or calls_in_a_row(device), device)
+            for form, step in steps.items()
+        }
+        for _ in range(args.rounds + 1)
+    ]
+    return {
+        "seconds": times[1:],
+        "peaks": peaks,
+        "flops": flops,
+        "product": product_rate(device) if cuda else None,
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+    }
 
 
 def product_rate(device, size=8192, times=10):
@@ -101,17 +126,19 @@ def product_rate(device, size=8192, times=10):
     def products():
         for _ in range(times):
             x @ y
+
     products()
-    return 2 * size ** 3 * times / seconds(products, device) / 1e12
+    return 2 * size**3 * times / seconds(products, device) / 1e12
 
 
 def child(args, model, precision, forms, rounds):
     """What `measure` returns, from a process of its own."""
     command = [sys.executable, __file__, "--measure", "--models", model, "--precisions", precision,
-               "--forms", *forms, "--rounds", rounds,
-               "--per_gpu_train_batch_size", args.per_gpu_train_batch_size, "--max_seq_length", args.max_seq_length]
+               "--forms", *forms, "--rounds", rounds, "--max_seq_length", args.max_seq_length,
+               "--per_gpu_train_batch_size", args.per_gpu_train_batch_size]
     command += ["--steps", args.steps] if args.steps else []
-    command += [f"--{name}" for name in ("no_cuda", "compile", "library_mask") if getattr(args, name)]
+    switches = ("no_cuda", "compile", "library_mask")
+    command += [f"--{name}" for name in switches if getattr(args, name)]
     done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(done.returncode)  # it has said why
@@ -139,45 +166,66 @@ def table(args, model, precision):
         """Milliseconds, TFLOP/s and shares of the peak, where there is a card."""
         rate = found["flops"][form] / step[form] / 1e12
         limit = peak_of(device) if form != "published" and precision != "no" else None
-        return {"ms": round(1e3 * step[form], 2), "model TFLOP/s": round(rate, 1),
-                "MFU %": round(100 * rate / limit, 1) if limit else "",
-                "8192³, % of peak": round(100 * found["product"] / limit, 1) if limit else ""}
-    return [{"model": model, "precision": "no" if form == "published" else precision, "form": form, "B": batch,
-             "W": args.max_seq_length, "examples / s": round(batch / step[form], 2),
-             "x published": ratio(form, "published"),
-             "x VKD": ratio(form, "VKD, cached" if form.endswith(", cached") else "VKD"),
-             "x floor": ratio(form, "floor"), **(on_a_card(form) if device != "cpu" else {}),
-             **({"compiled": args.compile} if args.compile else {}),
-             **({"attention mask": "transformers'"} if args.library_mask else {}),
-             "peak MiB": peak(form)} for form in step], device
+        return {
+            "ms": round(1e3 * step[form], 2),
+            "model TFLOP/s": round(rate, 1),
+            "MFU %": round(100 * rate / limit, 1) if limit else "",
+            "8192³, % of peak": round(100 * found["product"] / limit, 1) if limit else "",
+        }
+
+    return [
+        {
+            "model": model,
+            "precision": "no" if form == "published" else precision,
+            "form": form,
+            "B": batch,
+            "W": args.max_seq_length,
+            "examples / s": round(batch / step[form], 2),
+            "x published": ratio(form, "published"),
+            "x VKD": ratio(form, "VKD, cached" if form.endswith(", cached") else "VKD"),
+            "x floor": ratio(form, "floor"),
+            **(on_a_card(form) if device != "cpu" else {}),
+            **({"compiled": args.compile} if args.compile else {}),
+            **({"attention mask": "transformers'"} if args.library_mask else {}),
+            "peak MiB": peak(form),
+        }
+        for form in step
+    ], device
 
 
 def add_flags(parser):
     """The flags of a measurement, which benchmarks/profile_step.py has as well."""
     add = parser.add_argument
-    add("--models", nargs="+", choices=SHAPES, default=["bert-base", "minilm"], help="Default: bert-base minilm.")
-    add("--precisions", nargs="+", choices=("no", "bf16", "fp16"), default=["no", "bf16"], help="Default: no bf16.")
+    add("--models", nargs="+", choices=SHAPES, default=["bert-base", "minilm"], help="Default: "
+        "bert-base minilm.")
+    add("--precisions", nargs="+", choices=("no", "bf16", "fp16"), default=["no", "bf16"],
+        help="Default: no bf16.")
     add("--per_gpu_train_batch_size", type=int, default=32, help="B. Default 32.")
     add("--max_seq_length", type=int, default=128, help="W. Default 128.")
-    add("--steps", type=int, help="Steps in a row that are timed together. Default: 1 on a CPU, 10 on a GPU.")
-    add("--compile", action="store_true", help="All but published with torch.compile; MiniLM refuses it.")
-    add("--library_mask", action="store_true", help="Let transformers leave out attention masks without padding, for "
-        "which it looks at them, and waits for a GPU.")
+    add("--steps", type=int, help="Steps in a row that are timed together. Default: 1 on a CPU, 10 "
+        "on a GPU.")
+    add("--compile", action="store_true", help="All but published with torch.compile; MiniLM "
+        "refuses it.")
+    add("--library_mask", action="store_true", help="Let transformers leave out attention masks "
+        "without padding, for which it looks at them, and waits for a GPU.")
     add("--no_cuda", action="store_true", help="Stay on the CPU.")
 
 
 def main(argv=None):
     parser = flags.Parser(__doc__)
     add = parser.add_argument
-    add("--forms", nargs="+", choices=[*FORMS, *GROUPS], default=DEFAULT, help="See above. "
-        f"Default: {', '.join(map(repr, DEFAULT))}.")
-    add("--rounds", type=int, default=5, help="Rounds after one to warm up; the median counts. Default 5.")
-    add("--no_peak", action="store_true", help="Leave out the peak memory on a CPU, a process for each form.")
+    add("--forms", nargs="+", choices=[*FORMS, *GROUPS], default=DEFAULT,
+        help=f"See above. Default: {', '.join(map(repr, DEFAULT))}.")
+    add("--rounds", type=int, default=5, help="Rounds after one to warm up; the median counts. "
+        "Default 5.")
+    add("--no_peak", action="store_true", help="Leave out the peak memory on a CPU, which takes a "
+        "process for each form.")
     add("--csv", type=expand_path_or_none, help="Write the table to this file.")
     add("--measure", action="store_true", help=argparse.SUPPRESS)  # one process's work
     add_flags(parser)
     args = parser.parse_args(argv)
-    args.forms = list(dict.fromkeys(form for name in args.forms for form in GROUPS.get(name, [name])))
+    named = [form for name in args.forms for form in GROUPS.get(name, [name])]
+    args.forms = list(dict.fromkeys(named))
     if args.measure:
         print(json.dumps(measure(args)))
         return

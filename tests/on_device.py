@@ -1,4 +1,5 @@
-"""on_device.py CHECK DEVICE: a check of the numbers on a device, in a process of its own, for tests/test_gpu.py.
+"""on_device.py CHECK DEVICE: a check of the numbers on a device, in a process of its own, for
+tests/test_gpu.py.
 
 losses    every loss and its gradients, float32 on the device against float64 on the CPU
 kmeans    k-means in float32 on the device against float64 on the CPU; twice the same bits
@@ -26,60 +27,125 @@ def draw(*shape):
 
 
 def cases():
-    """{name: (loss, what it trains, what it is compared with)}; loss(*trained, *fixed) -> scalar."""
+    """{name: (loss, what it trains, what it is compared with)}; loss(*trained, *fixed) ->
+    scalar."""
     h_s, h_t, narrow_t = draw(B, W, D_S), draw(B, W, D_T), draw(B, W, D_S)
     m_s, m_t = draw(C, W * D_S), draw(C, W * D_T)
     mask = torch.arange(W) < torch.arange(5, 5 + B).unsqueeze(1)  # (B, W)
-    attention_s, attention_t = ([draw(B, HEADS, W, width // HEADS) for _ in range(3)] for width in (D_S, D_T))
+    attention_s, attention_t = (
+        [draw(B, HEADS, W, width // HEADS) for _ in range(3)] for width in (D_S, D_T)
+    )
     logits_s, logits_t, labels = draw(B, 3), draw(B, 3), torch.arange(B) % 3
 
     def of_structures(estimator):
         return {
-            f"I, {estimator}": (lambda s, t: cka.intra_feature_loss(s, t, estimator=estimator), [h_s], [h_t]),
-            f"I, {estimator}, masked": (lambda s, t, mask: cka.intra_feature_loss(s, t, mask, estimator),
-                                        [h_s], [h_t, mask]),
-            f"I, {estimator}, to a structure": (lambda s, t: cka.intra_feature_loss_to(
-                cka.token_structure(t, estimator=estimator), s, estimator=estimator), [h_s], [h_t]),
-            f"L, {estimator}": (lambda s, t: cka.local_inter_feature_loss(s, t, estimator=estimator), [h_s], [h_t]),
-            f"L, {estimator}, masked": (lambda s, t, mask: cka.local_inter_feature_loss(s, t, mask, estimator),
-                                        [h_s], [h_t, mask]),
-            f"F_MM, {estimator}": (lambda s, t: cka.memory_structure_loss(s, t, estimator), [m_s], [m_t]),
+            f"I, {estimator}": (
+                lambda s, t: cka.intra_feature_loss(s, t, estimator=estimator),
+                [h_s],
+                [h_t],
+            ),
+            f"I, {estimator}, masked": (
+                lambda s, t, mask: cka.intra_feature_loss(s, t, mask, estimator),
+                [h_s],
+                [h_t, mask],
+            ),
+            f"I, {estimator}, to a structure": (
+                lambda s, t: cka.intra_feature_loss_to(
+                    cka.token_structure(t, estimator=estimator), s, estimator=estimator
+                ),
+                [h_s],
+                [h_t],
+            ),
+            f"L, {estimator}": (
+                lambda s, t: cka.local_inter_feature_loss(s, t, estimator=estimator),
+                [h_s],
+                [h_t],
+            ),
+            f"L, {estimator}, masked": (
+                lambda s, t, mask: cka.local_inter_feature_loss(s, t, mask, estimator),
+                [h_s],
+                [h_t, mask],
+            ),
+            f"F_MM, {estimator}": (
+                lambda s, t: cka.memory_structure_loss(s, t, estimator),
+                [m_s],
+                [m_t],
+            ),
         }
+
     rows_s, rows_t = h_s.flatten(1), h_t.flatten(1)  # (B, W, D) -> (B, W*D)
-    return of_structures("biased") | of_structures("debiased") | {
-        "I, log_mean": (lambda s, t: cka.intra_feature_loss(s, t, reduction="log_mean"), [h_s], [h_t]),
-        **{f"F, {psi}": (lambda h, m, x, y, psi=psi: cka.feature_to_memory_loss(h, m, x, y, psi),
-                         [rows_s, m_s], [rows_t, m_t]) for psi in cka.PSI},
-        "G": (lambda h, m, x, y: cka.global_inter_feature_loss(h, m, x, y, 0.01), [rows_s, m_s], [rows_t, m_t]),
-        "CE": (distill.task_loss, [logits_s], [labels]),
-        "KD": (lambda s, t: distill.kd_loss(s, t, 5.0), [logits_s], [logits_t]),
-        "PKD": (pkd.patience_loss, [h_s], [narrow_t]),
-        "RKD, distances": (rkd.distance_loss, [rows_s], [rows_t]),
-        "RKD, angles": (rkd.angle_loss, [rows_s], [rows_t]),
-        "MiniLM": (lambda *x: minilm.minilm_loss(x[:3], x[3:6], x[6]), attention_s, [*attention_t, mask]),
-        "MiniLM, second version": (lambda *x: minilm.minilm_v2_loss(x[:3], x[3:6], x[6], 4),
-                                   attention_s, [*attention_t, mask]),
-        "Gram": (gram.gram_distance, [rows_s], [rows_t]),
-        "Gram, masked": (gram.gram_distance, [h_s], [h_t, mask]),
-        "Procrustes": (procrustes.procrustes_distance, [rows_s], [rows_t]),
-        "Procrustes, masked": (procrustes.procrustes_distance, [h_s], [h_t, mask]),
-        **{f"RD, {psi}": (lambda s, t, psi=psi: cka.relation_difference(s, t, psi), [h_s], [h_t]) for psi in cka.PSI},
-    }
+    return (
+        of_structures("biased")
+        | of_structures("debiased")
+        | {
+            "I, log_mean": (
+                lambda s, t: cka.intra_feature_loss(s, t, reduction="log_mean"),
+                [h_s],
+                [h_t],
+            ),
+            **{
+                f"F, {psi}": (
+                    lambda h, m, x, y, psi=psi: cka.feature_to_memory_loss(h, m, x, y, psi),
+                    [rows_s, m_s],
+                    [rows_t, m_t],
+                )
+                for psi in cka.PSI
+            },
+            "G": (
+                lambda h, m, x, y: cka.global_inter_feature_loss(h, m, x, y, 0.01),
+                [rows_s, m_s],
+                [rows_t, m_t],
+            ),
+            "CE": (distill.task_loss, [logits_s], [labels]),
+            "KD": (lambda s, t: distill.kd_loss(s, t, 5.0), [logits_s], [logits_t]),
+            "PKD": (pkd.patience_loss, [h_s], [narrow_t]),
+            "RKD, distances": (rkd.distance_loss, [rows_s], [rows_t]),
+            "RKD, angles": (rkd.angle_loss, [rows_s], [rows_t]),
+            "MiniLM": (
+                lambda *x: minilm.minilm_loss(x[:3], x[3:6], x[6]),
+                attention_s,
+                [*attention_t, mask],
+            ),
+            "MiniLM, second version": (
+                lambda *x: minilm.minilm_v2_loss(x[:3], x[3:6], x[6], 4),
+                attention_s,
+                [*attention_t, mask],
+            ),
+            "Gram": (gram.gram_distance, [rows_s], [rows_t]),
+            "Gram, masked": (gram.gram_distance, [h_s], [h_t, mask]),
+            "Procrustes": (procrustes.procrustes_distance, [rows_s], [rows_t]),
+            "Procrustes, masked": (procrustes.procrustes_distance, [h_s], [h_t, mask]),
+            **{
+                f"RD, {psi}": (
+                    lambda s, t, psi=psi: cka.relation_difference(s, t, psi),
+                    [h_s],
+                    [h_t],
+                )
+                for psi in cka.PSI
+            },
+        }
+    )
 
 
 def losses(device):
     def evaluate(loss, trained, fixed, place, dtype):
         def there(x):
             return x.to(place, dtype if x.is_floating_point() else x.dtype)
+
         trained = [there(x).requires_grad_() for x in trained]
         value = loss(*trained, *map(there, fixed))
         return [x.cpu().double() for x in (value, *torch.autograd.grad(value, trained))]
+
     for name, case in cases().items():
         wanted = evaluate(*case, "cpu", torch.float64)
         found = evaluate(*case, device, torch.float32)
-        for what, x, y in zip(("value", "gradient", "gradient", "gradient"), found, wanted, strict=False):
+        for what, x, y in zip(
+            ("value", "gradient", "gradient", "gradient"), found, wanted, strict=False
+        ):
             message = f"{name}, {what}: {{}}".format
-            torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-5 + 1e-4 * y.abs().max().item(), msg=message)
+            torch.testing.assert_close(
+                x, y, rtol=1e-3, atol=1e-5 + 1e-4 * y.abs().max().item(), msg=message
+            )
     print(f"{len(cases())} losses are right on {device}")
 
 
@@ -96,6 +162,7 @@ def kmeans(device):
                 found.add(x[indices].to(place), indices)
             last = found.update()
         return found.centroids.cpu(), last
+
     wanted, last = run(rows, "cpu")
     (found, same), (again, _) = (run(rows.float(), device) for _ in range(2))
     assert torch.equal(found, again), "two clusterings differ in their bits"
@@ -109,8 +176,11 @@ def waits(device):
     import forms
 
     from training import models
+
     models.mask_without_waiting()
-    args = SimpleNamespace(models=["tiny"], per_gpu_train_batch_size=8, max_seq_length=24, compile=False)
+    args = SimpleNamespace(
+        models=["tiny"], per_gpu_train_batch_size=8, max_seq_length=24, compile=False
+    )
     rows, tried = forms.draw_rows(8, 24), 0
     for name in forms.FORMS:
         if "Procrustes" in name or name.startswith(("published", "teacher, forward")):

@@ -1,0 +1,466 @@
+"""benchmarks/gpu.py and what it runs: FLOPs, the queue's gaps, the clock, what travels, and a
+rehearsal of the whole."""
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tarfile
+import textwrap
+import time
+from types import SimpleNamespace
+
+import pandas as pd
+import psutil
+import pytest
+import torch
+import transformers
+from conftest import ROOT, shell
+from safetensors.torch import load_file, save_file
+from torch.utils.flop_counter import FlopCounterMode
+
+from scripts import carry
+from training import runs
+from training.records import UserError
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import forms
+import gpu
+import gpu_stages
+import kmeans
+import profile_step
+import step
+
+# ---- a step's FLOPs, a card's peak, a queue's gaps -----------------------------------------------
+
+
+@pytest.mark.parametrize("shape", ["tiny", "minilm"])
+def test_model_flops_are_those_that_torch_counts(shape):
+    """By torch's own counter, which sees every matrix product; pooler, head and embeddings are
+    under a per cent."""
+    args = SimpleNamespace(models=[shape])
+    config = forms.config_of(args)
+    config._attn_implementation = "eager"
+    encoder = transformers.BertModel(config, add_pooling_layer=False)
+    with FlopCounterMode(display=False) as counter:
+        encoder(input_ids=torch.randint(5, 30, (2, 16))).last_hidden_state.sum().backward()
+    assert counter.get_total_flops() == 3 * forms.forward_flops(config, 2, 16)
+
+
+@pytest.mark.parametrize(
+    "form, forwards",
+    [
+        ("VKD", 3 * 0.5 + 1),
+        ("VKD, cached", 3 * 0.5),
+        ("FSD_ILG, masked", 3 * 0.5 + 1),
+        ("none", 3 * 0.5),
+        ("floor", 3 * 0.5),
+        ("teacher, trained", 3),
+        ("teacher, forward", 1),
+        ("published", 3 * 0.5 + 1),
+    ],
+)
+def test_a_forms_flops_in_the_teachers_forwards(form, forwards):
+    """Six trained layers of twelve are one and a half forwards of the teacher, a teacher that is
+    run one more."""
+    args = SimpleNamespace(models=["bert-base"])
+    assert forms.model_flops(form, args, 32, 128) == forwards * forms.forward_flops(
+        forms.config_of(args), 32, 128
+    )
+
+
+def test_bert_bases_flops_are_known():
+    """12 layers of 2 * 7,077,888 operations a token, and 4 * 128 * 768 of attention."""
+    args = SimpleNamespace(models=["bert-base"])
+    assert forms.forward_flops(forms.config_of(args), 1, 128) == 12 * 128 * (
+        2 * 7_077_888 + 4 * 128 * 768
+    )
+
+
+@pytest.mark.parametrize(
+    "name, peak",
+    [
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA H200", 989),
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA A10G", 70),
+        ("NVIDIA A10", 125),
+        ("NVIDIA L40S", 362),
+        ("NVIDIA L4", 121),
+        ("Another", None),
+    ],
+)
+def test_the_peak_of_a_card(name, peak):
+    assert step.peak_of(name) == peak
+
+
+def test_busy_time_and_gaps_are_those_of_a_picture():
+    """Against intervals painted on a line of points."""
+    draw = random.Random(0)
+    for _ in range(50):
+        intervals = [
+            (start, start + draw.randint(1, 9)) for start in draw.choices(range(100), k=12)
+        ]
+        painted = {point for start, end in intervals for point in range(start, end)}
+        busy, gaps = profile_step.busy_and_gaps(intervals)
+        first, last = min(painted), max(painted)
+        assert busy == len(painted)
+        assert sum(gaps) == last + 1 - first - len(painted)
+        starts = [
+            point for point in range(first, last) if point in painted and point + 1 not in painted
+        ]
+        assert len(gaps) == len(starts)
+
+
+def test_every_method_and_variant_is_a_form():
+    methods = {"none", "VKD", "PKD", "RKD", "MiniLM", "Gram", "Procrustes",
+               "FSD_I", "FSD_L", "FSD_G", "FSD_IL", "FSD_ILG"}
+    masked = {name.removesuffix(", masked") for name in forms.GROUPS["methods, masked"]}
+    assert set(forms.GROUPS["methods"]) == methods == masked
+    assert set(forms.GROUPS["methods, cached"]) == {
+        f"{name}, cached" for name in methods - {"none"}
+    }
+
+
+def test_a_form_that_cannot_be_measured_is_left_out(monkeypatch, capsys):
+    def refuses(*arguments):
+        raise RuntimeError("out of\nmemory")
+
+    monkeypatch.setitem(forms.FORMS, "FSD_L", forms.Form(refuses, 0.5, 1))
+    args = SimpleNamespace(
+        models=["tiny"],
+        precisions=["no"],
+        forms=["FSD_L", "floor"],
+        rounds=1,
+        steps=1,
+        compile=False,
+        per_gpu_train_batch_size=4,
+        max_seq_length=8,
+        no_cuda=True,
+        library_mask=False,
+    )
+    found = step.measure(args)
+    assert set(found["peaks"]) == set(found["flops"]) == set(found["seconds"][0]) == {"floor"}
+    assert "error: FSD_L is left out: out of memory" in capsys.readouterr().err
+
+
+# ---- k-means beside another's --------------------------------------------------------------------
+
+FLASH = """
+    import torch
+    def batch_kmeans_Euclid(x, n_clusters, max_iters=100, tol=0.0, init_centroids=None):
+        centroids = init_centroids[0]
+        for _ in range(max_iters):
+            ids = torch.cdist(x[0], centroids).argmin(1)
+            centroids = torch.stack([x[0][ids == k].mean(0) for k in range(n_clusters)])
+        return ids[None], centroids[None], max_iters
+"""
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (FLASH, ""),
+        (None, "flash-kmeans is left out: "),
+        (
+            "def batch_kmeans_Euclid(*args, **more): raise ValueError('too\\n wide')",
+            "ValueError: too wide",
+        ),
+    ],
+)
+def test_kmeans_beside_flash_kmeans(text, said, tmp_path, monkeypatch, capsys):
+    """A stand-in of it finds the same clusters; one that is not there, or fails, is left out."""
+    if text:
+        (tmp_path / "flash_kmeans.py").write_text(textwrap.dedent(text))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "flash_kmeans", raising=False)
+    kmeans.main(
+        [
+            "--widths",
+            "12",
+            "--rows",
+            "90",
+            "--num_centroid",
+            "5",
+            "--rounds",
+            "1",
+            "--csv",
+            str(tmp_path / "k.csv"),
+            "--per_gpu_train_batch_size",
+            "32",
+        ]
+    )
+    table = pd.read_csv(tmp_path / "k.csv").set_index("form")
+    assert ("flash-kmeans" in table.index) == (said == "")
+    assert (table["same clusters, %"].dropna() == 100).all() and (
+        table["inertia / ours"].dropna() == 1
+    ).all()
+    assert said in capsys.readouterr().err
+
+
+# ---- the clock, the tables, the log --------------------------------------------------------------
+
+
+def session(tmp_path, **more):
+    given = {
+        "minutes": 5,
+        "output_dir": str(tmp_path / "out"),
+        "work_dir": str(tmp_path / "work"),
+        "commit": "abc",
+        "wheels": None,
+        "jobs": 2,
+    } | more
+    return gpu.Session(SimpleNamespace(**given))
+
+
+def test_a_job_leaves_its_table_joined_with_others(tmp_path, capsys):
+    here = session(tmp_path)
+    for part, text in (("kind one", "a,b\n1,2\n"), ("kind two", "a,c\n3,x\n"), ("other", "a\n5\n")):
+        code = f"import os; open({str(here.work / part) + '.csv'!r}, 'w').write({text!r})\n" \
+               "print(os.environ['FSD_COMMIT'])"
+        here.run(gpu_stages.Job(part, ["-c", code], 1, part))
+    assert (here.output / "gpu_kind.csv").read_text() == "a,b,c\n1,2,\n3,,x\n"
+    assert (here.output / "gpu_other.csv").read_text() == "a\n5\n"
+    assert not here.missed and "done in 0.0 min; abc" in capsys.readouterr().out
+
+
+def test_failures_and_the_end_of_time(tmp_path, monkeypatch, capsys):
+    """A job that fails, one that hangs with a child of its own, and one for which no time is left:
+    none stops the others, and the child is gone."""
+    monkeypatch.setattr(gpu, "PATIENCE", 0.1)
+    monkeypatch.setattr(gpu, "GRACE", 1)
+    here = session(tmp_path)
+    here.run(gpu_stages.Job("fails", ["-c", "print('why'); raise SystemExit(3)"], 1))
+    here.run(gpu_stages.Job("says", ["-c", "print('error: FSD_L is left out: why')"], 1))
+    hangs = (
+        "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', 'import signal, time; "
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(99)']); "
+        f"open({str(tmp_path / 'pid')!r}, 'w').write(str(p.pid)); p.wait()"
+    )
+    monkeypatch.setattr(gpu, "LEAST", 0)
+    here.run(gpu_stages.Job("hangs", ["-c", hangs], 3 / 60))
+    monkeypatch.setattr(gpu, "LEAST", 15)
+    here.deadline = time.monotonic() + 1
+    here.run(gpu_stages.Job("late", ["-c", ""], 1))
+    assert [text.split(" after")[0] for text in here.missed] == [
+        "fails: ended with 3",
+        "says: error: FSD_L is left out: why",
+        "hangs: its time was over",
+        "late: no time was left",
+    ]
+    assert "why" in (here.output / "gpu.log").read_text()
+    child, until = int((tmp_path / "pid").read_text()), time.monotonic() + 10
+    while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < until, "what a job started is still there"
+        time.sleep(0.05)
+
+
+def test_results_of_a_study_are_copied_while_it_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "PATIENCE", 0.05)
+    here, source = session(tmp_path), tmp_path / "results.csv"
+    code = f"""
+import pathlib, time
+pathlib.Path({str(source)!r}).write_text("row")
+until = time.monotonic() + 20
+while not pathlib.Path({str(here.output / "gpu_study.csv")!r}).exists():
+    assert time.monotonic() < until
+    time.sleep(0.05)
+"""
+    job = gpu_stages.Job("study", ["-c", code], 1, watched=((source, "gpu_study.csv"),))
+    here.run(job)
+    assert not here.missed and (here.output / "gpu_study.csv").read_text() == "row"
+
+
+def test_wheels_need_no_installation(tmp_path):
+    (tmp_path / "wheels").mkdir()
+    shutil.make_archive(
+        str(tmp_path / "wheels/x-1-py3-none-any"), "zip", ROOT / "baselines", "rkd.py"
+    )
+    (tmp_path / "wheels/x-1-py3-none-any.zip").rename(tmp_path / "wheels/x-1-py3-none-any.whl")
+    here = session(tmp_path, wheels=str(tmp_path / "wheels"))
+    here.run(gpu_stages.Job("import", ["-c", "import rkd"], 1))
+    assert not here.missed
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--stage", "study"], "the study needs --model and --data_dir"),
+        (
+            ["--stage", "study", "--model", "nowhere", "--data_dir", "."],
+            "there is no config.json in it",
+        ),
+        (["--minutes", "0"], "--minutes must be above 0"),
+        (["--stage", "step"], "torch sees no GPU"),
+        (["--stage", "step", "--wheels", "nowhere"], "there is no *.whl in it"),
+    ],
+)
+def test_what_it_refuses(words, said, tmp_path):
+    done = shell("benchmarks/gpu.py", "--output_dir", tmp_path / "out", *words, cwd=tmp_path)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and said in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_processes_that_share_a_gpu_use_gloo(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    for processes, no_cuda, backends in (("2", False, ["gloo"]), ("1", False, []), ("2", True, [])):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        assert [handler.backend for handler in runs.sharing_a_gpu(no_cuda)] == backends
+    assert capsys.readouterr().err.count("2 processes share 1 of this machine's GPUs") == 1
+
+
+# ---- what travels --------------------------------------------------------------------------------
+
+
+def packed(tmp_path, tiny, *more):
+    """A packing of a tiny model and RTE in parts of 5 kB."""
+    return shell(
+        "scripts/carry.py",
+        "pack",
+        "--models",
+        tiny / "pretrained",
+        "--data_dir",
+        tiny,
+        "--tasks",
+        "rte",
+        "--part_mb",
+        0.005,
+        "--output_dir",
+        tmp_path / "parts",
+        *more,
+    )
+
+
+def test_parts_are_joined_to_what_was_packed(tiny, tmp_path):
+    done = packed(tmp_path, tiny)
+    assert done.returncode == 0, done.stderr
+    parts = sorted((tmp_path / "parts").glob("*/carried*"), key=lambda path: int(path.parent.name))
+    assert len(parts) > 1 and all(path.stat().st_size <= 5_000 for path in parts)
+    for number, path in enumerate(parts):  # each came on a trip of its own, the last one first
+        (tmp_path / f"trip{-number % 7}{number}").mkdir()
+        shutil.copy(path, tmp_path / f"trip{-number % 7}{number}")
+        shutil.copy(path.with_name("parts.json"), tmp_path / f"trip{-number % 7}{number}")
+    done = shell(
+        "scripts/carry.py", "join", *tmp_path.glob("trip*"), "--output_dir", tmp_path / "there"
+    )
+    assert done.returncode == 0, done.stderr
+    there = tmp_path / "there"
+    for split in ("train", "dev"):
+        assert (there / f"glue/RTE/{split}.tsv").read_bytes() == (
+            tiny / f"RTE/{split}.tsv"
+        ).read_bytes()
+    assert not (there / "glue/RTE/test.tsv").exists()
+    here, halved = (
+        load_file(folder / "model.safetensors")
+        for folder in (tiny / "pretrained", there / "models/pretrained")
+    )
+    assert here.keys() == halved.keys()
+    assert all(torch.equal(halved[name], here[name].half()) for name in here)
+    model = transformers.AutoModel.from_pretrained(there / "models/pretrained")
+    words = transformers.AutoTokenizer.from_pretrained(there / "models/pretrained")(
+        "a dog runs", return_tensors="pt"
+    )
+    wanted = transformers.AutoModel.from_pretrained(tiny / "pretrained")(**words).last_hidden_state
+    torch.testing.assert_close(
+        model.float()(**words).last_hidden_state, wanted, rtol=0.1, atol=0.05
+    )
+    with (
+        subprocess.Popen(["cat", *map(str, parts)], stdout=subprocess.PIPE) as cat,
+        tarfile.open(fileobj=cat.stdout, mode="r|xz") as archive,
+    ):  # without this project, cat and tar do it
+        assert "models/pretrained/model.safetensors" in archive.getnames()
+
+
+def test_what_packing_and_joining_refuse(tiny, tmp_path):
+    def refused(said, *words):
+        done = shell("scripts/carry.py", *words)
+        assert (
+            done.returncode == 1 and len(done.stderr.splitlines()) == 1 and said in done.stderr
+        ), done.stderr
+
+    out = ("--output_dir", tmp_path / "out")
+    refused("nothing to pack", "pack", *out)
+    refused("needs --data_dir", "pack", "--tasks", "rte", *out)
+    refused("no config.json", "pack", "--models", tmp_path, *out)
+    refused("holds no parts", "pack", "--models", tiny / "pretrained", "--output_dir", tiny)
+    refused("must be above 0", "pack", "--models", tiny / "pretrained", "--part_mb", 0, *out)
+    refused("no parts.json", "join", tmp_path, *out)
+    assert packed(tmp_path, tiny).returncode == 0
+    second = next((tmp_path / "parts/2").glob("carried*"))
+    content = second.read_bytes()
+    second.write_bytes(b"x" + content[1:])
+    refused("is not what was packed", "join", tmp_path / "parts", *out)
+    second.unlink()
+    refused("1 of", "join", tmp_path / "parts", *out)
+    second.write_bytes(content)
+    refused("not empty", "join", tmp_path / "parts", "--output_dir", tiny)
+    manifest = tmp_path / "parts/1/parts.json"
+    manifest.write_text(json.dumps({"parts": [{"name": "other", "sha256": "0"}]}))
+    refused("different packings", "join", tmp_path / "parts", *out)
+    assert not (tmp_path / "out").exists()
+
+
+def test_numbers_too_large_for_half_precision_are_refused(tmp_path):
+    save_file({"weight": torch.tensor([1e6])}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="half precision cannot hold"):
+        carry.halve(tmp_path / "model.safetensors", tmp_path / "half.safetensors")
+
+
+# ---- all of it -----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_rehearsal(tmp_path):
+    """Every stage on the CPU, with fewer tests and methods than a GPU gets."""
+    done = shell_for_long(
+        "benchmarks/gpu.py",
+        "--rehearse",
+        "--minutes",
+        20,
+        "--output_dir",
+        tmp_path / "out",
+        "--work_dir",
+        tmp_path / "work",
+        "--jobs",
+        2,
+        "--methods",
+        "none vkd fsd_i",
+        "--tests",
+        "losses or kmeans or waits or (resumes and bf16)",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    out = tmp_path / "out"
+    tables = {
+        name: pd.read_csv(out / f"gpu_{name}.csv")
+        for name in ("step", "losses", "kmeans", "clustering", "profile", "study", "study_search")
+    }
+    assert set(tables["step"].form) >= set(forms.FORMS) - {"teacher, forward, cached"} - {
+        name
+        for name in forms.FORMS
+        if name.endswith(", masked, cached") and name != "FSD_ILG, masked, cached"
+    }
+    assert list(tables["losses"].loss) == ["I", "L", "F_MM", "G"]
+    assert set(tables["clustering"].precision) == {"fp32", "bf16"}
+    assert len(tables["profile"]) == 40 and (out / "gpu_trace.json.gz").stat().st_size > 1000
+    assert {"teacher", "none", "VKD", "FSD_I"} == set(tables["study"].method)
+    assert (
+        len(tables["study_search"]) == 1 + 3 + 2 * 2
+    )  # a teacher, three rates, two trials of VKD and FSD_I
+    said = (out / "gpu_tests.txt").read_text()
+    assert " passed" in said and "failed" not in said
+    assert (
+        "jobs are done" in done.stdout and "a rehearsal on the CPU" in (out / "gpu.log").read_text()
+    )
+
+
+def shell_for_long(script, *words):
+    return subprocess.run(
+        [sys.executable, str(ROOT / script), *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=1800,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
