@@ -158,13 +158,13 @@ def settings(args, script, own=""):
     return script.parse(given.split())
 
 
-def steps_of(loop, indices):
-    """A function that takes one step of a distill.Loop, always on the same mini-batch, loaded as in
+def steps_of(args, loop, indices):
+    """A function that takes a step of a distill.Loop, always on one mini-batch, loaded as in
     training."""
     loop.student.train()
-    items = iter(
-        loop.data.loader(itertools.repeat(indices), 0, loop.accelerator.device.type == "cuda")
-    )
+    pinned = loop.accelerator.device.type == "cuda" and not args.unpinned
+    workers = args.dataloader_num_workers
+    items = iter(loop.data.loader(itertools.repeat(indices), workers, pinned))
     return lambda: loop.step([next(items)], observe=False)
 
 
@@ -174,7 +174,7 @@ def model_alone(share, args, rows, indices, accelerator):
     if not args.compile:
         quick_linears(model, accelerator)
     loop = distill.Loop(run, accelerator, model, None, ALONE.terms(run), [], rows)
-    return steps_of(loop, indices)
+    return steps_of(args, loop, indices)
 
 
 def distillation(script, own, args, rows, indices, accelerator):
@@ -193,7 +193,7 @@ def distillation(script, own, args, rows, indices, accelerator):
     teacher = Teacher(teacher.eval().requires_grad_(False), accelerator, args.compile)
     cache = filled_cache(run, teacher, rows, terms, pairs, memories) if run.teacher_cache else None
     loop = distill.Loop(run, accelerator, student, teacher, terms, pairs, rows, cache)
-    return steps_of(loop, indices)
+    return steps_of(args, loop, indices)
 
 
 def filled_cache(run, teacher, rows, terms, pairs, memories):

@@ -38,17 +38,18 @@ def command(text, *more):
 
 def tests(args, work):
     chosen = "not two_processes" + (f" and ({args.tests})" if args.tests else "")
-    return [run_tests(args, "tests on the GPU", chosen)]
+    return [run_tests(args, "tests of the libraries and on the GPU", chosen,
+                      "tests/test_compatibility.py tests/test_gpu.py")]
 
 
 def processes(args, work):
     return [run_tests(args, "two processes are one", "two_processes")]
 
 
-def run_tests(args, name, chosen):
+def run_tests(args, name, chosen, files="tests/test_gpu.py"):
     at_once = min(12, os.cpu_count())
     rehearsed = "--rehearse" if args.rehearse else ""
-    text = f"-m pytest tests/test_gpu.py -n {at_once} -p no:cacheprovider -ra {rehearsed} -k"
+    text = f"-m pytest {files} -n {at_once} -p no:cacheprovider -ra {rehearsed} -k"
     return Job(name, command(text, chosen), most=4)
 
 
@@ -69,6 +70,8 @@ def variants(args, work):
         step_job(args, work, "all methods, masked", 32, "methods, masked"),
         step_job(args, work, "what the library's mask costs", 32, *few, switch="--library_mask"),
         step_job(args, work, "compiled forms", 32, *few, switch="--compile"),
+        step_job(args, work, "two workers", 32, *few, switch="--dataloader_num_workers 2"),
+        step_job(args, work, "memory that is not pinned", 32, *few, switch="--unpinned"),
     ]
 
 

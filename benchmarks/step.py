@@ -135,9 +135,10 @@ def child(args, model, precision, forms, rounds):
     """What `measure` returns, from a process of its own."""
     command = [sys.executable, __file__, "--measure", "--models", model, "--precisions", precision,
                "--forms", *forms, "--rounds", rounds, "--max_seq_length", args.max_seq_length,
-               "--per_gpu_train_batch_size", args.per_gpu_train_batch_size]
+               "--per_gpu_train_batch_size", args.per_gpu_train_batch_size,
+               "--dataloader_num_workers", args.dataloader_num_workers]
     command += ["--steps", args.steps] if args.steps else []
-    switches = ("no_cuda", "compile", "library_mask")
+    switches = ("no_cuda", "compile", "library_mask", "unpinned")
     command += [f"--{name}" for name in switches if getattr(args, name)]
     done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True)
     if done.returncode:
@@ -145,9 +146,19 @@ def child(args, model, precision, forms, rounds):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def how_else(args):
+    """The flags that make a measurement another than the default."""
+    found = [f"--{name}" for name in ("compile", "library_mask", "unpinned") if getattr(args, name)]
+    workers = args.dataloader_num_workers
+    return found + ([f"--dataloader_num_workers {workers}"] if workers else [])
+
+
 def table(args, model, precision):
     """The rows for one model and precision, and the device."""
-    found = child(args, model, precision, args.forms, args.rounds)
+    alone = len(args.models) == len(args.precisions) == 1  # a process has one precision
+    on_gpu = torch.cuda.is_available() and not args.no_cuda  # there, a form's peak is its own
+    found = (measure(args) if alone and on_gpu else
+             child(args, model, precision, args.forms, args.rounds))
     rounds, device, batch = found["seconds"], found["device"], args.per_gpu_train_batch_size
     step = {form: statistics.median(one[form] for one in rounds) for form in rounds[0]}
 
@@ -161,6 +172,8 @@ def table(args, model, precision):
         if device != "cpu":
             return found["peaks"][form]
         return "" if args.no_peak else child(args, model, precision, [form], 1)["peaks"][form]
+
+    unusual = {"with": " ".join(how_else(args))} if how_else(args) else {}
 
     def on_a_card(form):
         """Milliseconds, TFLOP/s and shares of the peak, where there is a card."""
@@ -185,8 +198,7 @@ def table(args, model, precision):
             "x VKD": ratio(form, "VKD, cached" if form.endswith(", cached") else "VKD"),
             "x floor": ratio(form, "floor"),
             **(on_a_card(form) if device != "cpu" else {}),
-            **({"compiled": args.compile} if args.compile else {}),
-            **({"attention mask": "transformers'"} if args.library_mask else {}),
+            **unusual,
             "peak MiB": peak(form),
         }
         for form in step
@@ -208,6 +220,10 @@ def add_flags(parser):
         "refuses it.")
     add("--library_mask", action="store_true", help="Let transformers leave out attention masks "
         "without padding, for which it looks at them, and waits for a GPU.")
+    add("--dataloader_num_workers", type=int, default=0, help="Processes that prepare "
+        "mini-batches. Default 0.")
+    add("--unpinned", action="store_true", help="Mini-batches go to a GPU from memory that is not "
+        "pinned.")
     add("--no_cuda", action="store_true", help="Stay on the CPU.")
 
 

@@ -178,9 +178,8 @@ def waits(device):
     from training import models
 
     models.mask_without_waiting()
-    args = SimpleNamespace(
-        models=["tiny"], per_gpu_train_batch_size=8, max_seq_length=24, compile=False
-    )
+    args = SimpleNamespace(models=["tiny"], per_gpu_train_batch_size=8, max_seq_length=24,
+                           compile=False, unpinned=False, dataloader_num_workers=0)
     rows, tried = forms.draw_rows(8, 24), 0
     for name in forms.FORMS:
         if "Procrustes" in name or name.startswith(("published", "teacher, forward")):

@@ -135,7 +135,7 @@ def test_a_form_that_cannot_be_measured_is_left_out(monkeypatch, capsys):
         forms=["FSD_L", "floor"],
         rounds=1,
         steps=1,
-        compile=False,
+        compile=False, unpinned=False, dataloader_num_workers=0,
         per_gpu_train_batch_size=4,
         max_seq_length=8,
         no_cuda=True,
