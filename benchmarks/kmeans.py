@@ -40,13 +40,13 @@ def draw(args, width, device):
 
 def ours(batch_size, passes, tf32=False):
     def run(x, start):
-        torch.backends.cuda.matmul.allow_tf32 = tf32
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
         kmeans = memory.KMeans(start, len(x)).to(x.device)
         for _ in range(passes):
             for indices in torch.arange(len(x)).split(batch_size):
                 kmeans.add(x[indices[0] : indices[-1] + 1], indices)
             found = kmeans.update()
-        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.set_float32_matmul_precision("highest")
         return found["assignment"].to(x.device), kmeans.centroids
 
     return run

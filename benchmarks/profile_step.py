@@ -8,8 +8,8 @@ torch.profiler. The table has the operations that take most time themselves, wit
 call: their calls and milliseconds a step, and their share. On a GPU four lines more:
 
 busy      the share of the time from the first kernel to the last in which at least one kernel ran
-gaps      how often a step the GPU had nothing to run for longer than 20 µs, and the milliseconds of
-          it
+gaps      how often a step the GPU had nothing to run for longer than 20 µs, and the milliseconds
+          of it
 waits     calls a step in which the host waited for the GPU, and their milliseconds; the last one,
           at the end, left out
 host      how many milliseconds the host took to enqueue a step: below the step's own, the queue is
@@ -33,13 +33,7 @@ from training import flags
 from training.records import atomic_path, cli, expand_path_or_none, say
 
 GAP = 20  # microseconds
-WAITS = (
-    "cudaStreamSynchronize",
-    "cudaDeviceSynchronize",
-    "cudaEventSynchronize",
-    "cudaMemcpy",
-    "aten::_local_scalar_dense",
-)
+WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
 
 
 def run(args):
@@ -100,49 +94,36 @@ def busy_and_gaps(intervals):
 
 
 def queue(found, profiled):
-    """The four lines about a GPU's queue."""
+    """The four lines about a GPU's queue; none where nothing ran on a GPU."""
     kinds = torch.autograd.DeviceType
     events = list(found.events())
-    kernels = [
-        (event.time_range.start, event.time_range.end)
-        for event in events
-        if event.device_type == kinds.CUDA and not event.name.startswith("step ")
-    ]
-    steps = [
-        event
-        for event in events
-        if event.device_type == kinds.CPU and event.name.startswith("step ")
-    ]
+    kernels = [(event.time_range.start, event.time_range.end) for event in events
+               if event.device_type == kinds.CUDA and not event.is_user_annotation]
+    steps = [event for event in events
+             if event.device_type == kinds.CPU and event.name.startswith("step ")]
     if not kernels:
         return []
     busy, gaps = busy_and_gaps(kernels)
-    long = [gap for gap in gaps if gap > GAP]
+    span = max(end for _, end in kernels) - min(start for start, _ in kernels)
+    gaps = [gap for gap in gaps if gap > GAP]
     until = max(event.time_range.end for event in steps)
     waits = [event for event in events if event.name in WAITS and event.time_range.start < until]
     names = dict(Counter(event.name for event in waits)) or "none"
     say(f"waits for the GPU in {profiled} steps: {names}")
-    span = max(end for _, end in kernels) - min(start for start, _ in kernels)
-    host = sum(event.time_range.elapsed_us() for event in steps)
 
-    def line(name, calls, microseconds, share=""):
-        return {
-            "operation": name,
-            "calls": calls,
-            "ms": round(microseconds / profiled / 1e3, 3),
-            "%": share,
-        }
+    def line(name, microseconds, calls="", share=""):
+        return {"operation": name, "calls": calls, "ms": round(microseconds / profiled / 1e3, 3),
+                "%": share}
 
-    waited = sum(event.time_range.elapsed_us() for event in waits)
+    def duration_of(timed):
+        return sum(event.time_range.elapsed_us() for event in timed)
+
     return [
-        line("(busy)", "", busy, round(100 * busy / span, 1)),
-        line(
-            f"(gaps over {GAP} µs)",
-            round(len(long) / profiled, 1),
-            sum(long),
-            round(100 * sum(long) / span, 1),
-        ),
-        line("(waits)", round(len(waits) / profiled, 1), waited),
-        line("(host)", "", host),
+        line("(busy)", busy, share=round(100 * busy / span, 1)),
+        line(f"(gaps over {GAP} µs)", sum(gaps), round(len(gaps) / profiled, 1),
+             round(100 * sum(gaps) / span, 1)),
+        line("(waits)", duration_of(waits), round(len(waits) / profiled, 1)),
+        line("(host)", duration_of(steps)),
     ]
 
 

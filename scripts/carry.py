@@ -52,7 +52,7 @@ BLOCK = 2**20
 
 
 def halve(source, target):
-    """Write a safetensors file with its floating-point tensors in float16, if these can hold them."""
+    """Write a safetensors file with its floating-point tensors in float16, if that can hold them."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -160,8 +160,8 @@ def read_parts(path):
         parts = json.loads(path.read_text(encoding="utf-8"))["parts"]
         return [{"name": str(part["name"]), "sha256": str(part["sha256"])} for part in parts]
     except (ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{path} is not what pack wrote ({type(error).__name__}: {error}): bring it "
-                        "again") from None
+        raise UserError(f"{path} is not what pack wrote ({type(error).__name__}: {error}): bring "
+                        "it again") from None
 
 
 def find_parts(folders):

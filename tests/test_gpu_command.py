@@ -114,6 +114,26 @@ def test_busy_time_and_gaps_are_those_of_a_picture():
         assert len(gaps) == len(starts)
 
 
+def test_a_queue_is_read_off_its_events():
+    """Two steps: kernels from 10 to 60 and from 90 to 130, a wait within the first, one at the end."""
+    kinds = torch.autograd.DeviceType
+
+    def event(name, kind, start, end, annotation=False):
+        times = SimpleNamespace(start=start, end=end, elapsed_us=lambda: end - start)
+        return SimpleNamespace(name=name, device_type=kind, time_range=times,
+                               is_user_annotation=annotation)
+    events = [event("step 0", kinds.CPU, 0, 40), event("step 1", kinds.CPU, 40, 100),
+              event("step 0", kinds.CUDA, 10, 130, True), event("gemm", kinds.CUDA, 10, 50),
+              event("gemm", kinds.CUDA, 40, 60), event("softmax", kinds.CUDA, 90, 130),
+              event("cudaStreamSynchronize", kinds.CPU, 20, 32),
+              event("cudaDeviceSynchronize", kinds.CPU, 100, 130)]
+    found = profile_step.queue(SimpleNamespace(events=lambda: events), profiled=2)
+    assert {row["operation"]: (row["calls"], row["ms"], row["%"]) for row in found} == {
+        "(busy)": ("", 0.045, 75.0), "(gaps over 20 µs)": (0.5, 0.015, 25.0),
+        "(waits)": (0.5, 0.006, ""), "(host)": ("", 0.05, "")}
+    assert profile_step.queue(SimpleNamespace(events=lambda: events[:2]), profiled=2) == []
+
+
 def test_every_method_and_variant_is_a_form():
     methods = {"none", "VKD", "PKD", "RKD", "MiniLM", "Gram", "Procrustes",
                "FSD_I", "FSD_L", "FSD_G", "FSD_IL", "FSD_ILG"}
@@ -303,13 +323,18 @@ def test_what_it_refuses(words, said, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_processes_that_share_a_gpu_use_gloo(monkeypatch, capsys):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    for processes, no_cuda, backends in (("2", False, ["gloo"]), ("1", False, []), ("2", True, [])):
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
-        assert [handler.backend for handler in runs.sharing_a_gpu(no_cuda)] == backends
-    assert capsys.readouterr().err.count("2 processes share 1 of this machine's GPUs") == 1
+@pytest.mark.parametrize("processes, cards, no_cuda, rank, backends, card", [
+    (2, 1, False, 1, ["gloo"], 0), (4, 2, False, 3, ["gloo"], 1), (4, 2, False, 0, ["gloo"], 0),
+    (2, 2, False, 1, [], 1), (2, 0, False, 1, [], 1), (2, 1, True, 1, [], 1)])
+def test_processes_that_share_a_gpu(processes, cards, no_cuda, rank, backends, card, monkeypatch,
+                                    capsys):
+    """They take turns at the GPUs, and gloo, as NCCL refuses two on one; else nothing changes."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert [handler.backend for handler in runs.sharing_a_gpu(no_cuda)] == backends
+    assert os.environ["LOCAL_RANK"] == str(card)
+    assert ("processes share" in capsys.readouterr().err) == (bool(backends) and rank == 0)
 
 
 # ---- what travels --------------------------------------------------------------------------------

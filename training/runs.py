@@ -78,7 +78,9 @@ def sharing_a_gpu(no_cuda):
     processes, cards = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
     if no_cuda or not 0 < cards < processes:
         return []
-    if os.environ.get("LOCAL_RANK") == "0":
+    own = int(os.environ["LOCAL_RANK"])
+    os.environ["LOCAL_RANK"] = str(own % cards)  # accelerate takes it for the number of the process's GPU
+    if own == 0:
         say(f"note: {processes} processes share {cards} of this machine's GPUs, and exchange what they have over gloo, "
             "not NCCL: with as many processes as GPUs a run is faster")
     return [accelerate.InitProcessGroupKwargs(backend="gloo")]
