@@ -77,8 +77,10 @@ def variants(args, work):
 
 def step_job(args, work, name, batch, *forms, switch=""):
     part = f"step {name} {batch}"
-    small = "--rounds 1 --no_peak" if args.rehearse else ""
-    text = f"benchmarks/step.py {shape(args, batch)} {small} {switch} --forms"
+    pace = f"--rounds 5 --steps {5 if batch == 32 else 3}"  # to be done in half a minute
+    if args.rehearse:
+        pace = "--rounds 1 --steps 1 --no_peak"
+    text = f"benchmarks/step.py {shape(args, batch)} {pace} {switch} --forms"
     words = command(text, *forms, "--csv", work / f"{part}.csv")
     return Job(f"step of {name}, {batch} samples", words, 2.5, part)
 

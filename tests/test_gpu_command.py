@@ -232,6 +232,7 @@ def session(tmp_path, **more):
         "commit": "abc",
         "wheels": None,
         "jobs": 2,
+        "rehearse": False,
     } | more
     return gpu.Session(SimpleNamespace(**given))
 
