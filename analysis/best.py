@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import utils_glue
 from analysis import table
 from training import records
 from training.records import UserError
@@ -21,9 +22,11 @@ SAME = ("task", "method", "data", "teacher", "memory", "memory_init", "parameter
         "torch", "transformers")
 
 
-def read_search(source, method, prefix, expected):
-    """The runs of a search: of a method, with folder names that start with `prefix`, as many as expected."""
+def read_search(source, method, prefix, expected, task=None):
+    """The runs of a search: of a method and task, with folder names that start with `prefix`, as many as expected."""
     runs = table.read_runs(source)
+    if task:
+        runs = runs[runs.task == utils_glue.get_task(task).name]
     if prefix and "--output_dir" not in runs:
         raise UserError(f"{source} does not have the names of the run folders (--output_dir) that --name {prefix} asks "
                         "for: give the folder of runs, or --method")
@@ -32,7 +35,8 @@ def read_search(source, method, prefix, expected):
     if prefix:
         runs = runs[[Path(str(folder)).name.startswith(prefix) for folder in runs["--output_dir"]]]
     if len(runs) == 0 or expected not in (None, len(runs)):
-        found = " and ".join(filter(None, (method and f"of {method}", prefix and f"named {prefix}*"))) or "of any kind"
+        asked = (task and f"of {task}", method and f"of {method}", prefix and f"named {prefix}*")
+        found = " and ".join(filter(None, asked)) or "of any kind"
         raise UserError(f"{source} has {len(runs)} finished runs {found}, not {expected or 'one or more'}: finish the "
                         "search, or give its runs alone with --method or --name")
     return runs
@@ -86,12 +90,13 @@ def main(argv=None):
     add("source", type=records.expand_path, help="A folder of runs, or a results.csv.")
     add("--flags", nargs="+", required=True, help="The flags that were searched over.")
     add("--method", help="Only the runs of this method.")
+    add("--task", help="Only the runs of this task.")
     add("--name", metavar="PREFIX", help="Only the runs in folders whose names start so.")
     add("--expect", type=int, metavar="N", help="Refuse a search of any other number of finished runs.")
     add("--table", action="store_true", help="Print all settings, best first, as Markdown.")
     args = parser.parse_args(argv)
     flags = [f"--{flag.removeprefix('--')}" for flag in args.flags]
-    runs = read_search(args.source, args.method, args.name, args.expect)
+    runs = read_search(args.source, args.method, args.name, args.expect, args.task)
     check_search(runs, flags)
     settings = ranking(runs, flags)
     if args.table:

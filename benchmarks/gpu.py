@@ -26,6 +26,7 @@ no time is left, is named at the end, and the exit code is 1 then.
 """
 import argparse
 import contextlib
+import math
 import os
 import shutil
 import signal
@@ -36,6 +37,7 @@ import zipfile
 from pathlib import Path
 
 import pandas as pd
+import psutil
 from gpu_stages import ALL, FIRST, STAGES
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -45,12 +47,14 @@ from training.records import (
     cli,
     expand_path,
     expand_path_or_none,
+    make_folders,
     provenance,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
-GRACE = 40      # seconds that a job has to end once it is told to; a sweep lets its runs save
-LEAST = 15      # seconds left below which no job is started
+GRACE = 50      # seconds that a job has to end once it is told to; a sweep lets its runs save
+LEAST = 30      # seconds left below which no job is started
+LATER = 90      # seconds that a study leaves to the jobs after it
 PATIENCE = 5    # seconds between two looks at the files that a job goes on writing
 
 
@@ -62,11 +66,10 @@ class Session:
     def __init__(self, args):
         self.args = args
         self.output, self.work = Path(args.output_dir), Path(args.work_dir)
-        for folder in (self.output, self.work):
-            folder.mkdir(parents=True, exist_ok=True)
+        make_folders(args, output_dir=self.output, work_dir=self.work)
         self.began = time.monotonic()
         self.deadline = self.began + 60 * args.minutes
-        self.missed = []
+        self.done, self.missed = 0, []
         paths = [unpack(args.wheels, self.work / "wheels"), os.environ.get("PYTHONPATH")]
         self.environment = os.environ | {
             "PYTHON": sys.executable, "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1",
@@ -88,24 +91,25 @@ class Session:
         self.say(text)
         self.missed.append(text)
 
-    def run(self, job):
-        """One job, within its own time and the session's."""
+    def run(self, job, kept=0):
+        """One job, within its own time and the session's, but for the `kept` seconds of others."""
         most = 60 * job.most * (10 if self.args.rehearse else 1)  # a CPU has a few cores
-        left = min(self.deadline - time.monotonic(), most)
+        left = min(self.deadline - time.monotonic() - kept, most)
         if left < LEAST:
             self.miss(f"{job.name}: no time was left")
             return
         self.say(f"{job.name}: started")
         if job.part:
             (self.work / f"{job.part}.csv").unlink(missing_ok=True)  # of a call before
-        said, started = self.work / "job.out", time.monotonic()
-        with open(said, "w", encoding="utf-8") as file:
-            process = self.start(job, file)
-            code = self.wait(process, started + left, job)
-        self.copy(job)
-        self.join(job)
-        self.tell(job, code, said.read_text(encoding="utf-8", errors="replace"),
-                  f"{(time.monotonic() - started) / 60:.1f} min")
+        said, started, ended = self.work / "job.out", time.monotonic(), "it was told to end"
+        try:
+            with open(said, "w", encoding="utf-8") as file:
+                ended = self.wait(self.start(job, file), started + left, job)
+        finally:  # also where this program itself is told to end
+            self.copy(job)
+            self.join(job)
+            self.tell(job, ended, said.read_text(encoding="utf-8", errors="replace"),
+                      f"{(time.monotonic() - started) / 60:.1f} min")
 
     def start(self, job, file):
         """A process of its own session, so that all it starts can be ended with it."""
@@ -118,18 +122,18 @@ class Session:
                                 start_new_session=True)
 
     def wait(self, process, until, job):
-        """The exit code of a process; None where its time was over and it was ended."""
+        """How a process has ended, "" if well; where its time is over it is told to end."""
         try:
             while process.poll() is None:
                 left = until - time.monotonic()
                 if left <= 0:
-                    return None
+                    return "its time was over"
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(min(left, PATIENCE))
                 self.copy(job)
-            return process.returncode
+            return f"ended with {process.returncode}" if process.returncode else ""
         finally:
-            end(process)  # also where this program itself is told to end
+            end(process)
 
     def copy(self, job):
         """The files that a job goes on writing, as they are now."""
@@ -144,38 +148,68 @@ class Session:
         parts = sorted(self.work.glob(f"{kind}*.csv"), key=lambda path: path.stat().st_mtime)
         if not (kind and parts):
             return
-        tables = [pd.read_csv(path, dtype=str, keep_default_na=False) for path in parts]
-        with atomic_path(self.output / f"gpu_{kind}.csv") as path:
-            pd.concat(tables).fillna("").to_csv(path, index=False)
+        tables = []
+        for path in parts:
+            try:
+                tables.append(pd.read_csv(path, dtype=str, keep_default_na=False))
+            except (OSError, ValueError) as error:
+                self.miss(f"{path} is no table ({error}) and is left out of gpu_{kind}.csv")
+        if tables:
+            with atomic_path(self.output / f"gpu_{kind}.csv") as path:
+                pd.concat(tables).fillna("").to_csv(path, index=False)
 
-    def tell(self, job, code, text, took):
-        """What became of a job, in the log and on stdout; of what failed, the end of what it
-        said."""
+    def tell(self, job, ended, text, took):
+        """What became of a job, in the log and on stdout; of a failed one, the end of its words."""
         self.write(f"$ {' '.join(job.words)}\n{text}")
         if "pytest" in job.words:
-            self.write(text, "gpu_tests.txt")
+            self.write(f"==== {job.name}\n{text}", "gpu_tests.txt")
         lines = [line for line in text.replace("\r", "\n").splitlines() if line.strip()]
-        if code == 0:
-            last = lines[-1] if lines else ""
-            self.say(f"{job.name}: done in {took}; {last}"[:200])
-            for line in lines:
-                if line.startswith("error: "):  # of a table, a form that it had to leave out
-                    self.miss(f"{job.name}: {line}")
+        if ended:
+            self.miss(f"{job.name}: {ended} after {took}")
+            print("\n".join(lines[-15:]), flush=True)
             return
-        why = "its time was over" if code is None else f"ended with {code}"
-        self.miss(f"{job.name}: {why} after {took}")
-        print("\n".join(lines[-15:]), flush=True)
+        self.done += 1
+        last = lines[-1] if lines else ""
+        self.say(f"{job.name}: done in {took}; {last}"[:200])
+        for line in lines:
+            if line.startswith("error: "):  # of a table, a form that it had to leave out
+                self.miss(f"{job.name}: {line}")
+
+    def sum_up(self, number):
+        """The last lines: how many of so many jobs are done, and what came to nothing."""
+        self.say(f"{self.done} of {number} jobs are done; results are in {self.output}")
+        for text in self.missed:
+            print(f"  {text}", flush=True)
+
+
+def members(session):
+    """The processes of a session, whatever group they lead, but for those that have ended."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(OSError, psutil.Error):
+            same = os.getsid(process.pid) == session
+            if same and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 def end(process):
-    """Tell a process that is still there, and all that it started, to end; kill what does not."""
-    if process.poll() is not None:
-        return
+    """Tell all that is left of a process's session to end, and kill what does not.
+
+    Ctrl-C meanwhile kills at once.
+    """
     for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE)
+        left = members(process.pid)
+        for member in left:
+            with contextlib.suppress(psutil.Error):
+                member.send_signal(number)
+        until = time.monotonic() + GRACE
+        with contextlib.suppress(KeyboardInterrupt):
+            while left and time.monotonic() < until:
+                time.sleep(0.1)
+                process.poll()  # else it stays a zombie
+                left = members(process.pid)
+    process.poll()
 
 
 def unpack(wheels, folder):
@@ -192,8 +226,8 @@ def unpack(wheels, folder):
 
 def check(args):
     """Refuse what could only go wrong later; paths become absolute, as jobs run elsewhere."""
-    if args.minutes <= 0 or args.jobs < 1:
-        raise UserError("--minutes must be above 0 and --jobs at least 1, got "
+    if not 0 < args.minutes < math.inf or args.jobs < 1:
+        raise UserError("--minutes must be a number above 0 and --jobs at least 1, got "
                         f"{args.minutes:g} and {args.jobs}")
     if "study" in args.stage and not args.rehearse and not (args.model and args.data_dir):
         raise UserError("the study needs --model and --data_dir, real weights and the GLUE files: "
@@ -206,9 +240,23 @@ def check(args):
         path = Path(given).resolve()
         if wanted and not any(path.glob(wanted)):
             raise UserError(f"--{name} {given}: there is no {wanted} in it; name another folder")
-        if name == "searched" and not path.is_file():
-            raise UserError(f"--searched {given}: there is no such file; name another")
         setattr(args, name, str(path))
+    for wheel in Path(args.wheels).glob("*.whl") if args.wheels else ():
+        if not zipfile.is_zipfile(wheel):
+            raise UserError(f"{wheel} is no wheel, or a damaged one: bring it again")
+    if "study" in args.stage:
+        check_study(args)
+
+
+def check_study(args):
+    """Refuse what scripts/study would, but before anything else has used its time."""
+    for job in STAGES["study"](args, Path(args.work_dir)):
+        if job.watched:
+            done = subprocess.run([*job.words, "--plan"], cwd=ROOT, capture_output=True, text=True,
+                                  env=os.environ | {"PYTHON": sys.executable, "ESTIMATE": "off"})
+            if done.returncode:
+                lines = done.stderr.strip().splitlines()
+                raise UserError(f"scripts/study: {lines[-1].removeprefix('error: ')}")
 
 
 def card():
@@ -264,12 +312,12 @@ def main(argv=None):
     session.say(f"{where}; {facts['machine']}; commit {facts['commit'][:12]}; {versions}")
     jobs = [job for name, stage in STAGES.items() if name in args.stage
             for job in stage(args, Path(args.work_dir))]
-    for job in jobs:
-        session.run(job)
-    session.say(f"{len(jobs) - len(session.missed)} of {len(jobs)} jobs are done, "
-                f"{len(session.missed)} not; results are in {session.output}")
-    for text in session.missed:
-        print(f"  {text}", flush=True)
+    try:
+        for number, job in enumerate(jobs, start=1):
+            later = any(not other.watched for other in jobs[number:])
+            session.run(job, LATER if job.watched and later else 0)
+    finally:
+        session.sum_up(len(jobs))
     return int(bool(session.missed))
 
 

@@ -49,7 +49,7 @@ def processes(args, work):
 def run_tests(args, name, chosen, files="tests/test_gpu.py"):
     at_once = min(12, os.cpu_count())
     rehearsed = "--rehearse" if args.rehearse else ""
-    text = f"-m pytest {files} -n {at_once} -p no:cacheprovider -ra {rehearsed} -k"
+    text = f"-m pytest {files} -n {at_once} -p no:cacheprovider -ra -vv {rehearsed} -k"
     return Job(name, command(text, chosen), most=4)
 
 
@@ -69,20 +69,20 @@ def variants(args, work):
     return [
         step_job(args, work, "all methods, masked", 32, "methods, masked"),
         step_job(args, work, "what the library's mask costs", 32, *few, switch="--library_mask"),
-        step_job(args, work, "compiled forms", 32, *few, switch="--compile"),
+        step_job(args, work, "compiled forms", 32, *few, switch="--compile", most=5),
         step_job(args, work, "two workers", 32, *few, switch="--dataloader_num_workers 2"),
         step_job(args, work, "memory that is not pinned", 32, *few, switch="--unpinned"),
     ]
 
 
-def step_job(args, work, name, batch, *forms, switch=""):
+def step_job(args, work, name, batch, *forms, switch="", most=3):
     part = f"step {name} {batch}"
-    pace = f"--rounds 5 --steps {5 if batch == 32 else 3}"  # to be done in half a minute
+    pace = f"--rounds 5 --steps {5 if batch == 32 else 3} --seconds 100"
     if args.rehearse:
         pace = "--rounds 1 --steps 1 --no_peak"
     text = f"benchmarks/step.py {shape(args, batch)} {pace} {switch} --forms"
     words = command(text, *forms, "--csv", work / f"{part}.csv")
-    return Job(f"step of {name}, {batch} samples", words, 2.5, part)
+    return Job(f"step of {name}, {batch} samples", words, most, part)
 
 
 def shape(args, batch):
@@ -154,7 +154,8 @@ def study(args, work):
              "--teacher_rate": args.teacher_rate, "--relation_heads": args.relation_heads,
              "--searched": args.searched}
     words = command("scripts/study", model, data, runs)
-    words += [str(word) for flag, value in given.items() if value for word in (flag, value)]
+    words += [str(word) for flag, value in given.items() if value is not None
+              for word in (flag, value)]
     words += ["--rehearse"] if args.rehearse else []
     parts = {(args.methods or FIRST, "final"): None, (args.methods or ALL, "final"): None,
              (args.methods or ALL, "variants"): None}

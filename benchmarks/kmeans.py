@@ -21,10 +21,11 @@ import subprocess
 import sys
 
 import torch
-from report import report, seconds  # puts the repository on the path
+from report import positive, report, seconds  # puts the repository on the path
 
 import memory
-from training.records import cli, expand_path_or_none, say
+from training import flags
+from training.records import UserError, cli, expand_path_or_none, say
 
 
 def draw(args, width, device):
@@ -57,6 +58,8 @@ def flash_kmeans(passes):
     from flash_kmeans import batch_kmeans_Euclid
 
     def run(x, start):
+        if x.is_cuda and "triton" not in batch_kmeans_Euclid.__module__:
+            raise UserError("flash_kmeans has found no Triton, and would run without its kernels")
         assignment, centroids, _ = batch_kmeans_Euclid(
             x.unsqueeze(0), len(start), max_iters=passes, init_centroids=start.unsqueeze(0)
         )
@@ -172,32 +175,33 @@ def measure(args, width, device):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = flags.Parser(__doc__)
     add = parser.add_argument
-    add("--widths", type=int, nargs="+", default=[98304, 768], help="W*D, numbers a sample. "
+    add("--widths", type=positive, nargs="+", default=[98304, 768], help="W*D, numbers a sample. "
         "Default 98304 768.")
-    add("--rows", type=int, default=3668, help="N. Default 3668, MRPC's.")
-    add("--num_centroid", type=int, default=100, help="C. Default 100.")
-    add("--per_gpu_train_batch_size", type=int, nargs="+", default=[32, 128], help="B, of ours. "
-        "Default 32 128.")
-    add("--passes", type=int, default=3, help="Default 3.")
-    add("--rounds", type=int, default=3, help="Rounds after one to warm up; the median counts. "
-        "Default 3.")
+    add("--rows", type=positive, default=3668, help="N. Default 3668, MRPC's.")
+    add("--num_centroid", type=positive, default=100, help="C. Default 100.")
+    add("--per_gpu_train_batch_size", type=positive, nargs="+", default=[32, 128], help="B, of "
+        "ours. Default 32 128.")
+    add("--passes", type=positive, default=3, help="Default 3.")
+    add("--rounds", type=positive, default=3, help="Rounds after one to warm up; the median "
+        "counts. Default 3.")
     add("--no_cuda", action="store_true", help="Stay on the CPU.")
     add("--csv", type=expand_path_or_none, help="Write the table to this file.")
     add("--try_flash_kmeans", action="store_true", help=argparse.SUPPRESS)  # one process's work
     args = parser.parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() and not args.no_cuda else "cpu")
+    if args.rows < args.num_centroid:
+        raise UserError(f"--rows is {args.rows}, but there are {args.num_centroid} centroids, and "
+                        "each starts from a row of its own: pass more rows")
     if args.try_flash_kmeans:
         run = flash_kmeans(passes=1)
         run(*draw(args, args.widths[0], device))[1].sum().item()  # which waits for it
         return
-    rows = [row for width in args.widths for row in measure(args, width, device)]
-    report(rows, args.csv, torch.cuda.get_device_name() if device.type == "cuda" else "cpu")
+    rows, name = [], torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+    for width in args.widths:
+        rows += measure(args, width, device)
+        report(rows, args.csv, name)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,9 @@ waits     calls a step in which the host waited for the GPU, and their milliseco
 host      how many milliseconds the host took to enqueue a step: below the step's own, the queue is
           never empty
 
+The profiler slows the host down, so that a GPU's queue looks emptier than it is: the last line is
+the time of a step without it.
+
 --trace is a file for a browser's trace viewer (chrome://tracing, ui.perfetto.dev); its end says
 whether it is compressed (.json or .json.gz).
 """
@@ -27,7 +30,7 @@ from pathlib import Path
 import step as benchmark
 import torch
 from forms import FORMS
-from report import report  # puts the repository on the path
+from report import positive, report, seconds_each  # puts the repository on the path
 
 from training import flags
 from training.records import atomic_path, cli, expand_path_or_none, say
@@ -37,7 +40,7 @@ WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize
 
 
 def run(args):
-    """The profile of args.profiled steps, and the device."""
+    """The profile of args.profiled steps, the device, and a step's seconds without the profiler."""
     device, rows, indices_of, make_accelerator = benchmark.prepare(args)
     step = FORMS[args.form].make(args, rows, indices_of(args.form), make_accelerator())
 
@@ -47,13 +50,14 @@ def run(args):
 
     for _ in range(3):
         step()
+    alone = seconds_each(step, args.profiled, device)
     wait()
     with torch.profiler.profile() as found:
         for number in range(args.profiled):
             with torch.profiler.record_function(f"step {number}"):
                 step()
         wait()
-    return found, device
+    return found, device, alone
 
 
 def operations(found, device, profiled):
@@ -140,13 +144,15 @@ def main(argv=None):
     parser = flags.Parser(__doc__)
     add = parser.add_argument
     add("--form", choices=FORMS, default="FSD_ILG", help="Default FSD_ILG.")
-    add("--profiled", type=int, default=10, help="Steps. Default 10.")
+    add("--profiled", type=positive, default=10, help="Steps. Default 10.")
     add("--trace", type=expand_path_or_none, help="Write the trace to this file.")
     add("--csv", type=expand_path_or_none, help="Write the table to this file.")
     benchmark.add_flags(parser)
     args = parser.parse_args(argv)
-    found, device = run(args)
+    found, device, alone = run(args)
     rows = operations(found, device, args.profiled) + queue(found, args.profiled)
+    rows.append({"operation": "(step, without the profiler)", "calls": "", "%": "",
+                 "ms": round(1e3 * alone, 3)})
     facts = {
         "model": args.models[0],
         "precision": args.precisions[0],

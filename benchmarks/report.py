@@ -41,6 +41,13 @@ def seconds_each(function, number, device):
     return seconds(several, device) / number
 
 
+def positive(text):
+    """A whole number from 1 on, of a flag."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text}")
+    return int(text)
+
+
 def calls_in_a_row(device):
     """How many calls are timed together by default: on a GPU so many that it need not wait for the first one."""
     return 10 if device.type == "cuda" else 1

@@ -7,15 +7,16 @@ leaves FOLDER/pretrained, an encoder of that shape (see benchmarks/forms.py), FO
 classifier, both with a tokenizer of the task's words, and FOLDER/RTE with the files of
 scripts/toy_entailment.py. What is measured with them is time; scores mean nothing.
 """
-import argparse
 import sys
 from pathlib import Path
 
 import torch
 from forms import SHAPES  # puts the repository on the path
+from report import positive
 
 from scripts import toy_entailment
-from training.records import cli, expand_path
+from training import flags
+from training.records import cli, expand_path, make_folders
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -57,16 +58,13 @@ def write_models(folder, shape, words):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = flags.Parser(__doc__)
     parser.add_argument("folder", type=expand_path, help="Where they go.")
     parser.add_argument("--shape", choices=SHAPES, default="bert-base", help="Default bert-base.")
-    parser.add_argument("--rows", type=int, default=2000, help="Training rows. Default 2000.")
+    parser.add_argument("--rows", type=positive, default=2000, help="Training rows. Default 2000.")
     args = parser.parse_args(argv)
     folder = Path(args.folder)
+    make_folders(args, folder=folder)
     write_models(folder, args.shape, write_task(folder, args.rows))
     print(f"a {args.shape} of random weights and {args.rows} training rows are in {folder}")
 

@@ -8,10 +8,11 @@ The second one is the paper's Table 8.
 bert-base is 12 -> 6 layers, 768 wide, minilm 6 -> 3, 384 wide, both with random weights. The forms
 are explained in benchmarks/forms.py; besides their names, `methods` is short for every method, and
 `methods, cached`, `methods, masked` and `methods, masked, cached` for their variants. All forms of
-a model and a precision take the same mini-batch in turn, in one process: of two calls the second is
-timed, each of --steps steps, without waiting for a GPU between these, as in training. Throughputs
-are medians over the rounds, ratios medians of the rounds' own ratios; they compare within that
-process only. A step is all from the rows in memory to the new weights.
+a model and a precision take the same mini-batch in turn (the masked ones one with rows of like
+length), in one process: of two calls the second is timed, each of --steps steps, without waiting
+for a GPU between these, as in training. Throughputs are medians over the rounds, ratios medians of
+the rounds' own ratios; they compare within that process only. A step is all from the rows in memory
+to the new weights.
 
 MFU is the share of a GPU's dense half-precision peak, by its data sheet, that the step's model
 FLOPs take (see forms.model_flops; what the losses compute is not counted). "8192³" is what a
@@ -25,10 +26,17 @@ import json
 import statistics
 import subprocess
 import sys
+import time
 
 import torch
 from forms import DEFAULT, FORMS, GROUPS, SHAPES, draw_rows, model_flops
-from report import calls_in_a_row, report, seconds, seconds_each  # puts the repository on the path
+from report import (  # puts the repository on the path
+    calls_in_a_row,
+    positive,
+    report,
+    seconds,
+    seconds_each,
+)
 
 from training import flags, models
 from training.batches import epoch_order
@@ -87,14 +95,15 @@ def measure(args):
     Returns a dict: seconds of a step, by round and form; peaks in MiB and flops, by form; product,
     TFLOP/s of a large matrix product, or None; device.
     """
+    began = time.perf_counter()
     device, rows, indices_of, make_accelerator = prepare(args)
     cuda, steps, peaks, flops = device.type == "cuda", {}, {}, {}
     for form in args.forms:
         indices, held = indices_of(form), torch.cuda.memory_allocated() if cuda else 0
-        if cuda:
-            torch.cuda.reset_peak_memory_stats()
         try:
             step = FORMS[form].make(args, rows, indices, make_accelerator())
+            if cuda:
+                torch.cuda.reset_peak_memory_stats()  # a cache that was filled is done with
             for _ in range(2):  # the optimizer's state comes with the first one
                 step()
         except (RuntimeError, UserError) as error:  # too little memory; what a method refuses
@@ -103,13 +112,11 @@ def measure(args):
         peaks[form] = peak_memory(device) - held // 2**20
         flops[form] = model_flops(form, args, len(indices), tokens_of(form, rows, indices))
         steps[form] = step
-    times = [
-        {
-            form: seconds_each(step, args.steps or calls_in_a_row(device), device)
-            for form, step in steps.items()
-        }
-        for _ in range(args.rounds + 1)
-    ]
+    times, number = [], args.steps or calls_in_a_row(device)
+    for _ in range(args.rounds + 1):  # the first one is to warm up
+        times.append({form: seconds_each(step, number, device) for form, step in steps.items()})
+        if args.seconds and len(times) > 1 and time.perf_counter() - began > args.seconds:
+            break
     return {
         "seconds": times[1:],
         "peaks": peaks,
@@ -137,7 +144,9 @@ def child(args, model, precision, forms, rounds):
                "--forms", *forms, "--rounds", rounds, "--max_seq_length", args.max_seq_length,
                "--per_gpu_train_batch_size", args.per_gpu_train_batch_size,
                "--dataloader_num_workers", args.dataloader_num_workers]
-    command += ["--steps", args.steps] if args.steps else []
+    for name in ("steps", "seconds"):
+        if getattr(args, name):
+            command += [f"--{name}", getattr(args, name)]
     switches = ("no_cuda", "compile", "library_mask", "unpinned")
     command += [f"--{name}" for name in switches if getattr(args, name)]
     done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True)
@@ -212,10 +221,10 @@ def add_flags(parser):
         "bert-base minilm.")
     add("--precisions", nargs="+", choices=("no", "bf16", "fp16"), default=["no", "bf16"],
         help="Default: no bf16.")
-    add("--per_gpu_train_batch_size", type=int, default=32, help="B. Default 32.")
-    add("--max_seq_length", type=int, default=128, help="W. Default 128.")
-    add("--steps", type=int, help="Steps in a row that are timed together. Default: 1 on a CPU, 10 "
-        "on a GPU.")
+    add("--per_gpu_train_batch_size", type=positive, default=32, help="B. Default 32.")
+    add("--max_seq_length", type=positive, default=128, help="W. Default 128.")
+    add("--steps", type=positive, help="Steps in a row that are timed together. Default: 1 on a "
+        "CPU, 10 on a GPU.")
     add("--compile", action="store_true", help="All but published with torch.compile; MiniLM "
         "refuses it.")
     add("--library_mask", action="store_true", help="Let transformers leave out attention masks "
@@ -232,8 +241,10 @@ def main(argv=None):
     add = parser.add_argument
     add("--forms", nargs="+", choices=[*FORMS, *GROUPS], default=DEFAULT,
         help=f"See above. Default: {', '.join(map(repr, DEFAULT))}.")
-    add("--rounds", type=int, default=5, help="Rounds after one to warm up; the median counts. "
-        "Default 5.")
+    add("--rounds", type=positive, default=5, help="Rounds after one to warm up; the median "
+        "counts. Default 5.")
+    add("--seconds", type=float, help="Take no further round, after the first, when so many have "
+        "passed.")
     add("--no_peak", action="store_true", help="Leave out the peak memory on a CPU, which takes a "
         "process for each form.")
     add("--csv", type=expand_path_or_none, help="Write the table to this file.")

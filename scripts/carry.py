@@ -15,6 +15,7 @@ to 11 bits.
 import argparse
 import json
 import lzma
+import math
 import shutil
 import sys
 import tarfile
@@ -52,7 +53,7 @@ BLOCK = 2**20
 
 
 def halve(source, target):
-    """Write a safetensors file with its floating-point tensors in float16, if that can hold them."""
+    """Write a safetensors file with its floating-point tensors in float16, if it can hold them."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -120,16 +121,21 @@ def split(path, size, output):
     return parts
 
 
+def is_packing(folder):
+    """True for a folder with nothing in it but the folders of an earlier packing."""
+    return folder.is_dir() and all(
+        path.name.isdecimal() and (path / MANIFEST).is_file() for path in folder.iterdir())
+
+
 def pack(args):
     if not (args.models or args.tasks):
         raise UserError("there is nothing to pack: name --models, or --data_dir and --tasks")
     if args.tasks and not args.data_dir:
         raise UserError("--tasks needs --data_dir, the folder of their files")
     output = Path(args.output_dir)
-    if output.exists() and not (output / "1" / MANIFEST).is_file():
-        raise UserError(
-            f"{output} is there and holds no parts of before: name another --output_dir"
-        )
+    if output.exists() and not is_packing(output):
+        raise UserError(f"{output} is there and holds something else than the parts of an earlier "
+                        "packing: name another --output_dir")
     names = [Path(model).resolve().name for model in args.models]
     if len(set(names)) < len(names):
         raise UserError(
@@ -166,11 +172,10 @@ def read_parts(path):
 
 def find_parts(folders):
     """The parts' files in their order, all of one packing and as they were packed."""
-    files = {
-        path.name: path
-        for folder in folders
-        for path in Path(folder).rglob("carried.tar.xz.part-*")
-    }
+    files = {}  # name -> all that are called so, as a part may have come twice
+    for folder in folders:
+        for path in Path(folder).rglob("carried.tar.xz.part-*"):
+            files.setdefault(path.name, []).append(path)
     manifests = [path for folder in folders for path in Path(folder).rglob(MANIFEST)]
     if not manifests:
         raise UserError(f"there is no {MANIFEST} in {', '.join(map(str, folders))}: name the "
@@ -178,22 +183,25 @@ def find_parts(folders):
     found = [read_parts(path) for path in manifests]
     if any(parts != found[0] for parts in found):
         raise UserError(f"the {MANIFEST} files are of different packings: take the parts of one")
-    missing = [part["name"] for part in found[0] if part["name"] not in files]
+    missing = [part["name"] for part in found[0] if not files.get(part["name"])]
     if missing:
         raise UserError(f"{len(missing)} of {len(found[0])} parts are missing, the first "
                         f"{missing[0]}: bring them, too")
-    for part in found[0]:
-        if sha256_of_file(files[part["name"]]) != part["sha256"]:
-            raise UserError(
-                f"{files[part['name']]} is not what was packed, by its sha256: bring it again"
-            )
-    return [files[part["name"]] for part in found[0]]
+    return [whole_one(files[part["name"]], part["sha256"]) for part in found[0]]
+
+
+def whole_one(paths, sha256):
+    """The first of these files that has the checksum."""
+    for path in paths:
+        if sha256_of_file(path) == sha256:
+            return path
+    raise UserError(f"{paths[0]} is not what was packed, by its sha256: bring it again")
 
 
 def join(args):
     output = Path(args.output_dir)
-    if output.exists() and any(output.iterdir()):
-        raise UserError(f"{output} is there and not empty: name another --output_dir")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output} is there and no empty folder: name another --output_dir")
     files = find_parts(args.folders)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.resolve().parent) as place:
@@ -239,8 +247,9 @@ def main(argv=None):
         "--output_dir", type=expand_path, required=True, help="The folder to write."
     )
     args = parser.parse_args(argv)
-    if args.command == "pack" and args.part_mb <= 0:
-        raise UserError(f"--part_mb must be above 0, got {args.part_mb:g}")
+    if args.command == "pack" and not 0.001 <= args.part_mb < math.inf:
+        raise UserError(f"--part_mb must be a number from 0.001 on, got {args.part_mb:g}")
+    args.output_dir = str(Path(args.output_dir).resolve())
     (pack if args.command == "pack" else join)(args)
 
 

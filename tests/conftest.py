@@ -126,7 +126,7 @@ def two_processes(script, arguments, environment=None):
                "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0",
                str(ROOT / "tests" / "leaves_its_group.py"), str(ROOT / script)]
     done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT,
-                          env=environment)
+                          env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
 
 

@@ -49,7 +49,7 @@ def run(device):
 
     def start(script, *words):
         command = [sys.executable, str(ROOT / script), *map(str, words)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return start
 

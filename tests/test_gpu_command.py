@@ -30,6 +30,7 @@ import gpu
 import gpu_stages
 import kmeans
 import profile_step
+import report
 import step
 
 # ---- a step's FLOPs, a card's peak, a queue's gaps -----------------------------------------------
@@ -114,8 +115,58 @@ def test_busy_time_and_gaps_are_those_of_a_picture():
         assert len(gaps) == len(starts)
 
 
+def on_an_h100(monkeypatch, *words, **more):
+    """The rows of benchmarks/step.py for what a measurement on an H100 would have found."""
+    found = {"seconds": [{"VKD": 0.010, "FSD_I": 0.012}, {"VKD": 0.010, "FSD_I": 0.008},
+                         {"VKD": 0.020, "FSD_I": 0.016}], "peaks": {"VKD": 500, "FSD_I": 600},
+             "flops": {"VKD": 1.978e12, "FSD_I": 1.978e12}, "product": 791.2,
+             "device": "NVIDIA H100 80GB HBM3"} | more
+    monkeypatch.setattr(step, "child", lambda *arguments: found)
+    seen = []
+    monkeypatch.setattr(step, "report", lambda rows, csv, device: seen.extend([*rows, device]))
+    step.main(["--models", "bert-base", "--precisions", "bf16", "--forms", "VKD", "FSD_I", *words])
+    return seen
+
+
+def test_the_table_of_a_card(monkeypatch):
+    """1.978 TFLOP in 10 ms are 197.8 TFLOP/s, a fifth of an H100's 989; ratios are of a round."""
+    vkd, fsd, device = on_an_h100(monkeypatch)
+    assert device == "NVIDIA H100 80GB HBM3"
+    assert (vkd["ms"], vkd["examples / s"], vkd["peak MiB"]) == (10.0, 3200.0, 500)
+    assert (vkd["model TFLOP/s"], vkd["MFU %"], vkd["8192³, % of peak"]) == (197.8, 20.0, 80.0)
+    assert (fsd["ms"], fsd["x VKD"], vkd["x VKD"]) == (12.0, 1.25, 1.0)
+    assert "with" not in vkd
+    vkd, *_ = on_an_h100(monkeypatch, "--compile", "--unpinned", "--dataloader_num_workers", "2")
+    assert vkd["with"] == "--compile --unpinned --dataloader_num_workers 2"
+    vkd, *_ = on_an_h100(monkeypatch, device="NVIDIA Unheard-of")
+    assert (vkd["model TFLOP/s"], vkd["MFU %"]) == (197.8, "")
+
+
+def test_masked_forms_are_counted_by_the_columns_that_they_compute():
+    rows = {"attention_mask": torch.tensor([[1, 1, 1, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 1, 1]])}
+    names, two = ("VKD", "VKD, masked", "VKD, masked, cached"), torch.tensor([0, 1])
+    assert [step.tokens_of(form, rows, two) for form in names] == [5, 3, 3]
+
+
+def test_no_further_round_after_so_many_seconds():
+    def measured(seconds):
+        return step.measure(SimpleNamespace(
+            models=["tiny"], precisions=["no"], forms=["floor"], rounds=4, steps=1, seconds=seconds,
+            per_gpu_train_batch_size=4, max_seq_length=8, no_cuda=True, library_mask=False,
+            compile=False, unpinned=False, dataloader_num_workers=0))["seconds"]
+    assert len(measured(None)) == len(measured(1000)) == 4
+    assert len(measured(1e-6)) == 1
+
+
+def test_a_gpus_work_is_waited_for_before_and_after(monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: seen.append("wait"))
+    report.seconds(lambda: seen.append("work"), torch.device("cuda"))
+    assert seen == ["wait", "work", "wait"]
+
+
 def test_a_queue_is_read_off_its_events():
-    """Two steps: kernels from 10 to 60 and from 90 to 130, a wait within the first, one at the end."""
+    """Two steps: kernels from 10 to 60 and from 90 to 130, a wait in the first, one at the end."""
     kinds = torch.autograd.DeviceType
 
     def event(name, kind, start, end, annotation=False):
@@ -155,7 +206,7 @@ def test_a_form_that_cannot_be_measured_is_left_out(monkeypatch, capsys):
         forms=["FSD_L", "floor"],
         rounds=1,
         steps=1,
-        compile=False, unpinned=False, dataloader_num_workers=0,
+        compile=False, unpinned=False, dataloader_num_workers=0, seconds=None,
         per_gpu_train_batch_size=4,
         max_seq_length=8,
         no_cuda=True,
@@ -179,17 +230,9 @@ FLASH = """
 """
 
 
-@pytest.mark.parametrize(
-    "text, said",
-    [
-        (FLASH, ""),
-        (None, "ModuleNotFoundError"),
-        (
-            "def batch_kmeans_Euclid(*args, **more): raise ValueError('too wide')",
-            "ValueError: too wide",
-        ),
-    ],
-)
+@pytest.mark.parametrize("text, said", [
+    (FLASH, ""), (None, "ModuleNotFoundError"),
+    ("def batch_kmeans_Euclid(*args, **more): raise ValueError('wide')", "ValueError: wide")])
 def test_kmeans_beside_flash_kmeans(text, said, tmp_path, monkeypatch, capsys):
     """A stand-in of it finds the same clusters; one that is not there, or fails, is left out."""
     if text:
@@ -197,27 +240,15 @@ def test_kmeans_beside_flash_kmeans(text, said, tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.delitem(sys.modules, "flash_kmeans", raising=False)
-    kmeans.main(
-        [
-            "--widths",
-            "12",
-            "--rows",
-            "90",
-            "--num_centroid",
-            "5",
-            "--rounds",
-            "1",
-            "--csv",
-            str(tmp_path / "k.csv"),
-            "--per_gpu_train_batch_size",
-            "32",
-        ]
-    )
+    monkeypatch.setattr(kmeans, "seconds", lambda function, device, *given: 6.0)
+    words = "--widths 12 --rows 90 --num_centroid 5 --rounds 1 --passes 2 " \
+            "--per_gpu_train_batch_size 32 --csv"
+    kmeans.main([*words.split(), str(tmp_path / "k.csv")])
     table = pd.read_csv(tmp_path / "k.csv").set_index("form")
+    assert (table["ms a pass"] == 3000).all()
     assert ("flash-kmeans" in table.index) == (said == "")
-    assert (table["same clusters, %"].dropna() == 100).all() and (
-        table["inertia / ours"].dropna() == 1
-    ).all()
+    assert (table["same clusters, %"].dropna() == 100).all()
+    assert (table["inertia / ours"].dropna() == 1).all()
     assert said in capsys.readouterr().err
 
 
@@ -237,62 +268,132 @@ def session(tmp_path, **more):
     return gpu.Session(SimpleNamespace(**given))
 
 
+def python(name, code, most=1, **more):
+    """A job that is a few lines of Python."""
+    return gpu_stages.Job(name, ["-c", textwrap.dedent(code)], most, **more)
+
+
 def test_a_job_leaves_its_table_joined_with_others(tmp_path, capsys):
     here = session(tmp_path)
     for part, text in (("kind one", "a,b\n1,2\n"), ("kind two", "a,c\n3,x\n"), ("other", "a\n5\n")):
-        code = f"import os; open({str(here.work / part) + '.csv'!r}, 'w').write({text!r})\n" \
-               "print(os.environ['FSD_COMMIT'])"
-        here.run(gpu_stages.Job(part, ["-c", code], 1, part))
+        here.run(python(part, f"""
+            import os
+            open({str(here.work / part) + ".csv"!r}, "w").write({text!r})
+            print(os.environ["FSD_COMMIT"])""", part=part))
     assert (here.output / "gpu_kind.csv").read_text() == "a,b,c\n1,2,\n3,,x\n"
     assert (here.output / "gpu_other.csv").read_text() == "a\n5\n"
     assert not here.missed and "done in 0.0 min; abc" in capsys.readouterr().out
+    here.run(python("kind two", "", part="kind two"))  # which has none any more
+    assert (here.output / "gpu_kind.csv").read_text() == "a,b\n1,2\n"
+    (here.work / "kind three.csv").write_text("")
+    here.run(python("kind four", "", part="kind four"))
+    (missed,) = here.missed
+    assert "kind three.csv is no table" in missed
 
 
 def test_failures_and_the_end_of_time(tmp_path, monkeypatch, capsys):
-    """A job that fails, one that hangs with a child of its own, and one for which no time is left:
-    none stops the others, and the child is gone."""
+    """One job fails, one leaves something out, one hangs, for two no time is left: all is told."""
     monkeypatch.setattr(gpu, "PATIENCE", 0.1)
-    monkeypatch.setattr(gpu, "GRACE", 1)
-    here = session(tmp_path)
-    here.run(gpu_stages.Job("fails", ["-c", "print('why'); raise SystemExit(3)"], 1))
-    here.run(gpu_stages.Job("says", ["-c", "print('error: FSD_L is left out: why')"], 1))
-    hangs = (
-        "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', 'import signal, time; "
-        "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(99)']); "
-        f"open({str(tmp_path / 'pid')!r}, 'w').write(str(p.pid)); p.wait()"
-    )
     monkeypatch.setattr(gpu, "LEAST", 0)
-    here.run(gpu_stages.Job("hangs", ["-c", hangs], 3 / 60))
-    monkeypatch.setattr(gpu, "LEAST", 15)
-    here.deadline = time.monotonic() + 1
-    here.run(gpu_stages.Job("late", ["-c", ""], 1))
+    here = session(tmp_path)
+    here.run(python("fails", "print('why'); raise SystemExit(3)"))
+    here.run(python("says", "print('error: FSD_L is left out\\nerror: FSD_G is left out')"))
+    here.run(python("hangs", "import time; time.sleep(99)", most=2 / 60))
+    here.run(python("waits for others", ""), kept=299)
+    here.deadline = time.monotonic() - 1
+    here.run(python("late", ""))
+    here.sum_up(5)
     assert [text.split(" after")[0] for text in here.missed] == [
-        "fails: ended with 3",
-        "says: error: FSD_L is left out: why",
-        "hangs: its time was over",
-        "late: no time was left",
-    ]
+        "fails: ended with 3", "says: error: FSD_L is left out", "says: error: FSD_G is left out",
+        "hangs: its time was over", "waits for others: no time was left", "late: no time was left"]
+    assert "1 of 5 jobs are done" in capsys.readouterr().out
     assert "why" in (here.output / "gpu.log").read_text()
-    child, until = int((tmp_path / "pid").read_text()), time.monotonic() + 10
-    while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < until, "what a job started is still there"
+
+
+SLOW = """
+    import pathlib, signal, sys, time
+    def save(*_):
+        time.sleep(1.5)
+        pathlib.Path(sys.argv[1]).write_text("saved")
+        sys.exit()
+    signal.signal(signal.SIGTERM, save)
+    pathlib.Path(sys.argv[1] + ".started").touch()
+    time.sleep(99)
+"""
+
+
+@pytest.mark.parametrize("how", ["its time was over", "ended with 3"])
+def test_all_that_a_job_started_ends_with_it(how, tmp_path, monkeypatch):
+    """Also what leads a process group of its own, as a sweep's runs, and has something to save."""
+    monkeypatch.setattr(gpu, "PATIENCE", 0.1)
+    (tmp_path / "slow.py").write_text(textwrap.dedent(SLOW))
+    started = " ".join(f"{tmp_path}/{name}.started" for name in "ab")
+    script = f"""
+        set -m
+        for name in a b; do {sys.executable} {tmp_path}/slow.py {tmp_path}/$name & done
+        until ls {started} > /dev/null 2>&1; do sleep 0.05; done
+        {"exit 3" if "3" in how else "wait"}
+    """
+    here = session(tmp_path)
+    monkeypatch.setattr(gpu, "LEAST", 0)
+    lead = f"import os; os.execvp('bash', ['bash', '-c', {script!r}])"
+    here.run(python("leads", lead, most=4 / 60))
+    assert [text.split(" after")[0] for text in here.missed] == [f"leads: {how}"]
+    assert [(tmp_path / name).read_text() for name in "ab"] == ["saved"] * 2
+
+
+def test_what_does_not_end_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "PATIENCE", 0.1)
+    monkeypatch.setattr(gpu, "GRACE", 0.5)
+    monkeypatch.setattr(gpu, "LEAST", 0)
+    here = session(tmp_path)
+    here.run(python("stays", f"""
+        import os, signal, time
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        open({str(tmp_path / "pid")!r}, "w").write(str(os.getpid()))
+        time.sleep(99)""", most=2 / 60))
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+
+
+def test_told_to_end_it_leaves_what_the_job_said(tmp_path):
+    """SIGTERM to the command itself: the job ends, and its words and the summary are in the log."""
+    code = f"""
+import sys
+sys.path[:0] = [{str(ROOT / "benchmarks")!r}]
+import gpu, gpu_stages
+words = "import os, time; print(os.getpid(), 'words', flush=True); time.sleep(99)"
+gpu.STAGES = {{"tests": lambda args, work: [gpu_stages.Job("long", ["-c", words], 9)]}}
+sys.exit(gpu.cli(gpu.main, ["--rehearse", "--output_dir", {str(tmp_path / "out")!r},
+                            "--work_dir", {str(tmp_path)!r}]))
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)
+    said, until = tmp_path / "job.out", time.monotonic() + 60
+    while not (said.exists() and "words" in said.read_text()):
+        assert time.monotonic() < until and process.poll() is None
         time.sleep(0.05)
+    process.terminate()
+    assert process.wait(30) == 143
+    log = (tmp_path / "out/gpu.log").read_text()
+    assert "words" in log and "long: it was told to end" in log and "0 of 1 jobs are done" in log
+    assert not psutil.pid_exists(int(said.read_text().split()[0]))
 
 
 def test_results_of_a_study_are_copied_while_it_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "PATIENCE", 0.05)
     here, source = session(tmp_path), tmp_path / "results.csv"
-    code = f"""
-import pathlib, time
-pathlib.Path({str(source)!r}).write_text("row")
-until = time.monotonic() + 20
-while not pathlib.Path({str(here.output / "gpu_study.csv")!r}).exists():
-    assert time.monotonic() < until
-    time.sleep(0.05)
-"""
-    job = gpu_stages.Job("study", ["-c", code], 1, watched=((source, "gpu_study.csv"),))
+    job = python("study", f"""
+        import os, pathlib, time
+        pathlib.Path({str(source)!r}).write_text("row")
+        until = time.monotonic() + 20
+        while not pathlib.Path({str(here.output / "gpu_study.csv")!r}).exists():
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        print("threads", os.environ["OMP_NUM_THREADS"])""", watched=((source, "gpu_study.csv"),))
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
     here.run(job)
     assert not here.missed and (here.output / "gpu_study.csv").read_text() == "row"
+    assert "threads 8" in (here.output / "gpu.log").read_text()  # of 16 for two runs at a time
 
 
 def test_wheels_need_no_installation(tmp_path):
@@ -302,27 +403,40 @@ def test_wheels_need_no_installation(tmp_path):
     )
     (tmp_path / "wheels/x-1-py3-none-any.zip").rename(tmp_path / "wheels/x-1-py3-none-any.whl")
     here = session(tmp_path, wheels=str(tmp_path / "wheels"))
-    here.run(gpu_stages.Job("import", ["-c", "import rkd"], 1))
+    here.run(python("import", "import rkd"))
     assert not here.missed
 
 
-@pytest.mark.parametrize(
-    "words, said",
-    [
-        (["--stage", "study"], "the study needs --model and --data_dir"),
-        (
-            ["--stage", "study", "--model", "nowhere", "--data_dir", "."],
-            "there is no config.json in it",
-        ),
-        (["--minutes", "0"], "--minutes must be above 0"),
-        (["--stage", "step"], "torch sees no GPU"),
-        (["--stage", "step", "--wheels", "nowhere"], "there is no *.whl in it"),
-    ],
-)
+@pytest.mark.parametrize("words, said", [
+    (["--stage", "study"], "the study needs --model and --data_dir"),
+    (["--stage", "study", "--model", "nowhere", "--data_dir", "."], "there is no config.json"),
+    (["--stage", "study", "--rehearse", "--methods", "none fsdi"], "found fsdi"),
+    (["--stage", "study", "--rehearse", "--rates", "2e-5,5e-5"], "--rates are numbers"),
+    (["--stage", "study", "--rehearse", "--searched", "nowhere.csv"], "there is no"),
+    (["--minutes", "0"], "--minutes must be a number above 0"),
+    (["--minutes", "nan"], "--minutes must be a number above 0"),
+    (["--stage", "step"], "torch sees no GPU"),
+    (["--stage", "step", "--wheels", "nowhere"], "there is no *.whl in it"),
+    (["--stage", "step", "--wheels", "."], "damaged.whl is no wheel"),
+    (["--stage", "step", "--rehearse", "--output_dir", "damaged.whl"], "cannot be made a folder")])
 def test_what_it_refuses(words, said, tmp_path):
+    (tmp_path / "damaged.whl").write_text("PK")
     done = shell("benchmarks/gpu.py", "--output_dir", tmp_path / "out", *words, cwd=tmp_path)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and said in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("words, said", [
+    ("step.py --rounds 0", "from 1 on, found 0"), ("profile_step.py --profiled 0", "found 0"),
+    ("profile_step.py --per_gpu_train_batch_size -2", "found -2"),
+    ("kmeans.py --rows 5 --num_centroid 9", "pass more rows"),
+    ("stand_ins.py . --rows 0", "found 0"),
+    ("stand_ins.py file", "cannot be made a folder")])
+def test_what_its_benchmarks_refuse(words, said, tmp_path):
+    (tmp_path / "file").touch()
+    script, *more = words.split()
+    done = shell(f"benchmarks/{script}", *more, cwd=tmp_path)
+    assert done.returncode and len(done.stderr.splitlines()) == 1 and said in done.stderr
 
 
 @pytest.mark.parametrize("processes, cards, no_cuda, rank, backends, card", [
@@ -412,8 +526,10 @@ def test_what_packing_and_joining_refuse(tiny, tmp_path):
     refused("nothing to pack", "pack", *out)
     refused("needs --data_dir", "pack", "--tasks", "rte", *out)
     refused("no config.json", "pack", "--models", tmp_path, *out)
-    refused("holds no parts", "pack", "--models", tiny / "pretrained", "--output_dir", tiny)
-    refused("must be above 0", "pack", "--models", tiny / "pretrained", "--part_mb", 0, *out)
+    refused("something else", "pack", "--models", tiny / "pretrained", "--output_dir", tiny)
+    for number in (0, "nan", "inf", "1e-7"):
+        more = ("--models", tiny / "pretrained", "--part_mb", number)
+        refused("--part_mb must", "pack", *more, *out)
     refused("no parts.json", "join", tmp_path, *out)
     assert packed(tmp_path, tiny).returncode == 0
     second = next((tmp_path / "parts/2").glob("carried*"))
@@ -423,7 +539,15 @@ def test_what_packing_and_joining_refuse(tiny, tmp_path):
     second.unlink()
     refused("1 of", "join", tmp_path / "parts", *out)
     second.write_bytes(content)
-    refused("not empty", "join", tmp_path / "parts", "--output_dir", tiny)
+    refused("no empty folder", "join", tmp_path / "parts", "--output_dir", tiny)
+    refused("no empty folder", "join", tmp_path / "parts", "--output_dir", second)
+    (tmp_path / "a-copy").mkdir()
+    (tmp_path / "a-copy" / second.name).write_bytes(b"damaged")  # beside a good one, does no harm
+    done = shell("scripts/carry.py", "join", tmp_path / "parts", tmp_path / "a-copy",
+                 "--output_dir", tmp_path / "whole")
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "parts/notes").touch()
+    assert packed(tmp_path, tiny).returncode == 1 and (tmp_path / "parts/notes").exists()
     manifest = tmp_path / "parts/1/parts.json"
     manifest.write_text(json.dumps({"parts": [{"name": "other", "sha256": "0"}]}))
     refused("different packings", "join", tmp_path / "parts", *out)

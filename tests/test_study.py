@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from conftest import ROOT, shell, write_task
 
@@ -121,9 +122,38 @@ def test_rates_and_a_search_of_another_machine(tmp_path):
     assert rates()["search", "vkd"] == ["1e-4", "2e-4", "4e-4"]
     found = rates("--rates", "2e-5 5e-5", "--teacher_rate", "3e-5", "--relation_heads", "12")
     assert found["search", "vkd"] == ["2e-5", "5e-5"] and found["final", "teacher"] == ["3e-5"]
-    (tmp_path / "search.csv").write_text("")
-    found = rates("--searched", str(tmp_path / "search.csv"))
-    assert {part for part, _ in found} == {"final"} and len(found["final", "minilm"]) == 3
+    found = rates("--searched", str(write_search(tmp_path / "search.csv", "MRPC")))
+    assert {part for part, _ in found} == {"final"} and found["final", "minilm"] == ["0.0002"] * 3
+
+
+def write_search(path, task, methods=("minilm",)):
+    """What a search leaves: three rates of VKD, of which 2e-4 is best, and two trials of each method."""
+    names = [f"vkd,learning_rate={rate},seed=1" for rate in (1e-4, 2e-4, 4e-4)]
+    names += [f"trial_{method}-{number},seed=1" for method in methods for number in (1, 2)]
+    rows = [{"method": "MiniLM" if "trial" in name else "VKD", "task": task, "seed": 1, "acc": 0.7, "f1": 0.8,
+             "--learning_rate": rate, "--beta": beta, "--output_dir": f"elsewhere/{name}", "started": str(number)}
+            for number, (name, rate, beta) in enumerate(zip(
+                names, (1e-4, 2e-4, 4e-4, *[2e-4] * 9), (0, 0, 0, *[0.1, 1] * 4), strict=False))]
+    rows[1]["acc"] = 0.75
+    pd.DataFrame(rows).to_csv(path, index=False)
+    return path
+
+
+@pytest.mark.parametrize("flags, said", [
+    (["--methods", "minilm", "--tasks", "RTE"], "0 finished runs of RTE"),
+    (["--methods", "minilm rkd", "--tasks", "MRPC"], "0 finished runs of MRPC and named trial_rkd-*"),
+    (["--methods", "minilm", "--tasks", "MRPC", "--rates", "1e-4 2e-4"], "has 3 finished runs")])
+def test_a_search_that_does_not_fit_is_refused_before_anything_runs(flags, said, tmp_path):
+    done = study(tmp_path, *flags, "--searched", str(write_search(tmp_path / "search.csv", "MRPC")))
+    assert done.returncode and said in done.stderr and not (tmp_path / "my runs").exists()
+
+
+@pytest.mark.parametrize("flags, said", [
+    (["--rates", "2e-5,5e-5"], "found 2e-5,5e-5"), (["--rates", ""], "--rates are numbers"),
+    (["--teacher_rate", "abc"], "found abc"), (["--relation_heads", "0"], "--relation_heads is a number")])
+def test_numbers_of_the_study(flags, said, tmp_path):
+    done = study(tmp_path, "--tasks", "MRPC", *flags, "--plan")
+    assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_the_plan_of_the_study(tmp_path):
