@@ -39,10 +39,8 @@ from training.teacher_cache import TeacherCache, entries
 SHAPES = {
     "bert-base": (12, {}),
     "minilm": (6, {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}),
-    "tiny": (
-        4,
-        {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64},
-    ),  # for a rehearsal
+    # for a rehearsal
+    "tiny": (4, {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}),
 }
 CENTROIDS = 100
 

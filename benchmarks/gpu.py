@@ -165,15 +165,13 @@ class Session:
             self.write(f"==== {job.name}\n{text}", "gpu_tests.txt")
         lines = [line for line in text.replace("\r", "\n").splitlines() if line.strip()]
         if ended:
-            self.miss(f"{job.name}: {ended} after {took}")
+            said = [line for line in lines if line.startswith("error: ")]
+            self.miss("; ".join([f"{job.name}: {ended} after {took}", *said]))
             print("\n".join(lines[-15:]), flush=True)
             return
         self.done += 1
         last = lines[-1] if lines else ""
         self.say(f"{job.name}: done in {took}; {last}"[:200])
-        for line in lines:
-            if line.startswith("error: "):  # of a table, a form that it had to leave out
-                self.miss(f"{job.name}: {line}")
 
     def sum_up(self, number):
         """The last lines: how many of so many jobs are done, and what came to nothing."""

@@ -37,7 +37,7 @@ def draw(args, width, device):
     return rows, rows[: args.num_centroid].clone()
 
 
-# ---- the forms: each (features, start) -> (the last assignment (N,), centroids) ---------
+# ---- the forms: each (features, start) -> (the last pass's assignment (N,), centroids) -----------
 
 
 def ours(batch_size, passes, tf32=False):

@@ -1,11 +1,11 @@
 """Where the time of a training step goes, and whether a GPU's queue ever runs dry.
 
-    python benchmarks/profile_step.py --form FSD_ILG --models bert-base --precisions bf16 \\
-      --csv FILE --trace FILE
+    python benchmarks/profile_step.py --form FSD_ILG --csv FILE --trace FILE
 
 Steps of one form of benchmarks/forms.py run one after the other, as between two log steps, under
-torch.profiler. The table has the operations that take most time themselves, without those they
-call: their calls and milliseconds a step, and their share. On a GPU four lines more:
+torch.profiler; of bert-base in bf16 unless told otherwise. The table has the operations that take
+most time themselves, without those they call: their calls and milliseconds a step, and their share.
+On a GPU four lines more:
 
 busy      the share of the time from the first kernel to the last in which at least one kernel ran
 gaps      how often a step the GPU had nothing to run for longer than 20 µs, and the milliseconds
@@ -33,7 +33,7 @@ from forms import FORMS
 from report import positive, report, seconds_each  # puts the repository on the path
 
 from training import flags
-from training.records import atomic_path, cli, expand_path_or_none, say
+from training.records import UserError, atomic_path, cli, expand_path_or_none, say
 
 GAP = 20  # microseconds
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
@@ -148,7 +148,10 @@ def main(argv=None):
     add("--trace", type=expand_path_or_none, help="Write the trace to this file.")
     add("--csv", type=expand_path_or_none, help="Write the table to this file.")
     benchmark.add_flags(parser)
+    parser.set_defaults(models=["bert-base"], precisions=["bf16"])
     args = parser.parse_args(argv)
+    if len(args.models) > 1 or len(args.precisions) > 1:
+        raise UserError("a profile is of one of --models in one of --precisions: name one of each")
     found, device, alone = run(args)
     rows = operations(found, device, args.profiled) + queue(found, args.profiled)
     rows.append({"operation": "(step, without the profiler)", "calls": "", "%": "",

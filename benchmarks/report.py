@@ -41,11 +41,16 @@ def seconds_each(function, number, device):
     return seconds(several, device) / number
 
 
-def positive(text):
+def positive(text, least=1):
     """A whole number from 1 on, of a flag."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text}")
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"expected a whole number from {least} on, found {text}")
     return int(text)
+
+
+def from_zero(text):
+    """A whole number from 0 on, of a flag."""
+    return positive(text, least=0)
 
 
 def calls_in_a_row(device):

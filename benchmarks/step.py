@@ -32,6 +32,7 @@ import torch
 from forms import DEFAULT, FORMS, GROUPS, SHAPES, draw_rows, model_flops
 from report import (  # puts the repository on the path
     calls_in_a_row,
+    from_zero,
     positive,
     report,
     seconds,
@@ -58,8 +59,7 @@ def peak_of(name):
 
 
 def prepare(args):
-    """What a measurement needs: (device, rows, form -> indices of its mini-batch, new
-    Accelerator)."""
+    """What a measurement needs: device, rows, indices_of(form), make_accelerator()."""
     import accelerate
 
     device = torch.device("cuda" if torch.cuda.is_available() and not args.no_cuda else "cpu")
@@ -92,12 +92,13 @@ def tokens_of(form, rows, indices):
 def measure(args):
     """Measure the forms with one model and precision.
 
-    Returns a dict: seconds of a step, by round and form; peaks in MiB and flops, by form; product,
-    TFLOP/s of a large matrix product, or None; device.
+    Returns a dict: seconds of a step, by round and form; peaks in MiB and flops, by form; left_out,
+    the forms that could not be measured; product, TFLOP/s of a large matrix product, or None;
+    device.
     """
     began = time.perf_counter()
     device, rows, indices_of, make_accelerator = prepare(args)
-    cuda, steps, peaks, flops = device.type == "cuda", {}, {}, {}
+    cuda, steps, peaks, flops, left_out = device.type == "cuda", {}, {}, {}, []
     for form in args.forms:
         indices, held = indices_of(form), torch.cuda.memory_allocated() if cuda else 0
         try:
@@ -108,6 +109,7 @@ def measure(args):
                 step()
         except (RuntimeError, UserError) as error:  # too little memory; what a method refuses
             say(f"error: {form} is left out: {' '.join(str(error).split())}")
+            left_out.append(form)
             continue
         peaks[form] = peak_memory(device) - held // 2**20
         flops[form] = model_flops(form, args, len(indices), tokens_of(form, rows, indices))
@@ -121,6 +123,7 @@ def measure(args):
         "seconds": times[1:],
         "peaks": peaks,
         "flops": flops,
+        "left_out": left_out,
         "product": product_rate(device) if cuda else None,
         "device": torch.cuda.get_device_name() if cuda else "cpu",
     }
@@ -163,7 +166,7 @@ def how_else(args):
 
 
 def table(args, model, precision):
-    """The rows for one model and precision, and the device."""
+    """The rows for one model and precision, the device, and the forms that are left out."""
     alone = len(args.models) == len(args.precisions) == 1  # a process has one precision
     on_gpu = torch.cuda.is_available() and not args.no_cuda  # there, a form's peak is its own
     found = (measure(args) if alone and on_gpu else
@@ -211,7 +214,7 @@ def table(args, model, precision):
             "peak MiB": peak(form),
         }
         for form in step
-    ], device
+    ], device, found["left_out"]
 
 
 def add_flags(parser):
@@ -223,13 +226,11 @@ def add_flags(parser):
         help="Default: no bf16.")
     add("--per_gpu_train_batch_size", type=positive, default=32, help="B. Default 32.")
     add("--max_seq_length", type=positive, default=128, help="W. Default 128.")
-    add("--steps", type=positive, help="Steps in a row that are timed together. Default: 1 on a "
-        "CPU, 10 on a GPU.")
     add("--compile", action="store_true", help="All but published with torch.compile; MiniLM "
         "refuses it.")
     add("--library_mask", action="store_true", help="Let transformers leave out attention masks "
         "without padding, for which it looks at them, and waits for a GPU.")
-    add("--dataloader_num_workers", type=int, default=0, help="Processes that prepare "
+    add("--dataloader_num_workers", type=from_zero, default=0, help="Processes that prepare "
         "mini-batches. Default 0.")
     add("--unpinned", action="store_true", help="Mini-batches go to a GPU from memory that is not "
         "pinned.")
@@ -243,8 +244,10 @@ def main(argv=None):
         help=f"See above. Default: {', '.join(map(repr, DEFAULT))}.")
     add("--rounds", type=positive, default=5, help="Rounds after one to warm up; the median "
         "counts. Default 5.")
-    add("--seconds", type=float, help="Take no further round, after the first, when so many have "
-        "passed.")
+    add("--steps", type=positive, help="Steps in a row that are timed together. Default: 1 on a "
+        "CPU, 10 on a GPU.")
+    add("--seconds", type=positive, help="Take no further round, after the first, when so many "
+        "have passed.")
     add("--no_peak", action="store_true", help="Leave out the peak memory on a CPU, which takes a "
         "process for each form.")
     add("--csv", type=expand_path_or_none, help="Write the table to this file.")
@@ -256,12 +259,13 @@ def main(argv=None):
     if args.measure:
         print(json.dumps(measure(args)))
         return
-    rows, device = [], "cpu"
+    rows, device, left_out = [], "cpu", []
     for model in args.models:
         for precision in args.precisions:
-            found, device = table(args, model, precision)
-            rows += found
+            found, device, missing = table(args, model, precision)
+            rows, left_out = rows + found, left_out + missing
     report(rows, args.csv, device)
+    return int(bool(left_out))  # it has been said of each
 
 
 if __name__ == "__main__":

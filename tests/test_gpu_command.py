@@ -74,9 +74,16 @@ def test_a_forms_flops_in_the_teachers_forwards(form, forwards):
 def test_bert_bases_flops_are_known():
     """12 layers of 2 * 7,077,888 operations a token, and 4 * 128 * 768 of attention."""
     args = SimpleNamespace(models=["bert-base"])
-    assert forms.forward_flops(forms.config_of(args), 1, 128) == 12 * 128 * (
-        2 * 7_077_888 + 4 * 128 * 768
-    )
+    operations = 12 * 128 * (2 * 7_077_888 + 4 * 128 * 768)
+    assert forms.forward_flops(forms.config_of(args), 1, 128) == operations
+
+
+def test_the_figures_of_the_page_are_those_of_the_formula():
+    args, page = SimpleNamespace(models=["bert-base"]), (ROOT / "docs/gpu.md").read_text()
+    whole, cached = (forms.model_flops(form, args, 1, 128) for form in ("VKD", "VKD, cached"))
+    rate = 0.4 * step.peak_of("NVIDIA H100 80GB HBM3") * 1e12 / whole
+    for figure in (f"{whole / 1e9:.1f} GFLOP", f"and {cached / 1e9:.1f} with", f"{rate:,.0f} sam"):
+        assert figure in " ".join(page.split())
 
 
 @pytest.mark.parametrize(
@@ -119,12 +126,14 @@ def on_an_h100(monkeypatch, *words, **more):
     """The rows of benchmarks/step.py for what a measurement on an H100 would have found."""
     found = {"seconds": [{"VKD": 0.010, "FSD_I": 0.012}, {"VKD": 0.010, "FSD_I": 0.008},
                          {"VKD": 0.020, "FSD_I": 0.016}], "peaks": {"VKD": 500, "FSD_I": 600},
-             "flops": {"VKD": 1.978e12, "FSD_I": 1.978e12}, "product": 791.2,
+             "flops": {"VKD": 1.978e12, "FSD_I": 1.978e12}, "product": 791.2, "left_out": [],
              "device": "NVIDIA H100 80GB HBM3"} | more
     monkeypatch.setattr(step, "child", lambda *arguments: found)
     seen = []
     monkeypatch.setattr(step, "report", lambda rows, csv, device: seen.extend([*rows, device]))
-    step.main(["--models", "bert-base", "--precisions", "bf16", "--forms", "VKD", "FSD_I", *words])
+    code = step.main(["--models", "bert-base", "--precisions", "bf16", "--forms", "VKD", "FSD_I",
+                      *words])
+    assert code == len(found["left_out"])
     return seen
 
 
@@ -138,6 +147,7 @@ def test_the_table_of_a_card(monkeypatch):
     assert "with" not in vkd
     vkd, *_ = on_an_h100(monkeypatch, "--compile", "--unpinned", "--dataloader_num_workers", "2")
     assert vkd["with"] == "--compile --unpinned --dataloader_num_workers 2"
+    on_an_h100(monkeypatch, left_out=["FSD_L"])
     vkd, *_ = on_an_h100(monkeypatch, device="NVIDIA Unheard-of")
     assert (vkd["model TFLOP/s"], vkd["MFU %"]) == (197.8, "")
 
@@ -214,6 +224,7 @@ def test_a_form_that_cannot_be_measured_is_left_out(monkeypatch, capsys):
     )
     found = step.measure(args)
     assert set(found["peaks"]) == set(found["flops"]) == set(found["seconds"][0]) == {"floor"}
+    assert found["left_out"] == ["FSD_L"]
     assert "error: FSD_L is left out: out of memory" in capsys.readouterr().err
 
 
@@ -297,16 +308,17 @@ def test_failures_and_the_end_of_time(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gpu, "LEAST", 0)
     here = session(tmp_path)
     here.run(python("fails", "print('why'); raise SystemExit(3)"))
-    here.run(python("says", "print('error: FSD_L is left out\\nerror: FSD_G is left out')"))
+    here.run(python("says", "raise SystemExit('error: FSD_L is left out\\nerror: FSD_G, too')"))
     here.run(python("hangs", "import time; time.sleep(99)", most=2 / 60))
     here.run(python("waits for others", ""), kept=299)
     here.deadline = time.monotonic() - 1
     here.run(python("late", ""))
     here.sum_up(5)
+    assert here.missed[1].endswith("; error: FSD_L is left out; error: FSD_G, too")
     assert [text.split(" after")[0] for text in here.missed] == [
-        "fails: ended with 3", "says: error: FSD_L is left out", "says: error: FSD_G is left out",
-        "hangs: its time was over", "waits for others: no time was left", "late: no time was left"]
-    assert "1 of 5 jobs are done" in capsys.readouterr().out
+        "fails: ended with 3", "says: ended with 1", "hangs: its time was over",
+        "waits for others: no time was left", "late: no time was left"]
+    assert "0 of 5 jobs are done" in capsys.readouterr().out
     assert "why" in (here.output / "gpu.log").read_text()
 
 
@@ -429,6 +441,9 @@ def test_what_it_refuses(words, said, tmp_path):
 @pytest.mark.parametrize("words, said", [
     ("step.py --rounds 0", "from 1 on, found 0"), ("profile_step.py --profiled 0", "found 0"),
     ("profile_step.py --per_gpu_train_batch_size -2", "found -2"),
+    ("profile_step.py --precisions no bf16", "name one of each"),
+    ("profile_step.py --steps 3", "unrecognized"),
+    ("step.py --dataloader_num_workers -1", "found -1"),
     ("kmeans.py --rows 5 --num_centroid 9", "pass more rows"),
     ("stand_ins.py . --rows 0", "found 0"),
     ("stand_ins.py file", "cannot be made a folder")])
@@ -595,7 +610,8 @@ def test_the_rehearsal(tmp_path):
     }
     assert list(tables["losses"].loss) == ["I", "L", "F_MM", "G"]
     assert set(tables["clustering"].precision) == {"fp32", "bf16"}
-    assert len(tables["profile"]) == 2 * (20 + 1) and (out / "gpu_trace.json.gz").stat().st_size > 1000
+    assert len(tables["profile"]) == 2 * (20 + 1)
+    assert (out / "gpu_trace.json.gz").stat().st_size > 1000
     assert {"teacher", "none", "VKD", "FSD_I"} == set(tables["study"].method)
     assert (
         len(tables["study_search"]) == 1 + 3 + 2 * 2
