@@ -28,6 +28,7 @@ import argparse
 import contextlib
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -56,6 +57,8 @@ GRACE = 50      # seconds that a job has to end once it is told to; a sweep lets
 LEAST = 30      # seconds left below which no job is started
 LATER = 90      # seconds that a study leaves to the jobs after it
 PATIENCE = 5    # seconds between two looks at the files that a job goes on writing
+# a line of pytest's, where it runs several processes
+OUTCOME = re.compile(r"\[gw\d+\] \[ *\d+%\] ([A-Z]+) (tests/\S+)")
 
 
 # ---- running ------------------------------------------------------------------------------------
@@ -162,7 +165,7 @@ class Session:
         """What became of a job, in the log and on stdout; of a failed one, the end of its words."""
         self.write(f"$ {' '.join(job.words)}\n{text}")
         if "pytest" in job.words:
-            self.write(f"==== {job.name}\n{text}", "gpu_tests.txt")
+            self.write("\n".join([f"==== {job.name}", *outcomes(text)]), "gpu_tests.txt")
         lines = [line for line in text.replace("\r", "\n").splitlines() if line.strip()]
         if ended:
             said = [line for line in lines if line.startswith("error: ")]
@@ -178,6 +181,13 @@ class Session:
         self.say(f"{self.done} of {number} jobs are done; results are in {self.output}")
         for text in self.missed:
             print(f"  {text}", flush=True)
+
+
+def outcomes(text):
+    """Of what pytest said, each test with its outcome, in order, and the last line."""
+    lines = text.splitlines()
+    found = [f"{said[2]} {said[1]}" for said in map(OUTCOME.match, lines) if said]
+    return [*sorted(found), *lines[-1:]]
 
 
 def members(session):

@@ -631,3 +631,10 @@ def shell_for_long(script, *words):
         timeout=1800,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
+
+
+def test_of_the_tests_the_outcomes_are_kept_and_no_path_of_the_machine():
+    text = ("platform linux -- /opt/somewhere/python3\n[gw1] [ 50%] PASSED tests/test_b.py::two[x] \n"
+            "tests/test_b.py::two[x] \n[gw0] [100%] FAILED tests/test_a.py::one \n==== 2 in 1.0s ====")
+    assert gpu.outcomes(text) == [
+        "tests/test_a.py::one FAILED", "tests/test_b.py::two[x] PASSED", "==== 2 in 1.0s ===="]
