@@ -33,6 +33,8 @@ class Term(NamedTuple):
     "attention", or None.
     module: what of the loss is trained with the student, in checkpoints but not in the saved student.
     fewest, fewest_tokens: with fewer samples in a mini-batch, or fewer tokens in a sample, it has never a value.
+    padding: True where it reads the features at padded positions, as the paper's structures do; where no term does,
+    mini-batches are cut to their longest row.
     """
     weight: float
     loss: object
@@ -40,6 +42,7 @@ class Term(NamedTuple):
     module: torch.nn.Module | None = None
     fewest: int = 1
     fewest_tokens: int = 1
+    padding: bool = False
 
 
 class Counted(NamedTuple):
@@ -102,7 +105,8 @@ def intra_term(weight, mask_padding, estimator="biased", reduction="mean_log"):
             found = [cka.intra_feature_loss(h_s, h_t, mask, **options)
                      for h_s, h_t in zip(s.features, t.features, strict=True)]
         return over_layers(found, len(s.features[0]))
-    return Term(weight, loss, "tokens", fewest_tokens=cka.FEWEST_TO_LEARN[estimator])
+    return Term(weight, loss, "tokens", fewest_tokens=cka.FEWEST_TO_LEARN[estimator],
+                padding=not mask_padding)
 
 
 def local_term(weight, mask_padding, estimator="biased"):
@@ -111,7 +115,8 @@ def local_term(weight, mask_padding, estimator="biased"):
         mask = batch["attention_mask"] if mask_padding else None
         return over_layers([cka.local_inter_feature_loss(h_s, h_t, mask, estimator=estimator, count_undefined=True)
                             for h_s, h_t in zip(s.features, t.features, strict=True)])
-    return Term(weight, loss, "features", fewest=cka.FEWEST_TO_LEARN[estimator])
+    return Term(weight, loss, "features", fewest=cka.FEWEST_TO_LEARN[estimator],
+                padding=not mask_padding)
 
 
 def check_memory(memories):
@@ -152,10 +157,11 @@ def global_terms(weight, gamma_m, memories, mask_padding=False):
                                              count_undefined=True)
         return Counted(*found, 1)
 
+    reads = {"needs": "relations", "module": memories, "padding": not mask_padding}
     return {
-        "F_MM": Term(weight, memory_structure, "relations", memories),
-        "F_E": Term(weight * gamma_m, feature_to_memory("euclidean"), "relations", memories),
-        "F_C": Term(weight * (1 - gamma_m), feature_to_memory("cosine"), "relations", memories),
+        "F_MM": Term(weight, memory_structure, **reads),
+        "F_E": Term(weight * gamma_m, feature_to_memory("euclidean"), **reads),
+        "F_C": Term(weight * (1 - gamma_m), feature_to_memory("cosine"), **reads),
     }
 
 
@@ -188,18 +194,21 @@ class Loop:
 
     teacher: a training.teacher.Teacher, None without one. cache: a TeacherCache with what the terms need of it, if any.
     terms: name -> Term; those of weight 0 are not computed. pairs: hidden_states indices (student's, teacher's) to
-    align; observed: the pair whose relation differences are logged, by default the last. log(step, group=scalars, ...),
-    save(state) and evaluate() are called at their steps.
+    align; observed: the pair whose relation differences are logged, by default the last. can_cut: False where the
+    models themselves read padding. log(step, group=scalars, ...), save(state) and evaluate() are called at their steps.
     """
 
-    def __init__(self, args, accelerator, student, teacher, terms, pairs, features, cache=None, observed=None):
+    def __init__(self, args, accelerator, student, teacher, terms, pairs, features, cache=None, observed=None,
+                 can_cut=True):
         self.args, self.accelerator, self.teacher, self.cache = args, accelerator, teacher, cache
         self.terms, self.needs = {name: term for name, term in terms.items() if term.weight != 0}, needs_of(terms)
         self.layers_s, self.layers_t = zip(*pairs, strict=True) if pairs else ((), ())
         self.observed, self.attention = observed or (pairs or [(None, None)])[-1], "attention" in self.needs
         self.mask_padding, self.told = getattr(args, "mask_padding", False), set()
         world = accelerator.num_processes
-        self.data = Rows(features, self.mask_padding, accelerator.process_index, world, cache)
+        self.cut = can_cut and not any(term.padding for term in self.terms.values())
+        self.data = Rows(features, self.cut, accelerator.process_index, world, cache)
+        self.whole = Rows(features, False, accelerator.process_index, world)
         self.lengths = features["attention_mask"].sum(1) if args.group_by_length else None
         self.batch_size = args.per_gpu_train_batch_size * world
         self.rows = len(features["labels"])
@@ -255,18 +264,35 @@ class Loop:
             h_t = t.features[-1:] if cached or not observe else self.teacher(batch, seen_t, logits=False).features
         return s, t, (h_s[0], h_t[0]) if observe else None
 
+    def uncut_features(self, indices):
+        """Features (B, W, D) of both models for these samples with all of their padding, only to be observed.
+
+        The logged relations are between whole rows, whatever a method computes. No random number of the training is
+        drawn.
+        """
+        batch = MiniBatch(self.whole[indices], self.accelerator.device, self.accelerator.num_processes)
+        layer_s, layer_t = self.observed
+        gpus = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
+        with torch.no_grad(), torch.random.fork_rng(gpus):
+            (h_s,) = batch.forward(self.student, (layer_s,)).features
+        (h_t,) = self.teacher(batch, (layer_t,), logits=False).features
+        return h_s, h_t
+
     def step(self, window, observe):
         """One optimizer step on a list of items of Rows. Returns the gradient norm and, if `observe`, the relations."""
         state, relations = self.state, {}
+        apart = self.cut and not self.mask_padding  # what is observed is not what is computed
         for i, item in enumerate(window):
             batch = MiniBatch(item, self.accelerator.device, self.accelerator.num_processes)
             last = i == len(window) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.student):
-                s, t, seen = self.outputs(batch, observe and last)
+                s, t, seen = self.outputs(batch, observe and last and not apart)
                 values, counted = self.compute_terms(s, t, batch)
                 self.accelerator.backward(values["total"] / len(window))
             state.meter.add(state.step + 1, values, counted)
             state.examples += batch.size
+            if observe and last and apart and self.teacher is not None:
+                seen = self.uncut_features(batch.indices)
             if seen:
                 mask = batch.targets["attention_mask"] if self.mask_padding else None
                 relations = relation_differences(*seen, mask)

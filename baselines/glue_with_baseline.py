@@ -49,7 +49,8 @@ def between_samples(weight, loss, args):
         return distill.over_layers([
             loss(samples(h_s, batch, args), samples(h_t, batch, args), count_undefined=True)
             for h_s, h_t in zip(s.features, t.features, strict=True)])
-    return distill.Term(weight, term, "features", fewest=rkd.FEWEST)
+    padding = args.sample_features == "flat" and not args.mask_padding
+    return distill.Term(weight, term, "features", fewest=rkd.FEWEST, padding=padding)
 
 
 def between_tokens(weight, loss, args):
@@ -58,7 +59,8 @@ def between_tokens(weight, loss, args):
         mask = batch["attention_mask"] if args.mask_padding else None
         return distill.over_layers([loss(h_s, h_t, mask, count_undefined=True)
                                     for h_s, h_t in zip(s.features, t.features, strict=True)], len(s.features[0]))
-    return distill.Term(weight, term, "features", fewest_tokens=rkd.FEWEST)
+    return distill.Term(weight, term, "features", fewest_tokens=rkd.FEWEST,
+                        padding=not args.mask_padding)
 
 
 def relational(args):

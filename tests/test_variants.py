@@ -52,17 +52,17 @@ def loop_of(monkeypatch, main, arguments):
 
 # ---- grouping by length -------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("more, trimmed, grouped", [
+@pytest.mark.parametrize("more, cut, grouped", [
     ([], False, False), (["--mask_padding"], True, False), (["--group_by_length"], False, True), (BOTH, True, True)])
-def test_each_flag_does_one_thing(more, trimmed, grouped, tiny, tmp_path, monkeypatch):
+def test_each_flag_does_one_thing(more, cut, grouped, tiny, tmp_path, monkeypatch):
     loop = loop_of(monkeypatch, glue_with_cka_i.main, flags(tiny, tmp_path / "s", *more))
-    assert (loop.mask_padding, loop.data.trim, loop.lengths is not None) == (trimmed, trimmed, grouped)
+    assert (loop.mask_padding, loop.data.cut, loop.lengths is not None) == (cut, cut, grouped)
     (_, _, (indices,)), *_ = loop.plan()
     plain = epoch_order(21, 8, 42, 0)[0]
     assert torch.equal(indices, plain) == (not grouped)
     columns = loop.data[indices]["inputs"]["input_ids"].shape[1]
     longest = int(loop.data.features["attention_mask"][indices].sum(1).max())
-    assert columns == (longest if trimmed else 24)
+    assert columns == (longest if cut else 24)
 
 
 @pytest.mark.parametrize("script", [train_teacher, glue_with_baseline, glue_with_cka_g])

@@ -63,33 +63,43 @@ class Rows(torch.utils.data.Dataset):
     """A data set whose items are mini-batches, rows[indices] -> dict, so that a loader's workers can prepare them.
 
     features: name -> tensor (rows, ...); indices are those of a global mini-batch, of which process `rank` of `world`
-    computes its share. trim: leave out the columns that are padding in every row. cache: a TeacherCache to read, too.
+    computes its share. cut: leave out the columns before the first and after the last token of the longest row. cache:
+    a TeacherCache to read, too.
     """
 
-    def __init__(self, features, trim=False, rank=0, world=1, cache=None):
-        self.features, self.trim, self.rank, self.world, self.cache = features, trim, rank, world, cache
+    def __init__(self, features, cut=False, rank=0, world=1, cache=None):
+        self.features, self.cut, self.rank, self.world, self.cache = features, cut, rank, world, cache
 
     def __getitem__(self, indices):
-        """inputs, the (k, W') of this process; targets, of the whole mini-batch: labels (B,), attention_mask (B, W')
-        and, if columns were left out, `columns` (W',), which of the W these are; teacher, the cached outputs.
+        """indices (B,); inputs, the (k, W') of this process; targets, of the whole mini-batch: labels (B,),
+        attention_mask (B, W') and, if columns may be left out, `columns` (W',), which of the W these are; teacher, the
+        cached outputs.
         """
         mask = self.features["attention_mask"][indices].bool()
-        columns = mask.any(0).nonzero().squeeze(1) if self.trim else slice(None)
+        columns = span(mask) if self.cut else slice(None)
         mine = indices[self.rank::self.world]
         if len(mine) < math.ceil(len(indices) / self.world):  # of a partial mini-batch: filled up, dropped by `gather`
             mine = torch.cat([mine, indices[:1]])
         inputs = {key: value[mine][:, columns].long() for key, value in self.features.items() if key != "labels"}
-        targets = {"attention_mask": mask[:, columns]} | ({"columns": columns} if self.trim else {})
+        targets = {"attention_mask": mask[:, columns]}
+        if self.cut:
+            targets["columns"] = torch.arange(columns.start, columns.stop)
         if "labels" in self.features:
             targets["labels"] = self.features["labels"][indices]
         teacher = self.cache.read(indices, columns) if self.cache else {}
-        return {"size": len(indices), "inputs": inputs, "targets": targets, "teacher": teacher}
+        return {"indices": indices, "inputs": inputs, "targets": targets, "teacher": teacher}
 
     def loader(self, batches, workers, pin_memory):
         """The items of these index tensors, prepared ahead by so many worker processes."""
         # a generator of its own: the loader draws a seed, which would shift the training's random numbers
         return torch.utils.data.DataLoader(self, None, sampler=batches, num_workers=workers, pin_memory=pin_memory,
                                            generator=torch.Generator(), worker_init_fn=outlive_saving)
+
+
+def span(mask):
+    """The columns from the first to the last that is no padding in all rows, a slice. mask: (B, W) bool."""
+    real = mask.any(0).nonzero()
+    return slice(int(real[0]), int(real[-1]) + 1)
 
 
 def outlive_saving(worker):
@@ -123,7 +133,7 @@ class MiniBatch:
     """
 
     def __init__(self, item, device, world=1):
-        self.size, self.world = item["size"], world
+        self.indices, self.size, self.world = item["indices"], len(item["indices"]), world
         self.inputs, self.targets, self.teacher = (
             {key: value.to(device, non_blocking=True) for key, value in item[part].items()}
             for part in ("inputs", "targets", "teacher"))
@@ -152,11 +162,18 @@ class MiniBatch:
         return Outputs(logits, features, attention=tuple(map(self.gather, qkv)))
 
 
+def uncut(x, targets, *shape):
+    """What was computed of a cut mini-batch at its place in whole rows, 0 elsewhere: (B, ...) -> (B, *shape)."""
+    for dim, size in enumerate(shape, start=1):
+        if x.shape[dim] != size:
+            whole = x.new_zeros(*x.shape[:dim], size, *x.shape[dim + 1:])
+            x = whole.index_copy(dim, targets["columns"], x)
+    return x
+
+
 def flat(h, targets, length, mask_padding):
     """Features of samples as rows: (B, W', D) -> (B, W*D), W = length; with mask_padding, padded positions are 0."""
     if not mask_padding:
         return h.flatten(1)
     h = h * targets["attention_mask"].unsqueeze(-1)
-    if "columns" in targets:
-        h = h.new_zeros(h.shape[0], length, h.shape[2]).index_copy(1, targets["columns"], h)
-    return h.flatten(1)
+    return uncut(h, targets, length, h.shape[2]).flatten(1)

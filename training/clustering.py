@@ -50,7 +50,7 @@ class Clustering(runs.Run):
         args = self.args
         tokenizer = load_tokenizer(args)
         features = self.features("train", tokenizer, args.max_train_samples)
-        self.data, self.rows = Rows(features.tensors, trim=args.mask_padding), len(features.indices)
+        self.data, self.rows = Rows(features.tensors, cut=args.mask_padding), len(features.indices)
         if args.num_centroid > self.rows:
             raise UserError(f"--num_centroid is {args.num_centroid}, but there are {self.rows} training samples to "
                             f"cluster: pass {self.rows} or less")

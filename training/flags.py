@@ -89,8 +89,9 @@ def shared_flags(parser):
     add("--max_steps", type=int, default=-1, help="If positive, the number of optimizer steps instead of epochs.")
     add("--warmup_steps", type=int, default=0, help="Steps of linear warm-up before the linear decay. Default 0.")
     add("--seed", type=int, default=42, help="Seed of the head's start, dropout and order. Default 42.")
-    add("--group_by_length", action="store_true", help="Rows of like length share a mini-batch. With "
-        "--mask_padding that is less to compute; without it, only other mini-batches.")
+    add("--group_by_length", action="store_true", help="Rows of like length share a mini-batch. Where "
+        "mini-batches are cut to their longest row that is less to compute; else (structures with "
+        "padding) only other mini-batches.")
     add("--dataloader_num_workers", type=int, default=0, help="Processes that prepare mini-batches ahead. "
         "Default 0.")
     add("--compile", action="store_true", help="Compile the models with torch.compile, which takes time at the "
@@ -157,8 +158,9 @@ def distillation_flags(parser):
     add("--temperature", type=float, default=5.0, help="τ of KD. Default 5.")
     add("--beta", type=float, default=1.0, help="β, weight of the feature structure; 0 is VKD. Default 1.")
     add("--mask_padding", action="store_true", help="Leave padded positions out of the structures, as "
-        "the paper does not, and columns that are padding in all rows of a mini-batch out of the "
-        "computation. In earlier versions this also did what --group_by_length does.")
+        "the paper does not; then they are not computed either: mini-batches are cut to their "
+        "longest row, as they are where no structure reads them. In earlier versions this also did "
+        "what --group_by_length does.")
     add("--do_layerwise", action="store_true", help="Align student layers 1, 2, ... with every k-th layer of the "
         "teacher (k = teacher's / student's layers), averaged, instead of the penultimate layers.")
     return group

@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from training import classes
-from training.batches import MiniBatch
+from training.batches import MiniBatch, Rows, span
 from training.loading import hub_arguments, load_config, loading
 from training.records import UserError, fingerprint_of_model, say
 from training.tokenizer import check_tokenizer, check_vocabulary, saved_reads_alike
@@ -198,7 +198,8 @@ def check_reading(model, tokenizer, length, what):
         names = {"input_ids": token, "attention_mask": 1, "token_type_ids": int(tokens > 1)}
         inputs = {name: torch.full((1, tokens), value) for name, value in names.items()
                   if name in ("input_ids", "attention_mask", *tokenizer.model_input_names)}
-        batch = MiniBatch({"size": 1, "inputs": inputs, "targets": {}, "teacher": {}}, "cpu")
+        item = {"indices": torch.arange(1), "inputs": inputs, "targets": {}, "teacher": {}}
+        batch = MiniBatch(item, "cpu")
         return batch.forward(model, layers)
 
     training = model.training
@@ -221,6 +222,27 @@ def check_reading(model, tokenizer, length, what):
         raise UserError(f"the {what}, of type {model.config.model_type}, has hidden states of {shapes} for a row of "
                         f"{length} tokens, {width} wide: features are compared token by token, so take a family that "
                         "keeps one hidden state for each token")
+
+
+def ignores_padding(model, features):
+    """True where a row means the same to the model with its padding and without, so that it may be cut off.
+
+    False of families that mix in what they do not mask, as FNet, or where rows are padded on the left and positions are
+    counted from there. features: name -> tensor (N, W), of which the shortest row is read.
+    """
+    mask = features["attention_mask"]
+    row = mask.sum(1).argmin().view(1)
+    if mask[row].all():
+        return True  # there is no padding to read
+    training, last = model.training, model.config.num_hidden_layers
+    model.eval()
+    with torch.no_grad():
+        whole, cut = (MiniBatch(Rows(features, short)[row], model.device).forward(model, (last,))
+                      for short in (False, True))
+    model.train(training)
+    tokens = whole.features[0][:, span(mask[row].bool())]
+    return all(torch.allclose(*pair, rtol=1e-3, atol=1e-3)
+               for pair in ((whole.logits, cut.logits), (tokens, cut.features[0])))
 
 
 def longest_read(read, length):

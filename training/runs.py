@@ -107,6 +107,7 @@ class Run:
                             "another device") from None
         self.args, self.task, self.method, self.terms, self.check = args, task, method, terms, check
         self.output, self.began = Path(args.output_dir), time.perf_counter()
+        self.cuttable = None  # not known yet
         cuda = self.accelerator.device.type == "cuda"
         self.record = records.provenance() | {
             "method": method, "seed": args.seed, "device": torch.cuda.get_device_name() if cuda else "cpu",
@@ -168,6 +169,14 @@ class Run:
         self.args.overwrite_cache = False  # done once
         return features
 
+    def can_cut(self, model, features):
+        """Whether padding may be cut off: asked of the first model, as all of a run are of one family and tokenizer."""
+        if self.cuttable is None:
+            self.cuttable = models.ignores_padding(model, features.tensors)
+            if not self.cuttable:
+                say(f"note: {type(model).__name__} reads padding as well, so nothing of it is cut off")
+        return self.cuttable
+
     # ---- training ----------------------------------------------------------------------------------------------
 
     def train(self):
@@ -195,6 +204,7 @@ class Run:
         student = student.to(accelerator.device)
         if self.check:
             self.check(args, student, teacher)
+        can_cut = self.can_cut(student, features)
         if teacher:
             self.score_teacher(teacher.to(accelerator.device), tokenizer, features)
         if not args.compile:
@@ -207,7 +217,8 @@ class Run:
         terms = self.terms(args, memories)
         teacher = teacher and Teacher(teacher, accelerator, args.compile)
         cache = self.teacher_cache(teacher, tokenizer, features, terms, pairs, memories) if teacher else None
-        loop = Loop(args, accelerator, student, teacher, terms, pairs, features.tensors, cache, observed)
+        loop = Loop(args, accelerator, student, teacher, terms, pairs, features.tensors, cache, observed,
+                    can_cut)
         self.record["settings"] = settings
         if checkpoint:
             restore(loop.state, checkpoint)
@@ -308,7 +319,7 @@ class Run:
         cache = TeacherCache(args.teacher_cache, facts, len(features.indices), wanted)
         self.record["teacher_cache"] = sorted(str(cache.path(name)) for name in cache.files)
         return cache.complete(teacher, features.tensors, args.per_gpu_train_batch_size, args.save_steps,
-                              args.dataloader_num_workers)
+                              args.dataloader_num_workers, self.cuttable)
 
     def save_student_memory(self, memories, student, tokenizer):
         """M_s in a file of its own, for analysis."""
@@ -361,15 +372,19 @@ class Run:
         return found.numpy()
 
     def predict(self, model, features):
-        """Logits (N, K) of a split, as a float64 array; every process computes a share and has them all."""
+        """Logits (N, K) of a split, as a float64 array; every process computes a share and has them all.
+
+        The longest rows come first, so that those of a mini-batch are of like length.
+        """
         model.eval()
         size = self.args.per_gpu_eval_batch_size * self.accelerator.num_processes
+        order = features.tensors["attention_mask"].sum(1).argsort(descending=True, stable=True)
+        rows = Rows(features.tensors, self.can_cut(model, features), self.accelerator.process_index,
+                    self.accelerator.num_processes)
         with torch.no_grad():
-            batches = torch.arange(len(features.indices)).split(size)
-            rows = Rows(features.tensors, True, self.accelerator.process_index, self.accelerator.num_processes)
             logits = [MiniBatch(rows[indices], self.accelerator.device, rows.world).forward(model).logits
-                      for indices in records.progress(batches, desc="evaluating", leave=False, unit="batch")]
-        return torch.cat(logits).double().cpu().numpy()
+                      for indices in records.progress(order.split(size), desc="evaluating", leave=False, unit="batch")]
+        return torch.cat(logits)[order.argsort().to(logits[0].device)].double().cpu().numpy()
 
     def evaluate(self, model, tokenizer):
         """Dev metrics by GLUE's names (of MNLI's second dev set with _mm), and a table of predictions per split."""

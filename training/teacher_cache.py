@@ -25,7 +25,7 @@ import torch
 
 import cka
 from training import termination
-from training.batches import MiniBatch, Outputs, Rows, flat
+from training.batches import MiniBatch, Outputs, Rows, flat, uncut
 from training.records import UserError, discard, move, naming, progress, read_json, say, write_json
 
 NUMPY = {torch.float16: np.dtype("<f2"), torch.float32: np.dtype("<f4")}
@@ -36,7 +36,8 @@ class Entry(NamedTuple):
     source: int | str  # the layer of the hidden state that it is made of, or "logits" or "attention"
     shape: tuple
     dtype: torch.dtype
-    make: object = lambda x, batch: x  # (source, MiniBatch) -> (B, *shape)
+    make: object = lambda x, batch: x  # (source, MiniBatch) -> (B, *shape), or of the columns that were computed
+    padding: bool = False  # whether it holds what the teacher says at padded positions; else these are 0
 
     @property
     def bytes(self):
@@ -64,13 +65,16 @@ def entries(needs, layers, config, args, memories=None, memory_name=""):
         wanted["logits"] = {"logits": Entry("logits", (config.num_labels,), torch.float32)}
     if "features" in needs:
         wanted["features"] = {
-            f"features-{k}": Entry(k, (length, config.hidden_size), torch.float16) for k in layers}
+            f"features-{k}": Entry(k, (length, config.hidden_size), torch.float16, padding=True)
+            for k in layers}  # with and without --mask_padding
     elif "tokens" in needs:
         wanted["tokens"] = {f"tokens-{k}-{args.cka_estimator}{masked}":
-                            Entry(k, (length, length), torch.float16, tokens) for k in layers}
+                            Entry(k, (length, length), torch.float16, tokens, not mask_padding)
+                            for k in layers}
     if "relations" in needs:
         wanted["relations"] = {f"relations-{memory_name[:16]}{masked}":
-                               Entry(layers[-1], (2, len(memories.student)), torch.float32, relations)}
+                               Entry(layers[-1], (2, len(memories.student)), torch.float32, relations,
+                                     not mask_padding)}
     if "attention" in needs:
         heads = config.num_attention_heads
         wanted["attention"] = {"attention": Entry("attention", (3, heads, length, config.hidden_size // heads),
@@ -112,15 +116,12 @@ class TeacherCache:
         return self
 
     def read(self, indices, columns=slice(None)):
-        """The wanted numbers of samples (B,), at the positions `columns`; file name -> tensor (B, ...)."""
-        found = {name: torch.from_numpy(values[indices.numpy()]) for name, values in self.values.items()}
-        for name in self.wanted.get("features", ()):
-            found[name] = found[name][:, columns]
-        for name in self.wanted.get("tokens", ()):
-            found[name] = found[name][:, columns][:, :, columns]
-        for name in self.wanted.get("attention", ()):
-            found[name] = found[name][:, :, :, columns]
-        return found
+        """The wanted numbers of samples (B,), at the positions `columns`, a slice; file name -> tensor (B, ...)."""
+        every = slice(None)
+        places = {"features": (columns,), "tokens": (columns, columns), "attention": (every, every, columns)}
+        rows = indices.numpy()
+        return {name: torch.from_numpy(self.values[name][(rows, *places.get(kind, ()))])
+                for kind, names in self.wanted.items() for name in names}
 
     def outputs(self, found):
         """The teacher's Outputs from what `read` returned."""
@@ -135,11 +136,12 @@ class TeacherCache:
 
     # ---- making ----------------------------------------------------------------------------------------------------
 
-    def complete(self, teacher, features, batch_size, save_steps, workers=0):
+    def complete(self, teacher, features, batch_size, save_steps, workers=0, can_cut=True):
         """Make the files that are missing, unless another run is making them; then open them. Returns this cache.
 
         teacher: a training.teacher.Teacher. features: the data set, name -> tensor (N, ...). Every `save_steps`
-        mini-batches what is done is made safe: a run that is killed goes on from there.
+        mini-batches what is done is made safe: a run that is killed goes on from there. can_cut: False where the
+        teacher itself reads padding.
         """
         first = teacher.accelerator.is_main_process
 
@@ -152,7 +154,8 @@ class TeacherCache:
                 waited += 1
             try:
                 if missing := decided(self.missing):  # another run may have made them
-                    self.make(missing, decided(self.begin, missing), teacher, features, batch_size, save_steps, workers)
+                    self.make(missing, decided(self.begin, missing), teacher, features, batch_size, save_steps, workers,
+                              can_cut)
             finally:
                 self.lock.release()
         teacher.accelerator.wait_for_everyone()
@@ -205,13 +208,14 @@ class TeacherCache:
         write_json(self.folder / "facts.json", self.facts)
         return done
 
-    def make(self, missing, done, teacher, features, batch_size, save_steps, workers):
+    def make(self, missing, done, teacher, features, batch_size, save_steps, workers, can_cut):
         """One pass of the teacher over the samples from `done` on; the files take their names at its end."""
         accelerator, sources = teacher.accelerator, {self.files[name].source for name in missing}
         layers = sorted(sources - {"logits", "attention"})
         world, gpu = accelerator.num_processes, accelerator.device.type == "cuda"
         batches = torch.arange(done, self.rows).split(batch_size * world) if done < self.rows else []
-        items = Rows(features, False, accelerator.process_index, world).loader(batches, workers, gpu)
+        cut = can_cut and not any(self.files[name].padding for name in missing)
+        items = Rows(features, cut, accelerator.process_index, world).loader(batches, workers, gpu)
         agreement = termination.Agreement(accelerator, "teacher cache")
         termination.hold()
         bar = progress(items, total=len(batches), desc="teacher cache", unit="batch")
@@ -242,7 +246,8 @@ class TeacherCache:
     def numbers(self, name, found, batch):
         """The bytes of a mini-batch in a file. found: what entries are made of, by its name."""
         entry = self.files[name]
-        values = entry.make(found[entry.source], batch).to(entry.dtype).contiguous()
+        values = uncut(entry.make(found[entry.source], batch), batch.targets, *entry.shape)
+        values = values.to(entry.dtype).contiguous()
         if not values.isfinite().all():
             self.abandon()
             raise UserError(f"the teacher's {name} have numbers that {NUMPY[entry.dtype]} cannot hold: run without "
