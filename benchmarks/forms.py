@@ -12,8 +12,14 @@ METHOD              this project's loop: VKD and the FSDs by glue_with_cka_ilg.p
 METHOD, cached              the same with --teacher_cache
 METHOD, masked              the same with --mask_padding and --group_by_length
 METHOD, masked, cached      both
+METHOD, masked, not grouped, and METHOD, grouped: only one of the two flags
+METHOD, padded, and METHOD, padded, cached: with the padding that no loss reads, which the scripts
+                            cut off; what a method that reads padding is beside
+plain: VKD, plain: none, plain: teacher
+                            the loop that everybody writes, benchmarks/plain_loop.py
+TextBrewer: VKD             the step of a published library, benchmarks/text_brewer.py
 
-Models are of random weights, rows of random words.
+Models are of random weights; rows are those of a GLUE task, or random words.
 """
 import itertools
 import tempfile
@@ -22,16 +28,19 @@ from functools import partial
 from typing import NamedTuple
 
 import losses  # puts the repository on the path
+import plain_loop
 import torch
 
 import distill
 import glue_with_cka_ilg
 import memory
 import train_teacher
+import utils_glue
 from baselines import glue_with_baseline
 from training import flags, models
 from training.batches import MiniBatch, Rows
 from training.linear import quick_linears
+from training.records import UserError
 from training.teacher import Teacher
 from training.teacher_cache import TeacherCache, entries
 
@@ -48,12 +57,23 @@ CENTROIDS = 100
 class Form(NamedTuple):
     """A step, and what of the teacher's layers it trains and only runs, as shares of them.
 
-    make: (args, rows, indices, accelerator) -> a function that takes one step.
+    make: (args, rows, batches, accelerator) -> a Step, whose steps go through the batches, index
+    tensors, again and again. grouped: these are of rows of like length. peer: the plain loop's form
+    that does the same.
     """
 
     make: Callable
     trained: float
     run: float
+    grouped: bool = False
+    peer: str = ""
+
+
+class Step(NamedTuple):
+    """A function that takes a step; cut: its mini-batches have the length of their longest row."""
+
+    take: Callable
+    cut: bool
 
 
 # ---- models, rows, memory ------------------------------------------------------------------------
@@ -73,6 +93,26 @@ def classifier(args, device, share=1.0, attention="sdpa"):
     return transformers.AutoModelForSequenceClassification.from_config(
         config_of(args, share), attn_implementation=attention
     ).to(device)
+
+
+def rows_of(args):
+    """The rows to train on: the first of --task_name, as many as the mini-batches take, so that
+    grouped or not they are the same; or random ones."""
+    if not args.data_dir:
+        return draw_rows(args.per_gpu_train_batch_size, args.max_seq_length)
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(args.tokenizer_name)
+    if len(tokenizer) > config_of(args).vocab_size:
+        raise UserError(f"--tokenizer_name {args.tokenizer_name} has {len(tokenizer)} words, and "
+                        f"BERT's models have {config_of(args).vocab_size}: name BERT's tokenizer")
+    task = utils_glue.get_task(args.task_name)
+    if len(task.labels) != 2:
+        raise UserError(f"the forms are of two classes, and {task.name} has another number: take "
+                        "CoLA, SST-2, MRPC, QQP, QNLI, RTE or WNLI")
+    most = args.batches * args.per_gpu_train_batch_size
+    return utils_glue.load_features(
+        task, args.data_dir, "train", tokenizer, args.max_seq_length, max_samples=most).tensors
 
 
 def draw_rows(batch, length):
@@ -156,27 +196,29 @@ def settings(args, script, own=""):
     return script.parse(given.split())
 
 
-def steps_of(args, loop, indices):
-    """A function that takes a step of a distill.Loop, always on one mini-batch, loaded as in
-    training."""
+def steps_of(args, loop, batches):
+    """Steps of a distill.Loop, with mini-batches loaded as in training."""
     loop.student.train()
     pinned = loop.accelerator.device.type == "cuda" and not args.unpinned
     workers = args.dataloader_num_workers
-    items = iter(loop.data.loader(itertools.repeat(indices), workers, pinned))
-    return lambda: loop.step([next(items)], observe=False)
+    items = iter(loop.data.loader(itertools.cycle(batches), workers, pinned))
+    return Step(lambda: loop.step([next(items)], observe=False), loop.cut)
 
 
-def model_alone(share, args, rows, indices, accelerator):
+def model_alone(share, args, rows, batches, accelerator):
     """A model of `share` of the teacher's layers, without a teacher of its own."""
     run, model = settings(args, ALONE), classifier(args, accelerator.device, share)
     if not args.compile:
         quick_linears(model, accelerator)
     loop = distill.Loop(run, accelerator, model, None, ALONE.terms(run), [], rows)
-    return steps_of(args, loop, indices)
+    return steps_of(args, loop, batches)
 
 
-def distillation(script, own, args, rows, indices, accelerator):
-    """This project's loop, by a script and flags of the form's own."""
+def distillation(script, own, can_cut, args, rows, batches, accelerator):
+    """This project's loop, by a script and flags of the form's own.
+
+    can_cut: False to keep the padding that no loss reads.
+    """
     run = settings(args, script, own)
     student, teacher = (classifier(args, accelerator.device, share) for share in (0.5, 1.0))
     script.check(run, student, teacher)
@@ -190,8 +232,9 @@ def distillation(script, own, args, rows, indices, accelerator):
     terms = script.terms(run, memories)
     teacher = Teacher(teacher.eval().requires_grad_(False), accelerator, args.compile)
     cache = filled_cache(run, teacher, rows, terms, pairs, memories) if run.teacher_cache else None
-    loop = distill.Loop(run, accelerator, student, teacher, terms, pairs, rows, cache)
-    return steps_of(args, loop, indices)
+    loop = distill.Loop(run, accelerator, student, teacher, terms, pairs, rows, cache,
+                        can_cut=can_cut)
+    return steps_of(args, loop, batches)
 
 
 def filled_cache(run, teacher, rows, terms, pairs, memories):
@@ -204,15 +247,44 @@ def filled_cache(run, teacher, rows, terms, pairs, memories):
     return cache.complete(teacher, rows, run.per_gpu_train_batch_size, 10**9)
 
 
-def teacher_forward(args, rows, indices, accelerator):
+def plain(share, args, rows, batches, accelerator, library="plain"):
+    """The loop that everybody writes, or a library's; share: 0.5 to distil, 1 to fine-tune, of the
+    teacher's layers."""
+    device, bf16 = accelerator.device, accelerator.mixed_precision == "bf16"
+    distils = share < 1 and library != "none"
+    student = classifier(args, device, share)
+    teacher = classifier(args, device).eval().requires_grad_(False) if distils else None
+    lists = [unpadded(rows, indices) for indices in batches]
+    mini_batches = map(plain_loop.collate, itertools.cycle(lists))
+    if library == "TextBrewer":
+        import text_brewer  # here, as it is no requirement
+
+        student.train()
+        take = text_brewer.distiller_step(student, teacher, mini_batches, device, bf16)
+    else:
+        take = plain_loop.plain_step(student, teacher, mini_batches, device, bf16, total=10**6)
+    return Step(take, True)
+
+
+def unpadded(rows, indices):
+    """Rows as a tokenizer returns them, dicts of lists of ids without padding."""
+    lengths = rows["attention_mask"][indices].sum(1).tolist()
+    lists = {key: rows[key][indices].tolist() for key in rows}
+    return [
+        {key: values[i] if key == "labels" else values[i][:length] for key, values in lists.items()}
+        for i, length in enumerate(lengths)
+    ]
+
+
+def teacher_forward(args, rows, batches, accelerator):
     """The teacher's logits and penultimate features."""
     model = classifier(args, accelerator.device).eval().requires_grad_(False)
     teacher, data = Teacher(model, accelerator, args.compile), Rows(rows)
-    layers = (model.config.num_hidden_layers - 1,)
-    return lambda: teacher(MiniBatch(data[indices], accelerator.device), layers)
+    layers, order = (model.config.num_hidden_layers - 1,), itertools.cycle(batches)
+    return Step(lambda: teacher(MiniBatch(data[next(order)], accelerator.device), layers), False)
 
 
-def published(args, rows, indices, accelerator):
+def published(args, rows, batches, accelerator):
     """The published form; every loss by itself, the teacher with a gradient graph."""
     device = accelerator.device
     student, teacher = (classifier(args, device, share, "eager") for share in (0.5, 1.0))
@@ -222,8 +294,10 @@ def published(args, rows, indices, accelerator):
     m_t = draw_memory(args, teacher)
     m_s = memory.Memories(m_t, student.config.hidden_size, args.max_seq_length, 1).student
     optimizer = torch.optim.AdamW([*student.parameters(), m_s], lr=1e-5, foreach=False, fused=False)
+    order = itertools.cycle(batches)
 
     def step():
+        indices = next(order)
         batch = {key: value.to(device) for key, value in Rows(rows)[indices]["inputs"].items()}
         labels = rows["labels"][indices].to(device)
         s, t = (model(**batch, output_hidden_states=True) for model in (student, teacher))
@@ -241,7 +315,7 @@ def published(args, rows, indices, accelerator):
         optimizer.zero_grad()
         teacher.zero_grad()
 
-    return step
+    return Step(step, False)
 
 
 # method -> (script, its flags)
@@ -258,32 +332,51 @@ METHODS = {
     "FSD_IL": (FSD, "--gamma_g 0"),
     "FSD_ILG": (FSD, ""),
 }
-MASKED, CACHED = "--mask_padding --group_by_length", "--teacher_cache DIR"
+GROUPED, MASKED, CACHED = "--group_by_length", "--mask_padding", "--teacher_cache DIR"
 VARIANTS = {
     "": "",
     ", cached": CACHED,
-    ", masked": MASKED,
-    ", masked, cached": f"{MASKED} {CACHED}",
+    ", masked": f"{MASKED} {GROUPED}",
+    ", masked, cached": f"{MASKED} {GROUPED} {CACHED}",
+    ", masked, not grouped": MASKED,
+    ", grouped": GROUPED,
+    ", padded": "",
+    ", padded, cached": CACHED,
 }
 
 FORMS = {
     "published": Form(published, 0.5, 1),
-    "floor": Form(partial(model_alone, 0.5), 0.5, 0),
+    "floor": Form(partial(model_alone, 0.5), 0.5, 0, peer="plain: none"),
     "teacher, forward": Form(teacher_forward, 0, 1),
-    "teacher, trained": Form(partial(model_alone, 1.0), 1, 0),
+    "teacher, trained": Form(partial(model_alone, 1.0), 1, 0, peer="plain: teacher"),
+    "teacher, trained, grouped": Form(partial(model_alone, 1.0), 1, 0, True, "plain: teacher"),
+    "plain: teacher": Form(partial(plain, 1.0), 1, 0),
+    "plain: none": Form(partial(plain, 0.5, library="none"), 0.5, 0),
+    "plain: VKD": Form(partial(plain, 0.5), 0.5, 1),
+    "TextBrewer: VKD": Form(partial(plain, 0.5, library="TextBrewer"), 0.5, 1, peer="plain: VKD"),
 }
 for _name, (_script, _own) in METHODS.items():
     for _variant, _more in VARIANTS.items():
         if _name == "none" and "cached" in _variant:
             continue  # without a teacher there is nothing to cache
-        _run = 0 if _name == "none" or "cached" in _variant else 1
-        _make = partial(distillation, _script, f"{_own} {_more}")
-        FORMS[_name + _variant] = Form(_make, 0.5, _run)
+        FORMS[_name + _variant] = Form(
+            partial(distillation, _script, f"{_own} {_more}", "padded" not in _variant),
+            trained=0.5,
+            run=0 if _name == "none" or "cached" in _variant else 1,
+            grouped=GROUPED in _more,
+            peer="plain: none" if _name == "none" else "plain: VKD",
+        )
 
 DEFAULT = ["published", "FSD_ILG", "FSD_ILG, cached", "FSD_ILG, masked", "VKD", "VKD, cached",
-           "floor", "teacher, forward", "teacher, trained"]
+           "VKD, padded", "VKD, padded, cached", "floor", "teacher, forward", "teacher, trained"]
 # short names for several forms
 GROUPS = {
     f"methods{variant}": [name + variant for name in METHODS if name + variant in FORMS]
     for variant in VARIANTS
 }
+GROUPS["peers"] = [
+    "plain: VKD", "TextBrewer: VKD", "VKD", "VKD, grouped",
+    "FSD_I, masked, not grouped", "FSD_I, masked", "FSD_ILG, masked, not grouped",
+    "plain: none", "none", "none, grouped",
+    "plain: teacher", "teacher, trained", "teacher, trained, grouped",
+]

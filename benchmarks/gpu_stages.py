@@ -12,7 +12,8 @@ ALL = f"{FIRST} fsd_l fsd_il pkd fsd_g procrustes gram"
 
 MAIN_FORMS = (
     "published", "FSD_ILG", "FSD_ILG, cached", "FSD_ILG, masked", "FSD_ILG, masked, cached",
-    "VKD", "VKD, cached", "floor", "teacher, forward", "teacher, trained")
+    "VKD", "VKD, cached", "VKD, padded", "VKD, padded, cached", "floor", "teacher, forward",
+    "teacher, trained")
 
 
 class Job(NamedTuple):

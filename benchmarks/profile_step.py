@@ -41,8 +41,8 @@ WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize
 
 def run(args):
     """The profile of args.profiled steps, the device, and a step's seconds without the profiler."""
-    device, rows, indices_of, make_accelerator = benchmark.prepare(args)
-    step = FORMS[args.form].make(args, rows, indices_of(args.form), make_accelerator())
+    device, rows, batches_of, make_accelerator = benchmark.prepare(args)
+    step = FORMS[args.form].make(args, rows, batches_of(args.form), make_accelerator()).take
 
     def wait():
         if device.type == "cuda":

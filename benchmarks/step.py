@@ -2,17 +2,24 @@
 
     python benchmarks/step.py --models bert-base minilm --precisions no bf16 --csv results/step.csv
     python benchmarks/step.py --models bert-base --precisions bf16 --forms methods --csv FILE
+    python benchmarks/step.py --models minilm --forms peers --data_dir glue --task_name MRPC \
+      --tokenizer_name bert-base-uncased --batches 8 --steps 8 --no_peak --csv FILE
 
-The second one is the paper's Table 8.
+The second one is the paper's Table 8; the third one compares with the loop that everybody writes,
+and TextBrewer's (pip install textbrewer==0.2.1.post1), on real rows.
 
 bert-base is 12 -> 6 layers, 768 wide, minilm 6 -> 3, 384 wide, both with random weights. The forms
 are explained in benchmarks/forms.py; besides their names, `methods` is short for every method, and
-`methods, cached`, `methods, masked` and `methods, masked, cached` for their variants. All forms of
-a model and a precision take the same mini-batch in turn (the masked ones one with rows of like
-length), in one process: of two calls the second is timed, each of --steps steps, without waiting
-for a GPU between these, as in training. Throughputs are medians over the rounds, ratios medians of
-the rounds' own ratios; they compare within that process only. A step is all from the rows in memory
-to the new weights.
+`methods, cached`, `methods, masked` and so on for their variants, `peers` for the third command's.
+All forms of a model and a precision take the same --batches mini-batches in turn, the first of an
+epoch (the grouped ones those of an epoch whose rows are grouped by length), in one process: of two
+calls the second is timed, each of --steps steps, without waiting for a GPU between these, as in
+training. Throughputs are medians over the rounds, ratios medians of the rounds' own ratios; they
+compare within that process only. A step is all from the rows in memory to the new weights.
+
+W' is the mean length of the mini-batches, once those that may be are cut to their longest row. Of
+"x VKD", VKD is as its script trains it, cut; of "x VKD, same W'" it has the padding that the method
+beside it reads.
 
 MFU is the share of a GPU's dense half-precision peak, by its data sheet, that the step's model
 FLOPs take (see forms.model_flops; what the losses compute is not counted). "8192³" is what a
@@ -29,7 +36,7 @@ import sys
 import time
 
 import torch
-from forms import DEFAULT, FORMS, GROUPS, SHAPES, draw_rows, model_flops
+from forms import DEFAULT, FORMS, GROUPS, SHAPES, model_flops, rows_of
 from report import (  # puts the repository on the path
     calls_in_a_row,
     from_zero,
@@ -59,19 +66,20 @@ def peak_of(name):
 
 
 def prepare(args):
-    """What a measurement needs: device, rows, indices_of(form), make_accelerator()."""
+    """What a measurement needs: device, rows, batches_of(form), make_accelerator()."""
     import accelerate
 
     device = torch.device("cuda" if torch.cuda.is_available() and not args.no_cuda else "cpu")
     if not args.library_mask:
         models.mask_without_waiting()
     torch.manual_seed(0)
-    rows = draw_rows(args.per_gpu_train_batch_size, args.max_seq_length)
+    rows = rows_of(args)
     lengths = rows["attention_mask"].sum(1)
 
-    def indices_of(form):
-        grouped = lengths if "masked" in form else None
-        return epoch_order(len(lengths), args.per_gpu_train_batch_size, 0, 0, grouped)[1]
+    def batches_of(form):
+        grouped = lengths if FORMS[form].grouped else None
+        order = epoch_order(len(lengths), args.per_gpu_train_batch_size, 0, 0, grouped)
+        return order[:args.batches]
 
     def make_accelerator():
         return accelerate.Accelerator(
@@ -80,40 +88,46 @@ def prepare(args):
             dynamo_backend="inductor" if args.compile else None,
         )
 
-    return device, rows, indices_of, make_accelerator
+    return device, rows, batches_of, make_accelerator
 
 
-def tokens_of(form, rows, indices):
-    """The columns that a form computes."""
-    mask = rows["attention_mask"][indices]
-    return int(mask.sum(1).max()) if "masked" in form else mask.shape[1]
+def widths_of(step, rows, batches):
+    """The columns that a form computes, by mini-batch."""
+    masks = [rows["attention_mask"][indices] for indices in batches]
+    return [int(mask.sum(1).max()) if step.cut else mask.shape[1] for mask in masks]
 
 
 def measure(args):
     """Measure the forms with one model and precision.
 
-    Returns a dict: seconds of a step, by round and form; peaks in MiB and flops, by form; left_out,
+    Returns a dict: seconds of a step, by round and form; peaks in MiB, flops, widths W' and
+    samples of a step, by form; left_out,
     the forms that could not be measured; product, TFLOP/s of a large matrix product, or None;
     device.
     """
     began = time.perf_counter()
-    device, rows, indices_of, make_accelerator = prepare(args)
-    cuda, steps, peaks, flops, left_out = device.type == "cuda", {}, {}, {}, []
+    device, rows, batches_of, make_accelerator = prepare(args)
+    cuda, steps, left_out = device.type == "cuda", {}, []
+    peaks, flops, tokens, samples = {}, {}, {}, {}
     for form in args.forms:
-        indices, held = indices_of(form), torch.cuda.memory_allocated() if cuda else 0
+        batches, held = batches_of(form), torch.cuda.memory_allocated() if cuda else 0
         try:
-            step = FORMS[form].make(args, rows, indices, make_accelerator())
+            step = FORMS[form].make(args, rows, batches, make_accelerator())
             if cuda:
                 torch.cuda.reset_peak_memory_stats()  # a cache that was filled is done with
-            for _ in range(2):  # the optimizer's state comes with the first one
-                step()
-        except (RuntimeError, UserError) as error:  # too little memory; what a method refuses
+            for _ in range(max(2, len(batches))):  # the optimizer's state comes with the first one
+                step.take()
+        except (RuntimeError, UserError, ImportError) as error:
+            # too little memory; what a method refuses; a library that is not there
             say(f"error: {form} is left out: {' '.join(str(error).split())}")
             left_out.append(form)
             continue
         peaks[form] = peak_memory(device) - held // 2**20
-        flops[form] = model_flops(form, args, len(indices), tokens_of(form, rows, indices))
-        steps[form] = step
+        widths, sizes = widths_of(step, rows, batches), [len(indices) for indices in batches]
+        flops[form] = statistics.mean(
+            model_flops(form, args, *pair) for pair in zip(sizes, widths, strict=True))
+        tokens[form], samples[form] = statistics.mean(widths), statistics.mean(sizes)
+        steps[form] = step.take
     times, number = [], args.steps or calls_in_a_row(device)
     for _ in range(args.rounds + 1):  # the first one is to warm up
         times.append({form: seconds_each(step, number, device) for form, step in steps.items()})
@@ -123,6 +137,8 @@ def measure(args):
         "seconds": times[1:],
         "peaks": peaks,
         "flops": flops,
+        "tokens": tokens,
+        "samples": samples,
         "left_out": left_out,
         "product": product_rate(device) if cuda else None,
         "device": torch.cuda.get_device_name() if cuda else "cpu",
@@ -144,10 +160,9 @@ def product_rate(device, size=8192, times=10):
 def child(args, model, precision, forms, rounds):
     """What `measure` returns, from a process of its own."""
     command = [sys.executable, __file__, "--measure", "--models", model, "--precisions", precision,
-               "--forms", *forms, "--rounds", rounds, "--max_seq_length", args.max_seq_length,
-               "--per_gpu_train_batch_size", args.per_gpu_train_batch_size,
-               "--dataloader_num_workers", args.dataloader_num_workers]
-    for name in ("steps", "seconds"):
+               "--forms", *forms, "--rounds", rounds]
+    for name in ("max_seq_length", "per_gpu_train_batch_size", "dataloader_num_workers", "batches",
+                 "steps", "seconds", "data_dir", "task_name", "tokenizer_name"):
         if getattr(args, name):
             command += [f"--{name}", getattr(args, name)]
     switches = ("no_cuda", "compile", "library_mask", "unpinned")
@@ -171,14 +186,25 @@ def table(args, model, precision):
     on_gpu = torch.cuda.is_available() and not args.no_cuda  # there, a form's peak is its own
     found = (measure(args) if alone and on_gpu else
              child(args, model, precision, args.forms, args.rounds))
-    rounds, device, batch = found["seconds"], found["device"], args.per_gpu_train_batch_size
+    rounds, device = found["seconds"], found["device"]
+    tokens = found["tokens"]
     step = {form: statistics.median(one[form] for one in rounds) for form in rounds[0]}
 
     def ratio(form, to):
-        if to not in step or form.startswith("teacher"):
+        if to not in step:
             return ""
-        digits = 3 if to.startswith("VKD") else 2
-        return round(statistics.median(one[to] / one[form] for one in rounds), digits)
+        digits = 2 if to in ("published", "floor") else 3
+        share = found["samples"][form] / found["samples"][to]
+        return round(share * statistics.median(one[to] / one[form] for one in rounds), digits)
+
+    def beside_vkd(form):
+        """Against VKD as it is trained, and against VKD on mini-batches of the same length."""
+        if form.startswith("teacher") or ":" in form:
+            return {}
+        end = ", cached" if form.endswith(", cached") else ""
+        alike = [to for to in ("VKD" + end, "VKD, padded" + end, "VKD, grouped" + end)
+                 if tokens.get(to) == tokens[form]]
+        return {"x VKD": ratio(form, "VKD" + end), "x VKD, same W'": ratio(form, *alike[:1] or [""])}
 
     def peak(form):
         if device != "cpu":
@@ -203,12 +229,17 @@ def table(args, model, precision):
             "model": model,
             "precision": "no" if form == "published" else precision,
             "form": form,
-            "B": batch,
+            **({"rows": args.task_name} if args.data_dir else {}),
+            "B": args.per_gpu_train_batch_size,
             "W": args.max_seq_length,
-            "examples / s": round(batch / step[form], 2),
-            "x published": ratio(form, "published"),
-            "x VKD": ratio(form, "VKD, cached" if form.endswith(", cached") else "VKD"),
-            "x floor": ratio(form, "floor"),
+            "W'": round(tokens[form], 1),
+            "examples / s": round(found["samples"][form] / step[form], 2),
+            "x published": "" if form.startswith("teacher") else ratio(form, "published"),
+            "x VKD": "",
+            "x VKD, same W'": "",
+            **beside_vkd(form),
+            "x floor": "" if form.startswith("teacher") else ratio(form, "floor"),
+            "x plain loop": ratio(form, FORMS[form].peer),
             **(on_a_card(form) if device != "cpu" else {}),
             **unusual,
             "peak MiB": peak(form),
@@ -230,6 +261,13 @@ def add_flags(parser):
         "refuses it.")
     add("--library_mask", action="store_true", help="Let transformers leave out attention masks "
         "without padding, for which it looks at them, and waits for a GPU.")
+    add("--batches", type=positive, default=1, help="Mini-batches that are taken in turn; with "
+        "several, --steps should be a multiple of it. Default 1.")
+    add("--data_dir", type=expand_path_or_none, help="Folder with a task's .tsv files, for real "
+        "rows instead of random ones.")
+    add("--task_name", default="MRPC", help="With --data_dir: a task of two classes. Default MRPC.")
+    add("--tokenizer_name", type=expand_path_or_none, default="bert-base-uncased",
+        help="With --data_dir: folder or hub name. Default bert-base-uncased.")
     add("--dataloader_num_workers", type=from_zero, default=0, help="Processes that prepare "
         "mini-batches. Default 0.")
     add("--unpinned", action="store_true", help="Mini-batches go to a GPU from memory that is not "
