@@ -43,18 +43,6 @@ def centred(x, mask=None):
     return (x - (x * keep).sum(-2, keepdim=True) / n.clamp(min=1)) * keep, n
 
 
-def _u_centred(gram, n, mask):
-    """The U-centred Gram matrix, whose inner products are the unbiased HSIC of Song et al. (2012), Eq. 5."""
-    off_diagonal = ~torch.eye(gram.shape[-1], dtype=torch.bool, device=gram.device)
-    if mask is not None:
-        off_diagonal = off_diagonal & mask.unsqueeze(-1) & mask.unsqueeze(-2)
-    gram = gram * off_diagonal
-    rows = gram.sum(-1, keepdim=True)
-    total = rows.sum(-2, keepdim=True)
-    n = n.clamp(min=FEWEST_ROWS["debiased"])
-    return (gram - (rows + rows.mT) / (n - 2) + total / ((n - 1) * (n - 2))) * off_diagonal
-
-
 @full_precision
 def linear_cka(x, y, mask=None, estimator="biased"):
     """CKA with linear kernels between the rows of x and the rows of y (Eq. 4-5).
@@ -78,20 +66,7 @@ def _linear_cka(x, y, mask, estimator):
                          f"{tuple(y.shape)} and {None if mask is None else tuple(mask.shape)}")
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator must be one of {ESTIMATORS}, got {estimator!r}")
-    if estimator == "biased" and x.shape[-2] > max(x.shape[-1], y.shape[-1]):  # the smaller of two equal forms
-        noises = [100 * torch.finfo(z.dtype).eps ** 2 * z.detach().square().sum((-2, -1)) for z in (x, y)]
-        (x, n), (y, _) = centred(x, mask), centred(y, mask)
-        cross = (x.mT @ y).square().sum((-2, -1))  # tr(KL) = |XᵀY|²
-        (norm_x, none_x), (norm_y, none_y) = (
-            _norm(z.mT @ z, n, noise, estimator) for z, noise in zip((x, y), noises, strict=True))
-        return _cosine(cross, norm_x, norm_y, none_x | none_y), none_x | none_y
-    return _cka_of_grams(_centred_gram(x, mask, estimator), _centred_gram(y, mask, estimator))
-
-
-def _norm(matrix, n, noise, estimator):
-    """|matrix| (...), and where CKA is undefined: only what rounding leaves of constant features, or too few rows."""
-    norm = torch.linalg.matrix_norm(matrix)
-    return norm, (norm <= noise) | (n[..., 0, 0] < FEWEST_ROWS[estimator])
+    return _CKA.apply(gram_matrix(x), gram_matrix(y), mask, estimator, False)
 
 
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -124,42 +99,89 @@ def gram_matrix(x):
     return _Gram.apply(x)
 
 
-def _centred_gram(x, mask=None, estimator="biased"):
-    """The centred Gram matrix of x (..., n, n) with its norm and where it is undefined, both (...).
+# ---- centred Gram matrices ----------------------------------------------------------------------------------------
+# Centred is the (n, n) matrix, not the (n, p) features, as n is the smaller. In float32 the gradient's relative error
+# is about 1e-5 over the share of the energy that centring leaves.
 
-    Centred is the (n, n) matrix, not the (n, p) features, as n is the smaller. In float32 the gradient's relative error
-    is about 1e-5 over the share of the energy that centring leaves.
+def _centre(gram, n, mask, estimator):
+    """A Gram matrix (..., n, n) centred: C K C, or the U-centred matrix; 0 for the rows that do not count.
+
+    Inner products of U-centred matrices are the unbiased HSIC of Song et al. (2012), Eq. 5. Both are orthogonal
+    projections of symmetric matrices. n: (..., 1, 1), the rows that count.
     """
-    return centre_gram(gram_matrix(x), mask, estimator)
-
-
-def centre_gram(gram, mask=None, estimator="biased"):
-    """A Gram matrix (..., n, n) centred for the estimator, with its norm and where CKA is undefined, both (...)."""
-    noise = 16 * torch.finfo(gram.dtype).eps * gram.detach().diagonal(dim1=-2, dim2=-1).sum(-1)
-    n = gram.new_full((1, 1), gram.shape[-1]) if mask is None else mask.sum(-1)[..., None, None].to(gram.dtype)
-    gram = _u_centred(gram, n, mask) if estimator == "debiased" else _double_centred(gram, n, mask)
-    return gram, *_norm(gram, n, noise, estimator)
-
-
-def _double_centred(gram, n, mask):
-    """C K C for the rows that count, 0 elsewhere."""
-    if mask is not None:
-        pairs = mask.unsqueeze(-1) & mask.unsqueeze(-2)
-        gram, n = gram * pairs, n.clamp(min=1)
+    if estimator == "biased" and mask is None:
+        rows = gram.sum(-1, keepdim=True) / n
+        return gram - (rows + (rows - rows.mean(-2, keepdim=True)).mT)
+    counts = torch.ones_like(gram, dtype=torch.bool) if mask is None else mask.unsqueeze(-1) & mask.unsqueeze(-2)
+    if estimator == "debiased":
+        counts = counts & ~torch.eye(gram.shape[-1], dtype=torch.bool, device=gram.device)
+    gram = gram * counts
+    n = n.clamp(min=FEWEST_ROWS[estimator]) - (2 if estimator == "debiased" else 0)
     rows = gram.sum(-1, keepdim=True) / n
-    gram = gram - rows - rows.mT + rows.sum(-2, keepdim=True) / n
-    return gram if mask is None else gram * pairs
+    total = rows.sum(-2, keepdim=True) / (n + (1 if estimator == "debiased" else 0))
+    return (gram - (rows + (rows - total).mT)) * counts
 
 
-def _cosine(cross, norm_x, norm_y, undefined):
-    return torch.where(undefined, 0, cross / torch.where(undefined, 1, norm_x * norm_y))  # NaN in, NaN out
+def _rows_that_count(gram, mask):
+    """n (..., 1, 1)."""
+    return gram.new_full((1, 1), gram.shape[-1]) if mask is None else mask.sum(-1)[..., None, None].to(gram.dtype)
 
 
-def _cka_of_grams(x, y):
-    """CKA (...) of two results of _centred_gram, and where it is undefined (...)."""
-    (gram_x, norm_x, none_x), (gram_y, norm_y, none_y) = x, y
-    undefined = none_x | none_y
-    return _cosine((gram_x * gram_y).sum((-2, -1)), norm_x, norm_y, undefined), undefined
+@torch.no_grad()
+def centre_gram(gram, mask=None, estimator="biased"):
+    """A Gram matrix (..., n, n) centred for the estimator, with its norm and where CKA is undefined, both (...).
+
+    That is where there is no more than what rounding leaves of constant features, or too few rows. No gradient.
+    """
+    noise = 16 * torch.finfo(gram.dtype).eps * gram.diagonal(dim1=-2, dim2=-1).sum(-1)
+    n = _rows_that_count(gram, mask)
+    gram = _centre(gram, n, mask, estimator)
+    norm = torch.linalg.vector_norm(gram, dim=(-2, -1))
+    return gram, norm, (norm <= noise) | (n[..., 0, 0] < FEWEST_ROWS[estimator])
+
+
+@torch.no_grad()
+def structure_of(gram, mask=None, estimator="biased"):
+    """A Gram matrix (..., n, n) centred and of norm 1; 0 where CKA is undefined. No gradient."""
+    gram, norm, undefined = centre_gram(gram, mask, estimator)
+    return gram * norm.masked_fill(undefined, torch.inf).reciprocal()[..., None, None]
+
+
+class _CKA(torch.autograd.Function):
+    """CKA (...) of the Gram matrices k and l (..., n, n), and where it is undefined (...).
+
+    ready: l is a result of structure_of already; it has no gradient then.
+    """
+
+    @staticmethod
+    def forward(ctx, k, l, mask, estimator, ready):  # noqa: E741
+        ctx.mask, ctx.estimator = mask, estimator
+        k, norm_k, none_k = centre_gram(k, mask, estimator)
+        if ready:
+            norm_l = torch.ones_like(norm_k)
+            none_l = torch.linalg.vector_norm(l, dim=(-2, -1)) == 0
+        else:
+            l, norm_l, none_l = centre_gram(l, mask, estimator)  # noqa: E741
+        undefined = none_k | none_l
+        over_k, over_l = (norm.masked_fill(undefined, torch.inf).reciprocal() for norm in (norm_k, norm_l))
+        cka = (k * l).sum((-2, -1)) * over_k * over_l  # 0 where it is undefined; NaN in, NaN out
+        ctx.save_for_backward(k, l, over_k, over_l, cka)
+        ctx.mark_non_differentiable(undefined)
+        return cka, undefined
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient, _):
+        """d CKA / d K = P(L / (|K| |L|) - CKA K / |K|²), with K and L centred by P, a projection."""
+        k, l, over_k, over_l, cka = ctx.saved_tensors  # noqa: E741
+        n = _rows_that_count(k, ctx.mask)
+
+        def towards(own, over, other):
+            """The gradient of the Gram matrix `own`, `over` being 1 / |own|."""
+            more, less = ((gradient * x)[..., None, None] for x in (over_k * over_l, cka * over.square()))
+            return _centre(more * other - less * own, n, ctx.mask, ctx.estimator)
+        return (towards(k, over_k, l) if ctx.needs_input_grad[0] else None,
+                towards(l, over_l, k) if ctx.needs_input_grad[1] else None, None, None, None)
 
 
 def _negative_log(cka, estimator):
@@ -168,7 +190,7 @@ def _negative_log(cka, estimator):
     The floor keeps loss and gradient finite at CKA 0. Only the debiased CKA can be negative; the paper's |CKA|
     would push such a value further down, the tangent pulls it up.
     """
-    floor = cka.new_full((), _LOG_FLOOR[estimator])
+    floor = _LOG_FLOOR[estimator]
     return -cka.clamp(min=floor).log() + (floor - cka).clamp(min=0) / floor
 
 
@@ -182,8 +204,8 @@ def intra_feature_loss(h_s, h_t, mask=None, estimator="biased", reduction="mean_
     as their tokens are all alike or too few (1; 3 when debiased), are left out; a batch of nothing else gives 0.
     Returns a scalar; with count_undefined also how many were left out, a scalar tensor.
     """
-    found = _linear_cka(h_s, h_t.detach(), mask, estimator)
-    return _intra(*found, estimator, reduction, count_undefined)
+    structure_t = token_structure(h_t, mask, estimator)
+    return intra_feature_loss_to(structure_t, h_s, mask, estimator, reduction, count_undefined)
 
 
 @full_precision
@@ -192,18 +214,15 @@ def token_structure(h, mask=None, estimator="biased"):
 
     h: (B, W, D). mask: (B, W) bool. Returns (B, W, W), of which CKA is the inner product; its numbers are within ±1.
     """
-    gram, norm, undefined = _centred_gram(h, mask, estimator)
-    return gram * torch.where(undefined, 0, 1 / torch.where(undefined, 1, norm))[..., None, None]
+    return structure_of(gram_matrix(h.detach()), mask, estimator)
 
 
 @full_precision
 def intra_feature_loss_to(structure_t, h_s, mask=None, estimator="biased", reduction="mean_log",
                           count_undefined=False):
     """I (Eq. 6), as intra_feature_loss, with token_structure(h_t, mask, estimator) for h_t."""
-    gram, norm, undefined = _centred_gram(h_s, mask, estimator)
-    undefined = undefined | (structure_t == 0).all(-1).all(-1)
-    cka = _cosine((gram * structure_t).sum((-2, -1)), norm, 1, undefined)
-    return _intra(cka, undefined, estimator, reduction, count_undefined)
+    found = _CKA.apply(gram_matrix(h_s), structure_t, mask, estimator, True)
+    return _intra(*found, estimator, reduction, count_undefined)
 
 
 def _intra(cka, undefined, estimator, reduction, count_undefined):
@@ -214,7 +233,7 @@ def _intra(cka, undefined, estimator, reduction, count_undefined):
     number = counts.sum()
     if reduction == "log_mean":
         mean_cka = (cka * counts).sum() / number.clamp(min=1)
-        loss = torch.where(number > 0, _negative_log(mean_cka, estimator), 0)
+        loss = _negative_log(mean_cka, estimator).masked_fill(number == 0, 0)
     else:
         loss = (_negative_log(cka, estimator) * counts).sum() / number.clamp(min=1)
     return (loss, len(counts) - number.detach()) if count_undefined else loss
@@ -222,7 +241,7 @@ def _intra(cka, undefined, estimator, reduction, count_undefined):
 
 def defined(loss, undefined, count_undefined):
     """A loss that is one number, 0 where it is undefined, a Boolean tensor; with count_undefined both."""
-    loss = torch.where(undefined, 0, loss)
+    loss = loss.masked_fill(undefined, 0)
     return (loss, undefined.to(loss.dtype)) if count_undefined else loss
 
 
@@ -255,7 +274,7 @@ class FrozenMemory:
         self.rows = m.detach().to(torch.promote_types(m.dtype, torch.float32))
         with torch.autocast(m.device.type, enabled=False):
             self.norms = torch.linalg.vector_norm(self.rows, dim=-1)  # (C,)
-            self.gram = _centred_gram(self.rows, estimator=estimator)
+            self.structure = structure_of(gram_matrix(self.rows), estimator=estimator)  # (C, C)
 
 
 @full_precision
@@ -278,7 +297,7 @@ def memory_structure_loss_of(gram_s, m_t, estimator="biased", count_undefined=Fa
     if len(gram_s) != len(m_t.rows) or m_t.estimator != estimator:
         raise ValueError(f"two memories of as many centroids and one estimator are needed, got {len(gram_s)} and "
                          f"{len(m_t.rows)} centroids, {estimator} and {m_t.estimator}")
-    cka, undefined = _cka_of_grams(centre_gram(gram_s, estimator=estimator), m_t.gram)
+    cka, undefined = _CKA.apply(gram_s, m_t.structure, None, estimator, True)
     undefined = undefined | (len(gram_s) < FEWEST_TO_LEARN[estimator])
     return defined(_negative_log(cka, estimator), undefined, count_undefined)
 
@@ -326,8 +345,7 @@ def memory_relations(h, m):
     limits = torch.finfo(h.dtype)
     distance = (squares - 2 * products).clamp(min=limits.eps * squares.detach() + limits.tiny).sqrt()
     squares = squares_h.unsqueeze(1) * squares_m
-    zero = squares <= limits.tiny
-    cosine = torch.where(zero, 0, products / torch.where(zero, 1, squares).sqrt())
+    cosine = products * squares.masked_fill(squares <= limits.tiny, torch.inf).rsqrt()
     return {"euclidean": distance, "cosine": cosine} | gram
 
 

@@ -122,7 +122,7 @@ def local_term(weight, mask_padding, estimator="biased"):
 def check_memory(memories):
     """Refuse a teacher memory whose structure says nothing: too few centroids, or all alike."""
     fewest, number = cka.FEWEST_TO_LEARN[memories.estimator], len(memories.teacher.rows)
-    if number < fewest or memories.teacher.gram[2]:
+    if number < fewest or not memories.teacher.structure.any():
         what = f"{number} centroids" if number < fewest else f"{number} centroids that are all alike"
         raise UserError(f"the teacher's memory has {what}, between which F_MM of the global structure has no value: it "
                         f"needs {fewest} or more that differ, so make one with train_memory.py --num_centroid")
