@@ -9,8 +9,8 @@ import functools
 
 import torch
 
-ESTIMATORS = ("biased", "debiased")
-REDUCTIONS = ("mean_log", "log_mean")
+from training.choices import ESTIMATORS, REDUCTIONS
+
 PSI = ("euclidean", "cosine")
 FEWEST_ROWS = {"biased": 2, "debiased": 4}  # with fewer, the estimator is 0/0
 FEWEST_TO_LEARN = {"biased": 3, "debiased": 4}  # the CKA of 2 rows is 1 whatever they are

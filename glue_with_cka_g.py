@@ -10,13 +10,13 @@ features and the centroids of two memories: the teacher's, which train_memory.py
 """
 import sys
 
-import distill
-from training import flags, runs
+from training import flags
 from training.records import cli
 
 
 def terms(args, memories):
     """The method: α ce + (1-α) kd + β (F_MM + γ_m F_E + (1-γ_m) F_C)."""
+    import distill  # here, so that the flags are read without torch
     return distill.vkd_terms(args.alpha, args.temperature) | distill.global_terms(
         args.beta, args.gamma_m, memories, args.mask_padding)
 
@@ -32,6 +32,8 @@ def make_parser():
 
 def main(argv=None):
     args = make_parser().parse_args(argv)
+    flags.check_arguments(args)
+    from training import runs  # after the flags, as it imports for seconds
     return runs.run(args, "FSD_G" if args.beta else "VKD", terms)
 
 

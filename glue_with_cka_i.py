@@ -9,13 +9,13 @@ Total loss: α CE + (1-α) KD + β I (Eq. 6), or + β L (Eq. 7) without --intern
 """
 import sys
 
-import distill
-from training import flags, runs
+from training import flags
 from training.records import cli
 
 
 def terms(args, memories=None):
     """The method: α ce + (1-α) kd + β (intra | local)."""
+    import distill  # here, so that the flags are read without torch
     if args.internal:
         structure = {"intra": distill.intra_term(args.beta, args.mask_padding, estimator=args.cka_estimator,
                                                  reduction=args.intra_reduction)}
@@ -36,6 +36,8 @@ def make_parser():
 
 def main(argv=None):
     args = make_parser().parse_args(argv)
+    flags.check_arguments(args)
+    from training import runs  # after the flags, as it imports for seconds
     return runs.run(args, "VKD" if args.beta == 0 else "FSD_I" if args.internal else "FSD_L", terms)
 
 

@@ -10,13 +10,13 @@ switches a structure off; without G no memory is needed.
 """
 import sys
 
-import distill
-from training import flags, runs
+from training import flags
 from training.records import cli
 
 
 def terms(args, memories=None):
     """The method: α ce + (1-α) kd + β (γ_i intra + γ_l local + γ_g (F_MM + γ_m F_E + (1-γ_m) F_C))."""
+    import distill  # here, so that the flags are read without torch
     return distill.vkd_terms(args.alpha, args.temperature) | {
         "intra": distill.intra_term(args.beta * args.gamma_i, args.mask_padding, estimator=args.cka_estimator,
                                     reduction=args.intra_reduction),
@@ -45,6 +45,8 @@ def make_parser():
 
 def main(argv=None):
     args = make_parser().parse_args(argv)
+    flags.check_arguments(args)
+    from training import runs  # after the flags, as it imports for seconds
     return runs.run(args, method(args), terms)
 
 

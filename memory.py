@@ -8,7 +8,6 @@ samples but one cluster number and one point of the picture for each.
 import json
 from pathlib import Path
 
-import sklearn.cluster
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -17,8 +16,6 @@ import cka
 from training.records import UserError, atomic_path, checksum
 from training.seeds import mix
 
-INITS = ("kmeans++", "random", "normal", "released")
-STUDENT_INITS = ("matched", "released")
 FILE = "memory.safetensors"
 SAMPLE = 4  # the start is drawn from a sample of so many features a centroid
 
@@ -30,6 +27,7 @@ def start_centroids(sample, number, init, seed):
     with each coordinate's mean and variance, a form of ours; the authors' is `released_centroids`.
     """
     if init == "kmeans++":
+        import sklearn.cluster  # here, as no other start needs it, and no run with a memory
         found, _ = sklearn.cluster.kmeans_plusplus(sample.numpy(), number, random_state=seed)
         return torch.from_numpy(found)
     generator = torch.Generator().manual_seed(seed)

@@ -10,10 +10,8 @@ glue_with_cka_ilg.py as --teacher_memory_path, with this teacher, task and --max
 import math
 import sys
 
-import memory
 import utils_glue
-from training import flags, runs
-from training.clustering import Clustering
+from training import choices, flags
 from training.records import UserError, cli, say
 
 NO_USE = ("do_eval", "do_predict", "evaluate_during_training", "eval_all_checkpoints", "max_eval_samples",
@@ -31,7 +29,8 @@ def memory_flags(parser):
     add("--memory_learning_rate", type=float, nargs="?", const=1.0, default=1.0, help="How far a centroid goes from "
         "where it is towards the mean of its samples, above 0 and up to 1. Default, and without a value: 1, Lloyd's "
         "k-means.")
-    add("--memory_init", choices=memory.INITS, default="kmeans++", help="Start: kmeans++ or random on real features. "
+    add("--memory_init", choices=choices.MEMORY_INITS, default="kmeans++",
+        help="Start: kmeans++ or random on real features. "
         "normal, ours: Gaussian with each coordinate's mean and variance. released, the authors': "
         "Gaussian with one mean and one variance, those of the last mini-batch's numbers divided by "
         "the number of mini-batches, and no restarts: centroids that never win stay. The mini-batches "
@@ -71,6 +70,9 @@ def main(argv=None):
         raise UserError("nothing to do: train_memory.py only trains, so pass --do_train")
     if args.memory_learning_rate == 0:
         raise UserError("--memory_learning_rate must be above 0: at 0 no centroid ever moves")
+    flags.check_arguments(args)
+    from training import runs  # after the flags, as these import for seconds
+    from training.clustering import Clustering
     with runs.prepared(args) as task:
         return Clustering(args, task).main()
 

@@ -8,13 +8,13 @@ With --student_num_hidden_layers 6 only the first 6 layers are kept and trained.
 """
 import sys
 
-import distill
-from training import flags, runs
+from training import flags
 from training.records import cli
 
 
 def terms(args, memories=None):
     """The cross-entropy alone."""
+    import distill  # here, so that the flags are read without torch
     return {"ce": distill.Term(1.0, lambda s, t, batch: distill.task_loss(s.logits, batch["labels"]), None)}
 
 
@@ -26,6 +26,8 @@ def make_parser():
 
 def main(argv=None):
     args = make_parser().parse_args(argv)
+    flags.check_arguments(args)
+    from training import runs  # after the flags, as it imports for seconds
     method = "none" if args.student_num_hidden_layers else "teacher"
     return runs.run(args, method, terms)
 

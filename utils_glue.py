@@ -14,11 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from tqdm import tqdm
 
 from training.records import UserError, atomic_path, checksum, cli, expand_path, make_folder, sha256_of_file
@@ -182,15 +178,15 @@ def parse_label(task, word, where):
 
 
 # ------------------------------------------------------------------------------------------------ features
-DISK_TYPES = {"input_ids": torch.int32, "attention_mask": torch.uint8, "token_type_ids": torch.uint8}
+DISK_TYPES = {"input_ids": "int32", "attention_mask": "uint8", "token_type_ids": "uint8"}  # torch's
 CHUNK = 1000  # examples a tokenizer call
 
 
 class Features(NamedTuple):
     """A split as tensors of N rows, each padded to L = max_seq_length; the (N, L) lie in the cache, memory-mapped."""
-    tensors: dict[str, torch.Tensor]  # input_ids int32, attention_mask, maybe token_type_ids uint8 (N, L), labels (N,)
-    indices: list[str]                # (N,) the examples' own
-    source: dict                      # of the whole file: file (name), sha256, rows, truncated (examples)
+    tensors: dict       # name -> DISK_TYPES of (N, L), and labels (N,)
+    indices: list[str]  # (N,) the examples' own
+    source: dict        # of the whole file: file (name), sha256, rows, truncated (examples)
 
 
 def feature_cache_dir(cache_dir=None):
@@ -267,13 +263,15 @@ def _tokenize(task, split, examples, tokenizer, max_seq_length):
         pairs = [example.text_b for example in examples] if len(task.text_columns) == 2 else None
         return tokenizer(texts, pairs, return_attention_mask=True, **options)
 
+    import torch  # here, as the commands below do without it
     tensors, truncated = {}, 0
     for start in tqdm(range(0, len(examples), CHUNK), f"Tokenizing {task.name} {split}", disable=None):
         chunk = examples[start:start + CHUNK]
         batch = encode(chunk, padding="max_length", truncation="longest_first", max_length=max_seq_length)
         for key in DISK_TYPES.keys() & batch.keys():
             if key not in tensors:
-                tensors[key] = torch.empty(len(examples), max_seq_length, dtype=DISK_TYPES[key])
+                dtype = getattr(torch, DISK_TYPES[key])
+                tensors[key] = torch.empty(len(examples), max_seq_length, dtype=dtype)
             tensors[key][start:start + CHUNK] = torch.tensor(batch[key])
         full = [example for example, mask in zip(chunk, batch["attention_mask"], strict=True) if all(mask)]
         if full:  # only a row without padding can have lost tokens
@@ -298,6 +296,7 @@ def logits_cache(task, rows, teacher, config, tokenizer, max_seq_length, device,
 
 def write_tensors(path, fingerprint, tensors, notes):
     """Keep tensors by name and JSON-able notes in a file of a cache."""
+    from safetensors.torch import save_file  # here, as it imports torch
     notes = json.dumps(notes)
     metadata = {"fingerprint": fingerprint, "notes": notes, "checksum": checksum(tensors, notes)}
     with atomic_path(path) as temporary:
@@ -327,15 +326,22 @@ def predictions_from_logits(task, logits):
 def _correlation(statistic, predictions, labels):
     if np.ptp(predictions) == 0 or np.ptp(labels) == 0:
         return 0.0
-    return statistic(predictions.astype(np.float64), labels.astype(np.float64)).statistic
+    import scipy.stats  # here, as it imports for a second, and one task of ten needs it
+    function = getattr(scipy.stats, statistic)
+    return function(predictions.astype(np.float64), labels.astype(np.float64)).statistic
+
+
+def _score(name, predictions, labels, **options):
+    import sklearn.metrics  # here, as it imports for a second
+    return getattr(sklearn.metrics, name)(labels, predictions, **options)
 
 
 METRICS = {  # (predictions, labels) -> number
-    "acc": lambda predictions, labels: accuracy_score(labels, predictions),
-    "f1": lambda predictions, labels: f1_score(labels, predictions, zero_division=0),
-    "mcc": lambda predictions, labels: matthews_corrcoef(labels, predictions),
-    "pearson": lambda predictions, labels: _correlation(pearsonr, predictions, labels),
-    "spearmanr": lambda predictions, labels: _correlation(spearmanr, predictions, labels),
+    "acc": lambda predictions, labels: _score("accuracy_score", predictions, labels),
+    "f1": lambda predictions, labels: _score("f1_score", predictions, labels, zero_division=0),
+    "mcc": lambda predictions, labels: _score("matthews_corrcoef", predictions, labels),
+    "pearson": lambda predictions, labels: _correlation("pearsonr", predictions, labels),
+    "spearmanr": lambda predictions, labels: _correlation("spearmanr", predictions, labels),
 }
 
 

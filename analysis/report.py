@@ -26,21 +26,13 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import huggingface_hub
-import matplotlib
-import torch
-import transformers
-from torch.utils.tensorboard import SummaryWriter
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import utils_glue
-from analysis import cost, findings, table
+from analysis import table
 from analysis.captions import TABLES
 from analysis.page import Section, page
-from analysis.subjects import Subjects
 from training import flags, records
 from training.records import UserError, expand_path, say
-from training.runs import peak_memory
 
 FILE = "report.json"
 
@@ -49,6 +41,7 @@ FILE = "report.json"
 
 def topics_of(subjects):
     """Name -> findings.Topic."""
+    from analysis import cost, findings  # here, so that the flags are read without matplotlib
     return {"restoration": findings.restored(subjects), "heat_maps": findings.heat_maps(subjects),
             "layers": findings.layers(subjects), "relation_differences": findings.relation_differences(subjects),
             "global": findings.global_structure(subjects), "cost": cost.costs(subjects)}
@@ -56,6 +49,7 @@ def topics_of(subjects):
 
 def described(subjects, facts):
     """What was compared on what, [(term, text)] for the reader."""
+    import torch
     args, source, teacher = subjects.args, subjects.features.source, subjects.teacher.config
     device = torch.cuda.get_device_name() if subjects.accelerator.device.type == "cuda" else "cpu"
     versions = ", ".join(f"{name} {facts['versions'][name]}" for name in ("torch", "transformers"))
@@ -76,6 +70,7 @@ def described(subjects, facts):
 
 def drawn(figure):
     """A figure as bytes, (PNG, SVG); the same for the same figure."""
+    import matplotlib
     with matplotlib.rc_context({"svg.hashsalt": "fsd"}):
         files = io.BytesIO(), io.BytesIO()
         figure.savefig(files[0], format="png", dpi=150, metadata={"Software": None})
@@ -127,6 +122,7 @@ def as_markdown(topics, about):
 
 def log(path, topics):
     """Figures and tables to TensorBoard."""
+    from torch.utils.tensorboard import SummaryWriter
     with SummaryWriter(path) as writer:
         for name, topic in topics.items():
             for figure, (drawing, *_) in topic.figures.items():
@@ -227,6 +223,11 @@ def check_arguments(args):
 def main(argv=None):
     args = make_parser().parse_args(argv)
     check_arguments(args)
+    import huggingface_hub  # after the flags, as these import for seconds
+    import transformers
+
+    from analysis.subjects import Subjects
+    from training.runs import peak_memory
     for library in (transformers, huggingface_hub):
         library.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

@@ -3,8 +3,6 @@ import itertools
 import math
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from analysis import table
 from training import records
 from training.records import UserError
@@ -40,6 +38,7 @@ def draw(runs, path, order):
         raise UserError(f"--figure {path} must end in .png, .svg or .pdf")
     if not tasks:
         raise UserError("--figure draws single runs and there are only means: give a folder of runs or a results.csv")
+    from matplotlib.figure import Figure  # here, as most tables are made without a figure
     columns = min(3, len(tasks))
     lines, methods = math.ceil(len(tasks) / columns), sorted(table.students_of(runs).method.unique(), key=table.rank)
     figure = Figure(figsize=(2.5 + 3.5 * columns, lines * (0.9 + 0.34 * len(methods)) + 1.2), layout="constrained")

@@ -21,7 +21,6 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-from scipy.stats import ttest_ind_from_stats
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import utils_glue
@@ -149,6 +148,7 @@ def welch(row, baseline):
     """p of Welch's t-test between two rows of means; NaN where one has a single run or neither any spread."""
     if not (min(row.n, baseline.n) > 1 and row["std"] + baseline["std"] > 1e-9):
         return math.nan
+    from scipy.stats import ttest_ind_from_stats  # here, as it imports for a second
     return ttest_ind_from_stats(row["mean"], row["std"], row.n, baseline["mean"], baseline["std"], baseline.n,
                                 equal_var=False).pvalue
 

@@ -22,91 +22,31 @@ from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import distill
-from baselines import gram, minilm, pkd, procrustes, rkd
-from training import flags, runs
-from training.attention import has_position_bias
-from training.batches import flat
+from training import flags
 from training.records import UserError, cli
-
-# ---- the structures, each a dict of terms -------------------------------------------------------------------------
-
-
-def patient(args):
-    """β L_PT."""
-    return {"patience": distill.Term(
-        args.beta, lambda s, t, batch: pkd.patience_losses(s.features, t.features), "features")}
-
-
-def samples(h, batch, args):
-    """One row a sample: h (B, W, D) -> (B, W*D), or the first token's (B, D)."""
-    return h[:, 0] if args.sample_features == "first" else flat(h, batch, args.max_seq_length, args.mask_padding)
-
-
-def between_samples(weight, loss, args):
-    """A Term of loss(x_s, x_t), averaged over the pairs of layers in use."""
-    def term(s, t, batch):
-        return distill.over_layers([
-            loss(samples(h_s, batch, args), samples(h_t, batch, args), count_undefined=True)
-            for h_s, h_t in zip(s.features, t.features, strict=True)])
-    padding = args.sample_features == "flat" and not args.mask_padding
-    return distill.Term(weight, term, "features", fewest=rkd.FEWEST, padding=padding)
-
-
-def between_tokens(weight, loss, args):
-    """A Term of loss(h_s, h_t, mask), averaged over the pairs of layers in use."""
-    def term(s, t, batch):
-        mask = batch["attention_mask"] if args.mask_padding else None
-        return distill.over_layers([loss(h_s, h_t, mask, count_undefined=True)
-                                    for h_s, h_t in zip(s.features, t.features, strict=True)], len(s.features[0]))
-    return distill.Term(weight, term, "features", fewest_tokens=rkd.FEWEST,
-                        padding=not args.mask_padding)
-
-
-def relational(args):
-    """β (γ_d RKD-D + γ_a RKD-A)."""
-    return {"distance": between_samples(args.beta * args.gamma_d, rkd.distance_loss, args),
-            "angle": between_samples(args.beta * args.gamma_a, rkd.angle_loss, args)}
-
-
-def self_attention(args):
-    """β (L_AT + L_VR), or β times the self-relations of the second version."""
-    def loss(s, t, batch):
-        mask = batch["attention_mask"]
-        if args.relation_heads:
-            return minilm.minilm_v2_loss(s.attention, t.attention, mask, args.relation_heads)
-        return minilm.minilm_loss(s.attention, t.attention, mask)
-    return {"attention": distill.Term(args.beta, loss, "attention")}
-
-
-def geometric(name, loss):
-    """β times a distance between feature matrices, whose rows are samples or the tokens of each sample."""
-    def structure(args):
-        between = between_tokens if args.between == "tokens" else between_samples
-        return {name: between(args.beta, loss, args)}
-    return structure
-
 
 # ---- the methods --------------------------------------------------------------------------------------------------
 
 class Method(NamedTuple):
-    """A row of the table of methods: its name in results, its structure, and its flags with their defaults."""
+    """A row of the table of methods: its name in results, and its flags with their defaults.
+
+    Its structure is a row of STRUCTURES in baselines/structures.py, which imports torch.
+    """
     name: str
-    structure: object
     flags: dict
 
 
 VKD = {"alpha": 0.5, "temperature": 5.0}
 BETWEEN = {"beta": 1.0, "between": "samples", "sample_features": "flat"}
 METHODS = {
-    "none": Method("none", None, {}),
-    "vkd": Method("VKD", lambda args: {}, VKD),
-    "pkd": Method("PKD", patient, VKD | {"beta": 100.0}),
-    "rkd": Method("RKD", relational,
-                  VKD | {"beta": 1.0, "gamma_d": 100.0, "gamma_a": 200.0, "sample_features": "flat"}),
-    "minilm": Method("MiniLM", self_attention, VKD | {"beta": 1.0, "relation_heads": None}),
-    "gram": Method("Gram", geometric("gram", gram.gram_distance), VKD | BETWEEN),
-    "procrustes": Method("Procrustes", geometric("procrustes", procrustes.procrustes_distance), VKD | BETWEEN),
+    "none": Method("none", {}),
+    "vkd": Method("VKD", VKD),
+    "pkd": Method("PKD", VKD | {"beta": 100.0}),
+    "rkd": Method("RKD", VKD | {"beta": 1.0, "gamma_d": 100.0, "gamma_a": 200.0,
+                                "sample_features": "flat"}),
+    "minilm": Method("MiniLM", VKD | {"beta": 1.0, "relation_heads": None}),
+    "gram": Method("Gram", VKD | BETWEEN),
+    "procrustes": Method("Procrustes", VKD | BETWEEN),
 }
 LAYERWISE = ("rkd", "gram", "procrustes")
 OWN_FLAGS = sorted({name for method in METHODS.values() for name in method.flags})
@@ -114,9 +54,11 @@ OWN_FLAGS = sorted({name for method in METHODS.values() for name in method.flags
 
 def terms(args, memories=None):
     """The method: α ce + (1-α) kd + its structure."""
+    import distill  # here, so that the flags are read without torch
     if args.method == "none":
         return {"ce": distill.vkd_terms(1.0, 1.0)["ce"]}
-    return distill.vkd_terms(args.alpha, args.temperature) | METHODS[args.method].structure(args)
+    from baselines.structures import STRUCTURES
+    return distill.vkd_terms(args.alpha, args.temperature) | STRUCTURES[args.method](args)
 
 
 def name_of(args):
@@ -143,6 +85,7 @@ def fill_flags(args):
 
 def check(args, student, teacher):
     """Refuse models that the method cannot compare."""
+    from training.attention import has_position_bias
     one, other = student.config, teacher.config
     if args.method == "pkd" and one.hidden_size != other.hidden_size:
         raise UserError(f"PKD compares features number by number, but the student is {one.hidden_size} wide and the "
@@ -186,6 +129,8 @@ def make_parser():
 def main(argv=None):
     args = make_parser().parse_args(argv)
     fill_flags(args)
+    flags.check_arguments(args)
+    from training import runs  # after the flags, as it imports for seconds
     return runs.run(args, name_of(args), terms, check)
 
 

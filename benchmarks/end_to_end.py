@@ -21,18 +21,20 @@ import tempfile
 import time
 from pathlib import Path
 
-import accelerate
 from report import report  # puts the repository on the path
 
-from training import flags, models, runs
+from training import flags
 from training.records import cli, expand_path, expand_path_or_none, read_json
-from training.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def load():
     """In a process of its own, script and flags as arguments: print the seconds of loading what the script loads."""
+    import accelerate  # here, as the benchmark itself only runs commands
+
+    from training import models, runs
+    from training.tokenizer import load_tokenizer
     script, *given = sys.argv[1:]
     importlib.import_module(Path(script).stem)  # imports are measured elsewhere
     parser = flags.Parser(None)
@@ -69,7 +71,8 @@ def one_round(script, given, more=()):
             record = read_json(output / "run.json")
             walls.append(wall)
             trainings.append(record["train_seconds"])
-        imports, _ = run(["-c", f"import {Path(script).stem}"])
+        # the script's own main imports its loop
+        imports, _ = run(["-c", f"import {Path(script).stem}, training.runs"])
         loader = ["-c", "import end_to_end; end_to_end.load()", script]
         _, printed = run([*loader, *given, "--output_dir", f"{place}/loaded"])
     (cold, warm), loading, training = walls, float(printed), trainings[1]

@@ -20,7 +20,6 @@ from pathlib import Path
 from report import report  # puts the repository on the path
 
 import utils_glue
-from memory import FILE, load_memory
 from training.records import cli, expand_path, expand_path_or_none
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,6 +66,7 @@ def measure(args, more, task, times):
                        "--memory_num_train_epochs", "1", "--output_dir", output, *more]
             anonymous, resident = peaks(list(map(str, command)), os.environ | {"XDG_CACHE_HOME": str(place / "cache")})
             found |= {f"{name}: anonymous MiB": round(anonymous), f"{name}: resident MiB": round(resident)}
+        from memory import FILE, load_memory  # here, as it imports torch
         centroids, _ = load_memory(output / FILE)
         features = 4 * rows * centroids.shape[1] / 2 ** 20
         return {"samples": rows, "features would be MiB": round(features),

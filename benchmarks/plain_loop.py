@@ -15,7 +15,7 @@ import argparse
 import sys
 import time
 
-import report  # noqa: F401 - puts the repository on the path
+import report
 import torch
 import torch.nn.functional as F
 

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from analysis.table import insert, markdown
@@ -21,6 +20,7 @@ WHERE = ["device", "machine", "torch", "commit"]
 
 def seconds(function, device, *arguments):
     """Wall-clock seconds of one call, with all the work it gave to a GPU."""
+    import torch  # here, as a table of CSVs is made without it
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     wait()
     started = time.perf_counter()

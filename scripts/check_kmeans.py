@@ -13,19 +13,19 @@ from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
-import torch
-from sklearn.cluster import KMeans
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import memory
 import train_memory
 from analysis.table import markdown
-from training import records, runs
-from training.clustering import Clustering
+from training import flags, records
 
 
 def compare(run):
     """One row: the memory's k-means beside scikit-learn's."""
+    import torch
+    from sklearn.cluster import KMeans
+
+    import memory
     args = run.args
     run.prepare()
     batches = torch.arange(run.rows).split(args.per_gpu_memory_train_batch_size)
@@ -49,6 +49,9 @@ def compare(run):
 def main(argv=None):
     args, _ = train_memory.parse(argv, __doc__)
     args.do_train = True
+    flags.check_arguments(args)
+    from training import runs  # after the flags, as these import for seconds
+    from training.clustering import Clustering
     with runs.prepared(args) as task:
         row = compare(Clustering(args, task))
     falls = all(later <= earlier * (1 + 1e-6) for earlier, later in pairwise(row["inertia per pass"]))

@@ -16,7 +16,7 @@ import glue_with_cka_g
 import glue_with_cka_i
 import train_memory
 import utils_glue
-from analysis import compare, cost, findings, report
+from analysis import compare, cost, findings, report, subjects
 from analysis.compare import RELATIONS
 from memory import load_memory
 from training.records import UserError, read_json, write_json
@@ -336,14 +336,14 @@ def test_refused_memories(tiny, runs, tmp_path):
 ])
 def test_refused_flags(more, words, tiny, runs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(report.Subjects, "measure", None)  # all of these are said before it
+    monkeypatch.setattr(subjects.Subjects, "measure", None)  # all of these are said before it
     (tmp_path / "afile").write_text("")
     with pytest.raises(UserError, match=words):
         report.main(report_flags(tiny, tmp_path / "r", [runs / "fsd_i"], *more))
 
 
 def test_few_rows_and_faulty_logs_are_said_before_measuring(tiny, runs, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(report.Subjects, "measure", None)
+    monkeypatch.setattr(subjects.Subjects, "measure", None)
     (tmp_path / "RTE").mkdir()
     lines = (tiny / "RTE/dev.tsv").read_text().splitlines(keepends=True)
     (tmp_path / "RTE/dev.tsv").write_text("".join(lines[:4]))

@@ -27,7 +27,7 @@ import glue_with_cka_g
 import glue_with_cka_i
 import memory
 import train_memory
-from training import clustering, records
+from training import choices, clustering, records
 from training.records import UserError
 
 
@@ -181,7 +181,7 @@ def test_a_memory_and_a_student_do_not_share_a_folder(tiny, tmp_path, monkeypatc
     assert (tmp_path / "s" / memory.FILE).exists()
 
 
-@pytest.mark.parametrize("init", memory.INITS)
+@pytest.mark.parametrize("init", choices.MEMORY_INITS)
 def test_a_broken_teacher_gets_one_sentence(init, tiny, tmp_path):
     teacher = transformers.AutoModelForSequenceClassification.from_pretrained(tiny / "teacher")
     with torch.no_grad():

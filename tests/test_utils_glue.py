@@ -309,7 +309,7 @@ def test_a_failing_write_leaves_no_cache(load, tmp_path, monkeypatch):
     def fail(tensors, path, metadata):
         Path(path).write_bytes(b"half")
         raise OSError("disk full")
-    monkeypatch.setattr(utils_glue, "save_file", fail)
+    monkeypatch.setattr("safetensors.torch.save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         load()
     assert list((tmp_path / "cache").iterdir()) == []

@@ -8,7 +8,6 @@ import re
 
 import numpy as np
 import torch
-from scipy.stats import binomtest, pearsonr
 
 import utils_glue
 
@@ -87,6 +86,7 @@ def put_in_order(model, task):
 
 def clearly_better(these, those):
     """True where the answers `these` are right more often than `those`, by more than luck. Both (N,) bool."""
+    from scipy.stats import binomtest  # here and below, as it imports for a second
     wins, losses = (these & ~those).sum(), (those & ~these).sum()
     return wins > losses and binomtest(int(wins), int(wins + losses), alternative="greater").pvalue < DOUBT
 
@@ -114,6 +114,7 @@ def other_scale(scores, labels):
 
     Far: with more than twice the squared error that one and the same score, the labels' mean, has.
     """
+    from scipy.stats import pearsonr
     r = correlation(scores, labels)
     clear = abs(r) >= 0.5 and len(labels) > 2 and pearsonr(scores, labels).pvalue < DOUBT
     return clear and (r < 0 or np.square(scores - labels).mean() > 2 * np.var(labels))
@@ -123,6 +124,7 @@ def no_better_than_constant(task, logits, labels):
     """True where a teacher's answers are not clearly better than one and the same for every row (p < 0.05)."""
     if task.labels is None:
         return correlation(logits[:, 0], labels) <= 2 / np.sqrt(len(labels))
+    from scipy.stats import binomtest
     right, constant = logits.argmax(1) == labels, labels == np.bincount(labels).argmax()
     wins, losses = int((right & ~constant).sum()), int((constant & ~right).sum())
     return wins <= losses or binomtest(wins, wins + losses, alternative="greater").pvalue >= 0.05

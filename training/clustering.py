@@ -8,7 +8,6 @@ import torch
 from safetensors import SafetensorError
 
 import memory
-from analysis.clusters import picture_of_clusters
 from training import models, records, runs, termination
 from training.batches import MiniBatch, Rows, flat
 from training.checkpoints import check_output, checkpoints, other_settings, run_settings
@@ -219,6 +218,7 @@ class Clustering(runs.Run):
 
     def leave(self, kmeans, found, progress, features, log):
         """Write the memory, the clusters as a table and a picture, and the record; then nothing is left to resume."""
+        from analysis.clusters import picture_of_clusters  # here, as it imports matplotlib
         args, history = self.args, progress["history"]
         facts = self.facts | {
             "num_centroid": args.num_centroid, "seed": args.seed, "samples": self.rows, "passes": len(history),

@@ -4,11 +4,8 @@ import math
 import os
 from pathlib import Path
 
-import torch
-
-import cka
-import memory
 import utils_glue
+from training import choices
 from training.records import UserError, expand_path, expand_path_or_none, follow, make_folders, read_results
 
 
@@ -169,10 +166,11 @@ def distillation_flags(parser):
 def cka_flags(group):
     """The forms of CKA and of I, into the group that distillation_flags returned."""
     add = group.add_argument
-    add("--cka_estimator", choices=cka.ESTIMATORS, default="biased", help="Of I, L and F_MM: biased is the "
-        "paper's; debiased keeps its signal when the batch is small beside the features' width. Default biased.")
-    add("--intra_reduction", choices=cka.REDUCTIONS, default="mean_log", help="Of I: mean_log is Eq. 6; log_mean is "
-        "the authors' released form. Default mean_log.")
+    add("--cka_estimator", choices=choices.ESTIMATORS, default="biased",
+        help="Of I, L and F_MM: biased is the paper's; debiased keeps its signal when the batch is "
+        "small beside the features' width. Default biased.")
+    add("--intra_reduction", choices=choices.REDUCTIONS, default="mean_log",
+        help="Of I: mean_log is Eq. 6; log_mean is the authors' released form. Default mean_log.")
 
 
 def global_flags(group):
@@ -182,9 +180,10 @@ def global_flags(group):
         "task and --max_seq_length.")
     add("--gamma_m", type=float, default=1e-6, help="γ_m in G = F_MM + γ_m F_E + (1-γ_m) F_C; distances are hundreds "
         "of times larger than cosines, hence small. Default 1e-6.")
-    add("--student_memory_init", choices=memory.STUDENT_INITS, default="matched", help="Start of the "
-        "student's memory, which the paper only calls random. matched, ours: Gaussian with the mean and "
-        "deviation of the teacher's memory. released, the authors': N(0, 1). Default matched.")
+    add("--student_memory_init", choices=choices.STUDENT_MEMORY_INITS, default="matched",
+        help="Start of the student's memory, which the paper only calls random. "
+        "matched, ours: Gaussian with the mean and deviation of the teacher's memory. "
+        "released, the authors': N(0, 1). Default matched.")
     add("--student_memory_learning_rate", type=float, help="Peak rate of AdamW for the student's memory. Default: "
         "--learning_rate.")
 
@@ -205,7 +204,11 @@ AT_LEAST = {"max_seq_length": 2, "per_gpu_train_batch_size": 1, "per_gpu_eval_ba
 
 
 def check_arguments(args):
-    """Refuse values that cannot be meant, before any work is done."""
+    """Refuse values that cannot be meant, before any work is done. Returns the task.
+
+    A script asks before it imports what its run needs, which takes seconds, and the run asks again.
+    """
+    task = utils_glue.get_task(args.task_name)
     for name, least in AT_LEAST.items():
         value = getattr(args, name, None)
         if value is not None and not (math.isfinite(value) and value >= least):
@@ -226,7 +229,7 @@ def check_arguments(args):
                             "leave it out, or take its weight away with --gamma_g 0 (glue_with_cka_ilg.py)")
     if args.fp16 and args.bf16:
         raise UserError("--fp16 and --bf16 exclude each other: pass one of them")
-    if args.fp16 and (args.no_cuda or not torch.cuda.is_available()):
+    if args.fp16 and (args.no_cuda or not has_gpu()):
         raise UserError("--fp16 needs a GPU and none is in use here: pass --bf16 or neither")
     output = Path(args.output_dir).resolve()
     for name in ("model_name_or_path", "model_name_or_path_for_copy", "teacher_memory_path"):
@@ -239,6 +242,13 @@ def check_arguments(args):
     make_folders(args, cache_dir=args.cache_dir)
     if args.do_train:
         check_places(args)
+    return task
+
+
+def has_gpu():
+    """True where torch sees a GPU."""
+    import torch  # here, as no other check needs it
+    return torch.cuda.is_available()
 
 
 def check_places(args):

@@ -23,11 +23,8 @@ from pathlib import Path
 
 import filelock
 import numpy as np
-import pandas as pd
 import psutil
-import torch
 from safetensors import SafetensorError
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from training import termination
@@ -336,6 +333,7 @@ def checksum(tensors, notes):
 
 def fingerprint_of_model(model):
     """The sha256 of a model's weights by name, as hex: equal for equal weights, whatever file or hub they came from."""
+    import torch  # here, as a model has it already, and scripts that only read tables need none
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())
@@ -419,6 +417,7 @@ def as_of_today(settings):
 
 def fill_missing(table):
     """A table of results with the flags that its rows did not have yet, by `as_of_today`."""
+    import pandas as pd  # here and below, as a run without a table does without it
     columns = {column: column.removeprefix("--") for column in table if column.startswith("--")}
     given = ({name: value for name, value in zip(columns.values(), row, strict=True) if pd.notna(value)}
              for row in table[list(columns)].itertuples(index=False, name=None))
@@ -548,6 +547,7 @@ def read_table(path, keys, filled=(), numbers=(), what="no table of ours", dtype
     empty cell. numbers: columns with nothing but numbers and empty cells. Columns of texts stay as
     written, be it 007 or NA. What is read as it is meant: see read_cells. Else a UserError.
     """
+    import pandas as pd
     columns, rows = read_cells(path, keys, what)
     cells = {c: [row.get(c, "") for _, row in rows] for c in columns}
     lines = [line for line, _ in rows]
@@ -581,6 +581,7 @@ def append_result(path, row):
     A run is known by its folder and start: one that is killed right after this and repeated is not in it twice, one
     that is overwritten by another stays.
     """
+    import pandas as pd
     path = follow(path)  # so that two names of one table have one lock
     make_folder(path.parent)
     with filelock.FileLock(path.with_name(f".{path.name}.lock")):
@@ -637,6 +638,7 @@ class Log:
     def __init__(self, output_dir, run_file, step):
         self.writer = self.lines = None
         if is_main_process():
+            from torch.utils.tensorboard import SummaryWriter  # here, as a run alone writes curves
             self.lines = JsonLines(Path(output_dir) / "train_log.jsonl", step)
             self.folder = curves_folder(output_dir, run_file, step)
             with naming(self.folder):

@@ -55,9 +55,8 @@ def run(args, method, terms, check=None):
 @contextlib.contextmanager
 def prepared(args):
     """Check the flags, quieten the libraries, hold the output folder; yields the task; leaves the process group."""
-    task = utils_glue.get_task(args.task_name)
+    task = flags.check_arguments(args)
     args.task_name = task.name
-    flags.check_arguments(args)
     for library in (transformers, huggingface_hub):
         library.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

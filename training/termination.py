@@ -10,8 +10,6 @@ import sys
 import threading
 import time
 
-import torch
-
 CODE = 128 + signal.SIGTERM  # as a shell reports it
 PATIENCE = 20  # seconds that a process which has been told waits for the others, before it ends without saving
 
@@ -99,6 +97,8 @@ class Agreement:
 
     def __init__(self, accelerator, name):
         self.world, self.store, self.last = accelerator.num_processes, None, None
+        if self.world > 1:
+            import torch  # here, as a script that listens need not know it
         if self.world > 1 and torch.distributed.is_initialized():
             store = torch.distributed.distributed_c10d._get_default_store()
             self.store = torch.distributed.PrefixStore(f"termination/{name}", store)

@@ -1,0 +1,70 @@
+"""What a script imports before it knows its flags, and what a run imports before it needs it."""
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+SLOW = {"torch", "transformers", "accelerate", "scipy", "sklearn", "matplotlib", "tensorboard"}
+RUNS = ("glue_with_cka_i.py", "glue_with_cka_g.py", "glue_with_cka_ilg.py",
+        "baselines/glue_with_baseline.py", "train_teacher.py", "train_memory.py")
+TABLES = ("analysis/report.py", "analysis/table.py", "analysis/tables.py", "analysis/best.py",
+          "scripts/carry.py", "scripts/check_kmeans.py", "scripts/estimate.py",
+          "scripts/hold_out.py", "scripts/toy_entailment.py", "utils_glue.py",
+          "benchmarks/end_to_end.py", "benchmarks/gpu.py",
+          "benchmarks/peak_memory.py", "benchmarks/report.py",
+          "benchmarks/scale.py")
+MODEL = ("--model_name_or_path", "m", "--data_dir", "d", "--output_dir", "o")
+
+
+def imported(*command, code):
+    """The packages that a command imported, and its stderr without that list."""
+    # --help and errors leave by an exception, after which -X importtime has told all the same
+    done = subprocess.run([sys.executable, "-X", "importtime", *command], cwd=ROOT, text=True,
+                          capture_output=True, timeout=100)
+    lines = done.stderr.splitlines()
+    told = [line for line in lines if line.startswith("import time:")]
+    rest = "\n".join(line for line in lines if line not in told)
+    assert done.returncode == code and told, rest
+    return {line.split("|")[-1].strip().split(".")[0] for line in told}, rest
+
+
+@pytest.mark.parametrize("script", RUNS + TABLES)
+def test_help_waits_for_no_library(script):
+    assert not SLOW & imported(script, "--help", code=0)[0]
+
+
+@pytest.mark.parametrize("script", RUNS)
+@pytest.mark.parametrize(("words", "code", "said"), [
+    (("--no_such_flag",), 2, "unrecognized arguments: --no_such_flag"),
+    (("--max_seq_length", "1", "--do_train"), 1, "--max_seq_length must be at least 2"),
+    (("--task_name", "nli", "--do_train"), 1, "a task name among")])
+def test_a_wrong_flag_waits_for_no_library(script, words, code, said):
+    method = ("--method", "pkd") if "baseline" in script else ()
+    found, message = imported(script, *MODEL, "--task_name", "RTE", *method, *words, code=code)
+    assert not SLOW & found and said in message
+
+
+def test_a_run_imports_late_what_some_runs_need():
+    """Figures, correlations, scores, curves: the loop of every method is imported without them."""
+    program = """
+import sys
+import baselines.structures, training.clustering, training.runs
+late = "matplotlib", "scipy", "sklearn", "tensorboard"
+print(*(name for name in late if name in sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, text=True, capture_output=True,
+                          timeout=100, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+    assert not done.stdout.split()
+
+
+def test_a_training_script_is_imported_without_its_loop():
+    modules = ", ".join(script.removesuffix(".py").replace("/", ".") for script in RUNS)
+    assert not SLOW & imported("-c", f"import {modules}", code=0)[0]
+
+
+def test_every_structure_has_flags():
+    from baselines.glue_with_baseline import METHODS
+    from baselines.structures import STRUCTURES
+    assert set(STRUCTURES) == set(METHODS) - {"none"}
