@@ -9,6 +9,9 @@ long it took to load tokenizer, teacher and student onto the device. Tokenising 
 training left out of both; training is the second's train_seconds in its run.json; the rest is what remains of the
 second: cached features, fingerprints, evaluation, saving. Medians of the rounds, after one of a single step to warm up;
 the parts add up to the whole, the first command, but for noise. Compare within one run only.
+
+Beside them stands a whole command of benchmarks/plain_loop.py, the loop that everybody writes, with the same teacher,
+student, rows, length, batch size and precision: vanilla KD, which --method "glue_with_cka_i.py --beta 0" does here.
 """
 import argparse
 import importlib
@@ -61,6 +64,16 @@ def run(words, **environment):
     return time.perf_counter() - started, done.stdout
 
 
+def plain_command(record):
+    """The words of a command of the plain loop that does what the run of this run.json did."""
+    used = record["arguments"]
+    words = [ROOT / "benchmarks" / "plain_loop.py", "--teacher", used["model_name_or_path"],
+             "--model_name_or_path", used["model_name_or_path_for_copy"]]
+    for name in ("data_dir", "task_name", "max_seq_length", "per_gpu_train_batch_size"):
+        words += [f"--{name}", used[name]]
+    return words + (["--bf16"] if record["precision"] == "bf16" else [])
+
+
 def one_round(script, given, more=()):
     """The run.json of the command, and the seconds of its parts."""
     with tempfile.TemporaryDirectory() as place:
@@ -76,11 +89,12 @@ def one_round(script, given, more=()):
         loader = ["-c", "import end_to_end; end_to_end.load()", script]
         _, printed = run([*loader, *given, "--output_dir", f"{place}/loaded"])
     (cold, warm), loading, training = walls, float(printed), trainings[1]
+    plain = {} if more else {"the plain loop, whole command": run(plain_command(record))[0]}
     return record, {
         "whole command, no features cached": cold, "whole command, features cached": warm,
         "interpreter and imports": imports, "loading the models": loading,
         "tokenising": (cold - trainings[0]) - (warm - training), "training": training,
-        "the rest": warm - imports - loading - training}
+        "the rest": warm - imports - loading - training} | plain
 
 
 def main(argv=None):

@@ -100,16 +100,11 @@ def rows_of(args):
     grouped or not they are the same; or random ones."""
     if not args.data_dir:
         return draw_rows(args.per_gpu_train_batch_size, args.max_seq_length)
-    import transformers
-
-    tokenizer = transformers.AutoTokenizer.from_pretrained(args.tokenizer_name)
+    tokenizer = plain_loop.tokenizer_of(args.tokenizer_name)
     if len(tokenizer) > config_of(args).vocab_size:
         raise UserError(f"--tokenizer_name {args.tokenizer_name} has {len(tokenizer)} words, and "
                         f"BERT's models have {config_of(args).vocab_size}: name BERT's tokenizer")
-    task = utils_glue.get_task(args.task_name)
-    if len(task.labels) != 2:
-        raise UserError(f"the forms are of two classes, and {task.name} has another number: take "
-                        "CoLA, SST-2, MRPC, QQP, QNLI, RTE or WNLI")
+    task = plain_loop.two_classes(args.task_name)
     most = args.batches * args.per_gpu_train_batch_size
     return utils_glue.load_features(
         task, args.data_dir, "train", tokenizer, args.max_seq_length, max_samples=most).tensors

@@ -286,7 +286,8 @@ def make_parser():
     add("--output_dir", type=expand_path, required=True, help="Where the results go.")
     add("--work_dir", type=expand_path_or_none, help="Runs and parts of tables. Default runs/gpu, "
         "of a rehearsal runs/gpu_rehearsal.")
-    add("--commit", default="", help="The commit that this copy is of, if it came without .git.")
+    add("--commit", default="", help="The commit that this copy is of, if it came without .git, or "
+        "with another's.")
     add("--wheels", type=expand_path_or_none, help="Folder of pure wheels to use without "
         "installing them: flash-kmeans.")
     add("--tests", default="", help="Of the first stage only these tests, as pytest's -k.")

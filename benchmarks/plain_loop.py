@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 
 import utils_glue
-from training.records import cli, expand_path, expand_path_or_none
+from training.loading import loading
+from training.records import UserError, cli, expand_path, expand_path_or_none
 
 ALPHA, TEMPERATURE = 0.5, 5
 
@@ -79,6 +80,22 @@ def plain_step(student, teacher, batches, device, bf16=False, total=1000):
 # ---- the command ---------------------------------------------------------------------------------
 
 
+def two_classes(name):
+    """The task of a name; refused where it has not two classes, as models have without being told."""
+    task = utils_glue.get_task(name)
+    if len(task.labels or ()) != 2:
+        raise UserError(f"this benchmark is of two classes, and {task.name} has another number: "
+                        "take CoLA, SST-2, MRPC, QQP, QNLI, RTE or WNLI")
+    return task
+
+
+def tokenizer_of(path):
+    import transformers
+
+    with loading("tokenizer", path):
+        return transformers.AutoTokenizer.from_pretrained(path)
+
+
 def read(task, data_dir, split, tokenizer, length):
     """The rows of a split, tokenised all at once, without padding."""
     examples = utils_glue.read_examples(task, data_dir, split)
@@ -98,7 +115,8 @@ def load(path, layers=None):
     import transformers
 
     shape = {"num_hidden_layers": layers} if layers else {}
-    return transformers.AutoModelForSequenceClassification.from_pretrained(path, **shape)
+    with loading("model", path):
+        return transformers.AutoModelForSequenceClassification.from_pretrained(path, **shape)
 
 
 def main(argv=None):
@@ -117,12 +135,10 @@ def main(argv=None):
     add("--per_gpu_train_batch_size", type=report.positive, default=32, help="Default 32.")
     add("--bf16", action="store_true", help="Autocast with bfloat16.")
     args = parser.parse_args(argv)
-    import transformers
-
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    task = utils_glue.get_task(args.task_name)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(args.teacher or args.model_name_or_path)
+    task = two_classes(args.task_name)
+    tokenizer = tokenizer_of(args.teacher or args.model_name_or_path)
     rows, dev = (
         read(task, args.data_dir, split, tokenizer, args.max_seq_length) for split in ("train", "dev")
     )

@@ -353,7 +353,8 @@ def provenance():
     return {
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": git("rev-parse", "HEAD") or os.environ.get("FSD_COMMIT", "unknown"),  # of a copy without .git
+        # a copy may come without .git, or with that of another commit
+        "commit": os.environ.get("FSD_COMMIT") or git("rev-parse", "HEAD") or "unknown",
         "uncommitted_changes": bool(git("status", "--porcelain", "--untracked-files=no", "--", "*.py")),
         "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}},
         "machine": f"{processor()}, {os.cpu_count()} cores",
