@@ -67,7 +67,9 @@ def step(args, work):
 
 def variants(args, work):
     few = ("floor", "VKD", "FSD_ILG")
+    peers = ("plain: VKD", "VKD", "VKD, grouped", "plain: teacher", "teacher, trained")
     return [
+        step_job(args, work, "the loop that everybody writes", 32, *peers, switch="--batches 4"),
         step_job(args, work, "all methods, masked", 32, "methods, masked"),
         step_job(args, work, "what the library's mask costs", 32, *few, switch="--library_mask"),
         step_job(args, work, "compiled forms", 32, *few, switch="--compile", most=5),

@@ -127,6 +127,7 @@ def on_an_h100(monkeypatch, *words, **more):
     found = {"seconds": [{"VKD": 0.010, "FSD_I": 0.012}, {"VKD": 0.010, "FSD_I": 0.008},
                          {"VKD": 0.020, "FSD_I": 0.016}], "peaks": {"VKD": 500, "FSD_I": 600},
              "flops": {"VKD": 1.978e12, "FSD_I": 1.978e12}, "product": 791.2, "left_out": [],
+             "tokens": {"VKD": 60, "FSD_I": 128}, "samples": {"VKD": 32, "FSD_I": 32},
              "device": "NVIDIA H100 80GB HBM3"} | more
     monkeypatch.setattr(step, "child", lambda *arguments: found)
     seen = []
@@ -144,6 +145,7 @@ def test_the_table_of_a_card(monkeypatch):
     assert (vkd["ms"], vkd["examples / s"], vkd["peak MiB"]) == (10.0, 3200.0, 500)
     assert (vkd["model TFLOP/s"], vkd["MFU %"], vkd["8192³, % of peak"]) == (197.8, 20.0, 80.0)
     assert (fsd["ms"], fsd["x VKD"], vkd["x VKD"]) == (12.0, 1.25, 1.0)
+    assert (vkd["W'"], vkd["x VKD, same W'"], fsd["x VKD, same W'"]) == (60, 1.0, "")
     assert "with" not in vkd
     vkd, *_ = on_an_h100(monkeypatch, "--compile", "--unpinned", "--dataloader_num_workers", "2")
     assert vkd["with"] == "--compile --unpinned --dataloader_num_workers 2"
@@ -152,10 +154,11 @@ def test_the_table_of_a_card(monkeypatch):
     assert (vkd["model TFLOP/s"], vkd["MFU %"]) == (197.8, "")
 
 
-def test_masked_forms_are_counted_by_the_columns_that_they_compute():
+def test_forms_are_counted_by_the_columns_that_they_compute():
     rows = {"attention_mask": torch.tensor([[1, 1, 1, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 1, 1]])}
-    names, two = ("VKD", "VKD, masked", "VKD, masked, cached"), torch.tensor([0, 1])
-    assert [step.tokens_of(form, rows, two) for form in names] == [5, 3, 3]
+    batches = torch.tensor([0, 1]), torch.tensor([1])
+    widths = [step.widths_of(forms.Step(None, cut), rows, batches) for cut in (False, True)]
+    assert widths == [[5, 5], [3, 2]]
 
 
 def test_no_further_round_after_so_many_seconds():
@@ -163,7 +166,8 @@ def test_no_further_round_after_so_many_seconds():
         return step.measure(SimpleNamespace(
             models=["tiny"], precisions=["no"], forms=["floor"], rounds=4, steps=1, seconds=seconds,
             per_gpu_train_batch_size=4, max_seq_length=8, no_cuda=True, library_mask=False,
-            compile=False, unpinned=False, dataloader_num_workers=0))["seconds"]
+            compile=False, unpinned=False, dataloader_num_workers=0, batches=2,
+            data_dir=None))["seconds"]
     assert len(measured(None)) == len(measured(1000)) == 4
     assert len(measured(1e-6)) == 1
 
@@ -217,6 +221,7 @@ def test_a_form_that_cannot_be_measured_is_left_out(monkeypatch, capsys):
         rounds=1,
         steps=1,
         compile=False, unpinned=False, dataloader_num_workers=0, seconds=None,
+        batches=1, data_dir=None,
         per_gpu_train_batch_size=4,
         max_seq_length=8,
         no_cuda=True,
@@ -603,11 +608,9 @@ def test_the_rehearsal(tmp_path):
         name: pd.read_csv(out / f"gpu_{name}.csv")
         for name in ("step", "losses", "kmeans", "clustering", "profile", "study", "study_search")
     }
-    assert set(tables["step"].form) >= set(forms.FORMS) - {"teacher, forward, cached"} - {
-        name
-        for name in forms.FORMS
-        if name.endswith(", masked, cached") and name != "FSD_ILG, masked, cached"
-    }
+    groups = ("methods", "methods, cached", "methods, masked")
+    wanted = {*gpu_stages.MAIN_FORMS, *(name for group in groups for name in forms.GROUPS[group])}
+    assert set(tables["step"].form) >= wanted | {"plain: VKD", "plain: teacher"}
     assert list(tables["losses"].loss) == ["I", "L", "F_MM", "G"]
     assert set(tables["clustering"].precision) == {"fp32", "bf16"}
     assert len(tables["profile"]) == 2 * (20 + 1)

@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import PAIR_LABELS, SHAPE, flags, read_log, save_models, two_processes, write_task
+from conftest import (
+    PAIR_LABELS,
+    SHAPE,
+    flags,
+    memory_flags,
+    read_log,
+    save_models,
+    two_processes,
+    write_task,
+)
 from safetensors.torch import load_file
 from test_distill import assert_same_training, stopped_at
 from test_variants import loop_of
@@ -13,6 +22,7 @@ from test_variants import loop_of
 import glue_with_cka_g
 import glue_with_cka_i
 import glue_with_cka_ilg
+import train_memory
 import train_teacher
 import utils_glue
 from baselines import glue_with_baseline
@@ -114,9 +124,6 @@ def test_losses_and_gradients_are_those_of_whole_rows(
 
 
 def test_and_those_of_the_global_structure(tiny_without_dropout, tmp_path, monkeypatch):
-    from conftest import memory_flags
-
-    import train_memory
     train_memory.main(memory_flags(tiny_without_dropout, tmp_path / "m", MASK))
     given = flags(tiny_without_dropout, tmp_path / "s", MASK, "--teacher_memory_path",
                   tmp_path / "m", "--gamma_m", 0.1)
@@ -158,10 +165,14 @@ def test_positions_that_are_counted_from_the_padding_keep_it(tmp_path, monkeypat
     folder = save_models(tmp_path)
     pad_on_the_left(folder)
     write_task(folder)
-    loop = loop_of(monkeypatch, glue_with_baseline.main,
-                   flags(folder, tmp_path / "s", "--method", "vkd"))
-    assert not loop.cut
-    assert "BertForSequenceClassification reads padding as well" in capsys.readouterr().err
+    for more in ([], [MASK, "--sample_features", "flat"]):
+        own = ["--method", "rkd" if more else "vkd", *more]
+        loop = loop_of(monkeypatch, glue_with_baseline.main, flags(folder, tmp_path / "s", *own))
+        assert not loop.cut
+        assert "BertForSequenceClassification reads padding as well" in capsys.readouterr().err
+    lengths = lengths_computed(monkeypatch)
+    train_memory.main(memory_flags(folder, tmp_path / "m", MASK))
+    assert set(lengths[-3:]) == {LENGTH}  # the memory is of the same features
 
 
 def test_a_family_that_mixes_in_what_it_does_not_mask_keeps_it():
@@ -284,7 +295,7 @@ def test_a_cached_teacher_reads_what_its_files_hold(
 
 def test_places_in_whole_rows():
     mask = torch.tensor([[0, 1, 1, 0, 0], [0, 0, 1, 1, 0]]).bool()
-    assert span(mask) == slice(1, 4)
+    assert span(mask) == slice(1, 4) and span(mask & False) == slice(0, 5)
     targets = {"columns": torch.arange(1, 4)}
     x = torch.arange(1., 19).view(2, 3, 3)
     whole = uncut(x, targets, 5, 5)

@@ -81,7 +81,7 @@ def test_a_memory_has_no_use_for_groups(tiny, tmp_path):
 def test_the_benchmark_and_the_estimate_know_the_pair(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import step
-    _, own = step.FORMS["FSD_ILG, masked"].make.args
+    _, own, _ = step.FORMS["FSD_ILG, masked"].make.args
     assert own.split() == BOTH
     rates = estimate.Rates(None, None)
 

@@ -99,7 +99,7 @@ class Rows(torch.utils.data.Dataset):
 def span(mask):
     """The columns from the first to the last that is no padding in all rows, a slice. mask: (B, W) bool."""
     real = mask.any(0).nonzero()
-    return slice(int(real[0]), int(real[-1]) + 1)
+    return slice(int(real[0]), int(real[-1]) + 1) if len(real) else slice(0, mask.shape[1])
 
 
 def outlive_saving(worker):

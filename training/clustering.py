@@ -49,13 +49,14 @@ class Clustering(runs.Run):
         args = self.args
         tokenizer = load_tokenizer(args)
         features = self.features("train", tokenizer, args.max_train_samples)
-        self.data, self.rows = Rows(features.tensors, cut=args.mask_padding), len(features.indices)
+        self.rows = len(features.indices)
         if args.num_centroid > self.rows:
             raise UserError(f"--num_centroid is {args.num_centroid}, but there are {self.rows} training samples to "
                             f"cluster: pass {self.rows} or less")
         teacher = models.load_teacher(args, self.task, tokenizer).to(self.accelerator.device)
         self.record |= {"data": {"train": features.source}, "teacher": records.fingerprint_of_model(teacher)}
         self.facts = self.memory_facts(teacher, tokenizer)
+        self.data = Rows(features.tensors, cut=args.mask_padding and self.can_cut(teacher, features))
         self.teacher = Teacher(teacher, self.accelerator, args.compile)
         return features
 
