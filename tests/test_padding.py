@@ -26,7 +26,7 @@ import train_memory
 import train_teacher
 import utils_glue
 from baselines import glue_with_baseline
-from training import models, runs
+from training import models, runs, unpadding
 from training.batches import MiniBatch, Rows, span, uncut
 
 LENGTH = 24  # tokens of a row with its padding; the tiny task's longest has 21
@@ -191,6 +191,65 @@ def test_a_family_that_mixes_in_what_it_does_not_mask_keeps_it():
     assert models.ignores_padding(bert, features)
     features["attention_mask"] = torch.ones_like(mask)
     assert models.ignores_padding(model, features)  # without any there is nothing to read
+
+
+# ---- unpadding ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def widths(monkeypatch):
+    """Fills with the shape of what every linear layer of a feed-forward part reads."""
+    found, forward = [], torch.nn.Linear.forward
+
+    def listen(module, x):
+        if module.out_features == SHAPE["intermediate_size"]:
+            found.append(tuple(x.shape[:-1]))
+        return forward(module, x)
+    monkeypatch.setattr(torch.nn.Linear, "forward", listen)
+    return found
+
+
+@pytest.mark.parametrize("name", ["VKD", "MiniLM", "PKD", "I, masked"])
+def test_an_encoder_computes_no_padding(name, tiny_without_dropout, tmp_path, monkeypatch, widths):
+    main, _, _ = RUNS[name]
+    loop = loop_of(monkeypatch, main, flags_of(name, tiny_without_dropout, tmp_path / "s"))
+    in_float64(loop)
+    indices = torch.arange(8)
+    tokens = int(loop.data.features["attention_mask"][indices].sum())
+    widths.clear()
+    losses_and_gradients(loop, indices, loop.data)
+    assert len(widths) >= 4 and set(widths) == {(1, tokens)}  # student and teacher
+    widths.clear()
+    losses_and_gradients(loop, indices, loop.whole)
+    assert set(widths) == {(8, LENGTH)}
+
+
+def test_what_is_left_out_comes_back_as_zeros():
+    mask = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]])
+    rows = unpadding.unpadding_of(mask)
+    assert rows.groups == [(1, 1), (2, 3), (1, 4)]
+    x = torch.randn(4, 4, 5)
+    apart = rows.unpad(x)
+    assert torch.equal(apart[0, 0], x[1, 0]) and torch.equal(apart[0, 1:4], x[0, :3])
+    assert torch.equal(rows.pad(apart), x * mask.unsqueeze(-1))
+    heads = torch.randn(4, 2, 4, 5)  # (k, A, W', d)
+    apart = rows.unpad(heads.transpose(1, 2)).transpose(1, 2)
+    assert torch.equal(rows.pad(apart, dim=2), heads * mask[:, None, :, None])
+    assert rows.pad(x) is x  # of what was outside the encoder
+
+
+def test_where_there_is_little_padding_nothing_is_taken_apart(tiny):
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tiny / "teacher")
+    little = torch.ones(4, 10, dtype=torch.long)
+    little[0, 9] = 0
+    much = torch.ones(4, 10, dtype=torch.long)
+    much[0, 3:] = 0
+    other = transformers.MPNetForSequenceClassification(transformers.MPNetConfig(
+        vocab_size=40, **{k: v for k, v in SHAPE.items() if k != "max_position_embeddings"}))
+    for one, mask, left_out in ((model, little, False), (model, much, True), (other, much, False)):
+        with unpadding.without_padding(one, mask) as rows:
+            assert (rows is not None) == left_out
+    assert not unpadding.active
 
 
 # ---- whole runs -----------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import torch
 
 from training.attention import heard
 from training.seeds import mix
+from training.unpadding import without_padding
 
 SORTED = 16  # mini-batches whose rows are sorted by length among themselves, where rows are grouped by length
 
@@ -154,12 +155,21 @@ class MiniBatch:
         return {key: value for key, value in self.inputs.items() if key in accepted}
 
     def forward(self, model, layers=(), attention=False):
-        """The model's Outputs for the global mini-batch, with the hidden states at `layers` and no others."""
-        with heard(model) if attention else contextlib.nullcontext(()) as qkv:
+        """The model's Outputs for the global mini-batch, with the hidden states at `layers` and no others.
+
+        Where padding may be cut off, what is left of it is not computed either, as far as the model can do without.
+        """
+        listening = heard(model) if attention else contextlib.nullcontext(())
+        leaving_out = contextlib.nullcontext()
+        if "columns" in self.targets:
+            leaving_out = without_padding(model, self.inputs["attention_mask"])
+        with listening as qkv, leaving_out as rows:
             out = model(**self.arguments(model), output_hidden_states=bool(layers))
+        hidden, qkv = [out.hidden_states[i] for i in layers], tuple(qkv)
+        if rows:
+            hidden, qkv = map(rows.pad, hidden), [rows.pad(x, dim=2) for x in qkv]
         logits = self.gather(out.logits) if "logits" in out else None
-        features = tuple(self.gather(out.hidden_states[i]) for i in layers)
-        return Outputs(logits, features, attention=tuple(map(self.gather, qkv)))
+        return Outputs(logits, tuple(map(self.gather, hidden)), attention=tuple(map(self.gather, qkv)))
 
 
 def uncut(x, targets, *shape):

@@ -1,10 +1,11 @@
-"""Linear layers in float32 on a CPU by oneDNN, as cka.product: the same numbers but for rounding.
+"""Linear layers in float32 on an AMD processor by oneDNN, as cka.product: the same numbers but for rounding.
 
-Mixed precision and GPUs do not come here.
+Mixed precision, GPUs and other processors do not come here.
 """
 import torch
 
-from cka import ONEDNN, product
+import cka
+from cka import product
 
 
 class _Linear(torch.autograd.Function):
@@ -35,7 +36,7 @@ class QuickLinear(torch.nn.Linear):
 
 def quick_linears(model, accelerator):
     """Make the model's linear layers QuickLinears, where that is of use. Returns the model."""
-    if ONEDNN and accelerator.device.type == "cpu" and accelerator.mixed_precision == "no":
+    if cka.ONEDNN and accelerator.device.type == "cpu" and accelerator.mixed_precision == "no":
         for module in model.modules():
             if type(module) is torch.nn.Linear and module.weight.dtype == torch.float32:
                 module.__class__ = QuickLinear

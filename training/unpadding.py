@@ -1,0 +1,127 @@
+"""The tokens of a mini-batch without any padding, on a CPU: all rows, one behind the other, as one.
+
+Linear layers, norms and dropout compute each token by itself and do not mind; attention stays
+within a row, the rows of one length together. Padding is taken out of what goes into a model's
+encoder and put back, as 0, into what comes out; embeddings and head are as they were. A mini-batch
+of 32 rows of MRPC that is cut to its longest row is one third padding still.
+
+Not on a GPU: there each length would be a kernel of its own, and the host is what limits a step.
+"""
+import contextlib
+from typing import NamedTuple
+
+import accelerate
+import torch
+import torch.nn.functional as F
+import transformers
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+# families whose encoder computes tokens one by one but for softmax(QKᵀ/√d)V, and its name in them
+ENCODERS = {"bert": "encoder", "roberta": "encoder", "xlm-roberta": "encoder",
+            "camembert": "encoder", "electra": "encoder", "distilbert": "transformer"}
+
+
+class Unpadding(NamedTuple):
+    """How a mini-batch (k, W') becomes one row of its T tokens, the shortest of its rows first.
+
+    places: (T,), where each token is among the k*W'. groups: (rows, length) of those of one length.
+    shape: (k, W').
+    """
+
+    places: torch.Tensor
+    groups: list
+    shape: tuple
+
+    def unpad(self, x):
+        """(k, W', ...) -> (1, T, ...)."""
+        return x.flatten(0, 1)[self.places].unsqueeze(0)
+
+    def pad(self, x, dim=1):
+        """(1, T, D), or (1, A, T, d) with dim 2, -> (k, W', D), or (k, A, W', d)."""
+        if x.shape[0] != 1 or x.shape[dim] != len(self.places):
+            return x  # of what is outside the encoder
+        x = x.movedim(dim, 0)  # (T, 1, ...)
+        whole = x.new_zeros(self.shape[0] * self.shape[1], *x.shape[1:])
+        whole = whole.index_copy(0, self.places, x).unflatten(0, self.shape)  # (k, W', 1, ...)
+        return whole.squeeze(2) if dim == 1 else whole.squeeze(2).movedim(1, dim)
+
+
+active = []  # the Unpadding in use
+WORTH = 0.1  # the share of padding in a mini-batch below which leaving it out gains nothing
+
+
+def unpadding_of(mask):
+    """The Unpadding of an attention mask (k, W')."""
+    lengths = mask.sum(1)
+    order = lengths.argsort(stable=True)
+    mask = mask.bool()
+    starts = torch.arange(mask.numel()).view(mask.shape)
+    places = starts[order][mask[order]]
+    sizes, counts = lengths[order].unique_consecutive(return_counts=True)
+    groups = list(zip(counts.tolist(), sizes.tolist(), strict=True))
+    return Unpadding(places, groups, tuple(mask.shape))
+
+
+def attend(module, query, key, value, attention_mask, **more):
+    """transformers' attention, or within each row where padding is left out: (1, A, T, d) each.
+
+    Returns (1, T, A, d) and None.
+    """
+    if not active:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **more)
+    parts, start = [], 0
+    for rows, length in active[-1].groups:
+        stop = start + rows * length
+        own = (x[0, :, start:stop].unflatten(1, (rows, length)).transpose(0, 1)
+               for x in (query, key, value))  # (rows, A, length, d)
+        found = F.scaled_dot_product_attention(
+            *own, dropout_p=more.get("dropout", 0.0), scale=more.get("scaling"))
+        parts.append(found.transpose(1, 2).flatten(0, 1))  # (rows * length, A, d)
+        start = stop
+    return torch.cat(parts).unsqueeze(0), None
+
+
+transformers.AttentionInterface.register("sdpa", attend)
+
+
+def encoder_of(model):
+    """The encoder that can do without padding, or None: another family, another device."""
+    plain = accelerate.utils.extract_model_from_parallel(
+        model, keep_fp32_wrapper=True, keep_torch_compile=True)
+    if hasattr(plain, "_orig_mod") or plain.device.type != "cpu":
+        return None
+    name = ENCODERS.get(plain.config.model_type)
+    if name is None or plain.config._attn_implementation != "sdpa":
+        return None
+    return getattr(plain.base_model, name, None)
+
+
+@contextlib.contextmanager
+def without_padding(model, mask):
+    """Within it, the model's encoder computes no padding. Yields the Unpadding, or None without.
+
+    mask: the attention mask (k, W') of the forward that follows.
+    """
+    encoder = encoder_of(model)
+    if encoder is None or mask.count_nonzero() > (1 - WORTH) * mask.numel():
+        yield None
+        return
+    rows = unpadding_of(mask)
+
+    def before(module, arguments, named):
+        first, *rest = arguments or (named.pop("hidden_states"),)
+        return (rows.unpad(first), *rest), named | {"attention_mask": None}
+
+    def after(module, arguments, outputs):
+        outputs.last_hidden_state = rows.pad(outputs.last_hidden_state)
+        return outputs
+
+    hooks = [encoder.register_forward_pre_hook(before, with_kwargs=True),
+             encoder.register_forward_hook(after)]
+    active.append(rows)
+    try:
+        yield rows
+    finally:
+        active.pop()
+        for hook in hooks:
+            hook.remove()
