@@ -238,6 +238,27 @@ def test_what_is_left_out_comes_back_as_zeros():
     assert rows.pad(x) is x  # of what was outside the encoder
 
 
+def test_attention_keeps_its_dropout(tiny):
+    config = transformers.AutoConfig.from_pretrained(
+        tiny / "teacher", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.5)
+    model = transformers.AutoModelForSequenceClassification.from_config(config)
+    mask = (torch.arange(6) < torch.tensor([[6], [2]])).long()
+    features = {"input_ids": torch.full((2, 6), 7) * mask, "attention_mask": mask}
+
+    def twice():
+        return [MiniBatch(Rows(features, cut=True)[torch.arange(2)], "cpu").forward(model).logits
+                for _ in range(2)]
+    assert not torch.equal(*twice())
+    model.eval()
+    assert torch.equal(*twice())
+
+
+def test_a_causal_encoder_is_left_alone(tiny):
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        tiny / "teacher", is_decoder=True)
+    assert unpadding.encoder_of(model) is None
+
+
 def test_where_there_is_little_padding_nothing_is_taken_apart(tiny):
     model = transformers.AutoModelForSequenceClassification.from_pretrained(tiny / "teacher")
     little = torch.ones(4, 10, dtype=torch.long)

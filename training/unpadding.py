@@ -90,8 +90,10 @@ def encoder_of(model):
         model, keep_fp32_wrapper=True, keep_torch_compile=True)
     if hasattr(plain, "_orig_mod") or plain.device.type != "cpu":
         return None
-    name = ENCODERS.get(plain.config.model_type)
-    if name is None or plain.config._attn_implementation != "sdpa":
+    config = plain.config
+    name = ENCODERS.get(config.model_type)
+    causal = getattr(config, "is_decoder", False)
+    if name is None or causal or config._attn_implementation != "sdpa":
         return None
     return getattr(plain.base_model, name, None)
 
