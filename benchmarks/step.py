@@ -46,7 +46,7 @@ from report import (  # puts the repository on the path
     seconds_each,
 )
 
-from training import flags, models
+from training import flags, models, unpadding
 from training.batches import epoch_order
 from training.records import UserError, cli, expand_path_or_none, say
 from training.runs import peak_memory
@@ -58,6 +58,9 @@ PEAKS = {
     "A100": 312, "A800": 312, "A30": 165, "A10G": 70, "A10": 125, "L40S": 362, "L40": 181,
     "L4": 121, "RTX 6000 Ada": 364, "RTX 4090": 165, "RTX 3090": 71,
 }
+
+
+SWITCHES = ("compile", "library_mask", "padded_encoder", "unpinned")  # how else it is measured
 
 
 def peak_of(name):
@@ -72,6 +75,8 @@ def prepare(args):
     device = torch.device("cuda" if torch.cuda.is_available() and not args.no_cuda else "cpu")
     if not args.library_mask:
         models.mask_without_waiting()
+    if args.padded_encoder:
+        unpadding.WORTH = 1.0
     torch.manual_seed(0)
     rows = rows_of(args)
     lengths = rows["attention_mask"].sum(1)
@@ -165,8 +170,7 @@ def child(args, model, precision, forms, rounds):
                  "steps", "seconds", "data_dir", "task_name", "tokenizer_name"):
         if getattr(args, name):
             command += [f"--{name}", getattr(args, name)]
-    switches = ("no_cuda", "compile", "library_mask", "unpinned")
-    command += [f"--{name}" for name in switches if getattr(args, name)]
+    command += [f"--{name}" for name in ("no_cuda", *SWITCHES) if getattr(args, name)]
     done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(done.returncode)  # it has said why
@@ -175,7 +179,7 @@ def child(args, model, precision, forms, rounds):
 
 def how_else(args):
     """The flags that make a measurement another than the default."""
-    found = [f"--{name}" for name in ("compile", "library_mask", "unpinned") if getattr(args, name)]
+    found = [f"--{name}" for name in SWITCHES if getattr(args, name)]
     workers = args.dataloader_num_workers
     return found + ([f"--dataloader_num_workers {workers}"] if workers else [])
 
@@ -270,6 +274,8 @@ def add_flags(parser):
         help="With --data_dir: folder or hub name. Default bert-base-uncased.")
     add("--dataloader_num_workers", type=from_zero, default=0, help="Processes that prepare "
         "mini-batches. Default 0.")
+    add("--padded_encoder", action="store_true", help="On a CPU, let encoders compute what is left "
+        "of padding in cut mini-batches.")
     add("--unpinned", action="store_true", help="Mini-batches go to a GPU from memory that is not "
         "pinned.")
     add("--no_cuda", action="store_true", help="Stay on the CPU.")
