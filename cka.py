@@ -36,6 +36,21 @@ def full_precision(function):
     return wrapper
 
 
+def first_order(backward):
+    """A backward outside autocast that has no gradient of its own: asked for one it raises, where torch would go on
+    with a wrong one.
+    """
+
+    @functools.wraps(backward)
+    def wrapper(ctx, *gradients):
+        if torch.is_grad_enabled():
+            raise RuntimeError("cka.py's losses have a first derivative alone: leave create_graph out")
+        with torch.autocast(gradients[0].device.type, enabled=False):
+            return backward(ctx, *gradients)
+
+    return wrapper
+
+
 def centred(x, mask=None):
     """x (..., n, p) minus the mean of its unmasked rows; masked rows become 0. Also n (..., 1, 1)."""
     if mask is None:
@@ -99,7 +114,7 @@ class _Gram(torch.autograd.Function):
         return product(x, x)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx, gradient):
         (x,) = ctx.saved_tensors
         return product(gradient + gradient.mT, x.mT)
@@ -120,6 +135,7 @@ def _centre(gram, n, mask, estimator):
     Inner products of U-centred matrices are the unbiased HSIC of Song et al. (2012), Eq. 5. Both are orthogonal
     projections of symmetric matrices. n: (..., 1, 1), the rows that count.
     """
+    mask = None if mask is None else mask.bool()
     if estimator == "biased" and mask is None:
         rows = gram.sum(-1, keepdim=True) / n
         return gram - (rows + (rows - rows.mean(-2, keepdim=True)).mT)
@@ -181,7 +197,7 @@ class _CKA(torch.autograd.Function):
         return cka, undefined
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx, gradient, _):
         """d CKA / d K = P(L / (|K| |L|) - CKA K / |K|²), with K and L centred by P, a projection."""
         k, l, over_k, over_l, cka = ctx.saved_tensors  # noqa: E741
@@ -322,7 +338,7 @@ class _MemoryProducts(torch.autograd.Function):
         return product(h, m), product(m, m), torch.linalg.vector_norm(h, dim=-1).square()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx, d_products, d_gram, d_squares):
         h, m = ctx.saved_tensors
         d_h = d_m = None

@@ -1,18 +1,34 @@
 """The structures of FSD's rivals, each a function of a run's flags that returns a dict of terms."""
+import torch
+
 import distill
 from baselines import gram, minilm, pkd, procrustes, rkd
 from training.batches import flat
 
 
+def first_tokens(h, batch):
+    """The features of each sample's first token, which is not the first position where rows are padded on the left.
+
+    h: (B, W, D). Returns (B, D).
+    """
+    first = batch["attention_mask"].int().argmax(1)  # (B,)
+    return h[torch.arange(len(h), device=h.device), first]
+
+
 def patient(args):
     """β L_PT."""
-    return {"patience": distill.Term(
-        args.beta, lambda s, t, batch: pkd.patience_losses(s.features, t.features), "features")}
+    def loss(s, t, batch):
+        first_s, first_t = ([first_tokens(h, batch).unsqueeze(1) for h in side.features]  # (B, 1, D) each
+                            for side in (s, t))
+        return pkd.patience_losses(first_s, first_t)
+    return {"patience": distill.Term(args.beta, loss, "features")}
 
 
 def samples(h, batch, args):
     """One row a sample: h (B, W, D) -> (B, W*D), or the first token's (B, D)."""
-    return h[:, 0] if args.sample_features == "first" else flat(h, batch, args.max_seq_length, args.mask_padding)
+    if args.sample_features == "first":
+        return first_tokens(h, batch)
+    return flat(h, batch, args.max_seq_length, args.mask_padding)
 
 
 def between_samples(weight, loss, args):

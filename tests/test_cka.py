@@ -502,12 +502,36 @@ def test_a_row_of_zeros_has_cosine_and_gradient_0():
     torch.testing.assert_close(cosine[0, 0], torch.nn.functional.cosine_similarity(h[0], m[0], dim=0))
 
 
-def test_a_gradient_of_the_gradient_is_refused():
-    """The gradients come from products without a graph: better an error than a silent 0."""
-    h_s, m_s, h_t, m_t = draw_global(torch.float32)
-    h_s, m_s = h_s.requires_grad_(), m_s.requires_grad_()
-    for loss, x in ((local_inter_feature_loss(h_s.view(5, 3, 4), h_t.view(5, 4, 5)), h_s),
-                    (feature_to_memory_loss(h_s, m_s, h_t, m_t, "cosine"), m_s)):
-        (gradient,) = torch.autograd.grad(loss, x, create_graph=True)
-        with pytest.raises(RuntimeError, match="differentiate twice"):
-            gradient.square().sum().backward()
+@pytest.mark.parametrize("loss", ["I", "L", "G"])
+def test_there_is_a_first_derivative_alone(loss):
+    """torch would take the gradient for a constant, and go on."""
+    with pytest.raises(RuntimeError, match="a first derivative alone"):
+        torch.autograd.grad(*one_of(loss, torch.float64), create_graph=True)
+
+
+@pytest.mark.parametrize("loss", ["I", "L", "G"])
+def test_a_backward_inside_autocast_is_that_outside(loss):
+    value, h_s = one_of(loss, torch.float32)
+    (wanted,) = torch.autograd.grad(value, h_s, retain_graph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        (found,) = torch.autograd.grad(value, h_s)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+
+
+def one_of(loss, dtype):
+    """A structure's loss and the student's features that it is of."""
+    h_s, h_t = (draw(seed, 5, 7, 6, dtype=dtype) for seed in (0, 1))
+    h_s.requires_grad_()
+    if loss == "G":
+        memories = (draw(seed, 4, 42, dtype=dtype) for seed in (2, 3))
+        m_s, m_t = memories
+        return global_inter_feature_loss(h_s.flatten(1), m_s, h_t.flatten(1), m_t, 0.5), h_s
+    return (intra_feature_loss if loss == "I" else local_inter_feature_loss)(h_s, h_t), h_s
+
+
+def test_a_mask_of_numbers_is_one_of_truth_values():
+    x, y, mask = draw(0, 3, 6, 5), draw(1, 3, 6, 4), (torch.arange(6) < 4).expand(3, 6)
+    wanted = linear_cka(x, y, mask)
+    for kind in (torch.float32, torch.int64, torch.uint8):
+        torch.testing.assert_close(linear_cka(x, y, mask.to(kind)), wanted, rtol=0, atol=0)

@@ -224,25 +224,41 @@ def check_reading(model, tokenizer, length, what):
                         "keeps one hidden state for each token")
 
 
+def minds_lengths(config):
+    """True of models that may only be given rows of one length.
+
+    BigBird changes its attention for good once it has met a short row; a feed-forward part in chunks takes multiples of
+    these alone.
+    """
+    return config.model_type == "big_bird" or bool(getattr(config, "chunk_size_feed_forward", 0))
+
+
 def ignores_padding(model, features):
     """True where a row means the same to the model with its padding and without, so that it may be cut off.
 
-    False of families that mix in what they do not mask, as FNet, or where rows are padded on the left and positions are
-    counted from there. features: name -> tensor (N, W), of which the shortest row is read.
+    False of families that mix in what they do not mask, as FNet, that cannot take such rows, or where rows are padded
+    on the left and positions are counted from there. features: name -> tensor (N, W), of which the shortest row is
+    read; None where that has no padding.
     """
+    if minds_lengths(model.config):
+        return False
     mask = features["attention_mask"]
     row = mask.sum(1).argmin().view(1)
     if mask[row].all():
-        return True  # there is no padding to read
+        return None
     training, last = model.training, model.config.num_hidden_layers
     model.eval()
-    with torch.no_grad():
-        whole, cut = (MiniBatch(Rows(features, short)[row], model.device).forward(model, (last,))
-                      for short in (False, True))
-    model.train(training)
-    tokens = whole.features[0][:, span(mask[row].bool())]
-    return all(torch.allclose(*pair, rtol=1e-3, atol=1e-3)
-               for pair in ((whole.logits, cut.logits), (tokens, cut.features[0])))
+    try:
+        with torch.no_grad():
+            whole, cut = (MiniBatch(Rows(features, short)[row], model.device).forward(model, (last,))
+                          for short in (False, True))
+            tokens = whole.features[0][:, span(mask[row].bool())]
+            return all(torch.allclose(*pair, rtol=1e-3, atol=1e-3)
+                       for pair in ((whole.logits, cut.logits), (tokens, cut.features[0])))
+    except RuntimeError:  # a family that keeps more hidden states than a short row has tokens, as Reformer
+        return False
+    finally:
+        model.train(training)
 
 
 def longest_read(read, length):

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import accelerate
@@ -106,7 +107,7 @@ class Run:
                             "another device") from None
         self.args, self.task, self.method, self.terms, self.check = args, task, method, terms, check
         self.output, self.began = Path(args.output_dir), time.perf_counter()
-        self.cuttable = None  # not known yet
+        self.ignores_padding = weakref.WeakKeyDictionary()  # by model
         cuda = self.accelerator.device.type == "cuda"
         self.record = records.provenance() | {
             "method": method, "seed": args.seed, "device": torch.cuda.get_device_name() if cuda else "cpu",
@@ -169,12 +170,14 @@ class Run:
         return features
 
     def can_cut(self, model, features):
-        """Whether padding may be cut off: asked of the first model, as all of a run are of one family and tokenizer."""
-        if self.cuttable is None:
-            self.cuttable = models.ignores_padding(model, features.tensors)
-            if not self.cuttable:
-                say(f"note: {type(model).__name__} reads padding as well, so nothing of it is cut off")
-        return self.cuttable
+        """Whether padding may be cut off for this model: tried once, on the first rows of its own that have any."""
+        plain = accelerate.utils.extract_model_from_parallel(model, keep_fp32_wrapper=True, keep_torch_compile=False)
+        if self.ignores_padding.get(plain) is None:
+            self.ignores_padding[plain] = models.ignores_padding(model, features.tensors)
+            if self.ignores_padding[plain] is False:
+                say(f"note: {type(plain).__name__} reads padding as well, or minds how long rows are, so nothing is "
+                    "cut off")
+        return self.ignores_padding[plain] is not False
 
     # ---- training ----------------------------------------------------------------------------------------------
 
@@ -205,7 +208,9 @@ class Run:
             self.check(args, student, teacher)
         can_cut = self.can_cut(student, features)
         if teacher:
-            self.score_teacher(teacher.to(accelerator.device), tokenizer, features)
+            can_cut = self.can_cut(teacher.to(accelerator.device), features) and can_cut
+        if teacher:
+            self.score_teacher(teacher, tokenizer, features)
         if not args.compile:
             quick_linears(student, accelerator)
         pairs = models.layer_pairs(args, student, teacher) if teacher else []
@@ -318,7 +323,8 @@ class Run:
         cache = TeacherCache(args.teacher_cache, facts, len(features.indices), wanted)
         self.record["teacher_cache"] = sorted(str(cache.path(name)) for name in cache.files)
         return cache.complete(teacher, features.tensors, args.per_gpu_train_batch_size, args.save_steps,
-                              args.dataloader_num_workers, self.cuttable)
+                              args.dataloader_num_workers,
+                              self.can_cut(teacher.model, features))
 
     def save_student_memory(self, memories, student, tokenizer):
         """M_s in a file of its own, for analysis."""

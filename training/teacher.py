@@ -6,7 +6,7 @@ import transformers
 
 from training.batches import Outputs
 from training.linear import quick_linears
-from training.models import cut_layers
+from training.models import cut_layers, minds_lengths
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -49,6 +49,8 @@ class Teacher:
 
     def cut(self, depth):
         """The first layers, or the whole encoder where those would say something else, as before a last norm."""
+        if minds_lengths(self.model.config):
+            return self.model.base_model
         tokens = torch.arange(8, device=self.model.device).view(2, 4) + 4
         try:
             encoder = first_layers(self.model, depth)
