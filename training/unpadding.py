@@ -8,13 +8,12 @@ of 32 rows of MRPC that is cut to its longest row is one third padding still.
 Not on a GPU: there each length would be a kernel of its own, and the host is what limits a step.
 """
 import contextlib
+import functools
 from typing import NamedTuple
 
 import accelerate
 import torch
 import torch.nn.functional as F
-import transformers
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 # families whose encoder computes tokens one by one but for softmax(QKᵀ/√d)V, and its name in them
 ENCODERS = {"bert": "encoder", "roberta": "encoder", "xlm-roberta": "encoder",
@@ -62,13 +61,21 @@ def unpadding_of(mask):
     return Unpadding(places, groups, tuple(mask.shape))
 
 
-def attend(module, query, key, value, attention_mask, **more):
-    """transformers' attention, or within each row where padding is left out: (1, A, T, d) each.
+@functools.cache
+def take_over():
+    """Have transformers ask `attend_within_rows` for attention, but only while padding is left out."""
+    from transformers import AttentionInterface  # here, as it imports for a second
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    Returns (1, T, A, d) and None.
-    """
-    if not active:
+    def attend(module, query, key, value, attention_mask, **more):
+        if active:
+            return attend_within_rows(query, key, value, **more)
         return sdpa_attention_forward(module, query, key, value, attention_mask, **more)
+    AttentionInterface.register("sdpa", attend)
+
+
+def attend_within_rows(query, key, value, **more):
+    """Attention of the tokens of each row: (1, A, T, d) each -> (1, T, A, d), and None."""
     parts, start = [], 0
     for rows, length in active[-1].groups:
         stop = start + rows * length
@@ -79,9 +86,6 @@ def attend(module, query, key, value, attention_mask, **more):
         parts.append(found.transpose(1, 2).flatten(0, 1))  # (rows * length, A, d)
         start = stop
     return torch.cat(parts).unsqueeze(0), None
-
-
-transformers.AttentionInterface.register("sdpa", attend)
 
 
 def encoder_of(model):
@@ -108,6 +112,7 @@ def without_padding(model, mask):
     if encoder is None or mask.count_nonzero() > (1 - WORTH) * mask.numel():
         yield None
         return
+    take_over()
     rows = unpadding_of(mask)
 
     def before(module, arguments, named):
