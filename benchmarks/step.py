@@ -2,7 +2,7 @@
 
     python benchmarks/step.py --models bert-base minilm --precisions no bf16 --csv results/step.csv
     python benchmarks/step.py --models bert-base --precisions bf16 --forms methods --csv FILE
-    python benchmarks/step.py --models minilm --forms peers --data_dir glue --task_name MRPC \
+    python benchmarks/step.py --models minilm --forms peers --data_dir glue --task_name MRPC \\
       --tokenizer_name bert-base-uncased --batches 8 --steps 8 --no_peak --csv FILE
 
 The second one is the paper's Table 8; the third one compares with the loop that everybody writes,
