@@ -46,7 +46,7 @@ from report import (  # puts the repository on the path
     seconds_each,
 )
 
-from training import flags, models, unpadding
+from training import allocation, flags, models, unpadding
 from training.batches import epoch_order
 from training.records import UserError, cli, expand_path_or_none, say
 from training.runs import peak_memory
@@ -60,7 +60,8 @@ PEAKS = {
 }
 
 
-SWITCHES = ("compile", "library_mask", "padded_encoder", "unpinned")  # how else it is measured
+# how else it is measured
+SWITCHES = ("compile", "library_mask", "padded_encoder", "returned_memory", "unpinned")
 
 
 def peak_of(name):
@@ -73,6 +74,8 @@ def prepare(args):
     import accelerate
 
     device = torch.device("cuda" if torch.cuda.is_available() and not args.no_cuda else "cpu")
+    if not args.returned_memory:
+        allocation.keep_freed_memory()
     if not args.library_mask:
         models.mask_without_waiting()
     if args.padded_encoder:
@@ -276,6 +279,8 @@ def add_flags(parser):
         "mini-batches. Default 0.")
     add("--padded_encoder", action="store_true", help="On a CPU, let encoders compute what is left "
         "of padding in cut mini-batches.")
+    add("--returned_memory", action="store_true", help="Let glibc return freed memory to the "
+        "system, as it does by itself.")
     add("--unpinned", action="store_true", help="Mini-batches go to a GPU from memory that is not "
         "pinned.")
     add("--no_cuda", action="store_true", help="Stay on the CPU.")

@@ -166,8 +166,8 @@ def test_no_further_round_after_so_many_seconds():
         return step.measure(SimpleNamespace(
             models=["tiny"], precisions=["no"], forms=["floor"], rounds=4, steps=1, seconds=seconds,
             per_gpu_train_batch_size=4, max_seq_length=8, no_cuda=True, library_mask=False,
-            compile=False, padded_encoder=False, unpinned=False, dataloader_num_workers=0, batches=2,
-            data_dir=None))["seconds"]
+            compile=False, padded_encoder=False, returned_memory=False, unpinned=False,
+            dataloader_num_workers=0, batches=2, data_dir=None))["seconds"]
     assert len(measured(None)) == len(measured(1000)) == 4
     assert len(measured(1e-6)) == 1
 
@@ -220,7 +220,8 @@ def test_a_form_that_cannot_be_measured_is_left_out(monkeypatch, capsys):
         forms=["FSD_L", "floor"],
         rounds=1,
         steps=1,
-        compile=False, padded_encoder=False, unpinned=False, dataloader_num_workers=0, seconds=None,
+        compile=False, padded_encoder=False, returned_memory=False, unpinned=False,
+        dataloader_num_workers=0, seconds=None,
         batches=1, data_dir=None,
         per_gpu_train_batch_size=4,
         max_seq_length=8,

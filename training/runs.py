@@ -17,7 +17,7 @@ import transformers
 import memory
 import utils_glue
 from distill import Loop, needs_of, task_loss
-from training import classes, flags, models, records, termination
+from training import allocation, classes, flags, models, records, termination
 from training.batches import MiniBatch, Rows
 from training.checkpoints import (
     checkpoint_to_resume,
@@ -62,6 +62,7 @@ def prepared(args):
         library.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     models.mask_without_waiting()
+    allocation.keep_freed_memory()
     if not args.do_train:
         models.find_trained(args.output_dir)
     with records.claimed(args.output_dir):
