@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 import cka
 from training import records, termination
-from training.batches import MiniBatch, Rows, flat, windows
+from training.batches import MiniBatch, Rows, first_tokens, flat, windows
 from training.checkpoints import Meter, State
 from training.records import UserError
 
@@ -109,14 +109,21 @@ def intra_term(weight, mask_padding, estimator="biased", reduction="mean_log"):
                 padding=not mask_padding)
 
 
-def local_term(weight, mask_padding, estimator="biased"):
-    """L, averaged over the pairs of layers in use."""
+def local_term(weight, mask_padding, estimator="biased", sample_features="flat"):
+    """L, averaged over the pairs of layers in use; between first tokens alone if sample_features is "first"."""
+    first = sample_features == "first"
+
+    def between(h_s, h_t, batch):
+        if first:  # (B, W, D) -> (B, 1, D)
+            h_s, h_t = (first_tokens(h, batch).unsqueeze(1) for h in (h_s, h_t))
+        mask = batch["attention_mask"] if mask_padding and not first else None
+        return cka.local_inter_feature_loss(h_s, h_t, mask, estimator=estimator, count_undefined=True)
+
     def loss(s, t, batch):
-        mask = batch["attention_mask"] if mask_padding else None
-        return over_layers([cka.local_inter_feature_loss(h_s, h_t, mask, estimator=estimator, count_undefined=True)
+        return over_layers([between(h_s, h_t, batch)
                             for h_s, h_t in zip(s.features, t.features, strict=True)])
     return Term(weight, loss, "features", fewest=cka.FEWEST_TO_LEARN[estimator],
-                padding=not mask_padding)
+                padding=not (mask_padding or first))
 
 
 def check_memory(memories):

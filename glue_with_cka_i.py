@@ -20,7 +20,8 @@ def terms(args, memories=None):
         structure = {"intra": distill.intra_term(args.beta, args.mask_padding, estimator=args.cka_estimator,
                                                  reduction=args.intra_reduction)}
     else:
-        structure = {"local": distill.local_term(args.beta, args.mask_padding, estimator=args.cka_estimator)}
+        structure = {"local": distill.local_term(args.beta, args.mask_padding, args.cka_estimator,
+                                                   args.sample_features)}
     return distill.vkd_terms(args.alpha, args.temperature) | structure
 
 
@@ -29,6 +30,7 @@ def make_parser():
     flags.shared_flags(parser)
     group = flags.distillation_flags(parser)
     flags.cka_flags(group)
+    flags.local_flags(group)
     group.add_argument("--internal", action="store_true", help="Align the structure between the tokens of a sample (I) "
                        "instead of that between the samples of a mini-batch (L).")
     return parser
@@ -37,8 +39,10 @@ def make_parser():
 def main(argv=None):
     args = make_parser().parse_args(argv)
     flags.check_arguments(args)
+    flags.check_sample_features(args, has_local=args.beta != 0 and not args.internal)
     from training import runs  # after the flags, as it imports for seconds
-    return runs.run(args, "VKD" if args.beta == 0 else "FSD_I" if args.internal else "FSD_L", terms)
+    return runs.run(args, "VKD" if args.beta == 0 else "FSD_I" if args.internal else "FSD_L", terms,
+                    check=flags.check_first_tokens)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ def terms(args, memories=None):
     return distill.vkd_terms(args.alpha, args.temperature) | {
         "intra": distill.intra_term(args.beta * args.gamma_i, args.mask_padding, estimator=args.cka_estimator,
                                     reduction=args.intra_reduction),
-        "local": distill.local_term(args.beta * args.gamma_l, args.mask_padding, estimator=args.cka_estimator),
+        "local": distill.local_term(args.beta * args.gamma_l, args.mask_padding, args.cka_estimator,
+                                    args.sample_features),
     } | distill.global_terms(args.beta * args.gamma_g, args.gamma_m, memories, args.mask_padding)
 
 
@@ -35,6 +36,7 @@ def make_parser():
     flags.shared_flags(parser)
     group = flags.distillation_flags(parser)
     flags.cka_flags(group)
+    flags.local_flags(group)
     for letter, name in (("i", "intra-feature structure, I"), ("l", "local inter-feature structure, L"),
                          ("g", "global inter-feature structure, G")):
         group.add_argument(f"--gamma_{letter}", type=float, default=1.0, help=f"Weight of the {name}, inside β; 0 "
@@ -46,8 +48,9 @@ def make_parser():
 def main(argv=None):
     args = make_parser().parse_args(argv)
     flags.check_arguments(args)
+    flags.check_sample_features(args, has_local=args.beta * args.gamma_l != 0)
     from training import runs  # after the flags, as it imports for seconds
-    return runs.run(args, method(args), terms)
+    return runs.run(args, method(args), terms, check=flags.check_first_tokens)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ ORDER = ("teacher", "none", "VKD", "PKD", "RKD", "MiniLM", "Gram", "Procrustes",
 METRICS = ("mcc", "acc", "f1", "acc_mm", "pearson", "spearmanr")
 BUDGET = {"--learning_rate": "learning rate", "--num_train_epochs": "epochs", "--max_steps": "steps at most",
           "--per_gpu_train_batch_size": "batch", "--gradient_accumulation_steps": "accumulation",
-          "processes": "processes", "--max_seq_length": "length", "--max_train_samples": "training rows at most",
-          "precision": "precision"}
+          "processes": "processes", "--warmup_ratio": "warm-up", "--max_seq_length": "length",
+          "--max_train_samples": "training rows at most", "precision": "precision"}
 HARMLESS = ("--logging_steps", "--save_steps", "--save_total_limit", "--per_gpu_eval_batch_size",
             "--resume_from_checkpoint", "--overwrite_output_dir", "--overwrite_cache", "--eval_all_checkpoints",
             "--evaluate_during_training", "--dataloader_num_workers")

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from training import flags
+from training.choices import SAMPLE_FEATURES
 from training.records import UserError, cli
 
 # ---- the methods --------------------------------------------------------------------------------------------------
@@ -90,9 +91,10 @@ def check(args, student, teacher):
     if args.method == "pkd" and one.hidden_size != other.hidden_size:
         raise UserError(f"PKD compares features number by number, but the student is {one.hidden_size} wide and the "
                         f"teacher {other.hidden_size}: take a student of the teacher's width, or another method")
-    if "xlnet" in one.model_type and (args.method == "pkd" or args.sample_features == "first"):
-        raise UserError("XLNet pads on the left and has no first token to compare: take another model, method, or "
-                        "--sample_features flat")
+    flags.check_first_tokens(args, student, teacher)
+    if "xlnet" in one.model_type and args.method == "pkd":
+        raise UserError("XLNet pads on the left and has no first token, which PKD compares: take another model or "
+                        "method")
     if args.method != "minilm":
         return
     if args.compile:
@@ -120,7 +122,7 @@ def make_parser():
     add("--relation_heads", type=int, help="MiniLM's second version, with so many heads. Default: the first version.")
     add("--between", choices=("samples", "tokens"), help="Of gram and procrustes: rows are the samples of a "
         "mini-batch, or the tokens of a sample. Default samples.")
-    add("--sample_features", choices=("flat", "first"), help="What stands for a sample: all its tokens, W*D numbers as "
+    add("--sample_features", choices=SAMPLE_FEATURES, help="What stands for a sample: all its tokens, W*D numbers as "
         "in L, or its first token, D numbers. Default flat.")
     parser.set_defaults(alpha=None, temperature=None, beta=None)  # known once the method is
     return parser

@@ -1,18 +1,7 @@
 """The structures of FSD's rivals, each a function of a run's flags that returns a dict of terms."""
-import torch
-
 import distill
 from baselines import gram, minilm, pkd, procrustes, rkd
-from training.batches import flat
-
-
-def first_tokens(h, batch):
-    """The features of each sample's first token, which is not the first position where rows are padded on the left.
-
-    h: (B, W, D). Returns (B, D).
-    """
-    first = batch["attention_mask"].int().argmax(1)  # (B,)
-    return h[torch.arange(len(h), device=h.device), first]
+from training.batches import first_tokens, flat
 
 
 def patient(args):

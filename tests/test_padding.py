@@ -25,9 +25,9 @@ import glue_with_cka_ilg
 import train_memory
 import train_teacher
 import utils_glue
-from baselines import glue_with_baseline, structures
+from baselines import glue_with_baseline
 from training import models, runs, unpadding
-from training.batches import MiniBatch, Rows, span, uncut
+from training.batches import MiniBatch, Rows, first_tokens, span, uncut
 
 LENGTH = 24  # tokens of a row with its padding; the tiny task's longest has 21
 MASK = "--mask_padding"
@@ -59,6 +59,7 @@ RUNS = {
         glue_with_cka_i.main, ["--internal", MASK, "--cka_estimator", "debiased"], True),
     "L": (glue_with_cka_i.main, [], False),
     "L, masked": (glue_with_cka_i.main, [MASK], True),
+    "L, first tokens": (glue_with_cka_i.main, ["--sample_features", "first"], True),
     "I and L, I of no weight": (
         glue_with_cka_ilg.main, ["--gamma_g", "0", "--gamma_i", "0"], False),
 }
@@ -245,7 +246,7 @@ def test_a_feed_forward_part_in_chunks_gets_whole_rows(more, tmp_path):
 def test_first_tokens_are_no_padding():
     h = torch.arange(24.).view(2, 4, 3)
     batch = {"attention_mask": torch.tensor([[0, 0, 1, 1], [1, 1, 1, 0]]).bool()}
-    assert torch.equal(structures.first_tokens(h, batch), torch.stack([h[0, 2], h[1, 0]]))
+    assert torch.equal(first_tokens(h, batch), torch.stack([h[0, 2], h[1, 0]]))
 
 
 # ---- unpadding ------------------------------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ def parse(words, monkeypatch):
         assert not idle
     else:
         seen = []
-        monkeypatch.setattr(runs, "run", lambda args, method, *rest: seen.append((args, method)))
+        monkeypatch.setattr(runs, "run", lambda args, method, *rest, **more: seen.append((args, method)))
         SCRIPTS[name].main(argv)
         (args, method), = seen
         args.method_name = method

@@ -17,7 +17,7 @@ import train_memory
 import train_teacher
 import utils_glue
 from baselines import glue_with_baseline
-from scripts import hold_out
+from scripts import hold_out, study
 from training.records import UserError
 
 
@@ -69,117 +69,163 @@ def test_refusals(tmp_path, more, said):
         hold_out.main(["--data_dir", str(data), "--tasks", "rte", "--output_dir", str(tmp_path / "held"), *more])
 
 
-METHODS = "none vkd fsd_ilg rkd pkd fsd_il minilm fsd_i fsd_l fsd_g gram procrustes".split()
+METHODS = study.METHODS
 PARSERS = {"glue_with_cka_i.py": glue_with_cka_i.make_parser, "glue_with_cka_g.py": glue_with_cka_g.make_parser,
            "glue_with_cka_ilg.py": glue_with_cka_ilg.make_parser,
            "glue_with_baseline.py": glue_with_baseline.make_parser}
+OF_I = {"fsd_i_masked", "fsd_i_grouped", "fsd_i_masked_grouped", "fsd_i_debiased", "fsd_i_other_layers"}
 
 
-def study(tmp_path, *flags):
+def run_study(tmp_path, *flags, **more):
     """scripts/study, with a space in the runs' path and in a Slurm array, whose shards it is not made of."""
     environment = {"PYTHON": sys.executable, "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1",
-                   "SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_ARRAY_TASK_MIN": "0"}
+                   "SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_ARRAY_TASK_MIN": "0",
+                   "ESTIMATE": "off"} | more
     return subprocess.run(["bash", str(ROOT / "scripts/study"), "org/model", str(tmp_path), str(tmp_path / "my runs"),
                            *flags], capture_output=True, text=True, env=environment)
 
 
 @pytest.mark.parametrize("flags, said", [
-    (["--until", "finals"], "--until is of memory schedule trials final variants; found finals"),
+    (["--until", "finals"], "--until is of memory schedule trials final variants claims; found finals"),
     (["--tasks", "mrpc"], "--tasks is of"), (["--methods", "vkd fitnet"], "found fitnet"),
-    (["--seed", "1"], "--seed is no flag"), (["--jobs", "two"], "--jobs is a number"),
-    (["--searched", "x.csv"], "--searched is of one task"),
+    (["--seed", "1"], "unrecognized arguments: --seed 1"), (["--jobs", "two"], "--jobs is a number"),
+    (["--seeds", "-1"], "--seeds are whole numbers; found -1"), (["--epochs", "0"], "--epochs is a number above 0"),
+    (["--warmup_ratio", "1"], "from 0 to below 1"), (["--more_seeds", "a"], "--more_seeds are whole numbers"),
+    (["--rates", "2e-5,5e-5"], "found 2e-5,5e-5"), (["--rates", ""], "--rates are numbers"),
+    (["--teacher_rate", "abc"], "found abc"), (["--relation_heads", "0"], "--relation_heads is a number"),
+    (["--tasks", "MRPC RTE", "--searched", "x.csv"], "--searched is of one task"),
     (["--tasks", "MRPC", "--searched", "x.csv"], "x.csv: give a search's results.csv")])
 def test_what_the_study_refuses(tmp_path, flags, said):
-    done = study(tmp_path, *flags, "--plan")
-    assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
+    done = run_study(tmp_path, *flags, "--plan")
+    assert done.returncode and said in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def commands(done):
+    """Of a plan: (part, name, script, words) of each command."""
+    assert done.returncode == 0, done.stderr
+    for line in done.stdout.splitlines():
+        _, script, *words = shlex.split(line)
+        folder = Path(words[words.index("--output_dir") + 1])
+        yield folder.parts[-3], folder.name, Path(script).name, words
 
 
 @pytest.mark.parametrize("methods, variants", [
-    ("none vkd", set()), ("vkd fsd_i", {"fsd_i_masked", "fsd_i_grouped", "fsd_i_masked_grouped"}),
-    ("fsd_g", {"fsd_g_normal", "fsd_g_released", "fsd_g_rate", "memory_normal", "memory_released"})])
+    ("vkd none", {"vkd_other_layers", "none_other_layers"}), ("vkd fsd_i", OF_I | {"vkd_other_layers"}),
+    ("fsd_g", {"fsd_g_released_6", "fsd_g_released_7", "memory_released"})])
 def test_the_variants_are_those_of_the_named_methods(tmp_path, methods, variants):
-    done = study(tmp_path, "--tasks", "MRPC", "--methods", methods, "--plan")
-    assert done.returncode == 0, done.stderr
-    commands = [shlex.split(line) for line in done.stdout.splitlines()]
-    folders = [Path(words[words.index("--output_dir") + 1]) for words in commands]
-    names = {folder.name.split(",")[0] for folder in folders if "final" in folder.parts}
+    found = commands(run_study(tmp_path, "--tasks", "MRPC", "--methods", methods, "--plan"))
+    names = {name.split(",")[0] for part, name, *_ in found if part == "final"}
     assert names - {"teacher", "memory", *methods.split()} == variants
+    found = commands(run_study(tmp_path, "--tasks", "MRPC", "--methods", methods, "--plan", "--variants"))
+    names = {name.split(",")[0] for part, name, *_ in found if part == "final"}
+    assert names - {"teacher", "memory", "fsd_i_masked", *methods.split()} == set()  # that one is of the claims
 
 
 def test_rates_and_a_search_of_another_machine(tmp_path):
     """Three rates by default, others by name; what was searched elsewhere is not searched again."""
     def rates(*flags):
-        done = study(tmp_path, "--tasks", "MRPC", "--methods", "minilm", "--plan", *flags)
-        assert done.returncode == 0, done.stderr
-        words = [shlex.split(line) for line in done.stdout.splitlines()]
-        assert all("--relation_heads" in one for one in words if "minilm" in one) == ("--relation_heads" in flags)
         found = {}
-        for one in words:
-            part, name = Path(one[one.index("--output_dir") + 1]).parts[-3::2]
-            rate = [one[i + 1] for i, word in enumerate(one) if word == "--learning_rate"]
+        for part, name, _, words in commands(
+                run_study(tmp_path, "--tasks", "MRPC", "--methods", "minilm", "--plan", *flags)):
+            if "minilm" in words:
+                assert ("--relation_heads" in words) == ("--relation_heads" in flags)
+            rate = [words[i + 1] for i, word in enumerate(words) if word == "--learning_rate"]
             found.setdefault((part, name.split(",")[0].split("-")[0]), []).extend(rate[-1:])
         return found
-    assert rates()["search", "vkd"] == ["1e-4", "2e-4", "4e-4"]
+    for method in ("none", "vkd", "fsd_i"):
+        assert sorted(rates()["search", f"rate_{method}"]) == sorted(2 * ["5e-5", "1e-4", "2e-4"])
     found = rates("--rates", "2e-5 5e-5", "--teacher_rate", "3e-5", "--relation_heads", "12")
-    assert found["search", "vkd"] == ["2e-5", "5e-5"] and found["final", "teacher"] == ["3e-5"]
+    assert set(found["search", "rate_vkd"]) == {"2e-5", "5e-5"} and found["final", "teacher"] == ["3e-5"]
     found = rates("--searched", str(write_search(tmp_path / "search.csv", "MRPC")))
     assert {part for part, _ in found} == {"final"} and found["final", "minilm"] == ["0.0002"] * 3
+    found = rates("--learning_rate", "7e-5")
+    assert not any("rate_" in name for _, name in found) and found["final", "minilm"] == ["7e-5"] * 3
 
 
 def write_search(path, task, methods=("minilm",)):
-    """What a search leaves: three rates of VKD, of which 2e-4 is best, and two trials of each method."""
-    names = [f"vkd,learning_rate={rate},seed=1" for rate in (1e-4, 2e-4, 4e-4)]
-    names += [f"trial_{method}-{number},seed=1" for method in methods for number in (1, 2)]
-    rows = [{"method": "MiniLM" if "trial" in name else "VKD", "task": task, "seed": 1, "acc": 0.7, "f1": 0.8,
-             "--learning_rate": rate, "--beta": beta, "--output_dir": f"elsewhere/{name}", "started": str(number)}
-            for number, (name, rate, beta) in enumerate(zip(
-                names, (1e-4, 2e-4, 4e-4, *[2e-4] * 9), (0, 0, 0, *[0.1, 1] * 4), strict=False))]
-    rows[1]["acc"] = 0.75
+    """What a search leaves: four rates, of which 2e-4 is best and not at the edge, and three trials of a method."""
+    rows = []
+    for rate, score in ((5e-5, 0.6), (1e-4, 0.7), (2e-4, 0.75), (4e-4, 0.65)):
+        for method in ("none", "VKD", "FSD_I"):
+            for seed in (0, 1):
+                rows.append({"method": method, "seed": seed, "acc": score + seed / 100, "--learning_rate": rate,
+                             "--output_dir": f"there/rate_{method.lower()},learning_rate={rate},seed={seed}"})
+    for method in methods:
+        for number, beta in enumerate((0.1, 1, 10), start=1):
+            rows.append({"method": "MiniLM", "seed": 1, "acc": 0.7 + number / 100, "--learning_rate": 2e-4,
+                         "--beta": beta, "--output_dir": f"there/trial_{method}-{number},seed=1"})
+    rows = [{"task": task, "f1": 0.8, "started": str(i)} | row for i, row in enumerate(rows)]
     pd.DataFrame(rows).to_csv(path, index=False)
     return path
 
 
 @pytest.mark.parametrize("flags, said", [
     (["--methods", "minilm", "--tasks", "RTE"], "0 finished runs of RTE"),
-    (["--methods", "minilm rkd", "--tasks", "MRPC"], "0 finished runs of MRPC and named trial_rkd-*"),
-    (["--methods", "minilm", "--tasks", "MRPC", "--rates", "1e-4 2e-4"], "has 3 finished runs")])
+    (["--methods", "minilm rkd", "--tasks", "MRPC"], "0 finished runs of MRPC and named trial_rkd-*")])
 def test_a_search_that_does_not_fit_is_refused_before_anything_runs(flags, said, tmp_path):
-    done = study(tmp_path, *flags, "--searched", str(write_search(tmp_path / "search.csv", "MRPC")))
+    done = run_study(tmp_path, *flags, "--searched", str(write_search(tmp_path / "search.csv", "MRPC")))
     assert done.returncode and said in done.stderr and not (tmp_path / "my runs").exists()
 
 
-@pytest.mark.parametrize("flags, said", [
-    (["--rates", "2e-5,5e-5"], "found 2e-5,5e-5"), (["--rates", ""], "--rates are numbers"),
-    (["--teacher_rate", "abc"], "found abc"), (["--relation_heads", "0"], "--relation_heads is a number")])
-def test_numbers_of_the_study(flags, said, tmp_path):
-    done = study(tmp_path, "--tasks", "MRPC", *flags, "--plan")
-    assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
+def scores(none, vkd, fsd_i):
+    """Of rates 1, 2, 4 times 1e-4: the means of two seeds one point apart."""
+    return {method: {1e-4 * 2 ** k: [mean - 0.5, mean + 0.5] for k, mean in enumerate(means)}
+            for method, means in (("none", none), ("vkd", vkd), ("fsd_i", fsd_i))}
+
+
+def test_the_learning_rate_by_its_rule():
+    inside = scores((60, 70, 65), (60, 80, 70), (60, 70, 69))
+    assert study.choose_rate(inside) == (2e-4, None)
+    assert study.choose_rate(scores((60, 70, 65), (60, 70, 80), (60, 70, 69))) == (None, 8e-4)  # one at an edge
+    assert study.choose_rate(scores((60, 70, 65), (60, 80, 70), (71, 70, 69))) == (None, 5e-5)
+    inside["none"][2e-4] = [60, 80]  # unstable there; next best is 4e-4: 65 + 70 + 69 beside 60 + 60 + 60
+    assert study.choose_rate(inside) == (4e-4, None)
+    inside["none"][2e-4] = [67.6, 72.5]
+    assert study.choose_rate(inside) == (2e-4, None)
+    for rate in inside["none"]:
+        inside["none"][rate] = [60 + 10 * (rate == 2e-4), 65 + 10 * (rate == 2e-4)]
+    with pytest.raises(UserError, match=r"at no rate of 0\.0001, 0\.0002, 0\.0004"):
+        study.choose_rate(inside)
 
 
 def test_the_plan_of_the_study(tmp_path):
-    """Two trials of each method on the held-out rows, the final runs on the dev set; every command is one its script
-    takes; nothing is started."""
-    done = study(tmp_path, "--tasks", "MRPC", "--plan")
-    assert done.returncode == 0, done.stderr
-    assert not (tmp_path / "my runs").exists()
-    commands = [shlex.split(line)[1:] for line in done.stdout.splitlines()]
-    trials, final = Counter(), Counter()
-    for script, *words in commands:
+    """Three trials of each method on the held-out rows, the final runs on the dev set; every command is one its
+    script takes; nothing is started."""
+    done = run_study(tmp_path, "--tasks", "MRPC", "--plan")
+    trials, rates, final = Counter(), Counter(), Counter()
+    for _, name, script, words in commands(done):
         words = [re.sub("^BEST_.*", "1", word) for word in words]
-        if Path(script).name in PARSERS:
-            args = PARSERS[Path(script).name]().parse_args(words)
-            name = Path(args.output_dir).name
+        if script in PARSERS:
+            args = PARSERS[script]().parse_args(words)
             held_out = "/held_out" in args.data_dir
             assert held_out == ("/search/" in args.output_dir) == ("/search/" in args.model_name_or_path)
             if name.startswith("trial_"):
                 trials[name.removeprefix("trial_").split("-")[0]] += held_out
-            elif not held_out:
-                final[name.split(",")[0]] += 1
+            elif name.startswith("rate_"):
+                rates[name.split(",")[0]] += held_out
+            else:
+                final[name.split(",")[0]] += not held_out
         else:
             parse = train_memory.parse if "memory" in script else train_teacher.make_parser().parse_args
             parse(words)
-    assert trials == {method: 2 for method in METHODS if method != "none"}
-    variants = dict.fromkeys(("fsd_i_masked", "fsd_i_grouped", "fsd_i_masked_grouped",
-                              "fsd_l_debiased", "fsd_g_normal", "fsd_g_released"), 3)
-    variants["fsd_g_rate"] = 6
-    assert final == {method: 3 for method in METHODS} | variants
+    assert not (tmp_path / "my runs").exists()
+    assert trials == {method: 3 for method in METHODS if method != "none"}
+    assert rates == {"rate_none": 6, "rate_vkd": 6, "rate_fsd_i": 6}
+    twice = {"vkd", "fsd_i", "fsd_ilg", "fsd_i_masked"}  # three seeds more
+    assert final == {name: 6 if name in twice else 3 for name in [*METHODS, *study.VARIANTS]}
+
+
+def test_docs_study_has_the_trials_of_the_command():
+    """Numbers of the protocol: every weight that is tried is there, method by method."""
+    page = (ROOT / "docs/study.md").read_text(encoding="utf-8")
+    rows = {name.strip(): cell for line in page.splitlines() if line.startswith("| ") and "trials" not in line
+            for names, cell in [line.strip("| ").split(" | ", 1)] if not names.startswith("---")
+            for name in names.split(",")}
+    wanted = {"VKD": "vkd", "FSD_I": "fsd_i", "FSD_L": "fsd_l", "FSD_ILG": "fsd_ilg", "FSD_IL": "fsd_il",
+              "FSD_G": "fsd_g", "MiniLM": "minilm", "RKD": "rkd", "PKD": "pkd", "Procrustes": "procrustes",
+              "Gram": "gram"}
+    assert set(rows) == set(wanted)
+    for name, method in wanted.items():
+        told = {float(number) for number in re.findall(r"(?<![_\w])\d[\d.e-]*\b", rows[name])}
+        tried = {float(word) for trial in METHODS[method].trials for word in trial.split() if not word.startswith("--")}
+        assert tried <= told, name

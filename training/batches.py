@@ -181,6 +181,12 @@ def uncut(x, targets, *shape):
     return x
 
 
+def first_tokens(h, targets):
+    """The features of each sample's first token, not of a position of padding: (B, W, D) -> (B, D)."""
+    first = targets["attention_mask"].int().argmax(1)  # (B,)
+    return h[torch.arange(len(h), device=h.device), first]
+
+
 def flat(h, targets, length, mask_padding):
     """Features of samples as rows: (B, W', D) -> (B, W*D), W = length; with mask_padding, padded positions are 0."""
     if not mask_padding:

@@ -1,4 +1,5 @@
 """The state of a training, and checkpoints: a HuggingFace folder of the student plus that state. Nothing is pickled."""
+import math
 import re
 from pathlib import Path
 
@@ -83,8 +84,9 @@ class State:
     def __init__(self, args, accelerator, student, losses, total_steps, meter):
         self.accelerator, self.losses, self.meter = accelerator, losses, meter
         self.optimizer = accelerator.prepare(make_optimizer(args, student, losses, accelerator.mixed_precision))
+        warmup = args.warmup_steps or math.ceil(args.warmup_ratio * total_steps)
         self.scheduler = transformers.get_linear_schedule_with_warmup(
-            self.optimizer.optimizer, args.warmup_steps, total_steps)
+            self.optimizer.optimizer, warmup, total_steps)
         self.step, self.seconds, self.examples = 0, 0.0, 0
 
     def random_state(self):

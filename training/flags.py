@@ -85,6 +85,8 @@ def shared_flags(parser):
     add("--num_train_epochs", type=float, default=3.0, help="Default 3.")
     add("--max_steps", type=int, default=-1, help="If positive, the number of optimizer steps instead of epochs.")
     add("--warmup_steps", type=int, default=0, help="Steps of linear warm-up before the linear decay. Default 0.")
+    add("--warmup_ratio", type=float, default=0.0, help="Instead of --warmup_steps: the share of all "
+        "steps that warm up, rounded up. Default 0.")
     add("--seed", type=int, default=42, help="Seed of the head's start, dropout and order. Default 42.")
     add("--group_by_length", action="store_true", help="Rows of like length share a mini-batch. Where "
         "mini-batches are cut to their longest row that is less to compute; else (structures with "
@@ -173,6 +175,14 @@ def cka_flags(group):
         help="Of I: mean_log is Eq. 6; log_mean is the authors' released form. Default mean_log.")
 
 
+def local_flags(group):
+    """The form of L, into the group that distillation_flags returned."""
+    group.add_argument(
+        "--sample_features", choices=choices.SAMPLE_FEATURES, default="flat",
+        help="Of L: what stands for a sample, all its tokens, W*D numbers (Eq. 7), or its first "
+        "token, D numbers, a form of ours. Default flat.")
+
+
 def global_flags(group):
     """The flags of the scripts with a global structure, into the group that distillation_flags returned."""
     add = group.add_argument
@@ -195,7 +205,8 @@ def needs_memory(args):
 
 AT_LEAST = {"max_seq_length": 2, "per_gpu_train_batch_size": 1, "per_gpu_eval_batch_size": 1, "learning_rate": 0,
             "gradient_accumulation_steps": 1, "num_train_epochs": 0, "logging_steps": 1, "save_steps": 1,
-            "save_total_limit": 0, "warmup_steps": 0, "weight_decay": 0, "adam_epsilon": 0, "max_grad_norm": 0,
+            "save_total_limit": 0, "warmup_steps": 0, "warmup_ratio": 0, "weight_decay": 0,
+            "adam_epsilon": 0, "max_grad_norm": 0,
             "student_num_hidden_layers": 1, "max_train_samples": 1, "max_eval_samples": 1, "max_predict_samples": 1,
             "beta": 0, "alpha": 0, "seed": 0, "gamma_i": 0, "gamma_l": 0, "gamma_g": 0, "gamma_m": 0, "gamma_d": 0,
             "gamma_a": 0, "relation_heads": 1,
@@ -213,11 +224,14 @@ def check_arguments(args):
         value = getattr(args, name, None)
         if value is not None and not (math.isfinite(value) and value >= least):
             raise UserError(f"--{name} must be at least {least}, got {value:g}")
-    for name in ("alpha", "gamma_m", "memory_learning_rate"):
+    for name in ("alpha", "gamma_m", "memory_learning_rate", "warmup_ratio"):
         if (getattr(args, name, None) or 0) > 1:
             raise UserError(f"--{name} must be between 0 and 1, got {getattr(args, name):g}")
     if getattr(args, "temperature", None) is not None and args.temperature <= 0:
         raise UserError(f"--temperature must be above 0, got {args.temperature:g}")
+    if getattr(args, "warmup_steps", 0) and args.warmup_ratio:
+        raise UserError(f"--warmup_steps {args.warmup_steps} and --warmup_ratio {args.warmup_ratio:g} "
+                        "both say how long to warm up: pass one of them")
     if not (args.do_train or args.do_eval or args.do_predict):
         raise UserError("nothing to do: pass --do_train, --do_eval or --do_predict")
     if needs_memory(args) and args.do_train:
@@ -243,6 +257,20 @@ def check_arguments(args):
     if args.do_train:
         check_places(args)
     return task
+
+
+def check_sample_features(args, has_local):
+    """Refuse --sample_features where the loss has no L."""
+    if args.sample_features != "flat" and not has_local:
+        raise UserError(f"--sample_features {args.sample_features} is of L, which this loss does not "
+                        "have: leave it out, or give L a weight")
+
+
+def check_first_tokens(args, student, teacher):
+    """Refuse models without a first token to compare."""
+    if args.sample_features == "first" and "xlnet" in student.config.model_type:
+        raise UserError("XLNet pads on the left and has no first token to compare: take another "
+                        "model, method, or --sample_features flat")
 
 
 def has_gpu():

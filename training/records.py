@@ -45,7 +45,7 @@ NUMBERS = (
         "max_predict_samples", "logging_steps", "save_steps", "save_total_limit",
         "per_gpu_train_batch_size", "per_gpu_eval_batch_size", "gradient_accumulation_steps",
         "learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm", "num_train_epochs",
-        "max_steps", "warmup_steps", "dataloader_num_workers", "alpha", "temperature", "beta",
+        "max_steps", "warmup_steps", "warmup_ratio", "dataloader_num_workers", "alpha", "temperature", "beta",
         "gamma_i", "gamma_l", "gamma_g", "gamma_m", "gamma_d", "gamma_a",
         "student_memory_learning_rate", "relation_heads")))
 BOOLEANS = tuple(f"--{name}" for name in (
@@ -411,6 +411,10 @@ def as_of_today(settings):
     """
     masked, clusters = str(settings.get("mask_padding")).lower() == "true", "num_centroid" in settings
     added = {"group_by_length": masked and not clusters}
+    if "warmup_steps" in settings:
+        added["warmup_ratio"] = 0.0
+    if "internal" in settings or "gamma_l" in settings:
+        added["sample_features"] = "flat"
     if "gamma_m" in settings:
         added["student_memory_init"] = "matched"
     return settings | {name: value for name, value in added.items() if name not in settings}

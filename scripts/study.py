@@ -1,0 +1,510 @@
+"""The study: every method with as many search trials, on real weights and whole tasks.
+
+    scripts/study MODEL GLUE_DIR RUNS_DIR --tasks MRPC RTE --jobs 2
+    scripts/study MODEL GLUE_DIR RUNS_DIR --tasks MRPC RTE --plan      # commands, hours; starts nothing
+
+MODEL is a pretrained encoder, whose first half of layers is the student. docs/study.md is the
+protocol. For each task, stage by stage:
+
+memory     15 % of the training rows are held out; a teacher and a memory for the search, which
+           never saw those rows, and others for the final runs, of all training rows
+schedule   one learning rate for all methods, on the held-out rows, by the student alone, VKD and
+           FSD_I together: see choose_rate
+trials     three settings of each method's own weights on the held-out rows; the student alone has
+           no weight, and so no trial
+final      each method's best setting on all training rows, with seeds that the search did not use,
+           scored on the dev set
+variants   forms that the paper leaves open, at the chosen weights: see VARIANTS
+claims     --more_seeds for the rows that a claim needs: VKD, the best rival, FSD_I, FSD_ILG and
+           FSD_I without padding
+
+Given again, it goes on where it was: finished runs are skipped, other methods and seeds are added.
+The tables: python analysis/tables.py RUNS_DIR/final/MRPC --csv FILE.
+"""
+import concurrent.futures
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from training import flags
+from training.records import UserError, cli, expand_path, expand_path_or_none, say
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES = ("memory", "schedule", "trials", "final", "variants", "claims")
+TASKS = ("CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI", "QNLI", "RTE", "WNLI")
+LENGTHS = {"MRPC": 80, "RTE": 128, "QNLI": 128, "MNLI": 128, "QQP": 128}  # of the others 64
+STABLE = 5  # points between the seeds of the student alone, at most
+RATES = (1e-6, 1e-2)  # beyond these nobody looks
+
+
+class Method(NamedTuple):
+    """A method's command, and the settings that its trials compare, in the order of their size."""
+    command: str
+    trials: tuple = ()
+
+
+def baseline(method, *trials):
+    return Method(f"baselines/glue_with_baseline.py --method {method}", trials)
+
+
+# In the order in which a study's table grows
+METHODS = {
+    "none": baseline("none"),
+    "vkd": baseline("vkd", "--alpha 0.2", "--alpha 0.5", "--alpha 0.7"),
+    "fsd_i": Method("glue_with_cka_i.py --internal", ("--beta 4", "--beta 16", "--beta 64")),
+    "fsd_ilg": Method("glue_with_cka_ilg.py --beta 1 --gamma_m 1e-4", (
+        "--gamma_i 4 --gamma_l 4 --gamma_g 1",
+        "--gamma_i 16 --gamma_l 1 --gamma_g 0.1",
+        "--gamma_i 64 --gamma_l 1 --gamma_g 0.01")),
+    "minilm": baseline("minilm", "--beta 0.1", "--beta 1", "--beta 10"),
+    "rkd": baseline("rkd", "--gamma_d 10 --gamma_a 20", "--gamma_d 100 --gamma_a 200",
+                    "--gamma_d 1000 --gamma_a 2000"),
+    "fsd_l": Method("glue_with_cka_i.py", ("--beta 4", "--beta 16", "--beta 64")),
+    "fsd_il": Method("glue_with_cka_ilg.py --beta 1 --gamma_g 0", (
+        "--gamma_i 4 --gamma_l 4", "--gamma_i 16 --gamma_l 1", "--gamma_i 64 --gamma_l 1")),
+    "pkd": baseline("pkd", "--beta 10", "--beta 100", "--beta 1000"),
+    "fsd_g": Method("glue_with_cka_g.py --beta 1", (
+        "--gamma_m 1e-6", "--gamma_m 1e-4", "--gamma_m 1e-2")),
+    "procrustes": baseline("procrustes", "--beta 1", "--beta 10", "--beta 100"),
+    "gram": baseline("gram", "--beta 1", "--beta 10", "--beta 100"),
+}
+RATE_METHODS = ("none", "vkd", "fsd_i")
+RIVALS = ("vkd", "pkd", "rkd", "minilm", "gram", "procrustes")
+CLAIMED = ("vkd", "fsd_i", "fsd_ilg")
+
+
+class Variant(NamedTuple):
+    """A form of a method: flags beside its own, and the memory that it needs, if not the usual."""
+    method: str
+    flags: str
+    memory: str = "memory"
+
+
+VARIANTS = {
+    "fsd_i_masked": Variant("fsd_i", "--mask_padding"),
+    "fsd_i_grouped": Variant("fsd_i", "--group_by_length"),
+    "fsd_i_masked_grouped": Variant("fsd_i", "--mask_padding --group_by_length"),
+    "fsd_i_debiased": Variant("fsd_i", "--cka_estimator debiased"),
+    "fsd_l_debiased": Variant("fsd_l", "--cka_estimator debiased"),
+    "fsd_l_first": Variant("fsd_l", "--sample_features first"),
+    "fsd_l_masked": Variant("fsd_l", "--mask_padding"),
+    "fsd_g_released_6": Variant("fsd_g", "--beta 1e-6 --student_memory_init released",
+                                "memory_released"),
+    "fsd_g_released_7": Variant("fsd_g", "--beta 1e-7 --student_memory_init released",
+                                "memory_released"),
+    "none_other_layers": Variant("none", "OTHER_LAYERS"),
+    "vkd_other_layers": Variant("vkd", "OTHER_LAYERS"),
+    "fsd_i_other_layers": Variant("fsd_i", "OTHER_LAYERS"),
+}
+MEMORIES = {"memory_released": "--memory_init released --per_gpu_memory_train_batch_size 1"}
+
+
+# ---- what is chosen ------------------------------------------------------------------------------
+
+
+def choose_rate(scores):
+    """(learning rate, None), or (None, a rate to look at first).
+
+    scores: method -> rate -> the scores of its seeds, in %. A method whose best rate is the least
+    or the greatest of those tried asks for half or twice that. Then the rate is chosen that has the
+    greatest mean over the three methods, of those where the student alone is stable: its seeds less
+    than STABLE points apart.
+    """
+    rates = sorted(scores["none"])
+    means = {method: {rate: sum(found[rate]) / len(found[rate]) for rate in rates}
+             for method, found in scores.items()}
+    for found in means.values():
+        best = max(rates, key=found.get)
+        for edge, beyond in ((rates[0], best / 2), (rates[-1], best * 2)):
+            if best == edge and RATES[0] <= beyond <= RATES[1]:
+                return None, float(f"{beyond:g}")
+    stable = [rate for rate in rates if max(scores["none"][rate]) - min(scores["none"][rate]) < STABLE]
+    if not stable:
+        raise UserError(f"at no rate of {', '.join(f'{rate:g}' for rate in rates)} are the seeds of "
+                        f"the student alone less than {STABLE} points apart: look at others with "
+                        "--rates")
+    return max(stable, key=lambda rate: sum(found[rate] for found in means.values())), None
+
+
+class Study:
+    """A study's folders, commands and choices. args: the command's."""
+
+    def __init__(self, args):
+        self.args, self.part = args, "search"
+        self.python = sys.executable
+        self.processes = []
+        self.rates = {}  # task -> learning rate, once it is chosen
+
+    # ---- commands --------------------------------------------------------------------------------
+
+    def rows(self, task):
+        """What training, and what clustering, has for all runs."""
+        args = self.args
+        data = args.data_dir if self.part == "final" else f"{args.runs_dir}/held_out"
+        words = ["--data_dir", data, "--task_name", task, "--do_train", "--max_seq_length",
+                 LENGTHS.get(task, 64), "--bf16", "--per_gpu_train_batch_size", 32]
+        return words + (["--max_train_samples", 64] if args.rehearse else [])
+
+    def fit(self, task):
+        """What all training has."""
+        args = self.args
+        words = [*self.rows(task), "--do_eval", "--per_gpu_eval_batch_size", 64,
+                 "--logging_steps", 100, "--save_steps", 500,
+                 "--num_train_epochs", args.epochs]
+        if args.warmup_ratio:
+            words += ["--warmup_ratio", args.warmup_ratio]
+        return words + (["--max_steps", 1, "--max_eval_samples", 64] if args.rehearse else [])
+
+    def distil(self, task, method, flags, memory="memory"):
+        """A student of the part's teacher; `flags` win over what all of a method's runs have."""
+        args, folder = self.args, f"{self.args.runs_dir}/{self.part}/{task}"
+        words = METHODS[method].command.split()
+        if method == "minilm" and args.relation_heads:
+            words += ["--relation_heads", args.relation_heads]
+        words += [*self.fit(task), "--model_name_or_path", f"{folder}/teacher", "--copy_teacher",
+                  "--model_name_or_path_for_copy", args.model,
+                  "--teacher_cache", f"{args.runs_dir}/cache"]
+        if method in ("fsd_g", "fsd_ilg"):
+            words += ["--teacher_memory_path", f"{folder}/{memory}"]
+        return words + flags
+
+    def cluster(self, task, name, flags=""):
+        """A memory of the part's teacher."""
+        args = self.args
+        centroids, passes = (4, 1) if args.rehearse else (100, 3)
+        return [f"{name} --", "train_memory.py", *self.rows(task), "--model_name_or_path",
+                f"{args.runs_dir}/{self.part}/{task}/teacher", "--num_centroid", centroids,
+                "--memory_num_train_epochs", passes, "--seed", 1, *flags.split()]
+
+    def teach(self, task):
+        return ["teacher --", "train_teacher.py", *self.fit(task), "--model_name_or_path",
+                self.args.model, "--learning_rate", self.args.teacher_rate, "--seed", 1]
+
+    def sweep(self, task, runs):
+        """Start runs, each ["NAME flag=v1,v2 --", words...], and wait for them.
+
+        SystemExit where one failed.
+        """
+        if not runs:
+            return
+        args = self.args
+        lines = [f"{head} {shlex.join(map(str, words))}\n" for head, *words in runs]
+        command = ["bash", "scripts/sweep", f"{args.runs_dir}/{self.part}/{task}",
+                   "--jobs", str(args.jobs), "--shard", "0/1", *(["--plan"] if args.plan else [])]
+        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, text=True,
+                                   env=os.environ | {"PYTHON": self.python})
+        self.processes.append(process)
+        try:
+            process.communicate("".join(lines))
+        except BaseException:  # told to end
+            self.end()
+            raise
+        if process.returncode:
+            raise SystemExit(process.returncode)  # the sweep has said why
+
+    # ---- what the search found -------------------------------------------------------------------
+
+    def search_of(self, task):
+        """Where the search's rows are."""
+        return self.args.searched or f"{self.args.runs_dir}/search/{task}"
+
+    def scores(self, task):
+        """choose_rate's scores: method -> rate -> [score, in %]."""
+        from analysis import best, table
+
+        found = {}
+        for method in RATE_METHODS:
+            runs = best.read_search(self.search_of(task), None, f"rate_{method},", None, task)
+            best.check_search(runs, ["--learning_rate"])
+            runs = runs.assign(score=100 * table.score(runs, task))
+            found[method] = {float(rate): sorted(group.score)
+                             for rate, group in runs.groupby("--learning_rate")}
+        if len({tuple(rates) for rates in found.values()}) > 1:
+            raise UserError(f"{self.search_of(task)} has other rates of {', '.join(RATE_METHODS)}: "
+                            "finish the search of the learning rate")
+        return found
+
+    def searches(self):
+        """False where nothing is searched: planned, or taken from elsewhere."""
+        return not (self.args.plan or self.args.searched)
+
+    def rate(self, task):
+        """The flags of the schedule that is chosen for all methods."""
+        args = self.args
+        if args.learning_rate:
+            return ["--learning_rate", args.learning_rate]
+        if args.plan and not args.searched:
+            return ["--learning_rate", "BEST_LEARNING_RATE"]
+        if task not in self.rates:
+            scores = self.scores(task)
+            rate, beyond = choose_rate(scores)
+            if rate is None and (args.searched or args.rehearse):
+                rate = float(args.rates[0])
+                say(f"note: the search of the rate ends at an edge; {rate:g} is taken")
+            while rate is None:
+                say(f"{task}: a best rate is at the edge of the grid, so {beyond:g} is tried too")
+                self.try_rates(task, [f"{beyond:g}"])
+                scores = self.scores(task)
+                rate, beyond = choose_rate(scores)
+            told = "; ".join(f"{method} " + ", ".join(
+                f"{rate:g}: {' '.join(f'{score:.1f}' for score in found)}"
+                for rate, found in rates.items()) for method, rates in scores.items())
+            say(f"{task}: learning rate {rate:g} ({told})")
+            self.rates[task] = rate
+        return ["--learning_rate", f"{self.rates[task]:g}"]
+
+    def try_rates(self, task, rates):
+        seeds = "0" if self.args.rehearse else "0,1"
+        self.sweep(task, [
+            [f"rate_{method} learning_rate={','.join(rates)} seed={seeds} --",
+             *self.distil(task, method, self.middle(method))] for method in RATE_METHODS])
+
+    @staticmethod
+    def middle(method):
+        """The flags of a method's middle trial."""
+        trials = METHODS[method].trials
+        return trials[len(trials) // 2].split() if trials else []
+
+    def chosen(self, task, method):
+        """The flags of a method's best trial."""
+        trials = METHODS[method].trials
+        if not trials:
+            return []
+        names = [word for word in trials[0].split() if word.startswith("--")]
+        if self.args.plan and not self.args.searched:
+            return [word for name in names for word in (name, f"BEST_{name[2:].upper()}")]
+        from analysis import best
+
+        runs = best.read_search(self.search_of(task), None, f"trial_{method}-", len(trials), task)
+        best.check_search(runs, names)
+        settings = best.ranking(runs, names)
+        say(best.told(runs, settings, names))
+        return best.written(names, settings.iloc[0]).split()
+
+    def best_rival(self, task):
+        """Of the methods that are not ours, the one with the best mean score of the final runs."""
+        if self.args.plan:
+            return None
+        from analysis import best, table
+
+        means = {}
+        for method in [m for m in self.args.methods if m in RIVALS]:
+            runs = best.read_search(f"{self.args.runs_dir}/final/{task}", None, f"{method},", None,
+                                    task)
+            runs = runs[runs.seed.isin([int(seed) for seed in self.args.seeds])]
+            means[method] = table.score(runs, task).mean()
+        return max(means, key=means.get) if means else None
+
+    # ---- the stages ------------------------------------------------------------------------------
+
+    def prepare(self, part):
+        """The teachers of a part, then their memories."""
+        one = Study(self.args)
+        one.part, one.processes = part, self.processes
+        for task in self.args.tasks:
+            one.sweep(task, [one.teach(task)])
+            one.sweep(task, [one.cluster(task, "memory")])
+
+    def memory(self):
+        args = self.args
+        for task in args.tasks if self.searches() else ():
+            if not Path(args.runs_dir, "held_out", task, "dev.tsv").exists():  # written last
+                words = ["scripts/hold_out.py", "--data_dir", args.data_dir, "--tasks", task,
+                         "--output_dir", f"{args.runs_dir}/held_out"]
+                if code := subprocess.run([self.python, *words], cwd=ROOT).returncode:
+                    raise SystemExit(code)
+        parts = ["final"] if args.searched else ["search", "final"]
+        if args.jobs == 1 or args.plan:
+            for part in parts:
+                self.prepare(part)
+            return
+        with concurrent.futures.ThreadPoolExecutor() as pool:  # they do not need each other
+            try:
+                for done in [pool.submit(self.prepare, part) for part in parts]:
+                    done.result()
+            except BaseException:
+                self.end()
+                raise
+
+    def schedule(self):
+        args = self.args
+        if args.searched or args.learning_rate:
+            return
+        for task in args.tasks:
+            self.try_rates(task, args.rates)
+            self.rate(task)
+
+    def trials(self):
+        args = self.args
+        for task in [] if args.searched else args.tasks:
+            self.sweep(task, [
+                [f"trial_{method}-{number} seed=1 --",
+                 *self.distil(task, method, [*setting.split(), *self.rate(task)])]
+                for method in args.methods
+                for number, setting in enumerate(METHODS[method].trials, start=1)])
+
+    def run_of(self, task, name, method, flags="", memory="memory", seeds=None):
+        """A method's final runs, as a line of a sweep."""
+        flags = [*self.chosen(task, method), *self.rate(task), *flags.split()]
+        return [f"{name} seed={','.join(seeds or self.args.seeds)} --",
+                *self.distil(task, method, flags, memory)]
+
+    def final(self):
+        self.part = "final"
+        for task in self.args.tasks:
+            self.sweep(task, [self.run_of(task, method, method) for method in self.args.methods])
+
+    def other_layers(self):
+        """--student_layers with every other layer of the model."""
+        import transformers
+        depth = 12
+        if not self.args.plan:
+            depth = transformers.AutoConfig.from_pretrained(self.args.model).num_hidden_layers
+        return f"--student_layers {','.join(map(str, range(0, depth, 2)))}"
+
+    def variants(self):
+        self.part = "final"
+        wanted = {name: variant for name, variant in VARIANTS.items()
+                  if name in self.args.variants and variant.method in self.args.methods}
+        for task in self.args.tasks:
+            memories = {variant.memory for variant in wanted.values()} - {"memory"}
+            self.sweep(task, [self.cluster(task, name, MEMORIES[name]) for name in memories])
+            self.sweep(task, [
+                self.run_of(task, name, variant.method,
+                            variant.flags.replace("OTHER_LAYERS", self.other_layers()),
+                            variant.memory)
+                for name, variant in wanted.items()])
+
+    def claims(self):
+        self.part = "final"
+        args = self.args
+        for task in args.tasks if args.more_seeds else ():
+            methods = {*CLAIMED, self.best_rival(task)} & {*args.methods}
+            runs = [self.run_of(task, method, method, seeds=args.more_seeds)
+                    for method in args.methods if method in methods]
+            if "fsd_i" in args.methods:
+                runs.append(self.run_of(task, "fsd_i_masked", "fsd_i", "--mask_padding",
+                                        seeds=args.more_seeds))
+            self.sweep(task, runs)
+
+    def check_search(self):
+        """What a search from elsewhere lacks is said before anything runs."""
+        for task in self.args.tasks:
+            self.rate(task)
+            for method in self.args.methods:
+                self.chosen(task, method)
+
+    def run(self):
+        if self.args.searched:
+            self.check_search()
+        for stage in STAGES[:STAGES.index(self.args.until) + 1]:
+            getattr(self, stage)()
+
+    def end(self):
+        """Tell the sweeps to end, which lets their runs save, and wait for them."""
+        for process in self.processes:
+            if process.poll() is None:
+                process.terminate()
+        for process in self.processes:
+            process.wait()
+
+
+# ---- the command ---------------------------------------------------------------------------------
+
+
+def words(text):
+    return text.split()
+
+
+def parse(argv):
+    parser = flags.Parser(__doc__)
+    parser.prog, parser.usage = "scripts/study", "%(prog)s MODEL GLUE_DIR RUNS_DIR [flags]"
+    add = parser.add_argument
+    add("model", help="A pretrained encoder, folder or hub name.")
+    add("data_dir", type=expand_path, help="The folder with the tasks' .tsv files.")
+    add("runs_dir", type=expand_path, help="The folder for all runs.")
+    add("--tasks", nargs="+", type=words, default=[["MRPC", "STS-B"]], help="Default: MRPC STS-B.")
+    add("--methods", nargs="+", type=words, default=[list(METHODS)],
+        help=f"Default: {' '.join(METHODS)}.")
+    add("--seeds", nargs="+", type=words, default=[["2", "3", "4"]], help="Default: 2 3 4.")
+    add("--more_seeds", nargs="+", type=words, default=[["5", "6", "7"]],
+        help="Of the stage claims. Default: 5 6 7.")
+    add("--variants", nargs="*", type=words, default=[list(VARIANTS)],
+        help=f"Default: all, {' '.join(VARIANTS)}; with none named, none.")
+    add("--rates", nargs="+", type=words, default=[["5e-5", "1e-4", "2e-4"]],
+        help="Learning rates to try first. Default: 5e-5 1e-4 2e-4.")
+    add("--learning_rate", help="The rate of all students; none is searched.")
+    add("--teacher_rate", default="1e-4", help="Default: 1e-4.")
+    add("--epochs", default="3", help="Of teachers and students. Default: 3.")
+    add("--warmup_ratio", default="0.1", help="Share of the steps that warm up. Default: 0.1.")
+    add("--relation_heads", help="Of MiniLM: its second version, with so many; a model with a "
+        "position bias (MPNet) needs it.")
+    add("--searched", type=expand_path_or_none, help="RUNS_DIR/search/TASK, or its results.csv, "
+        "of another machine, for one task: what was chosen there is taken.")
+    add("--jobs", default="1", help="Runs at a time. Default: 1.")
+    add("--until", default=STAGES[-1], help=f"The last stage: {', '.join(STAGES)}.")
+    add("--plan", action="store_true", help="Print commands and hours, start nothing.")
+    add("--rehearse", action="store_true", help="All of it with one seed, 64 rows, one step a run.")
+    args = parser.parse_args(argv)
+    for name in ("tasks", "methods", "seeds", "more_seeds", "variants", "rates"):
+        setattr(args, name, [word for some in getattr(args, name) for word in some])
+    return args
+
+
+def check(args):
+    """Refuse flags that nothing can be made of; of one task the search is another's."""
+    def choices(flag, known, given):
+        for word in given:
+            if word not in known:
+                raise UserError(f"--{flag} is of {' '.join(known)}; found {word}")
+
+    def number(flag, word, form, what):
+        try:
+            if form(word) <= 0:
+                raise ValueError
+        except ValueError:
+            raise UserError(f"--{flag} {what}; found {word}") from None
+
+    choices("until", STAGES, [args.until])
+    choices("tasks", TASKS, args.tasks)
+    choices("methods", tuple(METHODS), args.methods)
+    choices("variants", tuple(VARIANTS), args.variants)
+    number("jobs", args.jobs, int, "is a number from 1 on")
+    args.jobs = int(args.jobs)
+    for flag in ("seeds", "more_seeds"):
+        for word in getattr(args, flag):
+            number(flag, word, lambda word: int(word) + 1, "are whole numbers")
+    for word in [*args.rates, args.teacher_rate, args.learning_rate or "1"]:
+        number("rates", word, float, "are numbers with spaces between, --teacher_rate is one")
+    if not args.rates:
+        raise UserError("--rates are numbers with spaces between; found none")
+    number("epochs", args.epochs, float, "is a number above 0")
+    number("warmup_ratio", args.warmup_ratio, lambda word: 1 - float(word),
+           "is a number from 0 to below 1")
+    if args.relation_heads is not None:
+        number("relation_heads", args.relation_heads, int, "is a number from 1 on")
+    if args.searched and len(args.tasks) > 1:
+        raise UserError("--searched is of one task: name it with --tasks")
+    if args.searched and not Path(args.searched).exists():
+        raise UserError(f"there is no {args.searched}: give a search's results.csv as --searched")
+    if args.rehearse:
+        args.seeds, args.more_seeds = args.seeds[:1], []
+    for name in ("data_dir", "runs_dir", "searched"):
+        path = getattr(args, name)
+        setattr(args, name, path and os.path.abspath(path))  # the runs start elsewhere
+    if Path(args.model).is_dir():
+        args.model = str(Path(args.model).resolve())  # else it is a hub's name
+
+
+def main(argv=None):
+    args = parse(argv)
+    check(args)
+    Study(args).run()
+
+
+if __name__ == "__main__":
+    sys.exit(cli(main))
