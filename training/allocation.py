@@ -1,8 +1,8 @@
 """Memory that a step frees stays with the process, for the next step to take again.
 
 glibc maps every large tensor anew and gives it back when it is freed; the kernel then clears its
-pages on first touch, 7,000 to 10,000 of them in a step of MiniLM's size. That is a tenth of the
-step on a CPU (results/LOG.md). No number that is computed depends on it.
+pages on first touch, thousands in a step: a tenth of the step's time on a CPU (results/LOG.md).
+No number that is computed depends on it.
 """
 import contextlib
 import ctypes
