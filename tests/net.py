@@ -25,8 +25,8 @@ from safetensors.torch import load_file
 
 sys.path.insert(0, str(conftest.ROOT))
 TIMES = ("examples_per_second", "minutes", "seconds", "eta")
-I, G, ILG, RIVAL = ("glue_with_cka_i", "glue_with_cka_g", "glue_with_cka_ilg",
-                    "baselines.glue_with_baseline")
+ONE, G, ILG, RIVAL = ("glue_with_cka_i", "glue_with_cka_g", "glue_with_cka_ilg",
+                      "baselines.glue_with_baseline")
 SHARED = {  # name -> (script, its own flags)
     "teacher": ("train_teacher", ""),
     "none": (RIVAL, "--method none"),
@@ -39,21 +39,21 @@ SHARED = {  # name -> (script, its own flags)
     "Gram": (RIVAL, "--method gram"),
     "Gram, tokens": (RIVAL, "--method gram --between tokens"),
     "Procrustes": (RIVAL, "--method procrustes --mask_padding"),
-    "FSD_I": (I, "--internal --beta 4"),
-    "FSD_I, masked, grouped": (I, "--internal --mask_padding --group_by_length"),
-    "FSD_I, log_mean": (I, "--internal --intra_reduction log_mean"),
-    "FSD_I, layers": (I, "--internal --do_layerwise"),
-    "FSD_I, accumulated": (I, "--internal --gradient_accumulation_steps 2 --warmup_ratio 0.3"),
-    "FSD_I, bf16": (I, "--internal --bf16"),
-    "FSD_L": (I, "--beta 4"),
-    "FSD_L, debiased": (I, "--cka_estimator debiased"),
-    "FSD_L, first tokens": (I, "--sample_features first"),
+    "FSD_I": (ONE, "--internal --beta 4"),
+    "FSD_I, masked, grouped": (ONE, "--internal --mask_padding --group_by_length"),
+    "FSD_I, log_mean": (ONE, "--internal --intra_reduction log_mean"),
+    "FSD_I, layers": (ONE, "--internal --do_layerwise"),
+    "FSD_I, accumulated": (ONE, "--internal --gradient_accumulation_steps 2 --warmup_ratio 0.3"),
+    "FSD_I, bf16": (ONE, "--internal --bf16"),
+    "FSD_L": (ONE, "--beta 4"),
+    "FSD_L, debiased": (ONE, "--cka_estimator debiased"),
+    "FSD_L, first tokens": (ONE, "--sample_features first"),
     "FSD_G": (G, "--gamma_m 1e-3 --student_memory_learning_rate 1e-2 MEMORY"),
     "FSD_G, released": (G, "--gamma_m 1e-3 --student_memory_init released MEMORY"),
     "FSD_IL": (ILG, "--gamma_g 0 --gamma_i 2"),
     "FSD_ILG": (ILG, "--gamma_g 0.1 MEMORY"),
     "FSD_ILG, cached": (ILG, "--gamma_g 0.1 MEMORY CACHE"),
-    "FSD_I, cached": (I, "--internal CACHE"),
+    "FSD_I, cached": (ONE, "--internal CACHE"),
     "MiniLM, cached": (RIVAL, "--method minilm CACHE"),
 }
 MEMORIES = {"memory": "", "memory, released": "--memory_init released",
