@@ -127,6 +127,19 @@ def test_lists_with_one_entry_a_layer_follow_the_layers():
     assert (config.layer_kinds, config.num_hidden_layers) == ([*"ac"], 2)
 
 
+def test_layers_that_share_weights_or_lie_elsewhere_are_refused(tiny):
+    """One layer that stands in two places; weights outside of the list that a cut model lacks."""
+    def pick(change):
+        load = transformers.AutoModelForSequenceClassification.from_pretrained
+        whole, cut = load(tiny / "teacher"), load(tiny / "teacher", num_hidden_layers=2)
+        change(whole.bert.encoder)
+        with pytest.raises(UserError, match="cannot pick layers of here: in a model of type bert"):
+            models.copy_layers(cut, whole, [0, 3], "here")
+    pick(lambda encoder: setattr(
+        encoder, "layer", torch.nn.ModuleList([*encoder.layer[:3], encoder.layer[0]])))
+    pick(lambda encoder: setattr(encoder, "mix", torch.nn.Linear(4, 4)))
+
+
 def test_modernberts_first_layer_is_of_another_shape(tmp_path):
     make_tokenizer, shape = FAMILIES["modernbert"]
     folder = save_models(tmp_path, "modernbert", make_tokenizer(tmp_path), **shape)
@@ -160,7 +173,8 @@ def test_every_script_trains_the_chosen_layers(name, tiny_without_dropout, train
     if name == "FSD_G":
         more = ["--teacher_memory_path", trained]
     assert main.main(flags(tiny_without_dropout, tmp_path / "s", "--learning_rate", 0,
-                           "--max_steps", 1, "--student_layers", "1,3", *more, teacher=alone)) == 0
+                           "--max_steps", 1, "--student_layers", "1,3",
+                           "--results_csv", tmp_path / "r.csv", *more, teacher=alone)) == 0
     source = load_file(tiny_without_dropout / "pretrained/model.safetensors")
     found, there = load_file(tmp_path / "s/model.safetensors"), copied_from("1,3")
     found = {key.removeprefix("bert."): value for key, value in found.items() if ".layer." in key}
@@ -169,6 +183,8 @@ def test_every_script_trains_the_chosen_layers(name, tiny_without_dropout, train
     run = json.loads((tmp_path / "s/run.json").read_text())
     assert run["arguments"]["student_layers"] == run["settings"]["student_layers"] == "1,3"
     assert run["method"] == name and "student_layers" in runs.HYPERPARAMETERS
+    row = tables.name_variants(table.read_runs(tmp_path / "r.csv")).iloc[0]
+    assert (row.method, row["--student_layers"]) == (f"{name}, student_layers 1,3", "1,3")
 
 
 @pytest.mark.parametrize("main", [glue_with_cka_i, train_teacher])
