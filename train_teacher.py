@@ -4,7 +4,8 @@
       --task_name RTE --do_lower_case --do_train --do_eval --per_gpu_train_batch_size 32 \\
       --learning_rate 2e-5 --num_train_epochs 3 --output_dir OUTPUT_DIR
 
-With --student_num_hidden_layers 6 only the first 6 layers are kept and trained.
+With --student_num_hidden_layers 6 only the first 6 layers are kept and trained, with
+--student_layers 0,2,4,6,8,10 these.
 """
 import sys
 
@@ -21,6 +22,7 @@ def terms(args, memories=None):
 def make_parser():
     parser = flags.Parser(__doc__)
     flags.shared_flags(parser)
+    flags.student_layers_flag(parser.add_argument_group("student"), "--model_name_or_path")
     return parser
 
 
@@ -28,7 +30,7 @@ def main(argv=None):
     args = make_parser().parse_args(argv)
     flags.check_arguments(args)
     from training import runs  # after the flags, as it imports for seconds
-    method = "none" if args.student_num_hidden_layers else "teacher"
+    method = "none" if args.student_num_hidden_layers or args.student_layers else "teacher"
     return runs.run(args, method, terms)
 
 

@@ -25,7 +25,8 @@ METRICS = ("mcc", "acc", "f1", "acc_mm", "pearson", "spearmanr")
 BUDGET = {"--learning_rate": "learning rate", "--num_train_epochs": "epochs", "--max_steps": "steps at most",
           "--per_gpu_train_batch_size": "batch", "--gradient_accumulation_steps": "accumulation",
           "processes": "processes", "--warmup_ratio": "warm-up", "--max_seq_length": "length",
-          "--max_train_samples": "training rows at most", "precision": "precision"}
+          "--max_train_samples": "training rows at most", "precision": "precision",
+          "--student_layers": "copied layers"}
 HARMLESS = ("--logging_steps", "--save_steps", "--save_total_limit", "--per_gpu_eval_batch_size",
             "--resume_from_checkpoint", "--overwrite_output_dir", "--overwrite_cache", "--eval_all_checkpoints",
             "--evaluate_during_training", "--dataloader_num_workers")
@@ -181,9 +182,12 @@ def budget(runs):
     """The students' settings in words; several values of one stand beside each other."""
     students, words = students_of(runs), []
     for column, name in BUDGET.items():
-        values = students[column].dropna().drop_duplicates().sort_values() if column in students else []
+        # where some have none it is a variant's, which has it in its name
+        common = column in students and students[column].notna().all()
+        values = students[column].drop_duplicates().sort_values() if common else []
         values = [value if isinstance(value, str) else f"{value:g}" for value in values]
-        if values and values != ["-1"] and (name, values) not in (("accumulation", ["1"]), ("processes", ["1"])):
+        usual = {"accumulation": ["1"], "processes": ["1"], "warm-up": ["0"]}
+        if values and values != ["-1"] and values != usual.get(name):
             words.append(f"{name} {' or '.join(values)}")
     return ", ".join(words)
 

@@ -49,7 +49,7 @@ VARIANTS = {"--cka_estimator": "biased", "--mask_padding": "False", "--group_by_
             "--intra_reduction": "mean_log", "--do_layerwise": "False",
             "--student_memory_learning_rate": "", "--between": "samples", "--relation_heads": "",
             "--sample_features": "flat", "memory_init": "kmeans++",
-            "--student_memory_init": "matched"}  # flag -> default
+            "--student_memory_init": "matched", "--student_layers": ""}  # flag -> default
 USED_BY = {"--cka_estimator": "FSD", "--intra_reduction": "FSD",  # idle where FSD's scripts run VKD
            "--student_memory_init": "FSD.*G",  # and that where they run without G
            "--group_by_length": "(?!teacher)"}  # a teacher has no variants
@@ -77,7 +77,8 @@ def read_sources(sources, tasks, tuned):
     if unknown:
         raise UserError(f"--tuned {unknown[0].removeprefix('--')} is no setting of these runs: name a flag of theirs")
     for _, group in runs.groupby("task", sort=False):
-        table.check_comparable(group, [BATCH] if BATCH in group else [], tuned)
+        table.check_comparable(group, [BATCH] if BATCH in group else [],
+                               [*tuned, "--student_layers"])  # which name_variants has put into the names
         table.check_evaluated(group)
     return runs, means
 

@@ -61,7 +61,8 @@ class Command(NamedTuple):
         if self.script == "train_memory.py":
             return "teacher, forward"
         if self.script == "train_teacher.py":
-            return "floor" if "student_num_hidden_layers" in self.flags else "teacher, trained"
+            alone = {"student_num_hidden_layers", "student_layers"} & self.flags.keys()
+            return "floor" if alone else "teacher, trained"
         cached = ", cached" if "teacher_cache" in self.flags else ""
         masked = ", masked" if "mask_padding" in self.flags else ""  # the table's, on rows grouped by length
         alone = ", not grouped" if masked and "group_by_length" not in self.flags else ""
@@ -146,6 +147,8 @@ def batch_size(command):
 def student_layers(command, shape):
     """Of the model that a command trains."""
     whole = shape["num_hidden_layers"]
+    if picked := command.flags.get("student_layers"):
+        return len(picked.split(","))
     return int(command.number("student_num_hidden_layers", whole if command.script == "train_teacher.py"
                               else max(1, whole // 2)))
 

@@ -32,7 +32,7 @@ from training.records import UserError
 SCRIPTS = sorted(path for pattern in ("*.py", "*/*.py") for path in ROOT.glob(pattern)
                  if "sys.exit(cli(main" in path.read_text().replace("records.", "") and path.parent.name != "tests")
 NO_PATHS = {"tasks", "task", "task_name", "base_url", "only", "flags", "method", "name", "tuned",
-            "commit", "tests", "methods", "rates", "teacher_rate"}
+            "commit", "tests", "methods", "rates", "teacher_rate", "student_layers"}
 
 
 class Seen(Exception):

@@ -1,7 +1,9 @@
 """The flags of every script, in HuggingFace's names and the paper's letters, and the checks on their values."""
 import argparse
+import itertools
 import math
 import os
+import re
 from pathlib import Path
 
 import utils_glue
@@ -149,6 +151,7 @@ def distillation_flags(parser):
         "model, or the teacher's folder; default: the teacher.")
     add("--copy_teacher", action="store_true", help="Start the student from the first layers of "
         "--model_name_or_path_for_copy; without it the student starts at random.")
+    student_layers_flag(group, "--model_name_or_path_for_copy")
     add("--teacher_cache", metavar="DIR", help="Keep what the loss needs of the teacher in DIR, for all runs with this "
         "teacher, data and length: the first one computes it, features in half precision, the others read it.")
     group = parser.add_argument_group("loss: α CE + (1-α) KD + β structure")
@@ -163,6 +166,29 @@ def distillation_flags(parser):
     add("--do_layerwise", action="store_true", help="Align student layers 1, 2, ... with every k-th layer of the "
         "teacher (k = teacher's / student's layers), averaged, instead of the penultimate layers.")
     return group
+
+
+def student_layers_flag(group, source):
+    """Which layers a student copies, for a group of flags. source: the flag that says what from."""
+    group.add_argument("--student_layers", type=list_layers, metavar="I,J,...",
+                       help=f"Copy these layers of {source}, counted from 0, in this order, as "
+                       "0,2,4,6,8,10, instead of the first ones; the student has so many.")
+
+
+def list_layers(word):
+    """The argparse type of --student_layers: its text, where that is numbers in ascending order."""
+    wanted = "expected layers counted from 0, in ascending order, with commas between, as 0,2,4"
+    if not re.fullmatch("[0-9]{1,4}(,[0-9]{1,4})*", word):
+        raise argparse.ArgumentTypeError(f"{wanted}; found {word!r}")
+    layers = [int(layer) for layer in word.split(",")]
+    for layer, following in itertools.pairwise(sorted(layers)):
+        if layer == following:
+            raise argparse.ArgumentTypeError(f"{wanted}; found layer {layer} twice in {word}: "
+                                             "name it once")
+    if layers != sorted(layers):
+        ordered = ",".join(map(str, sorted(layers)))
+        raise argparse.ArgumentTypeError(f"{wanted}; found {word}: pass {ordered}")
+    return ",".join(map(str, layers))
 
 
 def cka_flags(group):
@@ -241,6 +267,8 @@ def check_arguments(args):
         if args.do_layerwise:
             raise UserError("--do_layerwise has no global structure, as the memory is of the penultimate layer alone: "
                             "leave it out, or take its weight away with --gamma_g 0 (glue_with_cka_ilg.py)")
+    if getattr(args, "student_layers", None):
+        check_student_layers(args)
     if args.fp16 and args.bf16:
         raise UserError("--fp16 and --bf16 exclude each other: pass one of them")
     if args.fp16 and (args.no_cuda or not has_gpu()):
@@ -271,6 +299,19 @@ def check_first_tokens(args, student, teacher):
     if args.sample_features == "first" and "xlnet" in student.config.model_type:
         raise UserError("XLNet pads on the left and has no first token to compare: take another "
                         "model, method, or --sample_features flat")
+
+
+def check_student_layers(args):
+    """Refuse --student_layers beside another number of layers, or where nothing is copied."""
+    count = len(args.student_layers.split(","))
+    if args.student_num_hidden_layers not in (None, count):
+        raise UserError(f"--student_layers {args.student_layers} is a student of {count} layers, but "
+                        f"--student_num_hidden_layers is {args.student_num_hidden_layers}: leave one "
+                        "of them out")
+    if not getattr(args, "copy_teacher", True):
+        raise UserError(f"--student_layers {args.student_layers} says what to copy, but without "
+                        "--copy_teacher the student starts at random: pass that, too, or leave "
+                        "--student_layers out")
 
 
 def has_gpu():

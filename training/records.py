@@ -37,7 +37,7 @@ PATHS = ("_dir", "_file", "_path", "_csv", "name_or_path", "name_or_path_for_cop
          "tokenizer_name", "config_name", "teacher_cache")  # how flags of files and folders end
 TEXTS = ("method", "task", "metric", "form", "model", "device", "machine", "precision", "started",
          "commit", "teacher", "data", "memory", "memory_init", "torch", "transformers",
-         "--resume_from_checkpoint")
+         "--resume_from_checkpoint", "--student_layers")
 NUMBERS = (
     "seed", *METRICS, *(f"{name}_mm" for name in METRICS), "minutes", "examples_per_second",
     "peak_memory_mib", "parameters", "processes", "steps", *(f"--{name}" for name in (
@@ -408,6 +408,7 @@ def as_of_today(settings):
 
     Before --group_by_length existed, --mask_padding grouped rows by length (not of train_memory.py).
     Before --student_memory_init, M_s started with the mean and deviation of M_t's numbers.
+    Before --student_layers, a student's layers were the first ones, as they are without it.
     """
     masked, clusters = str(settings.get("mask_padding")).lower() == "true", "num_centroid" in settings
     added = {"group_by_length": masked and not clusters}
@@ -417,6 +418,8 @@ def as_of_today(settings):
         added["sample_features"] = "flat"
     if "gamma_m" in settings:
         added["student_memory_init"] = "matched"
+    if "student_num_hidden_layers" in settings and not clusters:
+        added["student_layers"] = None
     return settings | {name: value for name, value in added.items() if name not in settings}
 
 

@@ -38,8 +38,8 @@ from training.tokenizer import load_tokenizer
 HYPERPARAMETERS = {"learning_rate", "num_train_epochs", "per_gpu_train_batch_size", "seed", "alpha", "beta",
                    "temperature", "gamma_i", "gamma_l", "gamma_g", "gamma_m", "student_memory_learning_rate",
                    "student_memory_init", "cka_estimator", "intra_reduction", "mask_padding",
-                   "group_by_length", "do_layerwise", "student_num_hidden_layers", "gamma_d", "gamma_a",
-                   "relation_heads", "between", "sample_features"}
+                   "group_by_length", "do_layerwise", "student_num_hidden_layers", "student_layers",
+                   "gamma_d", "gamma_a", "relation_heads", "between", "sample_features"}
 
 
 def run(args, method, terms, check=None):

@@ -17,7 +17,7 @@ def first_layers(classifier, depth):
     RuntimeError where the family cannot be cut so.
     """
     config = copy.deepcopy(classifier.config)
-    cut_layers(config, depth).dtype = torch.float32
+    cut_layers(config, range(depth)).dtype = torch.float32
     with torch.random.fork_rng(devices=[]):  # its first weights are random, and not kept
         encoder = transformers.AutoModel.from_config(config)
     lacking = encoder.load_state_dict(classifier.base_model.state_dict(), strict=False, assign=True).missing_keys
