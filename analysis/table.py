@@ -43,6 +43,8 @@ def read_runs(source):
     """One row a finished run, from a folder of run folders or from a results.csv."""
     source = Path(source)
     if source.is_file():
+        if "predictions" in records.header_of(source):
+            raise UserError(f"{source} has the predictions of runs, not their results: give the results.csv")
         runs = records.read_results(source, TEXTS, (*records.RESULT, "task"))
         check_columns(runs, ["task"])
         return runs

@@ -302,6 +302,11 @@ def test_a_file_of_another_kind_is_refused(runs, tmp_path):
         predictions.main([str(tmp_path / "x.csv"), "--check", str(tmp_path / "x.csv")])
 
 
+def test_predictions_are_not_taken_for_results(published):
+    with pytest.raises(UserError, match="has the predictions of runs, not their results"):
+        table_of(published, published)
+
+
 def test_of_a_real_run(tiny, tmp_path):
     """From the training to the check, as a user does it."""
     more = ["--max_steps", 1, "--results_csv", tmp_path / "r.csv"]
