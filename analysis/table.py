@@ -3,9 +3,10 @@
     python analysis/table.py RUNS_DIR                       # or a results.csv that the runs appended to
     python analysis/table.py RUNS_DIR --csv results/mrpc.csv --insert README.md
 
---csv writes the single runs, without the paths of the machine they ran on. --insert puts the table into a file, in
-place of what stands between the lines <!-- table TASK --> and <!-- end TASK -->. Runs that differ in their budget are
-refused: only method, with weights and options of its own, and seed may differ; the teacher's row is free.
+--csv writes the single runs, with the names of their folders (run) but without the paths of the machine they ran on.
+--insert puts the table into a file, in place of what stands between the lines <!-- table TASK --> and
+<!-- end TASK -->. Runs that differ in their budget are refused: only method, with weights and options of its own, and
+seed may differ; the teacher's row is free.
 """
 import argparse
 import re
@@ -43,6 +44,8 @@ def read_runs(source):
     """One row a finished run, from a folder of run folders or from a results.csv."""
     source = Path(source)
     if source.is_file():
+        if "predictions" in records.header_of(source):
+            raise UserError(f"{source} has the predictions of runs, not their results: give the results.csv")
         runs = records.read_results(source, TEXTS, (*records.RESULT, "task"))
         check_columns(runs, ["task"])
         return runs
@@ -215,22 +218,27 @@ def read_marked(path):
                         "file") from None
 
 
+def marker(name):
+    """The line of a file after which a text of this name goes."""
+    return "<!-- claims -->" if name == "claims" else f"<!-- table {name} -->"
+
+
 def marked(path, content, name):
     """Where the text between a file's markers of this name begins and ends; else a UserError."""
-    start, end = markers = f"<!-- table {name} -->", f"<!-- end {name} -->"
+    start, end = markers = marker(name), f"<!-- end {name} -->"
     if start not in content or end not in content:
         raise UserError(f"{path} has no lines {start} and {end} to put the table between")
-    lines = {marker: [content.count("\n", 0, found.start()) + 1
-                      for found in re.finditer(re.escape(marker), content)] for marker in markers}
-    for marker, numbers in lines.items():
+    lines = {line: [content.count("\n", 0, found.start()) + 1
+                    for found in re.finditer(re.escape(line), content)] for line in markers}
+    for line, numbers in lines.items():
         if len(numbers) > 1:
-            raise UserError(f"{path} has {marker} more than once, in the lines "
+            raise UserError(f"{path} has {line} more than once, in the lines "
                             f"{', '.join(map(str, numbers))}: leave one of them")
     begin, stop = content.index(start) + len(start), content.index(end)
     if stop < begin:
         raise UserError(f"{path} has {end} in line {lines[end][0]}, before {start} in line "
                         f"{lines[start][0]}: put it after that")
-    inside = re.search(r"<!-- (table|end) \S+ -->", content[begin:stop])
+    inside = re.search(r"<!-- ((table|end) \S+|claims) -->", content[begin:stop])
     if inside:
         raise UserError(f"{path} has {inside[0]} between {start} in line {lines[start][0]} and "
                         f"{end} in line {lines[end][0]}: put it elsewhere, as what is there is "
@@ -248,6 +256,23 @@ def insert(path, texts):
         content = f"{content[:begin]}\n{text}\n{content[stop:]}"
     with records.atomic_path(path) as temporary:
         temporary.write_text(content, encoding="utf-8")
+
+
+def run_names(runs):
+    """The name of each run's folder, "" where the table does not tell: as text, in the order of the rows."""
+    def name(row):
+        given = row.get("--output_dir") if pd.notna(row.get("--output_dir")) else row.get("run")
+        return Path(str(given)).name if pd.notna(given) else ""
+    return [name(row) for row in runs.to_dict("records")]
+
+
+def publishable(runs):
+    """The runs without paths; of their folders, with the names."""
+    kept = runs.drop(columns=[c for c in runs if c == "run" or (c.startswith("--") and c.endswith(PATHS))])
+    names = run_names(runs)
+    if any(names):
+        kept.insert(list(kept).index("seed") + 1, "run", names)
+    return kept
 
 
 def main(argv=None):
@@ -270,7 +295,7 @@ def main(argv=None):
         check_comparable(runs)
     if args.csv:
         with records.atomic_path(args.csv) as path:
-            runs.drop(columns=[c for c in runs if c.startswith("--") and c.endswith(PATHS)]).to_csv(path, index=False)
+            publishable(runs).to_csv(path, index=False)
     if not args.no_table:
         text = f"{markdown(summary(runs))}\n\n{caption(runs)}"
         if args.insert:

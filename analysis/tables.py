@@ -5,10 +5,11 @@
     python analysis/tables.py analysis/published.csv            # a file of means instead of single runs
 
 Tables 2 and 3: scores, with Welch's t-test against the best baseline, and of variants against their published form;
-4: ablation; 5: spread over seeds and batch sizes. A file of means has the columns method, task, metric, mean, std (both
-in %) and n. --insert puts each table into a file, between its lines <!-- table 2 --> and <!-- end 2 -->. Runs of one
-task may differ in nothing but method, with options of its own, and seed; what --tuned names may differ between methods,
-not within one.
+4: ablation; 5: spread over seeds and batch sizes; claims: what may be said of the methods, by a rule and with a
+correction for the number of tests (analysis/claims.py). A file of means has the columns method, task, metric, mean, std
+(both in %) and n. --insert puts each table into a file, between its lines <!-- table 2 --> and <!-- end 2 -->, and the
+claims between <!-- claims --> and <!-- end claims -->. Runs of one task may differ in nothing but method, with options
+of its own, and seed; what --tuned names may differ between methods, not within one.
 
 The published numbers (analysis/published.csv, ABLATIONS) are those of Jung, Kim, Na and Kim, "Feature structure
 distillation with Centered Kernel Alignment in BERT transferring", Expert Systems with Applications 234 (2023) 120980,
@@ -24,7 +25,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import utils_glue
-from analysis import scores, table
+from analysis import claims, scores, table
 from training import records
 from training.records import UserError
 
@@ -239,11 +240,13 @@ def scores_text(name, means, published, beside):
         against = tests.groupby(["task", "metric"], sort=False).against.first()
         against = "; ".join(f"{task}, {WORDS[metric]}: {method}" for (task, metric), method in against.items())
         notes.append(f"† p < 0.05, ‡ p < 0.01: differs from the best baseline, Welch's t-test, two-sided, {len(tests)} "
-                     f"tests without a correction for their number. Tested against: {against}.")
+                     "tests without a correction for their number: claims follow the corrected table alone. Tested "
+                     f"against: {against}.")
     variants = [f"{method}, {task}: " + ", ".join(f"{WORDS[row.metric]} {row.p_form:.3f}" for row in group.itertuples())
                 for (method, task), group in rows.dropna(subset="p_form").groupby(["method", "task"], sort=False)]
     if variants:
-        notes.append(f"Variants against the published form of their method, p of the same test: {'; '.join(variants)}.")
+        notes.append("Variants against the published form of their method, uncorrected p of the same test: "
+                     f"{'; '.join(variants)}.")
     return rows, grid(rows, map(number, rows["mean"], rows["std"]), set(best), beside), notes
 
 
@@ -314,6 +317,12 @@ def absent(means, tasks):
     return f"No runs of {', '.join(missing)}." if missing else ""
 
 
+def claims_text(rows, all_runs, runs, batch_size):
+    """The claims as Markdown, and of which batch size."""
+    chosen = f"\nOf runs with several batch sizes, those of {batch_size} count here."
+    return claims.text(rows, runs) + (chosen if len(all_runs) > len(runs) else "")
+
+
 def make_table(name, all_runs, runs, given, published, args):
     """The rows of LONG and the Markdown of one table. all_runs: of every batch size; runs: those of one."""
     means = pd.concat([part for part in (statistics(runs), given) if len(part)])
@@ -349,9 +358,9 @@ def make_table(name, all_runs, runs, given, published, args):
 def insert(path, texts):
     """Put each table between its markers in a file, where the file has them."""
     content = table.read_marked(path)
-    names = [name for name in texts if f"<!-- table {name} -->" in content]
+    names = [name for name in texts if table.marker(name) in content]
     if not names:
-        raise UserError(f"{path} has no line <!-- table {' --> or <!-- table '.join(texts)} --> to put a table after")
+        raise UserError(f"{path} has no line {' or '.join(map(table.marker, texts))} to put a table after")
     table.insert(path, {name: texts[name] for name in names})
 
 
@@ -360,9 +369,11 @@ def make_parser():
     add = parser.add_argument
     add("sources", nargs="+", type=records.expand_path, help="Folders of runs, results.csv files, files "
         "of means; they are joined.")
-    add("--tables", nargs="+", choices=list(TITLES), default=list(TITLES), help="Only these tables.")
+    names = [*TITLES, "claims"]
+    add("--tables", nargs="+", choices=names, default=names, help="Only these tables.")
     add("--task", nargs="+", default=[], help="Only these tasks.")
     add("--csv", type=records.expand_path_or_none, help="Write all tables to this file, a row a number.")
+    add("--claims_csv", type=records.expand_path_or_none, help="Write the claims to this file, a row a comparison.")
     add("--markdown", type=records.expand_path_or_none, help="Write the tables to this file.")
     add("--insert", type=records.expand_path_or_none, help="Put the tables into this Markdown file.")
     add("--figure", type=records.expand_path_or_none, help="Draw the scores into this .png, .svg or .pdf.")
@@ -381,11 +392,18 @@ def main(argv=None):
     twice = twice[twice.duplicated()]
     if len(twice):
         raise UserError(f"{twice.method.iloc[0]} on {twice.task.iloc[0]} is there twice: give it from one source")
-    tables = {name: make_table(name, all_runs, runs, given, published, args) for name in args.tables}
+    tables = {name: make_table(name, all_runs, runs, given, published, args) for name in args.tables if name in TITLES}
     texts = {name: text for name, (_, text) in tables.items()}
+    if "claims" in args.tables or args.claims_csv:
+        compared = claims.compare(runs, ALL)
+    if "claims" in args.tables:
+        texts["claims"] = claims_text(compared, all_runs, runs, args.batch_size)
+    if args.claims_csv:
+        with records.atomic_path(args.claims_csv) as path:
+            compared.to_csv(path, index=False)
     if args.csv:
         with records.atomic_path(args.csv) as path:
-            pd.concat([rows for rows, _ in tables.values()]).to_csv(path, index=False)
+            pd.concat([rows for rows, _ in tables.values()] or [pd.DataFrame(columns=LONG)]).to_csv(path, index=False)
     if args.markdown:
         with records.atomic_path(args.markdown) as path:
             path.write_text("\n\n".join(texts.values()) + "\n", encoding="utf-8")

@@ -89,7 +89,8 @@ def test_every_path_of_every_script_knows_homes(script, monkeypatch):
 
 def test_the_scripts_looked_at_are_all():
     assert {"glue_with_cka_ilg", "train_memory", "utils_glue", "glue_with_baseline", "report", "tables", "hold_out",
-            "estimate", "toy_entailment", "check_kmeans", "step", "end_to_end"} <= {path.stem for path in SCRIPTS}
+            "estimate", "toy_entailment", "check_kmeans", "step", "end_to_end",
+            "predictions"} <= {path.stem for path in SCRIPTS}
 
 
 def test_a_run_below_the_users_home(tiny, tmp_path, monkeypatch):

@@ -75,7 +75,7 @@ def test_committed_tables_read_as_pandas_reads_them():
         plain = pd.read_csv(path)
         keys = [name for name in ("method", "form", "machine") if name in plain][:1] or [plain.columns[0]]
         pd.testing.assert_frame_equal(records.read_table(path, keys)[0], plain, check_exact=True)
-        if {"method", "seed"} <= set(plain):
+        if {"method", "seed"} <= set(plain) and "predictions" not in plain:
             as_before = pd.read_csv(path, dtype=table.TEXTS)
             found_now = table.read_runs(path)[list(as_before)]  # beside flags that came later
             pd.testing.assert_frame_equal(found_now, as_before, check_exact=True)

@@ -35,7 +35,7 @@ RESULT = ("method", "seed")  # the columns that every results.csv has
 METRICS = ("mcc", "acc", "f1", "pearson", "spearmanr", "eval_loss")
 PATHS = ("_dir", "_file", "_path", "_csv", "name_or_path", "name_or_path_for_copy",
          "tokenizer_name", "config_name", "teacher_cache")  # how flags of files and folders end
-TEXTS = ("method", "task", "metric", "form", "model", "device", "machine", "precision", "started",
+TEXTS = ("method", "task", "metric", "run", "form", "model", "device", "machine", "precision", "started",
          "commit", "teacher", "data", "memory", "memory_init", "torch", "transformers",
          "--resume_from_checkpoint", "--student_layers")
 NUMBERS = (
