@@ -23,6 +23,7 @@ The tables: python analysis/tables.py RUNS_DIR/final/MRPC --csv FILE.
 """
 import concurrent.futures
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -138,6 +139,7 @@ class Study:
         self.python = sys.executable
         self.processes = []
         self.rates = {}  # task -> learning rate, once it is chosen
+        self.planned, self.finished = [], 0  # commands, and runs that need none
 
     # ---- commands --------------------------------------------------------------------------------
 
@@ -194,7 +196,10 @@ class Study:
         args = self.args
         lines = [f"{head} {shlex.join(map(str, words))}\n" for head, *words in runs]
         command = ["bash", "scripts/sweep", f"{args.runs_dir}/{self.part}/{task}",
-                   "--jobs", str(args.jobs), "--shard", "0/1", *(["--plan"] if args.plan else [])]
+                   "--jobs", str(args.jobs), "--shard", "0/1"]
+        if args.plan:
+            self.plan_sweep([*command, "--plan"], "".join(lines))
+            return
         process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, text=True,
                                    env=os.environ | {"PYTHON": self.python})
         self.processes.append(process)
@@ -205,6 +210,25 @@ class Study:
             raise
         if process.returncode:
             raise SystemExit(process.returncode)  # the sweep has said why
+
+    def plan_sweep(self, command, lines):
+        """Print a sweep's commands that are not finished."""
+        done = subprocess.run(command, cwd=ROOT, input=lines, text=True, capture_output=True,
+                              env=os.environ | {"PYTHON": self.python, "ESTIMATE": "off"})
+        if done.returncode:
+            sys.stderr.write(done.stderr)
+            raise SystemExit(done.returncode)
+        sys.stdout.write(done.stdout)
+        self.planned.append(done.stdout)
+        self.finished += int(re.search(r"(\d+) of them finished", done.stderr)[1])
+
+    def tell_plan(self):
+        """What the plan takes, by stage, on stderr."""
+        runs = sum(not line.startswith("## ") for line in "".join(self.planned).splitlines())
+        say(f"{runs} runs to do, {self.finished} finished")
+        subprocess.run([self.python, "scripts/estimate.py", "--runs", self.args.runs_dir, "--jobs",
+                        str(self.args.jobs)], cwd=ROOT, input="".join(self.planned), text=True,
+                       stdout=sys.stderr)
 
     # ---- what the search found -------------------------------------------------------------------
 
@@ -304,10 +328,11 @@ class Study:
     def prepare(self, part):
         """The teachers of a part, then their memories."""
         one = Study(self.args)
-        one.part, one.processes = part, self.processes
+        one.part, one.processes, one.planned = part, self.processes, self.planned
         for task in self.args.tasks:
             one.sweep(task, [one.teach(task)])
             one.sweep(task, [one.cluster(task, "memory")])
+        self.finished += one.finished
 
     def memory(self):
         args = self.args
@@ -402,7 +427,10 @@ class Study:
         if self.args.searched:
             self.check_search()
         for stage in STAGES[:STAGES.index(self.args.until) + 1]:
+            self.planned.append(f"## {stage}:\n")
             getattr(self, stage)()
+        if self.args.plan:
+            self.tell_plan()
 
     def end(self):
         """Tell the sweeps to end, which lets their runs save, and wait for them."""

@@ -209,6 +209,7 @@ def test_the_plan_of_the_study(tmp_path):
             parse = train_memory.parse if "memory" in script else train_teacher.make_parser().parse_args
             parse(words)
     assert not (tmp_path / "my runs").exists()
+    assert f"{len(done.stdout.splitlines())} runs to do, 0 finished" in done.stderr
     assert trials == {method: 3 for method in METHODS if method != "none"}
     assert rates == {"rate_none": 6, "rate_vkd": 6, "rate_fsd_i": 6}
     twice = {"vkd", "fsd_i", "fsd_ilg", "fsd_i_masked"}  # three seeds more
