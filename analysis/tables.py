@@ -108,7 +108,19 @@ def name_variants(runs):
         flags = [flag for flag in VARIANTS if flag in row and re.match(USED_BY.get(flag, ""), row.method)]
         return ", ".join([row.method, *(words(flag, row[flag]) for flag in flags if pd.notna(row[flag])
                                         and str(row[flag]) not in (VARIANTS[flag], "False", ""))])
-    return runs.assign(method=[name(row) for _, row in runs.iterrows()])
+    return tell_weights(runs.assign(method=[name(row) for _, row in runs.iterrows()]))
+
+
+def tell_weights(runs):
+    """The runs, with the weights in which those of one variant differ in its name: "FSD_G, ..., beta 1e-06"."""
+    method = runs.method.copy()
+    for (_, variant), group in runs.groupby(["task", "method"]):
+        differ = [flag for flag in WEIGHTS if flag in group and group[flag].nunique(dropna=False) > 1]
+        if ", " in variant:
+            method[group.index] = [
+                ", ".join([variant, *(f"{flag.removeprefix('--')} {row[flag]:g}" for flag in differ)])
+                for _, row in group.iterrows()]
+    return runs.assign(method=method)
 
 
 def of_one_batch_size(runs, size):

@@ -119,7 +119,7 @@ def choose_rate(scores):
     means = {method: {rate: sum(found[rate]) / len(found[rate]) for rate in rates}
              for method, found in scores.items()}
     for found in means.values():
-        best = max(rates, key=found.get)
+        best = max(rates, key=lambda rate: (found[rate], rate not in (rates[0], rates[-1])))
         for edge, beyond in ((rates[0], best / 2), (rates[-1], best * 2)):
             if best == edge and RATES[0] <= beyond <= RATES[1]:
                 return None, float(f"{beyond:g}")
@@ -139,6 +139,7 @@ class Study:
         self.python = sys.executable
         self.processes = []
         self.rates = {}  # task -> learning rate, once it is chosen
+        self.best = {}  # (task, method) -> the flags of its best trial
         self.planned, self.finished = [], 0  # commands, and runs that need none
 
     # ---- commands --------------------------------------------------------------------------------
@@ -301,13 +302,16 @@ class Study:
         names = [word for word in trials[0].split() if word.startswith("--")]
         if self.args.plan and not self.args.searched:
             return [word for name in names for word in (name, f"BEST_{name[2:].upper()}")]
-        from analysis import best
+        if (task, method) not in self.best:
+            from analysis import best
 
-        runs = best.read_search(self.search_of(task), None, f"trial_{method}-", len(trials), task)
-        best.check_search(runs, names)
-        settings = best.ranking(runs, names)
-        say(best.told(runs, settings, names))
-        return best.written(names, settings.iloc[0]).split()
+            runs = best.read_search(self.search_of(task), None, f"trial_{method}-", len(trials),
+                                    task)
+            best.check_search(runs, names)
+            settings = best.ranking(runs, names)
+            say(best.told(runs, settings, names))
+            self.best[task, method] = best.written(names, settings.iloc[0]).split()
+        return self.best[task, method]
 
     def best_rival(self, task):
         """Of the methods that are not ours, the one with the best mean score of the final runs."""

@@ -178,6 +178,8 @@ def test_the_learning_rate_by_its_rule():
     assert study.choose_rate(inside) == (2e-4, None)
     assert study.choose_rate(scores((60, 70, 65), (60, 70, 80), (60, 70, 69))) == (None, 8e-4)  # one at an edge
     assert study.choose_rate(scores((60, 70, 65), (60, 80, 70), (71, 70, 69))) == (None, 5e-5)
+    flat = scores((70, 70, 60), (70, 70, 70), (60, 70, 70))  # no edge is better than what lies inside
+    assert study.choose_rate(flat) == (2e-4, None)
     inside["none"][2e-4] = [60, 80]  # unstable there; next best is 4e-4: 65 + 70 + 69 beside 60 + 60 + 60
     assert study.choose_rate(inside) == (4e-4, None)
     inside["none"][2e-4] = [67.6, 72.5]

@@ -263,6 +263,19 @@ def test_variants_have_rows_of_their_own(tmp_path, capsys):
     assert found.method.tolist() == ["VKD", "FSD_L", *VARIANTS] and (found.n == 3).all()
 
 
+def test_a_variant_at_two_weights_is_two(tmp_path, capsys):
+    """A published form at two weights stays refused: it is not known which one is meant."""
+    rows = [*of("FSD_G", VKD, **{"--beta": 1.0}),
+            *of("FSD_G", FSD, **{"--beta": 1e-6, "--student_memory_init": "released"}),
+            *of("FSD_G", FSD, **{"--beta": 1e-7, "--student_memory_init": "released"})]
+    found = numbers(tmp_path, runs_csv(tmp_path / "r.csv", *rows), "--tables", "2").dropna(subset="mean")
+    assert found.method.tolist() == ["FSD_G", "FSD_G, student_memory_init released, beta 1e-06",
+                                     "FSD_G, student_memory_init released, beta 1e-07"]
+    with pytest.raises(UserError, match="differ in --beta"):
+        tables.main([str(runs_csv(tmp_path / "r.csv", *of("FSD_G", VKD, **{"--beta": 1.0}),
+                                  *of("FSD_G", FSD, **{"--beta": 2.0})))])
+
+
 def test_another_memory_is_refused_unless_its_kind_explains_it(tmp_path):
     rows = [*of("FSD_G", VKD, memory="aaa", memory_init="kmeans++"),
             *of("FSD_G", FSD, memory="bbb", memory_init="normal")]
