@@ -18,10 +18,11 @@ import torch
 import torch.nn.functional as F
 
 import cka
-from training import records, termination
+import common
+import termination
+from common import UserError
 from training.batches import MiniBatch, Rows, first_tokens, flat, windows
 from training.checkpoints import Meter, State
-from training.records import UserError
 
 # ---- losses and the terms that every distillation shares ----------------------------------------------------------
 
@@ -314,7 +315,7 @@ class Loop:
     def say_undefined(self, step, most):
         """Say once of each term that most of its values were undefined. most: their names."""
         for name in most - self.told:
-            records.say(f"warning: most values of the loss term {name} were undefined up to step {step} and left out: "
+            common.say(f"warning: most values of the loss term {name} were undefined up to step {step} and left out: "
                         "the rows of features were all alike, the teacher's or the student's, or too few")
         self.told |= most
 
@@ -329,7 +330,7 @@ class Loop:
         items = iter(self.data.loader((indices for _, _, window in self.plan() for indices in window),
                                       args.dataloader_num_workers, self.accelerator.device.type == "cuda"))
         self.student.train()
-        bar = records.progress(total=self.total_steps, initial=state.step, unit="step", desc="training")
+        bar = common.progress(total=self.total_steps, initial=state.step, unit="step", desc="training")
         started, seconds = time.perf_counter(), state.seconds
         agreement = termination.Agreement(self.accelerator, "training")
         for step, epoch, window in self.plan():

@@ -10,8 +10,8 @@ features and the centroids of two memories: the teacher's, which train_memory.py
 """
 import sys
 
+from common import cli
 from training import flags
-from training.records import cli
 
 
 def terms(args, memories):

@@ -9,8 +9,8 @@ Total loss: α CE + (1-α) KD + β I (Eq. 6), or + β L (Eq. 7) without --intern
 """
 import sys
 
+from common import cli
 from training import flags
-from training.records import cli
 
 
 def terms(args, memories=None):

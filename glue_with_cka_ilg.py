@@ -10,8 +10,8 @@ switches a structure off; without G no memory is needed.
 """
 import sys
 
+from common import cli
 from training import flags
-from training.records import cli
 
 
 def terms(args, memories=None):

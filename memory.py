@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 import cka
-from training.records import UserError, atomic_path, checksum
+from common import UserError, atomic_path, checksum
 from training.seeds import mix
 
 FILE = "memory.safetensors"

@@ -11,8 +11,8 @@ import math
 import sys
 
 import utils_glue
+from common import UserError, cli, say
 from training import choices, flags
-from training.records import UserError, cli, say
 
 NO_USE = ("do_eval", "do_predict", "evaluate_during_training", "eval_all_checkpoints", "max_eval_samples",
           "max_predict_samples", "results_csv", "gradient_accumulation_steps", "learning_rate", "weight_decay",

@@ -9,8 +9,8 @@ With --student_num_hidden_layers 6 only the first 6 layers are kept and trained,
 """
 import sys
 
+from common import cli
 from training import flags
-from training.records import cli
 
 
 def terms(args, memories=None):

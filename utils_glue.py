@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
-from training.records import UserError, atomic_path, checksum, cli, expand_path, make_folder, sha256_of_file
+from common import UserError, atomic_path, checksum, cli, expand_path, make_folder, sha256_of_file
 
 
 class Task(NamedTuple):

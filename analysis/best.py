@@ -13,10 +13,10 @@ from pathlib import Path
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import common
 import utils_glue
 from analysis import table
-from training import records
-from training.records import UserError
+from common import UserError
 
 SAME = ("task", "method", "data", "teacher", "memory", "memory_init", "parameters", "device", "precision", "processes",
         "torch", "transformers")
@@ -87,7 +87,7 @@ def told(runs, settings, flags):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("source", type=records.expand_path, help="A folder of runs, or a results.csv.")
+    add("source", type=common.expand_path, help="A folder of runs, or a results.csv.")
     add("--flags", nargs="+", required=True, help="The flags that were searched over.")
     add("--method", help="Only the runs of this method.")
     add("--task", help="Only the runs of this task.")
@@ -106,8 +106,8 @@ def main(argv=None):
         print(table.markdown(shown, padded=True))
     else:
         print(written(flags, settings.iloc[0]))
-    records.say(told(runs, settings, flags))
+    common.say(told(runs, settings, flags))
 
 
 if __name__ == "__main__":
-    sys.exit(records.cli(main))
+    sys.exit(common.cli(main))

@@ -9,7 +9,8 @@ import pandas as pd
 
 from analysis import figures
 from analysis.findings import Topic, by_model, looked_up
-from training.records import UserError, as_of_today, read_table
+from common import UserError
+from training.records import as_of_today, read_table
 
 PAPER_SPEED = {"VKD": (1.0, 1.0), "PKD": (0.96, 1.0), "RKD": (0.77, 1.0), "FSD_ILG": (0.92, 0.88)}  # Table 8
 CONDITIONS = ("machine", "device", "precision", "processes")

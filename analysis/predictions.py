@@ -23,10 +23,11 @@ import numpy as np
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import common
 import utils_glue
 from analysis import table
+from common import UserError
 from training import records
-from training.records import UserError
 
 COLUMNS = ("run", "task", "method", "seed", "started", "split", "predictions")
 LABEL = "label"  # the name of the row of true labels; its method is empty
@@ -81,7 +82,7 @@ def collect(folders):
         for run, (_, row) in zip(runs_of(rows), rows.iterrows(), strict=True):
             task, place = utils_glue.get_task(run.task), Path(row["--output_dir"])
             if not has_metrics(row, run.task) and not (place / "dev_predictions.tsv").is_file():
-                records.say(f"note: {place} is left out, as the run was not evaluated")
+                common.say(f"note: {place} is left out, as the run was not evaluated")
                 continue
             for split in dev_splits(task):
                 path = place / f"{split}_predictions.tsv"
@@ -124,7 +125,7 @@ def word(task, text, path, line):
 
 def write(path, found):
     """The file of predictions: all of it or nothing."""
-    with records.atomic_path(path) as temporary, \
+    with common.atomic_path(path) as temporary, \
             open(temporary, "w", encoding="utf-8", newline="") as handle:
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -260,10 +261,10 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("sources", nargs="+", type=records.expand_path,
+    add("sources", nargs="+", type=common.expand_path,
         help="Folders of runs; with --check, files of predictions.")
-    add("--csv", type=records.expand_path_or_none, help="Write the predictions to this file.")
-    add("--check", nargs="+", type=records.expand_path, metavar="RESULTS",
+    add("--csv", type=common.expand_path_or_none, help="Write the predictions to this file.")
+    add("--check", nargs="+", type=common.expand_path, metavar="RESULTS",
         help="Compare the files' metrics with these results.csv files.")
     args = parser.parse_args(argv)
     if bool(args.csv) == bool(args.check):
@@ -281,4 +282,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(records.cli(main))
+    sys.exit(common.cli(main))

@@ -27,12 +27,13 @@ from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import common
 import utils_glue
 from analysis import table
 from analysis.captions import TABLES
 from analysis.page import Section, page
+from common import UserError, expand_path, say
 from training import flags, records
-from training.records import UserError, expand_path, say
 
 FILE = "report.json"
 
@@ -80,11 +81,12 @@ def drawn(figure):
 
 def record_of(subjects, facts):
     """The content of report.json."""
+    from training import models  # here, as it imports for seconds
     return facts | {
         "arguments": vars(subjects.args), "teacher": subjects.fingerprint, "teacher_memory": subjects.memory_sha,
         "data": subjects.features.source, "notes": subjects.notes,
         "students": [{"name": s.name, "run": s.run, "folder": str(s.folder), "seed": s.record.get("seed"),
-                      "weights": records.fingerprint_of_model(s.model)} for s in subjects.students]}
+                      "weights": models.fingerprint_of_model(s.model)} for s in subjects.students]}
 
 
 # ---- writing ------------------------------------------------------------------------------------------------------
@@ -212,7 +214,7 @@ def check_arguments(args):
         raise UserError("a report is made by one process: run it without torchrun or accelerate launch")
     if args.insert:
         places(args.insert)
-    records.make_folders(args, output_dir=output.parent, run_file=args.run_file, cache_dir=args.cache_dir)
+    common.make_folders(args, output_dir=output.parent, run_file=args.run_file, cache_dir=args.cache_dir)
     if output.exists() and not (output / FILE).is_file() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"--output_dir {output} is no report: name a new folder")
     if (output / FILE).is_file() and not args.overwrite_output_dir:
@@ -237,7 +239,7 @@ def main(argv=None):
     topics, about = topics_of(subjects), described(subjects, facts)
     facts |= {"minutes": (time.perf_counter() - began) / 60,
               "peak_memory_mib": peak_memory(subjects.accelerator.device)}
-    with records.atomic_path(args.output_dir) as folder:
+    with common.atomic_path(args.output_dir) as folder:
         write(folder, subjects, topics, about, facts)
     if args.run_file:
         log(args.run_file, topics)
@@ -248,4 +250,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(records.cli(main, interrupted="interrupted; nothing was written, as a report is made in one go"))
+    sys.exit(common.cli(main, interrupted="interrupted; nothing was written, as a report is made in one go"))

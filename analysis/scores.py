@@ -3,9 +3,9 @@ import itertools
 import math
 from pathlib import Path
 
+import common
 from analysis import table
-from training import records
-from training.records import UserError
+from common import UserError
 
 BASELINE, FSD = "#0072B2", "#D55E00"  # of Okabe and Ito, told apart by the colour-blind too
 
@@ -56,5 +56,5 @@ def draw(runs, path, order):
     figure.legend(loc="outside lower center", ncols=4 if columns > 1 else 2, frameon=False, fontsize=9)
     figure.suptitle("Scores of the students on GLUE's dev sets")
     figure.supylabel("method", fontsize=10)
-    with records.atomic_path(path) as temporary:
+    with common.atomic_path(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:], dpi=150)

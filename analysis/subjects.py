@@ -7,15 +7,16 @@ import accelerate
 import torch
 import transformers
 
+import common
 import memory
 import utils_glue
 from analysis import cost, findings, table
 from analysis.compare import Centroids, Comparison, view
+from common import UserError, say
 from training import models, records
 from training.batches import MiniBatch, Rows
 from training.linear import quick_linears
 from training.loading import load_config, loading
-from training.records import UserError, say
 from training.tokenizer import has_tokenizer, load_tokenizer
 
 ROUNDS = 5  # of timing the inference; the median counts
@@ -125,10 +126,10 @@ class Subjects:
                             "between samples need 4 or more: take another --split")
         check_task(records.read_run(args.model_name_or_path), args.model_name_or_path, task)
         self.teacher = models.load_teacher(args, task, tokenizer)
-        self.fingerprint = records.fingerprint_of_model(self.teacher)
+        self.fingerprint = models.fingerprint_of_model(self.teacher)
         self.memory, self.memory_sha = self.teacher_memory(tokenizer) if args.teacher_memory_path else (None, None)
         self.students = []
-        for name, folder in records.progress(self.folders, desc="loading", unit="student", leave=False):
+        for name, folder in common.progress(self.folders, desc="loading", unit="student", leave=False):
             self.students.append(self.student(name, folder, tokenizer))
         self.students.sort(key=lambda student: table.rank(student.name))  # else in the order given
         self.check_padding()
@@ -143,7 +144,7 @@ class Subjects:
             "tokenizer": utils_glue.tokenizer_fingerprint(tokenizer), "layer": config.num_hidden_layers - 1,
             "max_seq_length": self.args.max_seq_length, "hidden_size": config.hidden_size,
             "mask_padding": self.args.mask_padding})
-        return Centroids(m_t.to(self.accelerator.device)), records.sha256_of_file(path)
+        return Centroids(m_t.to(self.accelerator.device)), common.sha256_of_file(path)
 
     def student(self, name, folder, tokenizer):
         """The Student of a folder, checked."""
@@ -183,7 +184,7 @@ class Subjects:
         m_s, facts = memory.load_memory(path)
         if facts.get("teacher_memory") != self.memory_sha:
             self.note(f"The student memory of {folder.name} was trained beside another teacher memory and is left out.")
-        elif facts.get("student") != records.fingerprint_of_model(model):
+        elif facts.get("student") != models.fingerprint_of_model(model):
             self.note(f"The student memory of {folder.name} is not that of its weights and is left out.")
         else:
             return Centroids(m_s.to(self.accelerator.device))
@@ -223,7 +224,7 @@ class Subjects:
         self.itself = Comparison(self.memory)
         self.comparisons = [Comparison(self.memory, student.memory) for student in self.students]
         batches = torch.arange(len(self.labels)).split(self.batch_size)
-        for indices in records.progress(batches, desc="measuring", unit="batch"):
+        for indices in common.progress(batches, desc="measuring", unit="batch"):
             batch = MiniBatch(rows[indices], self.accelerator.device)
             t, whole = self.outputs(self.teacher, batch), len(indices) == self.batch_size
             self.itself.add(t, t, whole)
@@ -239,7 +240,7 @@ class Subjects:
         first = {student.name: student.model for student in reversed(self.students)}
         batch = MiniBatch(Rows(self.features.tensors)[torch.arange(self.batch_size)], self.accelerator.device)
         self.times = {name: [] for name in dict.fromkeys(student.name for student in self.students)}
-        for number in records.progress(range(ROUNDS + 1), desc="timing", unit="round", leave=False):
+        for number in common.progress(range(ROUNDS + 1), desc="timing", unit="round", leave=False):
             for name, seconds in self.times.items():
                 started = time.perf_counter()
                 with torch.no_grad(), self.accelerator.autocast():

@@ -16,9 +16,11 @@ from pathlib import Path
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import common
 import utils_glue
+from common import UserError
 from training import records
-from training.records import PATHS, UserError
+from training.records import PATHS
 
 ORDER = ("teacher", "none", "VKD", "PKD", "RKD", "MiniLM", "Gram", "Procrustes",
          "FSD_I", "FSD_L", "FSD_G", "FSD_IL", "FSD_IG", "FSD_LG", "FSD_ILG")
@@ -254,7 +256,7 @@ def insert(path, texts):
     for name, text in texts.items():
         begin, stop = marked(path, content, name)
         content = f"{content[:begin]}\n{text}\n{content[stop:]}"
-    with records.atomic_path(path) as temporary:
+    with common.atomic_path(path) as temporary:
         temporary.write_text(content, encoding="utf-8")
 
 
@@ -277,12 +279,12 @@ def publishable(runs):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=records.expand_path, help="A folder of runs, or a results.csv.")
+    parser.add_argument("runs", type=common.expand_path, help="A folder of runs, or a results.csv.")
     parser.add_argument("--task", help="Only this task's runs.")
-    parser.add_argument("--csv", type=records.expand_path_or_none, help="Write the single runs to this file.")
+    parser.add_argument("--csv", type=common.expand_path_or_none, help="Write the single runs to this file.")
     parser.add_argument("--no_table", action="store_true", help="Write --csv and no table: of a search, whose settings "
                         "do not belong in one.")
-    parser.add_argument("--insert", type=records.expand_path_or_none, help="Put the table into this Markdown file.")
+    parser.add_argument("--insert", type=common.expand_path_or_none, help="Put the table into this Markdown file.")
     args = parser.parse_args(argv)
     if args.no_table and (args.insert or not args.csv):
         raise UserError("--no_table goes with --csv and without --insert")
@@ -294,7 +296,7 @@ def main(argv=None):
     if not args.no_table:
         check_comparable(runs)
     if args.csv:
-        with records.atomic_path(args.csv) as path:
+        with common.atomic_path(args.csv) as path:
             publishable(runs).to_csv(path, index=False)
     if not args.no_table:
         text = f"{markdown(summary(runs))}\n\n{caption(runs)}"
@@ -304,4 +306,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(records.cli(main))
+    sys.exit(common.cli(main))

@@ -24,10 +24,11 @@ from pathlib import Path
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import common
 import utils_glue
 from analysis import claims, scores, table
+from common import UserError
 from training import records
-from training.records import UserError
 
 PUBLISHED = Path(__file__).resolve().with_name("published.csv")
 OURS = {"teacher, BERT-base": "teacher", "FSD": "FSD_ILG"}  # the paper's names -> ours
@@ -379,16 +380,16 @@ def insert(path, texts):
 def make_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("sources", nargs="+", type=records.expand_path, help="Folders of runs, results.csv files, files "
+    add("sources", nargs="+", type=common.expand_path, help="Folders of runs, results.csv files, files "
         "of means; they are joined.")
     names = [*TITLES, "claims"]
     add("--tables", nargs="+", choices=names, default=names, help="Only these tables.")
     add("--task", nargs="+", default=[], help="Only these tasks.")
-    add("--csv", type=records.expand_path_or_none, help="Write all tables to this file, a row a number.")
-    add("--claims_csv", type=records.expand_path_or_none, help="Write the claims to this file, a row a comparison.")
-    add("--markdown", type=records.expand_path_or_none, help="Write the tables to this file.")
-    add("--insert", type=records.expand_path_or_none, help="Put the tables into this Markdown file.")
-    add("--figure", type=records.expand_path_or_none, help="Draw the scores into this .png, .svg or .pdf.")
+    add("--csv", type=common.expand_path_or_none, help="Write all tables to this file, a row a number.")
+    add("--claims_csv", type=common.expand_path_or_none, help="Write the claims to this file, a row a comparison.")
+    add("--markdown", type=common.expand_path_or_none, help="Write the tables to this file.")
+    add("--insert", type=common.expand_path_or_none, help="Put the tables into this Markdown file.")
+    add("--figure", type=common.expand_path_or_none, help="Draw the scores into this .png, .svg or .pdf.")
     add("--tuned", nargs="+", default=[], help="Flags tuned for each method, which may differ between methods.")
     add("--batch_size", type=int, default=32, help="Of runs with several batch sizes, Tables 2 to 4 and the figure "
         "take those of this one. Default 32.")
@@ -411,13 +412,13 @@ def main(argv=None):
     if "claims" in args.tables:
         texts["claims"] = claims_text(compared, all_runs, runs, args.batch_size)
     if args.claims_csv:
-        with records.atomic_path(args.claims_csv) as path:
+        with common.atomic_path(args.claims_csv) as path:
             compared.to_csv(path, index=False)
     if args.csv:
-        with records.atomic_path(args.csv) as path:
+        with common.atomic_path(args.csv) as path:
             pd.concat([rows for rows, _ in tables.values()] or [pd.DataFrame(columns=LONG)]).to_csv(path, index=False)
     if args.markdown:
-        with records.atomic_path(args.markdown) as path:
+        with common.atomic_path(args.markdown) as path:
             path.write_text("\n\n".join(texts.values()) + "\n", encoding="utf-8")
     if args.insert:
         insert(args.insert, texts)
@@ -427,4 +428,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(records.cli(main))
+    sys.exit(common.cli(main))

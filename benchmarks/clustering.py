@@ -19,10 +19,10 @@ from report import report, seconds  # puts the repository on the path
 from sklearn.cluster import MiniBatchKMeans
 
 import train_memory
+from common import cli, expand_path, expand_path_or_none
 from training import models, runs
 from training.batches import MiniBatch
 from training.clustering import Clustering
-from training.records import cli, expand_path, expand_path_or_none
 from training.tokenizer import load_tokenizer
 
 # ---- the forms: each a function of mini-batches, which are tensors of indices ---------------------------------------

@@ -26,8 +26,8 @@ from pathlib import Path
 
 from report import report  # puts the repository on the path
 
+from common import cli, expand_path, expand_path_or_none, read_json
 from training import flags
-from training.records import cli, expand_path, expand_path_or_none, read_json
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -37,10 +37,10 @@ import memory
 import train_teacher
 import utils_glue
 from baselines import glue_with_baseline
+from common import UserError
 from training import flags, models
 from training.batches import MiniBatch, Rows
 from training.linear import quick_linears
-from training.records import UserError
 from training.teacher import Teacher
 from training.teacher_cache import TeacherCache, entries
 

@@ -42,15 +42,8 @@ import psutil
 from gpu_stages import ALL, FIRST, STAGES
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from training.records import (
-    UserError,
-    atomic_path,
-    cli,
-    expand_path,
-    expand_path_or_none,
-    make_folders,
-    provenance,
-)
+from common import UserError, atomic_path, cli, expand_path, expand_path_or_none, make_folders
+from training.records import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 GRACE = 50      # seconds that a job has to end once it is told to; a sweep lets its runs save

@@ -24,8 +24,8 @@ import torch
 from report import positive, report, seconds  # puts the repository on the path
 
 import memory
+from common import UserError, cli, expand_path_or_none, say
 from training import flags
-from training.records import UserError, cli, expand_path_or_none, say
 
 
 def draw(args, width, device):

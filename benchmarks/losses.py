@@ -15,7 +15,7 @@ import torch
 from report import calls_in_a_row, report, seconds_each  # puts the repository on the path
 
 import cka
-from training.records import cli, expand_path_or_none
+from common import cli, expand_path_or_none
 
 # ---- the published form ---------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from report import report  # puts the repository on the path
 
 import utils_glue
-from training.records import cli, expand_path, expand_path_or_none
+from common import cli, expand_path, expand_path_or_none
 
 ROOT = Path(__file__).resolve().parent.parent
 

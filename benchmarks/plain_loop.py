@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 
 import utils_glue
+from common import UserError, cli, expand_path, expand_path_or_none
 from training.loading import loading
-from training.records import UserError, cli, expand_path, expand_path_or_none
 
 ALPHA, TEMPERATURE = 0.5, 5
 

@@ -32,8 +32,8 @@ import torch
 from forms import FORMS
 from report import positive, report, seconds_each  # puts the repository on the path
 
+from common import UserError, atomic_path, cli, expand_path_or_none, say
 from training import flags
-from training.records import UserError, atomic_path, cli, expand_path_or_none, say
 
 GAP = 20  # microseconds
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")

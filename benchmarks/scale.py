@@ -14,7 +14,8 @@ from pathlib import Path
 from report import report  # puts the repository on the path
 
 import utils_glue
-from training.records import UserError, cli, expand_path, expand_path_or_none, read_table
+from common import UserError, cli, expand_path, expand_path_or_none
+from training.records import read_table
 
 LAYERS, WIDTH = 12, 768  # of BERT-base
 

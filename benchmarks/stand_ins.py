@@ -14,9 +14,9 @@ import torch
 from forms import SHAPES  # puts the repository on the path
 from report import positive
 
+from common import cli, expand_path, make_folders
 from scripts import toy_entailment
 from training import flags
-from training.records import cli, expand_path, make_folders
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 

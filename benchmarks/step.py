@@ -46,9 +46,9 @@ from report import (  # puts the repository on the path
     seconds_each,
 )
 
+from common import UserError, cli, expand_path_or_none, say
 from training import allocation, flags, models, unpadding
 from training.batches import epoch_order
-from training.records import UserError, cli, expand_path_or_none, say
 from training.runs import peak_memory
 
 # Dense TFLOP/s of the tensor cores with bfloat16 or float16 inputs, by NVIDIA's data sheets. Of the

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from training.records import UserError, atomic_path, sha256_of_file
+from common import UserError, atomic_path, sha256_of_file
 from utils_glue import count_rows, expect, read_lines
 
 BASE_URL = "https://dl.fbaipublicfiles.com/"

@@ -2,7 +2,7 @@
 import zipfile
 from pathlib import Path
 
-from training.records import UserError, atomic_path
+from common import UserError, atomic_path
 from utils_glue import TASKS, expect, parse_label, read_lines
 
 

@@ -24,14 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import utils_glue
-from training.records import (
-    UserError,
-    atomic_path,
-    cli,
-    expand_path,
-    say,
-    sha256_of_file,
-)
+from common import UserError, atomic_path, cli, expand_path, say, sha256_of_file
 
 MANIFEST = "parts.json"
 WEIGHTS = "model.safetensors"

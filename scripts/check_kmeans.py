@@ -15,9 +15,10 @@ from pathlib import Path
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import common
 import train_memory
 from analysis.table import markdown
-from training import flags, records
+from training import flags
 
 
 def compare(run):
@@ -29,7 +30,7 @@ def compare(run):
     args = run.args
     run.prepare()
     batches = torch.arange(run.rows).split(args.per_gpu_memory_train_batch_size)
-    items = records.progress(run.items(batches), desc="features")
+    items = common.progress(run.items(batches), desc="features")
     x = torch.cat([run.rows_of(item).cpu() for item in items])  # (N, W*D)
     start = run.start()
     ours, inertia = memory.KMeans(start.clone(), run.rows), []
@@ -61,4 +62,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(records.cli(main))
+    sys.exit(common.cli(main))

@@ -24,9 +24,10 @@ if __name__ == "__main__" and os.environ.get("ESTIMATE") == "off":
     sys.stdin.read()  # the writer would fail
     sys.exit()
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import common
 import utils_glue
+from common import UserError
 from training import records
-from training.records import UserError
 
 STEP = Path(__file__).resolve().parent.parent / "results" / "step.csv"
 BERT_BASE = {"vocab_size": 30522, "max_position_embeddings": 512, "type_vocab_size": 2, "hidden_size": 768,
@@ -126,7 +127,7 @@ def read_stages(lines, keep):
 def shape_of(command):
     """The numbers of a model's config.json that decide its size: of a local folder, else BERT-base's."""
     for name in ("model_name_or_path_for_copy", "model_name_or_path"):
-        if name in command.flags and (config := records.read_json(Path(command.flags[name], "config.json"))):
+        if name in command.flags and (config := common.read_json(Path(command.flags[name], "config.json"))):
             return {key: config.get(key, value) for key, value in BERT_BASE.items()}
     return BERT_BASE
 
@@ -345,7 +346,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      allow_abbrev=False)
     add = parser.add_argument
-    add("--runs", type=records.expand_path_or_none, help="Folder of runs; the rates of the finished ones in "
+    add("--runs", type=common.expand_path_or_none, help="Folder of runs; the rates of the finished ones in "
         "it are used.")
     add("--jobs", type=int, default=1, help="Runs at a time. Default 1.")
     add("--keep", choices=("all", "model", "results"), default="model", help="What scripts/sweep leaves of a finished "
@@ -371,4 +372,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(records.cli(main))
+    sys.exit(common.cli(main))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import utils_glue
-from training.records import UserError, atomic_path, cli, expand_path, say
+from common import UserError, atomic_path, cli, expand_path, say
 
 
 def hold_out(task, data_dir, output_dir, fraction, seed):

@@ -31,8 +31,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from common import UserError, cli, expand_path, expand_path_or_none, say
 from training import flags
-from training.records import UserError, cli, expand_path, expand_path_or_none, say
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("memory", "schedule", "trials", "final", "variants", "claims")
@@ -456,7 +456,7 @@ def parse(argv):
     parser = flags.Parser(__doc__)
     parser.prog, parser.usage = "scripts/study", "%(prog)s MODEL GLUE_DIR RUNS_DIR [flags]"
     add = parser.add_argument
-    add("model", help="A pretrained encoder, folder or hub name.")
+    add("model", type=expand_path, help="A pretrained encoder, folder or hub name.")
     add("data_dir", type=expand_path, help="The folder with the tasks' .tsv files.")
     add("runs_dir", type=expand_path, help="The folder for all runs.")
     add("--tasks", nargs="+", type=words, default=[["MRPC", "STS-B"]], help="Default: MRPC STS-B.")

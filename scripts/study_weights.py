@@ -27,15 +27,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import utils_glue
-from training.records import (
-    UserError,
-    atomic_path,
-    cli,
-    expand_path,
-    expand_path_or_none,
-    say,
-    sha256_of_file,
-)
+from common import UserError, atomic_path, cli, expand_path, expand_path_or_none, say, sha256_of_file
 
 
 class Source(NamedTuple):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from training.records import UserError, atomic_path, cli, expand_path
+from common import UserError, atomic_path, cli, expand_path
 
 # Word: its kinds. Every kind exists, and kinds may overlap: "every dog ran" entails "a dog ran", not "two".
 NOUNS = {"animal": "dog cat bird", "dog": "puppy hound", "cat": "kitten", "bird": "eagle",

@@ -33,7 +33,7 @@ from conftest import ROOT, flags, memory_flags, save_models, write_task
 
 import glue_with_cka_ilg
 import train_memory
-from training.records import cli
+from common import cli
 
 MOST_KILLS = 5  # of a round, which then ends in peace
 PHASES = {"sample for the start:": "first centroids", "pass 1 of": "clustering", "pass 2 of": "clustering",

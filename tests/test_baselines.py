@@ -20,8 +20,8 @@ import utils_glue
 from baselines import glue_with_baseline as script
 from baselines import gram, minilm, pkd, procrustes, rkd
 from cka import linear_cka
+from common import UserError
 from training.attention import heard, last_attention
-from training.records import UserError
 
 SCRIPT = "baselines/glue_with_baseline.py"
 

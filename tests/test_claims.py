@@ -10,7 +10,7 @@ from scipy.stats import ttest_ind
 from test_tables import FSD, PUBLISHED, RKD, VKD, of, runs_csv
 
 from analysis import claims, tables
-from training.records import UserError
+from common import UserError
 
 MASKED = {"--mask_padding": True, "--group_by_length": False}
 

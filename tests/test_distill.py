@@ -15,13 +15,14 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import cka
+import common
 import distill
 import glue_with_cka_i
 import train_teacher
 import utils_glue
-from training import records, runs
+from common import UserError
+from training import runs
 from training.batches import Outputs, windows
-from training.records import UserError
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.float64, 1e-10)])
@@ -46,10 +47,10 @@ def test_kd_gradcheck_and_regression():
 
 def test_a_run_leaves_what_the_readme_says(tiny, tmp_path):
     output = tmp_path / "student"
-    before = records.sha256_of_file(tiny / "teacher" / "model.safetensors")
+    before = common.sha256_of_file(tiny / "teacher" / "model.safetensors")
     assert glue_with_cka_i.main(flags(tiny, output, "--internal", "--beta", 2, "--results_csv", tmp_path / "r.csv",
                                       "--save_steps", 2, "--do_predict")) == 0
-    assert records.sha256_of_file(tiny / "teacher" / "model.safetensors") == before
+    assert common.sha256_of_file(tiny / "teacher" / "model.safetensors") == before
     log = read_log(output)
     assert [entry["step"] for entry in log] == [1, 2, 3, 4, 5, 6]
     for entry in log:
@@ -333,7 +334,7 @@ def test_a_finished_run_is_not_overwritten_unasked(tiny, tmp_path):
 
 
 def test_an_output_folder_in_use_is_refused(tiny, tmp_path):
-    with records.claimed(tmp_path / "s"), pytest.raises(UserError, match="in use by another run"):
+    with common.lock_output_dir(tmp_path / "s"), pytest.raises(UserError, match="in use by another run"):
         glue_with_cka_i.main(flags(tiny, tmp_path / "s"))
 
 
@@ -353,7 +354,7 @@ def test_a_full_disk_leaves_nothing_half_written(tiny, tmp_path, monkeypatch, ca
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
     monkeypatch.setattr("training.checkpoints.save_file", full)
-    assert records.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "s", "--save_steps", 2)) == 1
+    assert common.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "s", "--save_steps", 2)) == 1
     assert "cannot be written (No space left on device)" in capsys.readouterr().err
     assert not list((tmp_path / "s").glob("*checkpoint*")) and not list((tmp_path / "s").glob(".checkpoint*"))
 

@@ -21,18 +21,20 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_distill import stopped_at
 
+import common
 import glue_with_cka_i
 import memory
 import train_memory
 import utils_glue
 from analysis import report
+from common import UserError
 from training import records, runs
-from training.records import UserError
 
 SCRIPTS = sorted(path for pattern in ("*.py", "*/*.py") for path in ROOT.glob(pattern)
-                 if "sys.exit(cli(main" in path.read_text().replace("records.", "") and path.parent.name != "tests")
+                 if "sys.exit(cli(main" in path.read_text().replace("common.", "") and path.parent.name != "tests")
 NO_PATHS = {"tasks", "task", "task_name", "base_url", "only", "flags", "method", "name", "tuned",
-            "commit", "tests", "methods", "rates", "teacher_rate", "student_layers"}
+            "commit", "tests", "methods", "rates", "teacher_rate", "student_layers", "seeds", "more_seeds",
+            "variants", "until", "jobs", "epochs", "warmup_ratio", "relation_heads", "learning_rate"}
 
 
 class Seen(Exception):
@@ -120,8 +122,8 @@ def test_an_unknown_users_home_and_an_empty_place_are_refused_before_anything_is
 def test_what_a_process_that_is_gone_left_is_removed_at_once(tmp_path):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    names = {number: tmp_path / f".r.csv.{records.HOST}-{number}.tmp" for number in (gone.pid, os.getppid())}
-    elsewhere = tmp_path / f".r.csv.{records.HOST}x-{gone.pid}.tmp"
+    names = {number: tmp_path / f".r.csv.{common.HOST}-{number}.tmp" for number in (gone.pid, os.getppid())}
+    elsewhere = tmp_path / f".r.csv.{common.HOST}x-{gone.pid}.tmp"
     for path in (*names.values(), elsewhere):
         path.touch()
     records.append_result(tmp_path / "r.csv", {"method": "VKD", "seed": 1})
@@ -159,10 +161,10 @@ def test_atomic_path_writes_what_a_link_leads_to(there, tmp_path):
         (tmp_path / "far/folder/old").touch()
     for name in ("file", "folder"):
         (tmp_path / name).symlink_to(Path("far") / name)
-    with records.atomic_path(tmp_path / "file") as temporary:
+    with common.atomic_path(tmp_path / "file") as temporary:
         assert temporary.parent.samefile(tmp_path / "far")
         temporary.write_text("new")
-    with records.atomic_path(tmp_path / "folder") as temporary:
+    with common.atomic_path(tmp_path / "folder") as temporary:
         temporary.mkdir()
         (temporary / "new").touch()
     assert all((tmp_path / name).is_symlink() for name in ("file", "folder"))
@@ -173,10 +175,10 @@ def test_atomic_path_writes_what_a_link_leads_to(there, tmp_path):
 def test_a_link_in_a_circle_and_a_device(tmp_path):
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
-    with pytest.raises(UserError, match="in a circle"), records.atomic_path(tmp_path / "a"):
+    with pytest.raises(UserError, match="in a circle"), common.atomic_path(tmp_path / "a"):
         pass
     (tmp_path / "null").symlink_to("/dev/null")
-    with records.atomic_path(tmp_path / "null") as path:
+    with common.atomic_path(tmp_path / "null") as path:
         path.write_text("nothing")
     assert Path("/dev/null").is_char_device() and (tmp_path / "null").is_symlink()
 
@@ -212,7 +214,7 @@ def test_a_checkpoint_that_was_moved_and_linked_is_the_runs_own(named, tiny, tmp
     place = moved(link, tmp_path / "far")
     before = sorted(os.listdir(place))
     more = {"link": ["--resume_from_checkpoint", link], "place": ["--resume_from_checkpoint", place]}.get(named, [])
-    assert records.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "s", "--save_steps", 2, *more)) == 0
+    assert common.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "s", "--save_steps", 2, *more)) == 0
     assert [entry["step"] for entry in read_log(tmp_path / "s")] == [1, 2, 3, 4, 5, 6]
     assert [path.name for path in (tmp_path / "s").glob("*checkpoint*")] == ["checkpoint-4"]
     assert sorted(os.listdir(place)) == before and not list(tmp_path.rglob("*.tmp*"))
@@ -259,7 +261,7 @@ def test_a_claim_cleans_up_links_and_not_what_they_lead_to(tmp_path):
     (tmp_path / "far/precious").touch()
     (tmp_path / "s").mkdir()
     (tmp_path / "s/.checkpoint-2.1.tmp-old").symlink_to(tmp_path / "far")
-    with records.claimed(tmp_path / "s"):
+    with common.lock_output_dir(tmp_path / "s"):
         assert os.listdir(tmp_path / "s") == [".lock"]
     assert (tmp_path / "far/precious").exists()
 
@@ -338,7 +340,7 @@ def test_leftovers_of_killed_writers_go_after_a_day(tmp_path):
         path.touch()
     folder.mkdir()
     for path in (old, other, folder, same_start):
-        os.utime(path, (time.time() - 2 * records.DAY,) * 2)
+        os.utime(path, (time.time() - 2 * common.DAY,) * 2)
     records.append_result(tmp_path / "r.csv", {"method": "VKD", "seed": 1})
     assert set(os.listdir(tmp_path)) == {"r.csv", young.name, other.name, same_start.name}
 
@@ -442,12 +444,12 @@ def room_for(size):
 
 
 def write_tensors(folder):
-    with records.atomic_path(folder / "big.safetensors") as path:
+    with common.atomic_path(folder / "big.safetensors") as path:
         save_file({"a": torch.zeros(9999)}, path)
 
 
 def write_text(folder):
-    records.write_json(folder / "big.json", ["word"] * 9999)
+    common.write_json(folder / "big.json", ["word"] * 9999)
 
 
 def write_lines(folder):
@@ -466,7 +468,7 @@ def write_curves(folder):
                                          (write_lines, "train_log.jsonl"), (write_curves, "tensorboard")])
 def test_a_full_disk_names_its_file(write, name, tmp_path, capfd):
     with room_for(5000):
-        assert records.cli(lambda argv: write(tmp_path)) == 1
+        assert common.cli(lambda argv: write(tmp_path)) == 1
     said = capfd.readouterr().err
     assert said.startswith(f"error: {tmp_path / name} cannot be written (File too large)") and said.count("\n") == 1
     assert not list(tmp_path.glob(".big*"))
@@ -475,7 +477,7 @@ def test_a_full_disk_names_its_file(write, name, tmp_path, capfd):
 def test_a_full_device_names_its_file(tmp_path, capsys):
     (tmp_path / "train_log.jsonl").symlink_to("/dev/full")
     lines = records.JsonLines(tmp_path / "train_log.jsonl", 0)
-    assert records.cli(lambda argv: lines.write({"step": 1})) == 1
+    assert common.cli(lambda argv: lines.write({"step": 1})) == 1
     assert f"error: {tmp_path / 'train_log.jsonl'} cannot be written (No space left" in capsys.readouterr().err
 
 

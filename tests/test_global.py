@@ -27,9 +27,9 @@ import glue_with_cka_ilg
 import memory
 import train_memory
 import utils_glue
+from common import UserError
 from training import runs
 from training.batches import flat
-from training.records import UserError
 
 
 def test_fsd_g(trained, tiny_without_dropout, tmp_path):

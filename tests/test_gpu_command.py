@@ -20,9 +20,9 @@ from conftest import ROOT, shell
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
+from common import UserError
 from scripts import carry
 from training import runs
-from training.records import UserError
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import forms

@@ -22,6 +22,7 @@ from conftest import (
 from safetensors.torch import load_file, save_file
 from test_models import byte_level, change_config, sentencepiece_unigram
 
+import common
 import glue_with_cka_g
 import glue_with_cka_i
 import memory
@@ -29,7 +30,7 @@ import train_memory
 import train_teacher
 import utils_glue
 from baselines import glue_with_baseline, gram, procrustes, rkd
-from training import classes, records
+from training import classes
 from training.tokenizer import load_tokenizer
 
 # ---- tokenizers ---------------------------------------------------------------------------------------------------
@@ -117,7 +118,7 @@ def test_a_folder_without_a_tokenizer_is_refused(tiny, tmp_path, capsys):
 def refusal(capsys, arguments, main=glue_with_cka_i.main):
     """The one sentence that a command ends with."""
     capsys.readouterr()
-    assert records.cli(main, [str(a) for a in arguments]) == 1
+    assert common.cli(main, [str(a) for a in arguments]) == 1
     lines = [line for line in capsys.readouterr().err.replace("\r", "\n").split("\n") if line.startswith("error:")]
     assert len(lines) == 1
     return lines[0]

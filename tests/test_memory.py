@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.cluster import KMeans as SklearnKMeans
 
 import memory
-from training.records import UserError
+from common import UserError
 
 
 def blobs(seed, rows=300, number=6, width=12, spread=0.6):

@@ -13,10 +13,10 @@ import transformers
 from conftest import ROOT, flags, read_log, save_models, sentence, shell, wordpiece, write_task
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+import common
 import glue_with_cka_i
 import train_teacher
 from training import flags as flag_module
-from training import records
 
 
 def byte_level(folder):
@@ -180,7 +180,7 @@ MISTAKES = {
 def test_a_mistake_gets_one_sentence(mistake, tiny, tmp_path, capsys):
     change, said = MISTAKES[mistake]
     arguments = [*flags(tiny, tmp_path / "s"), *(str(a) for a in change(tiny, tmp_path))]
-    assert records.cli(glue_with_cka_i.main, arguments) == 1
+    assert common.cli(glue_with_cka_i.main, arguments) == 1
     error = capsys.readouterr().err
     lines = [line for line in error.replace("\r", "\n").split("\n") if line.startswith("error: ")]
     assert len(lines) == 1 and "Traceback" not in error
@@ -200,13 +200,13 @@ def test_names_in_capitals_in_the_right_order_are_fine(tiny, tmp_path):
 def test_evaluation_alone_checks_the_model_too(more, said, tiny, capsys):
     arguments = [*flags(tiny, tiny / "teacher", *more, "--data_dir", tiny)]
     arguments = [flag for flag in arguments if flag != "--do_train"]
-    assert records.cli(glue_with_cka_i.main, arguments) == 1
+    assert common.cli(glue_with_cka_i.main, arguments) == 1
     assert said in capsys.readouterr().err and not Path("no").exists()
 
 
 def test_a_foreign_model_in_the_output_folder_is_refused(tiny, tmp_path, capsys):
     shutil.copytree(tiny / "pretrained", tmp_path / "s")
-    assert records.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "s")) == 1
+    assert common.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "s")) == 1
     assert "no run of this project wrote" in capsys.readouterr().err
 
 

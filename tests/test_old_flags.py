@@ -15,7 +15,7 @@ import glue_with_cka_ilg
 import train_memory
 import train_teacher
 from baselines import glue_with_baseline
-from training.records import UserError, cli
+from common import UserError, cli
 
 PASTED = "--local_rank -1 --fp16_opt_level O1 --server_ip '' --server_port ''".replace("''", "").split(" ")
 NAMES = {"local_rank", "fp16_opt_level", "server_ip", "server_port"}

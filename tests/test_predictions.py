@@ -13,7 +13,7 @@ from test_tables import write_run
 import glue_with_cka_i
 import utils_glue
 from analysis import predictions, table
-from training.records import UserError
+from common import UserError
 
 COUNTS = {"dev": 40, "dev_mm": 30}
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
+import common
 import glue_with_cka_g
 import glue_with_cka_i
 import glue_with_cka_ilg
@@ -18,9 +19,9 @@ import train_teacher
 from analysis import best, cost, findings, report, table, tables
 from analysis.compare import RELATIONS
 from baselines import glue_with_baseline
+from common import UserError
 from scripts import estimate
 from training import records
-from training.records import UserError
 
 HEAD = ("method,task,seed,acc,minutes,parameters,device,machine,precision,processes,started,commit,"
         "teacher,torch,transformers,--learning_rate,--mask_padding,--output_dir,--tokenizer_name")
@@ -393,7 +394,7 @@ SCRIPTS = sorted(str(path.relative_to(ROOT)) for folder in (".", "analysis", "ba
 def test_help_can_be_printed_in_any_encoding(script, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     text = (ROOT / script).read_text(encoding="utf-8")
-    assert re.search(r"sys\.exit\((records\.)?cli\(main[,)]", text)  # its main goes through cli
+    assert re.search(r"sys\.exit\((common\.)?cli\(main[,)]", text)  # its main goes through cli
     main = importlib.import_module(script.removesuffix(".py").replace("/", ".")).main
     for encoding, errors in (("ascii", "strict"), ("ascii", "surrogateescape"), ("latin-1", "strict")):
         streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors=errors) for _ in range(2)]
@@ -401,7 +402,7 @@ def test_help_can_be_printed_in_any_encoding(script, monkeypatch):
             patch.setattr(sys, "stdout", streams[0])
             patch.setattr(sys, "stderr", streams[1])
             with pytest.raises(SystemExit) as stopped:
-                records.cli(main, ["--help"])
+                common.cli(main, ["--help"])
         assert not stopped.value.code
         streams[0].flush()
         assert b"usage" in streams[0].buffer.getvalue()
@@ -414,17 +415,17 @@ def test_tables_can_be_printed_in_any_encoding(tmp_path, monkeypatch):
     assert rb"**55.49 \xb1 1.61**" in done.stdout
     utf8 = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     monkeypatch.setattr(sys, "stdout", utf8)
-    assert records.cli(lambda argv: print("α \udcff")) == 0  # a file's name that is no UTF-8
+    assert common.cli(lambda argv: print("α \udcff")) == 0  # a file's name that is no UTF-8
     assert utf8.buffer.getvalue() == "α \\udcff\n".encode()
     raw = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="surrogateescape")
     monkeypatch.setattr(sys, "stdout", raw)
-    assert records.cli(lambda argv: print("α \udcff")) == 0
+    assert common.cli(lambda argv: print("α \udcff")) == 0
     assert raw.buffer.getvalue() == "α ".encode() + b"\xff\n"
 
 
 def test_output_that_is_no_text_stream(monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.StringIO())
-    assert records.cli(lambda argv: print("α")) == 0
+    assert common.cli(lambda argv: print("α")) == 0
     assert sys.stdout.getvalue() == "α\n"
 
 

@@ -10,28 +10,29 @@ import pandas as pd
 import pytest
 from conftest import flags, shell
 
+import common
 from analysis import table
+from common import UserError
 from training import records
-from training.records import UserError
 
 
 def test_atomic_path_keeps_the_old_content_until_the_new_is_whole(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(RuntimeError), records.atomic_path(path) as temporary:
+    with pytest.raises(RuntimeError), common.atomic_path(path) as temporary:
         temporary.write_text("half")
         raise RuntimeError
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["file"]
-    with records.atomic_path(path) as temporary:
+    with common.atomic_path(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new" and os.listdir(tmp_path) == ["file"]
-    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~records.UMASK
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~common.UMASK
 
 
 def test_atomic_path_replaces_folders(tmp_path):
     for content in ("one", "two"):
-        with records.atomic_path(tmp_path / "folder") as temporary:
+        with common.atomic_path(tmp_path / "folder") as temporary:
             temporary.mkdir()
             (temporary / content).write_text(content)
     assert os.listdir(tmp_path) == ["folder"] and os.listdir(tmp_path / "folder") == ["two"]
@@ -40,7 +41,7 @@ def test_atomic_path_replaces_folders(tmp_path):
 def test_a_file_never_replaces_a_folder(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "precious").touch()
-    with pytest.raises(UserError, match="is a folder"), records.atomic_path(tmp_path / "folder") as temporary:
+    with pytest.raises(UserError, match="is a folder"), common.atomic_path(tmp_path / "folder") as temporary:
         temporary.write_text("text")
     assert (tmp_path / "folder" / "precious").exists()
 
@@ -85,7 +86,7 @@ def test_a_repeated_run_is_not_in_the_table_twice(tmp_path):
 
 
 def hold(folder):
-    with records.claimed(folder):
+    with common.lock_output_dir(folder):
         (folder / "held").touch()
         time.sleep(60)
 
@@ -95,11 +96,11 @@ def test_a_claim_ends_with_its_process(tmp_path):
     process.start()
     while not (tmp_path / "held").exists():
         time.sleep(0.01)
-    with pytest.raises(UserError, match="in use"), records.claimed(tmp_path):
+    with pytest.raises(UserError, match="in use"), common.lock_output_dir(tmp_path):
         pass
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    with records.claimed(tmp_path):
+    with common.lock_output_dir(tmp_path):
         pass
 
 
@@ -109,10 +110,10 @@ def test_user_errors_are_one_line_and_other_errors_are_not_hidden(capsys):
 
     def bug(argv):
         raise ZeroDivisionError
-    assert records.cli(wrong) == 1
+    assert common.cli(wrong) == 1
     assert capsys.readouterr().err == "error: x was 1, not 2: pass 2\n"
     with pytest.raises(ZeroDivisionError):
-        records.cli(bug)
+        common.cli(bug)
 
 
 def runs_csv(path, *rows):
@@ -180,7 +181,7 @@ def test_a_finished_run_says_its_peak_memory(tiny, tmp_path):
     done = shell("train_teacher.py", *flags(tiny, tmp_path / "a", "--results_csv", tmp_path / "r.csv", "--max_steps", 1,
                                             teacher=True))
     assert done.returncode == 0, done.stderr
-    peak = records.read_json(tmp_path / "a/run.json")["peak_memory_mib"]
+    peak = common.read_json(tmp_path / "a/run.json")["peak_memory_mib"]
     assert 50 < peak < 50_000  # torch alone takes more than the one; KiB or bytes would be more than the other
     assert pd.read_csv(tmp_path / "r.csv").peak_memory_mib.tolist() == [peak]
 
@@ -190,14 +191,14 @@ def test_runs_with_and_without_a_peak_memory_are_of_one_table(tmp_path, capsys):
     assert "peak_memory_mib" not in records.result_row(RUN) and records.result_row(later)["peak_memory_mib"] == 900
     for folder, run in (("a", RUN), ("b", later), ("c", later | {"seed": 3, "peak_memory_mib": 950,
                                                                  "arguments": RUN["arguments"] | {"seed": 3}})):
-        records.write_json(tmp_path / folder / "run.json", run)
+        common.write_json(tmp_path / folder / "run.json", run)
     table.main([str(tmp_path)])
     assert "| FSD_G | 50.00 ± 0.00 | 3 |" in capsys.readouterr().out
 
 
 def test_a_memory_among_the_runs_is_no_row(tmp_path, capsys):
-    records.write_json(tmp_path / "a/run.json", RUN)
-    records.write_json(tmp_path / "memory/run.json", {"finished": True, "method": "memory", "memory": {}})
+    common.write_json(tmp_path / "a/run.json", RUN)
+    common.write_json(tmp_path / "memory/run.json", {"finished": True, "method": "memory", "memory": {}})
     table.main([str(tmp_path), "--csv", str(tmp_path / "out.csv")])
     assert "| FSD_G | 50.00 | 1 |" in capsys.readouterr().out
     assert pd.read_csv(tmp_path / "out.csv").memory.tolist() == ["m" * 12]

@@ -18,8 +18,8 @@ import train_memory
 import utils_glue
 from analysis import compare, cost, findings, report, subjects
 from analysis.compare import RELATIONS
+from common import UserError, read_json, write_json
 from memory import load_memory
-from training.records import UserError, read_json, write_json
 
 TABLES = {"restoration", "classes", "heat_maps", "heat_map_pixels", "layers", "relation_differences",
           "relation_training", "global", "occupancy", "cost"}

@@ -15,6 +15,7 @@ import torch
 import transformers
 from conftest import ROOT
 
+import common
 import glue_with_cka_g
 import glue_with_cka_i
 import glue_with_cka_ilg
@@ -23,7 +24,7 @@ import train_teacher
 from analysis import report
 from baselines import glue_with_baseline
 from scripts import estimate
-from training import flags, records, runs, teacher_cache
+from training import flags, runs, teacher_cache
 
 SCRIPTS = {f"{module.__name__.split('.')[-1]}.py": module for module in (
     train_teacher, glue_with_cka_i, glue_with_cka_g, glue_with_cka_ilg, glue_with_baseline)}
@@ -240,7 +241,7 @@ def test_rehearsal_end_to_end(tiny, tmp_path):
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "rte" / "rehearsal"
     for run, batch in (("final/vkd,seed=5", 32), ("stability/vkd,per_gpu_train_batch_size=8,seed=5", 8)):
-        run = records.read_json(folder / run / "run.json")
+        run = common.read_json(folder / run / "run.json")
         assert run["finished"] and run["steps"] == 1 and run["method"] == "VKD"
         found = [run["arguments"][name] for name in ("alpha", "temperature", "learning_rate", "num_train_epochs")]
         assert found == [0.2, 5, 1e-5, 3] and run["arguments"]["per_gpu_train_batch_size"] == batch
@@ -325,7 +326,7 @@ def test_memory_and_shared_cache(monkeypatch, capsys):
 
 def test_rates_come_from_finished_runs_or_from_step_csv(monkeypatch, capsys, tmp_path):
     for i, rate in enumerate((10, 20, 90, 7)):  # one unfinished, one a rehearsal
-        records.write_json(tmp_path / f"run{i}" / "run.json", {
+        common.write_json(tmp_path / f"run{i}" / "run.json", {
             "finished": rate != 90, "command": "glue_with_cka_i.py --beta 0", "device": "a GPU", "machine": "",
             "arguments": {"beta": 0.0, "bf16": False, "max_steps": 1 if rate == 7 else -1},
             "examples_per_second": rate, "train_seconds": 100,
@@ -344,7 +345,7 @@ def test_rates_come_from_finished_runs_or_from_step_csv(monkeypatch, capsys, tmp
 def test_estimate_refuses_what_it_does_not_know(monkeypatch, capsys):
     for text, message in (("ls -l", "line 1"), ("", "no command"),
                           (VKD.replace("RTE", "AX"), "AX"), (f"{VKD} --max_steps many", "max_steps")):
-        with pytest.raises(records.UserError, match=message):
+        with pytest.raises(common.UserError, match=message):
             estimated(monkeypatch, capsys, text)
 
 

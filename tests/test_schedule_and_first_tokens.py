@@ -12,8 +12,8 @@ import glue_with_cka_g
 import glue_with_cka_i
 import glue_with_cka_ilg
 import train_teacher
+from common import UserError, read_json
 from training.batches import Outputs
-from training.records import UserError, read_json
 
 
 def weights(folder):

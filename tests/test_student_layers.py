@@ -16,6 +16,7 @@ from test_inputs import refusal
 from test_models import byte_level
 from test_tables import of, runs_csv, write_run
 
+import common
 import glue_with_cka_g
 import glue_with_cka_i
 import glue_with_cka_ilg
@@ -24,10 +25,10 @@ import train_teacher
 import utils_glue
 from analysis import best, table, tables
 from baselines import glue_with_baseline
+from common import UserError
 from scripts import estimate
 from training import models, records, runs
 from training.flags import check_arguments
-from training.records import UserError
 from training.tokenizer import load_tokenizer
 
 FAMILIES = {
@@ -216,7 +217,7 @@ def test_killed_and_resumed_is_bit_identical(main, tiny, tmp_path, monkeypatch):
         return step(loop, *args)
     with monkeypatch.context() as patch:
         patch.setattr(runs.Loop, "step", killed)
-        assert records.cli(main.main, arguments("killed")) == 130
+        assert common.cli(main.main, arguments("killed")) == 130
     with pytest.raises(UserError, match="student_layers was 1,3 and is 0,3"):
         main.main(arguments("killed", "0,3"))
     assert main.main(arguments("killed")) == 0

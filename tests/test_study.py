@@ -17,8 +17,8 @@ import train_memory
 import train_teacher
 import utils_glue
 from baselines import glue_with_baseline
+from common import UserError
 from scripts import hold_out, study
-from training.records import UserError
 
 
 def test_every_row_is_in_one_of_the_two_parts(tmp_path):

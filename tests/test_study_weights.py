@@ -9,8 +9,8 @@ import torch
 import transformers
 from conftest import write_task
 
+from common import UserError, sha256_of_file
 from scripts import study_weights
-from training.records import UserError, sha256_of_file
 
 WIDTH, LAYERS, INNER, POSITIONS = 32, 2, 64, 40
 PIECES = ["<s>", "<pad>", "</s>", "<unk>", "▁a", "▁the", "▁dog", "▁bark", "s", "▁never", "▁cat", "b", "a", "r", "k"]

@@ -15,8 +15,8 @@ import psutil
 import pytest
 from conftest import ROOT, flags
 
-from training import records
-from training.records import UserError
+import common
+from common import UserError
 
 SWEEP = ROOT / "scripts" / "sweep"
 FAKE = '''
@@ -160,7 +160,8 @@ def test_a_failing_run_leaves_the_others_alone_and_its_repair_counts(here):
 
 
 def test_a_run_that_is_held_elsewhere_is_no_failure(here):
-    with records.claimed(here / "held"), pytest.raises(UserError) as refused, records.claimed(here / "held"):
+    with (common.lock_output_dir(here / "held"), pytest.raises(UserError) as refused,
+          common.lock_output_dir(here / "held")):
         pass
     done = sweep(here, "runs", "a", "seed=1", "--", "fake.py", "--in_use", refused.value)
     assert done.returncode == 1 and counts(done) == (1, 0, 0, 0)

@@ -13,7 +13,7 @@ from scipy.stats import ttest_ind, ttest_ind_from_stats
 
 from analysis import best, table, tables
 from analysis.scores import draw_task
-from training.records import UserError
+from common import UserError
 
 PUBLISHED = ROOT / "analysis" / "published.csv"
 COMMON = {"minutes": 2.0, "parameters": 17e6, "device": "cpu", "machine": "M, 2 cores", "precision": "bf16",

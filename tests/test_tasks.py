@@ -100,6 +100,6 @@ def test_missing_test_file_is_said_before_the_training(tiny, tmp_path):
     (tmp_path / "RTE").mkdir()
     for split in ("train", "dev"):
         (tmp_path / "RTE" / f"{split}.tsv").write_text((tiny / "RTE" / f"{split}.tsv").read_text())
-    with pytest.raises(distill.records.UserError, match="test rows of RTE"):
+    with pytest.raises(distill.common.UserError, match="test rows of RTE"):
         glue_with_cka_i.main(flags(tiny, tmp_path / "s", "--do_predict", "--data_dir", tmp_path))
     assert not (tmp_path / "s/train_log.jsonl").exists()

@@ -17,8 +17,8 @@ import glue_with_cka_g
 import glue_with_cka_i
 import glue_with_cka_ilg
 import train_memory
+from common import UserError
 from training import teacher_cache
-from training.records import UserError
 from training.teacher import Teacher
 
 METHODS = {

@@ -14,10 +14,12 @@ import pytest
 import torch
 from conftest import ROOT, flags, memory_flags, read_log, two_processes, write_task
 
+import common
 import glue_with_cka_i
 import memory
+import termination
 import train_memory
-from training import records, runs, teacher_cache, termination
+from training import records, runs, teacher_cache
 
 SAID = "terminated; {}, and the same command goes on from there\n"
 
@@ -70,11 +72,11 @@ def test_a_training_saves_the_step_it_is_in_and_goes_on_to_the_same_bits(step, t
     loop = runs.Loop
     with monkeypatch.context() as patch:
         patch.setattr(loop, "step", raises_a_signal(loop.step, step))
-        assert records.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "cut", *more)) == 143
+        assert common.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "cut", *more)) == 143
     assert last_line(capsys) == SAID.format(f"step {step} of 6 is saved")
     assert [path.name for path in (tmp_path / "cut").glob("checkpoint-*")] == [f"checkpoint-{step}"]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    assert records.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "cut", *more)) == 0
+    assert common.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "cut", *more)) == 0
     assert f"checkpoint-{step}: {step} of 6 steps are done" in capsys.readouterr().err
     same_files(tmp_path / "straight", tmp_path / "cut", "model.safetensors", "dev_predictions.tsv")
     assert log_without_speed(tmp_path / "cut") == log_without_speed(tmp_path / "straight")
@@ -84,21 +86,21 @@ def test_after_the_last_step_the_model_is_placed_and_not_trained_again(tiny, tmp
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with monkeypatch.context() as patch:
         patch.setattr(runs.Loop, "step", raises_a_signal(runs.Loop.step, 6))
-        assert records.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "s")) == 143
+        assert common.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "s")) == 143
     assert last_line(capsys) == "terminated; the same command goes on from what was saved last\n"
     assert (tmp_path / "s/model.safetensors").exists() and not list((tmp_path / "s").rglob("*.tmp"))
-    assert records.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "s")) == 0
+    assert common.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "s")) == 0
     assert "is done; going on after it" in capsys.readouterr().err
 
 
 def test_a_state_with_a_nan_is_not_saved(tiny, tmp_path, monkeypatch, capsys):
-    check = records.UserError("the loss term ce was not a finite number at step 2")
+    check = common.UserError("the loss term ce was not a finite number at step 2")
 
     def bad(self):
         raise check
     monkeypatch.setattr(runs.Loop, "step", raises_a_signal(runs.Loop.step, 2))
     monkeypatch.setattr("training.checkpoints.Meter.check", bad)
-    assert records.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "s", "--logging_steps", 100)) == 1
+    assert common.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "s", "--logging_steps", 100)) == 1
     assert last_line(capsys).endswith(f"error: {check}\n")
     assert not list((tmp_path / "s").glob("checkpoint-*"))
 
@@ -106,7 +108,7 @@ def test_a_state_with_a_nan_is_not_saved(tiny, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("where", ["evaluate_folder", "training_features"])
 def test_elsewhere_it_ends_at_once(where, tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(runs.Run, where, raises_a_signal(getattr(runs.Run, where), 1))
-    assert records.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "s")) == 143
+    assert common.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "s")) == 143
     assert last_line(capsys) == "terminated; the same command goes on from what was saved last\n"
     assert not list((tmp_path / "s").glob("*_predictions.tsv"))
 
@@ -114,11 +116,11 @@ def test_elsewhere_it_ends_at_once(where, tiny, tmp_path, monkeypatch, capsys):
 def test_a_finished_run_is_not_terminated(tiny, tmp_path, monkeypatch):
     """At the moment in which its last record is written, and in the last pass of a clustering."""
     monkeypatch.setattr(runs.records, "result_row", raises_a_signal(records.result_row, 1))
-    assert records.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "s", "--results_csv", tmp_path / "r.csv")) == 0
-    assert records.read_json(tmp_path / "s/run.json")["finished"]
+    assert common.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "s", "--results_csv", tmp_path / "r.csv")) == 0
+    assert common.read_json(tmp_path / "s/run.json")["finished"]
     monkeypatch.setattr(memory, "save_memory", raises_a_signal(memory.save_memory, 1))
-    assert records.cli(train_memory.main, memory_flags(tiny, tmp_path / "m")) == 0
-    assert records.read_json(tmp_path / "m/run.json")["finished"]
+    assert common.cli(train_memory.main, memory_flags(tiny, tmp_path / "m")) == 0
+    assert common.read_json(tmp_path / "m/run.json")["finished"]
 
 
 # ---- a clustering, a teacher cache --------------------------------------------------------------------------------
@@ -130,10 +132,10 @@ def test_a_clustering_saves_and_ends_in_the_same_memory(batch, said, tiny, tmp_p
     train_memory.main(memory_flags(tiny, tmp_path / "straight"))
     with monkeypatch.context() as patch:
         patch.setattr(memory.KMeans, "add", raises_a_signal(memory.KMeans.add, batch))
-        assert records.cli(train_memory.main, memory_flags(tiny, tmp_path / "cut")) == 143
+        assert common.cli(train_memory.main, memory_flags(tiny, tmp_path / "cut")) == 143
     assert last_line(capsys) == SAID.format(said)
     assert not (tmp_path / "cut" / memory.FILE).exists()
-    assert records.cli(train_memory.main, memory_flags(tiny, tmp_path / "cut")) == 0
+    assert common.cli(train_memory.main, memory_flags(tiny, tmp_path / "cut")) == 0
     same_files(tmp_path / "straight", tmp_path / "cut", memory.FILE, "clusters.tsv")
 
 
@@ -144,9 +146,9 @@ def test_a_teacher_cache_keeps_what_is_done(tiny, tmp_path, monkeypatch, capsys)
     with monkeypatch.context() as patch:
         numbers = teacher_cache.TeacherCache.numbers
         patch.setattr(teacher_cache.TeacherCache, "numbers", raises_a_signal(numbers, 3))  # two files a mini-batch
-        assert records.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "cut", *kept)) == 143
+        assert common.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "cut", *kept)) == 143
     assert last_line(capsys) == SAID.format("16 of 21 samples of the teacher cache are saved")
-    assert records.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "cut", *kept)) == 0
+    assert common.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "cut", *kept)) == 0
     assert "16 of 21 samples are done" in capsys.readouterr().err
     for whole in (tmp_path / "whole").rglob("*.npy"):
         same_files(whole.parent, tmp_path / "kept" / whole.parent.name, whole.name)
@@ -164,7 +166,7 @@ def test_a_second_signal_does_not_disturb_the_cleaning_up(capsys):
         finally:
             terminate(os.getpid())
             cleaned.append(True)
-    assert records.cli(main) == 143
+    assert common.cli(main) == 143
     assert cleaned and capsys.readouterr().err == "terminated; the same command goes on from what was saved last\n"
 
 
@@ -177,7 +179,7 @@ def test_it_comes_again_where_python_drops_an_exception(capsys):
         deaf = Deaf()
         del deaf
         time.sleep(30)
-    assert records.cli(main) == 143
+    assert common.cli(main) == 143
     assert capsys.readouterr().err == "terminated; the same command goes on from what was saved last\n"
 
 
@@ -185,8 +187,8 @@ def test_a_mistake_that_is_told_meanwhile_is_still_one_line(capsys):
     def main(argv):
         termination.hold()
         terminate(os.getpid())
-        raise records.UserError("this is wrong")
-    assert records.cli(main) == 1 and capsys.readouterr().err == "error: this is wrong\n"
+        raise common.UserError("this is wrong")
+    assert common.cli(main) == 1 and capsys.readouterr().err == "error: this is wrong\n"
 
 
 def test_a_child_that_was_forked_ends_as_ever():
@@ -198,7 +200,7 @@ def test_a_child_that_was_forked_ends_as_ever():
         time.sleep(0.2)  # Python forgets what it hears while it forks
         terminate(child)
         return os.waitpid(child, 0)[1]
-    assert records.cli(main) == signal.SIGTERM
+    assert common.cli(main) == signal.SIGTERM
 
 
 # ---- from outside -------------------------------------------------------------------------------------------------

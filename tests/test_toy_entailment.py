@@ -10,9 +10,9 @@ import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from common import UserError
 from scripts import toy_entailment as toy
 from scripts.toy_entailment import Clause, entails, render
-from training.records import UserError
 
 SIZES = {"train": 2000, "dev": 400, "test": 200}
 

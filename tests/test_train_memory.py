@@ -23,12 +23,13 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_distill import stopped_at
 
+import common
 import glue_with_cka_g
 import glue_with_cka_i
 import memory
 import train_memory
-from training import choices, clustering, records
-from training.records import UserError
+from common import UserError
+from training import choices, clustering
 
 
 def facts_of(folder):
@@ -198,7 +199,7 @@ def test_a_full_disk_leaves_no_broken_memory(tiny, tmp_path, monkeypatch, capsys
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
     monkeypatch.setattr(memory, "save_file", full)
-    assert records.cli(train_memory.main, memory_flags(tiny, tmp_path / "m")) == 1
+    assert common.cli(train_memory.main, memory_flags(tiny, tmp_path / "m")) == 1
     assert "No space left on device" in capsys.readouterr().err
     assert not list((tmp_path / "m").glob("*.safetensors")) and not list((tmp_path / "m").glob(".mem*"))
 

@@ -15,9 +15,9 @@ from transformers import BertTokenizer
 
 import leaderboard.download as download
 import utils_glue
+from common import UserError, cli
 from leaderboard.download import download_task
 from leaderboard.submission import zip_submission
-from training.records import UserError, cli
 from utils_glue import (
     TASKS,
     compute_metrics,

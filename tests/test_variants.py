@@ -26,10 +26,10 @@ import train_memory
 import train_teacher
 from analysis import best, cost, table, tables
 from baselines import glue_with_baseline
+from common import UserError
 from scripts import estimate
 from training import records, runs
 from training.batches import epoch_order
-from training.records import UserError
 from training.seeds import mix
 
 BOTH = ["--mask_padding", "--group_by_length"]

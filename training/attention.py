@@ -3,7 +3,7 @@ import contextlib
 
 import accelerate
 
-from training.records import UserError
+from common import UserError
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "albert", "distilbert", "mpnet")
 PROJECTIONS = (("query", "key", "value"), ("q_lin", "k_lin", "v_lin"), ("q", "k", "v"))

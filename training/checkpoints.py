@@ -8,15 +8,8 @@ import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from training.records import (
-    UserError,
-    as_of_today,
-    atomic_path,
-    read_json,
-    remove_folder,
-    sha256_of_file,
-    write_json,
-)
+from common import UserError, atomic_path, read_json, remove_folder, sha256_of_file, write_json
+from training.records import as_of_today
 
 
 class Meter:

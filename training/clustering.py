@@ -7,11 +7,13 @@ import pandas as pd
 import torch
 from safetensors import SafetensorError
 
+import common
 import memory
-from training import models, records, runs, termination
+import termination
+from common import UserError, say
+from training import models, records, runs
 from training.batches import MiniBatch, Rows, flat
 from training.checkpoints import check_output, checkpoints, other_settings, run_settings
-from training.records import UserError, say
 from training.teacher import Teacher
 from training.tokenizer import load_tokenizer
 
@@ -30,17 +32,17 @@ class Clustering(runs.Run):
         settings = self.clustering_settings(features)
         progress, tensors = self.unfinished(settings)
         self.accelerator.wait_for_everyone()  # all processes have looked before the first clears the folder
-        if tensors is None and records.is_main_process():
+        if tensors is None and common.is_main_process():
             runs.clear(self.output)
             for path in checkpoints(self.output):
-                records.remove_folder(path)
+                common.remove_folder(path)
         self.record["settings"] = settings
         self.write_record()
         log = records.Log(self.output, args.run_file, progress["step"])
         kmeans = self.kmeans(tensors)
         termination.hold()  # to the end: a memory that is finished is not terminated any more
         found = self.passes(kmeans, progress, log)
-        if records.is_main_process():
+        if common.is_main_process():
             self.leave(kmeans, found, progress, features, log)
         return 0
 
@@ -54,7 +56,7 @@ class Clustering(runs.Run):
             raise UserError(f"--num_centroid is {args.num_centroid}, but there are {self.rows} training samples to "
                             f"cluster: pass {self.rows} or less")
         teacher = models.load_teacher(args, self.task, tokenizer).to(self.accelerator.device)
-        self.record |= {"data": {"train": features.source}, "teacher": records.fingerprint_of_model(teacher)}
+        self.record |= {"data": {"train": features.source}, "teacher": models.fingerprint_of_model(teacher)}
         self.facts = self.memory_facts(teacher, tokenizer)
         self.data = Rows(features.tensors, cut=args.mask_padding and self.can_cut(teacher, features))
         self.teacher = Teacher(teacher, self.accelerator, args.compile)
@@ -73,7 +75,7 @@ class Clustering(runs.Run):
             raise UserError(f"--resume_from_checkpoint {args.resume_from_checkpoint}: train_memory.py goes on from "
                             "what is in its own --output_dir; leave the value out")
         fresh = {"settings": settings, "step": 0, "seconds": 0.0, "history": []}
-        if not self.state.is_file() or records.read_json(self.output / "run.json").get("finished"):
+        if not self.state.is_file() or common.read_json(self.output / "run.json").get("finished"):
             if args.resume_from_checkpoint:
                 raise UserError(f"--resume_from_checkpoint: there is no unfinished clustering in {self.output}")
             return fresh, None
@@ -108,7 +110,7 @@ class Clustering(runs.Run):
     def sample(self, indices):
         """The features (S, W*D) of these samples, on the CPU."""
         chosen = indices.split(self.args.per_gpu_memory_train_batch_size)
-        bar = records.progress(self.items(chosen), desc="sample for the start", unit="batch", leave=False)
+        bar = common.progress(self.items(chosen), desc="sample for the start", unit="batch", leave=False)
         sample = torch.cat([self.rows_of(item).cpu() for item in bar])
         memory.check_finite(sample)
         return sample
@@ -177,7 +179,7 @@ class Clustering(runs.Run):
         batches = self.batches()
         before, seconds, started = (number - 1) * len(batches), progress["seconds"], time.perf_counter()
         done = progress["step"] - before
-        bar = records.progress(total=len(batches), initial=done, unit="batch",
+        bar = common.progress(total=len(batches), initial=done, unit="batch",
                                desc=f"pass {number} of {args.memory_num_train_epochs}")
         mine = [batch[self.accelerator.process_index::world] for batch in batches[done:]]
         items = iter(self.items([indices for indices in mine if len(indices)]))
@@ -229,11 +231,11 @@ class Clustering(runs.Run):
         facts = memory.save_memory(self.output / memory.FILE, kmeans.centroids, facts)
         table = pd.DataFrame({"index": features.indices, "label": features.tensors["labels"].numpy(),
                               "cluster": found["assignment"], "x": found["points"][:, 0], "y": found["points"][:, 1]})
-        with records.atomic_path(self.output / "clusters.tsv") as path:
+        with common.atomic_path(self.output / "clusters.tsv") as path:
             table.to_csv(path, sep="\t", index=False, float_format="%.6g")
         figure = picture_of_clusters(table, found["centroids"].numpy(), found["sizes"], found["explained"],
                                      self.task.labels, self.task.name)
-        with records.atomic_path(self.output / "clusters.png") as path:
+        with common.atomic_path(self.output / "clusters.png") as path:
             figure.savefig(path, format="png", dpi=150)
         log.figure(progress["step"], "memory/clusters", figure)
         log.close(progress["step"], {}, {})

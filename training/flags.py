@@ -7,8 +7,9 @@ import re
 from pathlib import Path
 
 import utils_glue
+from common import UserError, expand_path, expand_path_or_none, follow, make_folders
 from training import choices
-from training.records import UserError, expand_path, expand_path_or_none, follow, make_folders, read_results
+from training.records import read_results
 
 
 class Parser(argparse.ArgumentParser):

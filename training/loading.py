@@ -7,7 +7,7 @@ from pathlib import Path
 
 import transformers
 
-from training.records import UserError
+from common import UserError
 
 OUTPUTS = {"output_attentions": False, "output_hidden_states": False, "return_dict": True}
 

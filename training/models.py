@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 import transformers
 
+from common import UserError, say
 from training import classes
 from training.batches import MiniBatch, Rows, span
 from training.loading import hub_arguments, load_config, loading
-from training.records import UserError, fingerprint_of_model, say
 from training.tokenizer import check_tokenizer, check_vocabulary, saved_reads_alike
 
 WRAPPERS = r"^(module\.|_orig_mod\.)+"  # what DataParallel and torch.compile put before the names of weights
@@ -85,6 +85,15 @@ def check_labels(task, config, name, what="teacher"):
     if config.num_labels != expected:
         raise UserError(f"the {what} {name} has {config.num_labels} labels, but {task.name} has {expected}: fine-tune "
                         f"one on {task.name} with train_teacher.py")
+
+
+def fingerprint_of_model(model):
+    """The sha256 of a model's weights by name, as hex: equal for equal weights, whatever file or hub they came from."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def fingerprint_of_config(config):

@@ -14,10 +14,13 @@ import pandas as pd
 import torch
 import transformers
 
+import common
 import memory
+import termination
 import utils_glue
+from common import UserError, say
 from distill import Loop, needs_of, task_loss
-from training import allocation, classes, flags, models, records, termination
+from training import allocation, classes, flags, models, records
 from training.batches import MiniBatch, Rows
 from training.checkpoints import (
     checkpoint_to_resume,
@@ -29,7 +32,6 @@ from training.checkpoints import (
     step_of,
 )
 from training.linear import quick_linears
-from training.records import UserError, say
 from training.seeds import mix
 from training.teacher import Teacher
 from training.teacher_cache import TeacherCache, entries
@@ -65,7 +67,7 @@ def prepared(args):
     allocation.keep_freed_memory()
     if not args.do_train:
         models.find_trained(args.output_dir)
-    with records.claimed(args.output_dir):
+    with common.lock_output_dir(args.output_dir):
         try:
             yield task
         except termination.Terminated:
@@ -124,7 +126,7 @@ class Run:
             say(f"{checkpoint.name}: {describe(self.evaluate_folder(checkpoint))}")
         if args.do_predict:
             self.write_predictions()
-        if args.do_train and records.is_main_process():
+        if args.do_train and common.is_main_process():
             termination.hold()  # a run that is finished is not terminated any more
             names = [name for name in vars(args) if name in HYPERPARAMETERS]
             log.close(self.record["steps"], {"method": self.method} | {k: getattr(args, k) for k in names}, results)
@@ -136,8 +138,8 @@ class Run:
         return 0
 
     def write_record(self):
-        if records.is_main_process():
-            records.write_json(self.output / "run.json", self.record)
+        if common.is_main_process():
+            common.write_json(self.output / "run.json", self.record)
 
     # ---- data --------------------------------------------------------------------------------------------------
 
@@ -190,10 +192,10 @@ class Run:
         features = self.training_features(tokenizer)
         teacher = models.load_teacher(args, self.task, tokenizer) if models.has_teacher(args) else None
         self.record |= {"data": {"train": features.source},
-                        "teacher": records.fingerprint_of_model(teacher) if teacher else None}
+                        "teacher": models.fingerprint_of_model(teacher) if teacher else None}
         m_t = self.teacher_memory(teacher, tokenizer) if flags.needs_memory(args) else None
         settings = self.settings(features, tokenizer)
-        before = records.read_json(self.output / "run.json")
+        before = common.read_json(self.output / "run.json")
         if self.is_trained(before, settings):
             say(f"the training in {self.output} is done; going on after it")
             self.record = before | {"arguments": dict(vars(args))}
@@ -201,8 +203,8 @@ class Run:
         checkpoint = checkpoint_to_resume(args, settings)
         accelerator.wait_for_everyone()  # all processes have looked before the main one clears the folder
         student = models.load_student(args, self.task, tokenizer, teacher, checkpoint)
-        if not checkpoint and records.is_main_process():
-            with records.atomic_path(self.output / "rehearsal", keep=False) as folder:
+        if not checkpoint and common.is_main_process():
+            with common.atomic_path(self.output / "rehearsal", keep=False) as folder:
                 models.check_saving(student, tokenizer, folder)
         student = student.to(accelerator.device)
         if self.check:
@@ -231,13 +233,13 @@ class Run:
         elif accelerator.process_index:
             # else all processes drop the same units
             torch.manual_seed(mix(args.seed, "process", accelerator.process_index))
-        if records.is_main_process():
+        if common.is_main_process():
             self.take_folder(checkpoint, loop.state.step, before)
         log = records.Log(self.output, args.run_file, loop.state.step)
 
         def save(state):
             tensors, progress = state.pack()
-            if records.is_main_process():
+            if common.is_main_process():
                 save_checkpoint(self.output, state.step,
                                 lambda folder: models.save_model(student, tokenizer, folder), tensors,
                                 progress | {"settings": settings}, args.save_total_limit)
@@ -247,7 +249,7 @@ class Run:
             torch.cuda.reset_peak_memory_stats(accelerator.device)
         termination.hold()
         loop.run(log, save, evaluate=lambda: self.evaluate(loop.student, tokenizer)[0])
-        if records.is_main_process():
+        if common.is_main_process():
             if memories:
                 self.save_student_memory(memories, student, tokenizer)
             place_model(student, tokenizer, self.output)
@@ -278,7 +280,7 @@ class Run:
             clear(self.output)
         for path in checkpoints(self.output):
             if not own or step_of(path) > step:
-                records.remove_folder(path)
+                common.remove_folder(path)
         self.write_record()
 
     def settings(self, features, tokenizer):
@@ -306,7 +308,7 @@ class Run:
         """The centroids (C, W*D_t) of --teacher_memory_path, refused where they are not of this teacher and task."""
         path = memory.find_memory(self.args.teacher_memory_path)
         m_t, facts = memory.load_memory(path, self.memory_facts(teacher, tokenizer))
-        self.record["teacher_memory"] = facts | {"sha256": records.sha256_of_file(path)}
+        self.record["teacher_memory"] = facts | {"sha256": common.sha256_of_file(path)}
         return m_t
 
     def teacher_cache(self, teacher, tokenizer, features, terms, pairs, memories):
@@ -330,7 +332,7 @@ class Run:
     def save_student_memory(self, memories, student, tokenizer):
         """M_s in a file of its own, for analysis."""
         facts = self.memory_facts(student, tokenizer) | {
-            "student": records.fingerprint_of_model(student), "num_centroid": len(memories.student),
+            "student": models.fingerprint_of_model(student), "num_centroid": len(memories.student),
             "teacher_memory": self.record["teacher_memory"]["sha256"]}
         memory.save_memory(self.output / "student_memory.safetensors", memories.student, facts)
 
@@ -369,11 +371,11 @@ class Run:
             self.task, rows, self.record["teacher"], models.fingerprint_of_config(teacher.config),
             utils_glue.tokenizer_fingerprint(tokenizer), self.args.max_seq_length, self.record["device"],
             self.args.cache_dir or None)
-        found = utils_glue.read_tensors(path, fingerprint) if records.is_main_process() else None
+        found = utils_glue.read_tensors(path, fingerprint) if common.is_main_process() else None
         found = accelerate.utils.broadcast_object_list([found and found[0]["logits"].clone()])[0]
         if found is None:
             found = torch.from_numpy(self.predict(teacher, rows))
-            if records.is_main_process():
+            if common.is_main_process():
                 utils_glue.write_tensors(path, fingerprint, {"logits": found}, {})
         return found.numpy()
 
@@ -389,7 +391,7 @@ class Run:
                     self.accelerator.num_processes)
         with torch.no_grad():
             logits = [MiniBatch(rows[indices], self.accelerator.device, rows.world).forward(model).logits
-                      for indices in records.progress(order.split(size), desc="evaluating", leave=False, unit="batch")]
+                      for indices in common.progress(order.split(size), desc="evaluating", leave=False, unit="batch")]
         return torch.cat(logits)[order.argsort().to(logits[0].device)].double().cpu().numpy()
 
     def evaluate(self, model, tokenizer):
@@ -411,12 +413,12 @@ class Run:
         """Evaluate a saved model as a stranger would load it, in full precision; results go into its folder."""
         model, tokenizer = models.load_trained(self.args, self.task, folder)
         results, tables = self.evaluate(model.to(self.accelerator.device), tokenizer)
-        if records.is_main_process():
-            records.write_json(folder / "eval_results.json", {"task": self.task.name, **results})
-            with records.atomic_path(folder / "eval_results.txt") as path:
+        if common.is_main_process():
+            common.write_json(folder / "eval_results.json", {"task": self.task.name, **results})
+            with common.atomic_path(folder / "eval_results.txt") as path:
                 path.write_text("".join(f"{key} = {value}\n" for key, value in results.items()), encoding="utf-8")
             for split, table in tables.items():
-                with records.atomic_path(folder / f"{split}_predictions.tsv") as path:
+                with common.atomic_path(folder / f"{split}_predictions.tsv") as path:
                     table.to_csv(path, sep="\t", index=False)
         return results
 
@@ -427,7 +429,7 @@ class Run:
         for task, split, data_dir in self.test_sets():
             features = self.features(split, tokenizer, self.args.max_predict_samples, task, data_dir)
             predictions = utils_glue.predictions_from_logits(task, self.predict(model, features))
-            if records.is_main_process():
+            if common.is_main_process():
                 file = self.output / "submission" / task.submissions[split]
                 utils_glue.write_submission(file, task, split, features.indices, predictions)
                 say(f"wrote {file}")
@@ -451,11 +453,11 @@ def describe(results):
 
 def place_model(model, tokenizer, output):
     """The trained model in the output folder itself, file by file; config.json last makes it loadable."""
-    with records.atomic_path(output / "trained-model") as folder:
+    with common.atomic_path(output / "trained-model") as folder:
         models.save_model(model, tokenizer, folder)
     for file in sorted((output / "trained-model").iterdir(), key=lambda file: file.name == "config.json"):
-        records.move(file, output / file.name)
-    records.remove_folder(output / "trained-model")
+        common.move(file, output / file.name)
+    common.remove_folder(output / "trained-model")
 
 
 def clear(output):
@@ -466,4 +468,4 @@ def clear(output):
         for file in output.glob(pattern):
             if file.is_symlink() or file.is_file():
                 file.unlink()
-    records.discard(output / "submission")
+    common.discard(output / "submission")

@@ -24,9 +24,9 @@ import numpy as np
 import torch
 
 import cka
-from training import termination
+import termination
+from common import UserError, discard, move, naming, progress, read_json, say, write_json
 from training.batches import MiniBatch, Outputs, Rows, flat, uncut
-from training.records import UserError, discard, move, naming, progress, read_json, say, write_json
 
 NUMPY = {torch.float16: np.dtype("<f2"), torch.float32: np.dtype("<f4")}
 

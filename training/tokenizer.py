@@ -5,8 +5,8 @@ from pathlib import Path
 import transformers
 from tokenizers import normalizers
 
+from common import UserError
 from training.loading import hub_arguments, load_config, loading
-from training.records import UserError
 from utils_glue import tokenizer_fingerprint
 
 

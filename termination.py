@@ -1,6 +1,6 @@
 """SIGTERM, which clusters and spot machines send some seconds before SIGKILL: a run saves and ends, to go on later.
 
-`records.cli` listens. The signal ends the program at once, unless it has called `hold`: then it is remembered until the
+`common.cli` listens. The signal ends the program at once, unless it has called `hold`: then it is remembered until the
 program asks at a safe point (`Agreement`), or lets go (`release`).
 """
 import contextlib

@@ -1,0 +1,306 @@
+"""What every file may need and nothing of ours is needed for: errors, a script's end, whole files.
+
+A user's mistake is a UserError; `cli` makes one line of it. What is written is whole or not there
+(`atomic_path`), also when the process is killed or the disk is full. Imports no package at its top,
+so that `--help` waits for none.
+"""
+import argparse
+import contextlib
+import errno
+import glob
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+import threading
+import time
+import zlib
+from pathlib import Path
+
+import termination
+
+UMASK = os.umask(0)
+os.umask(UMASK)
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EROFS)
+DAY = 24 * 3600  # seconds
+HOST = re.sub(r"\W", "_", platform.node())  # in the names of unfinished files, as machines may share a folder
+
+
+class UserError(Exception):
+    """A mistake the user can mend: one sentence with what was expected, what was found, where, and what to do."""
+
+
+# ---- a script's end -------------------------------------------------------------------------------
+
+def cli(main, argv=None, interrupted="interrupted; the same command goes on from what was saved last"):
+    """Run a script's main; a user's mistake, a full disk or a signal becomes one line on stderr. Returns the exit code.
+    """
+    write_what_can_be()
+    threading.excepthook = report_thread_error
+    try:
+        with termination.listening():
+            return run_main(main, argv, interrupted)
+    except termination.Terminated as error:
+        message = str(error) or interrupted.replace("interrupted", "terminated", 1)
+    except RuntimeError:  # of a collective, of which another process that was told has left the group first
+        if not termination.ear.told or "RANK" not in os.environ:
+            raise
+        message = interrupted.replace("interrupted", "terminated", 1)
+    say(message)  # once the exception has let go of bars, which end their line then
+    return termination.CODE
+
+
+def run_main(main, argv, interrupted):
+    """The exit code of a script's main; its errors become one line on stderr."""
+    try:
+        code = main(argv) or 0
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        message, code = f"error: {error}", 1
+    except BrokenPipeError:  # the reader of a table has enough, as in `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        message, code = f"error: {error.filename or 'a file'} cannot be written ({error.strerror}); what " \
+                        "was there before is untouched: mend that or name another folder, and run again", 1
+    except KeyboardInterrupt:
+        message, code = interrupted, 130
+    if is_main_process():
+        print(message, file=sys.stderr)
+    return code
+
+
+def write_what_can_be():
+    """Let stdout and stderr write what their encoding lacks, as α in ASCII, as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        errors = getattr(stream, "errors", None)
+        fails = errors == "strict" or (errors == "surrogateescape" and stream.encoding != "utf-8")
+        if fails and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def report_thread_error(problem):
+    """Tell of an error that ends a thread; of the disk's, TensorBoard's thread leaves that to the main one."""
+    if getattr(problem.exc_value, "errno", None) not in UNWRITABLE:
+        threading.__excepthook__(problem)
+
+
+def is_main_process():
+    """True in the first process of a run, by the variables that torchrun and accelerate launch set."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(message):
+    """One line to the user, from the main process only."""
+    if is_main_process():
+        print(message, file=sys.stderr, flush=True)
+
+
+def progress(*args, **kwargs):
+    """A tqdm bar in the main process; in a log file it draws a line twice a minute instead of ten a second."""
+    from tqdm import tqdm
+
+    interval = 0.1 if sys.stderr.isatty() else 30
+    return tqdm(*args, **kwargs, mininterval=interval, maxinterval=interval, disable=not is_main_process())
+
+
+# ---- places on disk -------------------------------------------------------------------------------
+
+def expand_path(word):
+    """The argparse type of a flag that names a file or folder: ~ and ~user are homes; an empty word is refused.
+
+    A model's hub name stays as it is.
+    """
+    if not word:
+        raise argparse.ArgumentTypeError("expected the name of a file or folder, found an empty one: give one")
+    expanded = os.path.expanduser(word)
+    if word.startswith("~") and expanded == word:
+        raise argparse.ArgumentTypeError(f"expected a home at the start of {word}, found no such user here: give the "
+                                         f"whole path, or ./{word} for a name that starts with ~")
+    return expanded
+
+
+def expand_path_or_none(word):
+    """The type of a path that may be left out: an empty word is none, as is leaving out the flag."""
+    return word and expand_path(word)
+
+
+def follow(path):
+    """What a path names in the end: of a symbolic link its target, which may not be there yet."""
+    path = Path(path)
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if target.is_symlink():
+        raise UserError(f"{path} is a symbolic link that leads in a circle: remove it, or let it lead to a place")
+    return target
+
+
+def make_folder(folder):
+    """Make a folder and those above it, where they are not there; what a link to it leads to."""
+    Path(os.path.realpath(folder)).mkdir(parents=True, exist_ok=True)
+
+
+def make_folders(args, **folders):
+    """Make the folder that each flag needs, where it has a value; UserError where that cannot be."""
+    for name, folder in folders.items():
+        try:
+            if folder:
+                make_folder(folder)
+        except OSError as error:
+            raise UserError(f"--{name} {getattr(args, name)} cannot be used, as {error.filename} cannot be made a "
+                            f"folder ({error.strerror}): name another") from None
+
+
+@contextlib.contextmanager
+def lock_output_dir(output_dir):
+    """Hold the output folder for this run; a second run in the same folder is refused."""
+    if not is_main_process():
+        yield
+        return
+    import filelock
+
+    make_folder(output_dir)
+    try:
+        with filelock.FileLock(Path(output_dir) / ".lock", timeout=0):
+            for leftover in Path(output_dir).glob(".*.tmp*"):  # of a killed run: never whole, never read
+                discard(leftover)
+            yield
+    except filelock.Timeout:
+        raise UserError(f"the output folder {output_dir} is in use by another run that is still going: wait for it "
+                        "or name another --output_dir") from None
+
+
+# ---- whole files ----------------------------------------------------------------------------------
+
+@contextlib.contextmanager
+def naming(path, temporary=None):
+    """Have an error of the disk name the file that was to be written, by its own name and not by a temporary one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in UNWRITABLE:
+            name = os.fsdecode(error.filename or path)
+            error.filename = name.replace(str(temporary), str(path)) if temporary else name
+        raise
+    except Exception as error:
+        found = re.search(r"os error (\d+)", str(error))
+        if type(error).__name__ != "SafetensorError" or not found:
+            raise
+        number = int(found[1])
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+@contextlib.contextmanager
+def atomic_path(path, keep=True):
+    """Yield a temporary path beside `path`, to be written as a file or a folder; on success it takes path's name.
+
+    A process killed at any moment leaves the old content, the new or (of a folder) none, never a part of one. A
+    symbolic link stays: what it leads to is written. A device or a pipe is written as it comes.
+    keep: False for a rehearsal, of which nothing stays.
+    """
+    given = Path(path)
+    if given.exists() and not (given.is_file() or given.is_dir()):
+        with naming(given):
+            yield given
+        return
+    path = follow(given)
+    temporary = path.with_name(f".{path.name}.{HOST}-{os.getpid()}.tmp")
+    with naming(given, temporary):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        discard_leftovers(path)
+        try:
+            yield temporary
+            if not keep:
+                return
+            for file in temporary.rglob("*") if temporary.is_dir() else [temporary]:
+                if file.is_file():
+                    file.chmod(0o666 & ~UMASK)  # safetensors writes files that only their owner can read
+                    with open(file, "rb") as handle:
+                        os.fsync(handle.fileno())
+            if path.is_dir() and not temporary.is_dir():
+                raise UserError(f"{path} is a folder, but a file is to be written there: name a file")
+            if path.is_dir():
+                remove_folder(path)
+            os.replace(temporary, path)
+        finally:
+            discard(temporary)
+
+
+def discard_leftovers(path):
+    """Delete what killed processes left of writing `path`: this machine's that are gone, others' after a day."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp*"):
+        import psutil
+
+        with contextlib.suppress(OSError):  # another process may be doing the same
+            writer = re.fullmatch(r"(?:(\w+)-)?(\d+)\.tmp(-old)?", leftover.name.removeprefix(f".{path.name}."))
+            if writer and ((writer[1] == HOST and not psutil.pid_exists(int(writer[2])))
+                           or time.time() - leftover.lstat().st_mtime > DAY):
+                discard(leftover)
+
+
+def discard(path):
+    """Delete a file or folder that nobody reads; of a symbolic link the link alone."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_folder(path):
+    """Delete a folder under another name first, so that a half-deleted one is never taken for a whole one.
+
+    Of a symbolic link the link alone goes: what it leads to lies outside the run.
+    """
+    if not path.is_symlink():
+        doomed = path.with_name(f".{path.name}.{HOST}-{os.getpid()}.tmp-old")
+        os.replace(path, doomed)
+        path = doomed
+    discard(path)
+
+
+def move(file, path):
+    """Give a whole file the name `path`; through a link, to another file system too."""
+    try:
+        os.replace(file, follow(path))
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with atomic_path(path) as temporary:
+            shutil.copyfile(file, temporary)
+        file.unlink()
+
+
+def write_json(path, content):
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def read_json(path):
+    """The content of a JSON file, {} where there is none."""
+    path = Path(path)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if not isinstance(found, dict):
+            raise ValueError("it holds no JSON object")
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): delete the folder it is in, or name another one") from None
+    return found
+
+
+def sha256_of_file(path):
+    """The sha256 of a file's bytes, as hex."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def checksum(tensors, notes):
+    """A CRC of what a safetensors file holds, its tensors and a text, as safetensors notices no changed byte."""
+    crc = zlib.crc32(notes.encode())
+    for key in sorted(tensors):
+        crc = zlib.crc32(tensors[key].numpy(), crc)
+    return str(crc)
