@@ -1,8 +1,8 @@
-"""What every file may need and nothing of ours is needed for: errors, a script's end, whole files.
+"""The ground floor: errors, a script's end, places on disk, whole files. It needs nothing of ours
+but termination.py, and imports no package at its top, so that no --help waits for one.
 
-A user's mistake is a UserError; `cli` makes one line of it. What is written is whole or not there
-(`atomic_path`), also when the process is killed or the disk is full. Imports no package at its top,
-so that `--help` waits for none.
+A user's mistake is a UserError, of which `cli` makes one line. What `atomic_path` writes is whole
+or not there, also when the process is killed or the disk is full.
 """
 import argparse
 import contextlib
@@ -22,21 +22,29 @@ from pathlib import Path
 
 import termination
 
-UMASK = os.umask(0)
-os.umask(UMASK)
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EROFS)
 DAY = 24 * 3600  # seconds
-HOST = re.sub(r"\W", "_", platform.node())  # in the names of unfinished files, as machines may share a folder
+# in the names of unfinished files, as machines may share a folder
+HOST = re.sub(r"\W", "_", platform.node())
+UMASK = os.umask(0)
+os.umask(UMASK)
 
 
 class UserError(Exception):
-    """A mistake the user can mend: one sentence with what was expected, what was found, where, and what to do."""
+    """A mistake that the user can mend.
+
+    Its text is one sentence: what was expected, what was found, where, and what to do.
+    """
 
 
-# ---- a script's end -------------------------------------------------------------------------------
+# ---- a script's end ------------------------------------------------------------------------------
 
-def cli(main, argv=None, interrupted="interrupted; the same command goes on from what was saved last"):
-    """Run a script's main; a user's mistake, a full disk or a signal becomes one line on stderr. Returns the exit code.
+
+def cli(main, argv=None,
+        interrupted="interrupted; the same command goes on from what was saved last"):
+    """Run a script's main. Returns the exit code.
+
+    A user's mistake, a full disk or a signal becomes one line on stderr.
     """
     write_what_can_be()
     threading.excepthook = report_thread_error
@@ -45,7 +53,8 @@ def cli(main, argv=None, interrupted="interrupted; the same command goes on from
             return run_main(main, argv, interrupted)
     except termination.Terminated as error:
         message = str(error) or interrupted.replace("interrupted", "terminated", 1)
-    except RuntimeError:  # of a collective, of which another process that was told has left the group first
+    except RuntimeError:
+        # of a collective, of which another process that was told to end has left the group first
         if not termination.ear.told or "RANK" not in os.environ:
             raise
         message = interrupted.replace("interrupted", "terminated", 1)
@@ -67,8 +76,10 @@ def run_main(main, argv, interrupted):
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
-        message, code = f"error: {error.filename or 'a file'} cannot be written ({error.strerror}); what " \
-                        "was there before is untouched: mend that or name another folder, and run again", 1
+        message = (f"error: {error.filename or 'a file'} cannot be written ({error.strerror}); "
+                   "what was there before is untouched: mend that or name another folder, and run "
+                   "again")
+        code = 1
     except KeyboardInterrupt:
         message, code = interrupted, 130
     if is_main_process():
@@ -86,13 +97,16 @@ def write_what_can_be():
 
 
 def report_thread_error(problem):
-    """Tell of an error that ends a thread; of the disk's, TensorBoard's thread leaves that to the main one."""
+    """Tell of an error that ends a thread.
+
+    Where it is the disk's, TensorBoard's thread leaves that to the main one.
+    """
     if getattr(problem.exc_value, "errno", None) not in UNWRITABLE:
         threading.__excepthook__(problem)
 
 
 def is_main_process():
-    """True in the first process of a run, by the variables that torchrun and accelerate launch set."""
+    """True in the first process of a run, by what torchrun and accelerate launch set."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -103,31 +117,35 @@ def say(message):
 
 
 def progress(*args, **kwargs):
-    """A tqdm bar in the main process; in a log file it draws a line twice a minute instead of ten a second."""
+    """A tqdm bar in the main process; in a log file, a line twice a minute and not ten a second."""
     from tqdm import tqdm
 
     interval = 0.1 if sys.stderr.isatty() else 30
-    return tqdm(*args, **kwargs, mininterval=interval, maxinterval=interval, disable=not is_main_process())
+    return tqdm(*args, **kwargs, mininterval=interval, maxinterval=interval,
+                disable=not is_main_process())
 
 
-# ---- places on disk -------------------------------------------------------------------------------
+# ---- places on disk ------------------------------------------------------------------------------
+
 
 def expand_path(word):
-    """The argparse type of a flag that names a file or folder: ~ and ~user are homes; an empty word is refused.
+    """The argparse type of a flag that names a file or folder: ~ and ~user are homes.
 
-    A model's hub name stays as it is.
+    An empty word is refused. A model's hub name stays as it is.
     """
     if not word:
-        raise argparse.ArgumentTypeError("expected the name of a file or folder, found an empty one: give one")
+        raise argparse.ArgumentTypeError(
+            "expected the name of a file or folder, found an empty one: give one")
     expanded = os.path.expanduser(word)
     if word.startswith("~") and expanded == word:
-        raise argparse.ArgumentTypeError(f"expected a home at the start of {word}, found no such user here: give the "
-                                         f"whole path, or ./{word} for a name that starts with ~")
+        raise argparse.ArgumentTypeError(
+            f"expected a home at the start of {word}, found no such user here: give the whole "
+            f"path, or ./{word} for a name that starts with ~")
     return expanded
 
 
 def expand_path_or_none(word):
-    """The type of a path that may be left out: an empty word is none, as is leaving out the flag."""
+    """The type of a path that may be left out: an empty word is the same as no flag."""
     return word and expand_path(word)
 
 
@@ -136,7 +154,8 @@ def follow(path):
     path = Path(path)
     target = Path(os.path.realpath(path)) if path.is_symlink() else path
     if target.is_symlink():
-        raise UserError(f"{path} is a symbolic link that leads in a circle: remove it, or let it lead to a place")
+        raise UserError(f"{path} is a symbolic link that leads in a circle: remove it, or let it "
+                        "lead to a place")
     return target
 
 
@@ -146,14 +165,14 @@ def make_folder(folder):
 
 
 def make_folders(args, **folders):
-    """Make the folder that each flag needs, where it has a value; UserError where that cannot be."""
+    """Make the folder that each flag needs, where it has a value; else a UserError."""
     for name, folder in folders.items():
         try:
             if folder:
                 make_folder(folder)
         except OSError as error:
-            raise UserError(f"--{name} {getattr(args, name)} cannot be used, as {error.filename} cannot be made a "
-                            f"folder ({error.strerror}): name another") from None
+            raise UserError(f"--{name} {getattr(args, name)} cannot be used, as {error.filename} "
+                            f"cannot be made a folder ({error.strerror}): name another") from None
 
 
 @contextlib.contextmanager
@@ -167,19 +186,20 @@ def lock_output_dir(output_dir):
     make_folder(output_dir)
     try:
         with filelock.FileLock(Path(output_dir) / ".lock", timeout=0):
-            for leftover in Path(output_dir).glob(".*.tmp*"):  # of a killed run: never whole, never read
-                discard(leftover)
+            for leftover in Path(output_dir).glob(".*.tmp*"):
+                discard(leftover)  # of a killed run: never whole, never read
             yield
     except filelock.Timeout:
-        raise UserError(f"the output folder {output_dir} is in use by another run that is still going: wait for it "
-                        "or name another --output_dir") from None
+        raise UserError(f"the output folder {output_dir} is in use by another run that is still "
+                        "going: wait for it or name another --output_dir") from None
 
 
-# ---- whole files ----------------------------------------------------------------------------------
+# ---- whole files ---------------------------------------------------------------------------------
+
 
 @contextlib.contextmanager
 def naming(path, temporary=None):
-    """Have an error of the disk name the file that was to be written, by its own name and not by a temporary one."""
+    """Have an error of the disk name the file that was to be written, not a temporary one."""
     try:
         yield
     except OSError as error:
@@ -197,11 +217,11 @@ def naming(path, temporary=None):
 
 @contextlib.contextmanager
 def atomic_path(path, keep=True):
-    """Yield a temporary path beside `path`, to be written as a file or a folder; on success it takes path's name.
+    """Yield a temporary path beside `path`, to be written as a file or a folder.
 
-    A process killed at any moment leaves the old content, the new or (of a folder) none, never a part of one. A
-    symbolic link stays: what it leads to is written. A device or a pipe is written as it comes.
-    keep: False for a rehearsal, of which nothing stays.
+    On success it takes path's name. A process killed at any moment leaves the old content, the new
+    or (of a folder) none, never a part of one. A symbolic link stays: what it leads to is written.
+    A device or a pipe is written as it comes. keep: False for a rehearsal, of which nothing stays.
     """
     given = Path(path)
     if given.exists() and not (given.is_file() or given.is_dir()):
@@ -219,11 +239,10 @@ def atomic_path(path, keep=True):
                 return
             for file in temporary.rglob("*") if temporary.is_dir() else [temporary]:
                 if file.is_file():
-                    file.chmod(0o666 & ~UMASK)  # safetensors writes files that only their owner can read
-                    with open(file, "rb") as handle:
-                        os.fsync(handle.fileno())
+                    make_durable(file)
             if path.is_dir() and not temporary.is_dir():
-                raise UserError(f"{path} is a folder, but a file is to be written there: name a file")
+                raise UserError(f"{path} is a folder, but a file is to be written there: name a "
+                                "file")
             if path.is_dir():
                 remove_folder(path)
             os.replace(temporary, path)
@@ -231,15 +250,26 @@ def atomic_path(path, keep=True):
             discard(temporary)
 
 
+def make_durable(file):
+    """Have a file on the disk, and readable: safetensors writes for its owner alone."""
+    file.chmod(0o666 & ~UMASK)
+    with open(file, "rb") as handle:
+        os.fsync(handle.fileno())
+
+
 def discard_leftovers(path):
-    """Delete what killed processes left of writing `path`: this machine's that are gone, others' after a day."""
+    """Delete what killed processes left of writing `path`.
+
+    This machine's, whose process is gone; another machine's after a day.
+    """
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp*"):
         import psutil
 
         with contextlib.suppress(OSError):  # another process may be doing the same
-            writer = re.fullmatch(r"(?:(\w+)-)?(\d+)\.tmp(-old)?", leftover.name.removeprefix(f".{path.name}."))
-            if writer and ((writer[1] == HOST and not psutil.pid_exists(int(writer[2])))
-                           or time.time() - leftover.lstat().st_mtime > DAY):
+            ending = leftover.name.removeprefix(f".{path.name}.")
+            writer = re.fullmatch(r"(?:(\w+)-)?(\d+)\.tmp(-old)?", ending)
+            gone = writer and writer[1] == HOST and not psutil.pid_exists(int(writer[2]))
+            if writer and (gone or time.time() - leftover.lstat().st_mtime > DAY):
                 discard(leftover)
 
 
@@ -252,7 +282,7 @@ def discard(path):
 
 
 def remove_folder(path):
-    """Delete a folder under another name first, so that a half-deleted one is never taken for a whole one.
+    """Delete a folder, under another name first: a half-deleted one is never taken for a whole one.
 
     Of a symbolic link the link alone goes: what it leads to lies outside the run.
     """
@@ -276,8 +306,10 @@ def move(file, path):
 
 
 def write_json(path, content):
+    """Write a JSON file, whole or not at all."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+        text = json.dumps(content, indent=2, default=str)
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def read_json(path):
@@ -288,7 +320,8 @@ def read_json(path):
         if not isinstance(found, dict):
             raise ValueError("it holds no JSON object")
     except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}): delete the folder it is in, or name another one") from None
+        raise UserError(f"{path} is damaged ({error}): delete the folder it is in, or name another "
+                        "one") from None
     return found
 
 
@@ -299,7 +332,10 @@ def sha256_of_file(path):
 
 
 def checksum(tensors, notes):
-    """A CRC of what a safetensors file holds, its tensors and a text, as safetensors notices no changed byte."""
+    """A CRC of what a safetensors file holds, its tensors and a text.
+
+    safetensors itself notices no changed byte.
+    """
     crc = zlib.crc32(notes.encode())
     for key in sorted(tensors):
         crc = zlib.crc32(tensors[key].numpy(), crc)
