@@ -321,30 +321,28 @@ def probe(table, structures):
         return by_step[key] if key in by_step.index else None
 
     def plot(axes, lines, label):
-        for k, (name, values) in enumerate((name, values) for name, values in lines if values is not None):
-            axes.plot(values.index, values, **style(k), ms=4, lw=1.4, label=name)
-        axes.set_ylabel(label, fontsize=9)
-        axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend(fontsize=7, frameon=False, ncols=2)
+        for k, (name, values) in enumerate(lines):
+            if values is not None and len(values):
+                axes.plot(values.index, values, **style(k), ms=4, lw=1.4, label=name)
+        finish(axes, label)
 
     names = list(dict.fromkeys(table[table.quantity == "weighted_norm"].term))
     has_memory = table.quantity.str.startswith("memory_").any()
     keys = ["parameters", "cosine", "L", "features", "memory" if has_memory else None, "I"]
-    figure, panels = grid(keys, 3, (4.1, 3.0), f"{table.method.iloc[0]} on {table.task.iloc[0]}: what the loss terms "
+    figure, panels = grid(keys, 3, (4.1, 3.7), f"{table.method.iloc[0]} on {table.task.iloc[0]}: what the loss terms "
                           "pull at", "step")
     for axes, key in panels:
         if key in PULLS:
             norms = [(name, line("weighted_norm", name, key)) for name in names]
-            plot(axes, [(name, v[v > 0]) for name, v in norms if v is not None and (v > 0).any()],
-                 "norm of weight × gradient")
+            plot(axes, [(name, None if v is None else v[v > 0]) for name, v in norms], "norm of weight × gradient")
             axes.set_yscale("log")
             axes.set_title(PULLS[key], fontsize=10)
         elif key == "cosine":
             others = ["ce+kd", *structures]
             pairs = [(a, b) for i, a in enumerate(others) for b in others[i + 1:]]
-            plot(axes, [(f"{a}, {b}", v) for a, b in pairs for v in (line("cosine", a, b), line("cosine", b, a))],
-                 "cosine of gradients")
+            found = [[line("cosine", *pair), line("cosine", *pair[::-1])] for pair in pairs]  # one of the two is there
+            plot(axes, [(", ".join(pair), next((v for v in both if v is not None), None))
+                        for pair, both in zip(pairs, found, strict=True)], "cosine of gradients")
             axes.axhline(0, color="black", lw=0.8)
             axes.set_title("do they pull the same way?", fontsize=10)
         elif key == "memory":
@@ -368,10 +366,18 @@ def signals(axes, term, line):
     rows = line("rows", term, "")
     between = "samples" if term == "L" else "tokens"
     axes.set_title(f"{term}: CKA between {rows.iloc[0]:.0f} {between}, student and teacher", fontsize=10)
-    axes.set_ylabel("CKA", fontsize=9)
+    finish(axes, "CKA")
+
+
+def finish(axes, label):
+    """The rest of a panel of `probe`: the names of the axes, its own legend below them."""
+    axes.set_xlabel("step", fontsize=9)
+    axes.set_ylabel(label, fontsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.grid(alpha=0.3)
     if axes.lines:
-        axes.legend(fontsize=7, frameon=False, ncols=2)
+        axes.legend(fontsize=8, frameon=False, ncols=3 if len(axes.lines) > 5 else 2, loc="upper center",
+                    bbox_to_anchor=(0.5, -0.14))
 
 
 def save(figure, path):
