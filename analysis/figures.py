@@ -346,7 +346,7 @@ def probe(table, structures):
     ]
     figure, panels = grid(
         keys,
-        3 if len(keys) < 7 else 4,
+        even(len(keys), 3),
         (4.1, 3.7),
         f"{table.method.iloc[0]} on {table.task.iloc[0]}: what the loss terms pull at",
         "step",

@@ -277,7 +277,7 @@ def report(found):
 def make_parser():
     parser = flags.Parser(__doc__)
     add = parser.add_argument
-    add("command", nargs="*", help="After --: the script of a distillation and its flags.")
+    add("command", nargs="*", default=[], help="After --: a distillation's script and its flags.")
     add(
         "--probed",
         nargs="+",

@@ -224,7 +224,7 @@ class ProbedLoop(Loop):
 
     @contextlib.contextmanager
     def undisturbed(self):
-        """Within it the student may be run: random numbers and buffers are after it what they were."""
+        """Within it the student may be run: random numbers and buffers are restored."""
         gpus = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
         before = [(buffer, buffer.clone()) for buffer in self.student.buffers()]
         with torch.random.fork_rng(gpus):
@@ -303,13 +303,19 @@ class ProbedLoop(Loop):
         rows += [("value", name, "", values[name].item()) for name in gradients]
         rows += directions(products, list(gradients))
         rows.append(("sum_apart", "total", "", sums_apart(products)))
-        for (name, found), moves in zip(gradients.items(), products.diagonal(), strict=True):
-            of_features, *of_memory = found[len(parameters) :]
-            # XLNet's hidden states are copies, which no output depends on
-            if of_features is not None or not moves:
-                rows.append(("weighted_norm", name, "features", norm_of(of_features, scale)))
-            if of_memory:
-                rows.append(("weighted_norm", name, "memory", norm_of(*of_memory, scale)))
+        of_features, *of_memory = zip(
+            *(g[len(parameters) :] for g in gradients.values()), strict=True
+        )
+        # XLNet's hidden states are copies, which no output depends on
+        copied = any(
+            g is None and moves for g, moves in zip(of_features, products.diagonal(), strict=True)
+        )
+        for what, found in (("features", of_features), *(("memory", g) for g in of_memory)):
+            if not (what == "features" and copied):
+                rows += [
+                    ("weighted_norm", name, what, norm_of(gradient, scale))
+                    for name, gradient in zip(gradients, found, strict=True)
+                ]
         return rows
 
     @torch.no_grad()

@@ -5,8 +5,9 @@ import json
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, flags, read_log, shell
+from conftest import ROOT, flags, read_log, save_models, shell, write_task
 from safetensors.torch import load_file
+from test_models import FAMILIES
 
 import distill
 import glue_with_cka_g
@@ -136,6 +137,28 @@ def test_not_a_bit_of_the_training_is_another(script, more, tiny, trained_with_d
             assert found[step, "weighted_norm", "F_MM", "memory"] > 0
             assert found[step, "weighted_norm", "ce", "memory"] == 0
     assert (tmp_path / "p.svg").read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize("family", ["distilbert", "xlnet"])
+def test_features_of_other_families(family, tmp_path):
+    """XLNet's hidden states are copies, of which no gradient is told; DistilBERT has no pooler."""
+    make_tokenizer, shape = FAMILIES[family]
+    write_task(save_models(tmp_path, family, make_tokenizer(tmp_path), **shape))
+    glue_with_cka_i.main(flags(tmp_path, tmp_path / "plain", "--beta", 2))
+    probed(
+        "glue_with_cka_i.py",
+        flags(tmp_path, tmp_path / "s", "--beta", 2),
+        "--csv",
+        tmp_path / "p.csv",
+        "--figure",
+        tmp_path / "p.svg",
+    )
+    plain, own = (tmp_path / name / "model.safetensors" for name in ("plain", "s"))
+    assert plain.read_bytes() == own.read_bytes()
+    found = of(numbers(tmp_path / "p.csv"), "weighted_norm", 1)
+    told = {term for term, other in found if other == "features"}
+    assert told == (set() if family == "xlnet" else {"ce", "kd", "local", "total"})
+    assert all(value > 0 for value in found.values())
 
 
 def test_a_resumed_run_has_all_its_probes(tiny, tmp_path, monkeypatch):
@@ -323,7 +346,7 @@ def test_long_parameters_are_multiplied_in_parts(monkeypatch):
 
 @pytest.mark.parametrize("width", [64, 2048])
 def test_noise_of_unrelated_features_has_its_known_value(width):
-    """Of Gaussian n x p and n x q: 1 / √((1 + n/p)(1 + n/q)), of Wishart's moments; debiased, 0"""
+    """Of Gaussian n x p and n x q: 1 / √((1 + n/p)(1 + n/q)), by Wishart; debiased, 0."""
     generator = torch.Generator().manual_seed(0)
     n = 32
     pairs = [[torch.randn(n, width, generator=generator) for _ in range(2)] for _ in range(6)]
