@@ -30,11 +30,12 @@ def make_parser():
     return parser
 
 
-def main(argv=None):
+def main(argv=None, loop=None):
+    """loop: see runs.run."""
     args = make_parser().parse_args(argv)
     flags.check_arguments(args)
     from training import runs  # after the flags, as it imports for seconds
-    return runs.run(args, "FSD_G" if args.beta else "VKD", terms)
+    return runs.run(args, "FSD_G" if args.beta else "VKD", terms, loop=loop)
 
 
 if __name__ == "__main__":

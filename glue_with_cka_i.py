@@ -36,13 +36,14 @@ def make_parser():
     return parser
 
 
-def main(argv=None):
+def main(argv=None, loop=None):
+    """loop: see runs.run."""
     args = make_parser().parse_args(argv)
     flags.check_arguments(args)
     flags.check_sample_features(args, has_local=args.beta != 0 and not args.internal)
     from training import runs  # after the flags, as it imports for seconds
     return runs.run(args, "VKD" if args.beta == 0 else "FSD_I" if args.internal else "FSD_L", terms,
-                    check=flags.check_first_tokens)
+                    flags.check_first_tokens, loop)
 
 
 if __name__ == "__main__":

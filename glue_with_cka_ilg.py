@@ -45,12 +45,13 @@ def make_parser():
     return parser
 
 
-def main(argv=None):
+def main(argv=None, loop=None):
+    """loop: see runs.run."""
     args = make_parser().parse_args(argv)
     flags.check_arguments(args)
     flags.check_sample_features(args, has_local=args.beta * args.gamma_l != 0)
     from training import runs  # after the flags, as it imports for seconds
-    return runs.run(args, method(args), terms, check=flags.check_first_tokens)
+    return runs.run(args, method(args), terms, flags.check_first_tokens, loop)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""The figures of a report on one task: features, predictions, relations, memories and cost of models and teacher.
+"""The figures of a report on one task, features, predictions, relations, memories and cost of models and teacher, and
+of a probed training.
 
 Every function returns a matplotlib Figure. "name" is a model's name as its user knows it ("teacher", "VKD", "FSD_I"),
 "run" tells the runs of one name apart; models are drawn in the order in which they come. The colours are those of
@@ -6,13 +7,17 @@ Okabe and Ito and the maps cividis, told apart by the colour-blind too; lines an
 """
 import math
 import textwrap
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
+
+from training.records import atomic_path
 
 FSD, OTHER = "#D55E00", "#0072B2"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
@@ -293,3 +298,150 @@ def cost(table, reference):
     figure.supxlabel(f"samples a second, {reference} = 1", fontsize=10)
     figure.supylabel("model", fontsize=10)
     return figure
+
+
+# ---- a probed training --------------------------------------------------------------------------------------------
+
+BATCH = "the same term on two mini-batches"
+PULLS = {
+    "parameters": "pull on the student's parameters",
+    "features": "pull on its penultimate features",
+}
+MEMORY = {
+    ("memory_moved", ""): "|M_s - start| / |start|",
+    ("memory_cka", "biased"): "CKA(M_t, M_s), biased",
+    ("memory_cka", "debiased"): "CKA(M_t, M_s), debiased",
+    ("memory_correlation", "euclidean"): "correlation of distances",
+    ("memory_correlation", "cosine"): "correlation of cosines",
+}
+
+
+def probe(table, structures):
+    """What analysis/probe.py found, along steps: gradients, CKA's signal and noise, the memory.
+
+    table: seed, step, quantity, term, other, value; lines are means over the seeds. structures: the
+    names of the terms and groups that are not of VKD.
+    """
+    by_step = table.groupby(["quantity", "term", "other", "step"]).value.mean()
+
+    def line(*key):
+        return by_step[key] if key in by_step.index else None
+
+    def plot(axes, lines, label):
+        for k, (name, values) in enumerate(lines):
+            if values is not None and len(values):
+                axes.plot(values.index, values, **style(k), ms=4, lw=1.4, label=name)
+        finish(axes, label)
+
+    names = list(dict.fromkeys(table[table.quantity == "weighted_norm"].term))
+    has_memory = table.quantity.str.startswith("memory_").any()
+    keys = [
+        "parameters",
+        "features",
+        "cosine",
+        BATCH,
+        "L",
+        "I",
+        *(["memory"] if has_memory else []),
+    ]
+    figure, panels = grid(
+        keys,
+        even(len(keys), 3),
+        (4.1, 3.7),
+        f"{table.method.iloc[0]} on {table.task.iloc[0]}: what the loss terms pull at",
+        "step",
+    )
+    for axes, key in panels:
+        if key in PULLS:
+            norms = [(name, line("weighted_norm", name, key)) for name in names]
+            plot(
+                axes,
+                [(name, None if v is None else v[v > 0]) for name, v in norms],
+                "norm of weight × gradient",
+            )
+            axes.set_yscale("log")
+            axes.set_title(PULLS[key], fontsize=10)
+        elif key == BATCH:
+            plot(
+                axes, [(name, line("agreement", name, "")) for name in names], "cosine of gradients"
+            )
+            axes.axhline(0, color="black", lw=0.8)
+            axes.set_title(key, fontsize=10)
+        elif key == "cosine":
+            others = ["ce+kd", *structures]
+            pairs = [(a, b) for i, a in enumerate(others) for b in others[i + 1 :]]
+            found = [
+                [line("cosine", *pair), line("cosine", *pair[::-1])] for pair in pairs
+            ]  # one of the two is there
+            plot(
+                axes,
+                [
+                    (", ".join(pair), next((v for v in both if v is not None), None))
+                    for pair, both in zip(pairs, found, strict=True)
+                ],
+                "cosine of gradients",
+            )
+            axes.axhline(0, color="black", lw=0.8)
+            axes.set_title("do they pull the same way?", fontsize=10)
+        elif key == "memory":
+            plot(
+                axes,
+                [
+                    (text, line(quantity, "M_s", other))
+                    for (quantity, other), text in MEMORY.items()
+                ],
+                "no unit",
+            )
+            axes.set_title("the student's memory M_s", fontsize=10)
+        else:
+            signals(axes, key, line)
+    return figure
+
+
+def signals(axes, term, line):
+    """One panel of `probe`: CKA's signal and noise; a band is a standard deviation to each side."""
+    for k, (estimator, what) in enumerate(
+        (e, w) for e in ("biased", "debiased") for w in ("signal", "noise")
+    ):
+        mean, spread = (
+            line(f"cka_{what}", term, estimator),
+            line(f"cka_{what}_spread", term, estimator),
+        )
+        if mean is None:
+            continue
+        look = style(k)
+        axes.plot(mean.index, mean, **look, ms=4, lw=1.4, label=f"{what}, {estimator}")
+        if spread is not None:
+            axes.fill_between(
+                mean.index, mean - spread, mean + spread, color=look["color"], alpha=0.15, lw=0
+            )
+    rows = line("rows", term, "")
+    between = "samples" if term == "L" else "tokens"
+    axes.set_title(
+        f"{term}: CKA between {rows.iloc[0]:.0f} {between}, student and teacher", fontsize=10
+    )
+    finish(axes, "CKA")
+
+
+def finish(axes, label):
+    """The rest of a panel of `probe`: the names of the axes, its own legend below them."""
+    axes.set_xlabel("step", fontsize=9)
+    axes.set_ylabel(label, fontsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.grid(alpha=0.3)
+    if axes.lines:
+        axes.legend(
+            fontsize=8,
+            frameon=False,
+            ncols=3 if len(axes.lines) > 5 else 2,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.14),
+        )
+
+
+def save(figure, path):
+    """Write a figure into a .png, .svg or .pdf; the same file for the same figure."""
+    kind = Path(path).suffix[1:]
+    metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    with matplotlib.rc_context({"svg.hashsalt": "fsd"}), atomic_path(path) as temporary:
+        figure.savefig(temporary, format=kind, dpi=150, metadata=metadata[kind])

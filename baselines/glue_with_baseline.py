@@ -128,12 +128,13 @@ def make_parser():
     return parser
 
 
-def main(argv=None):
+def main(argv=None, loop=None):
+    """loop: see runs.run."""
     args = make_parser().parse_args(argv)
     fill_flags(args)
     flags.check_arguments(args)
     from training import runs  # after the flags, as it imports for seconds
-    return runs.run(args, name_of(args), terms, check)
+    return runs.run(args, name_of(args), terms, check, loop)
 
 
 if __name__ == "__main__":

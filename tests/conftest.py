@@ -153,3 +153,11 @@ def teacher_features(folder, length=24):
     rows = {key: value.long() for key, value in rows.items() if key != "labels"}
     with torch.no_grad():
         return teacher(**rows, output_hidden_states=True).hidden_states[3].flatten(1)  # of 4 layers
+
+
+@pytest.fixture(scope="session")
+def trained_with_dropout(tiny, tmp_path_factory):
+    """A memory of the tiny teacher whose students have dropout."""
+    folder = tmp_path_factory.mktemp("memory")
+    train_memory.main(memory_flags(tiny, folder / "m"))
+    return folder / "m"

@@ -9,8 +9,8 @@ from conftest import ROOT
 SLOW = {"torch", "transformers", "accelerate", "scipy", "sklearn", "matplotlib", "tensorboard"}
 RUNS = ("glue_with_cka_i.py", "glue_with_cka_g.py", "glue_with_cka_ilg.py",
         "baselines/glue_with_baseline.py", "train_teacher.py", "train_memory.py")
-TABLES = ("analysis/report.py", "analysis/table.py", "analysis/tables.py", "analysis/best.py",
-          "analysis/predictions.py", "scripts/carry.py", "scripts/check_kmeans.py",
+TABLES = ("analysis/best.py", "analysis/predictions.py", "analysis/probe.py", "analysis/report.py",
+          "analysis/table.py", "analysis/tables.py", "scripts/carry.py", "scripts/check_kmeans.py",
           "scripts/estimate.py", "scripts/hold_out.py", "scripts/study.py",
           "scripts/study_weights.py", "scripts/toy_entailment.py", "utils_glue.py",
           "benchmarks/end_to_end.py", "benchmarks/gpu.py",

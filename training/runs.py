@@ -44,15 +44,16 @@ HYPERPARAMETERS = {"learning_rate", "num_train_epochs", "per_gpu_train_batch_siz
                    "gamma_d", "gamma_a", "relation_heads", "between", "sample_features"}
 
 
-def run(args, method, terms, check=None):
+def run(args, method, terms, check=None, loop=None):
     """Train, evaluate and predict as the flags say. Returns the exit code.
 
     method: the name under which the run appears in tables. terms(args, memories) -> {name: distill.Term}, where
     memories is the memory.Memories of a method with a global structure, else None. check(args, student, teacher)
-    refuses models that the method cannot take, with a UserError.
+    refuses models that the method cannot take, with a UserError. loop: what makes the distill.Loop that trains, of
+    that class's arguments; by default the class itself.
     """
     with prepared(args) as task:
-        return Run(args, task, method, terms, check).main()
+        return Run(args, task, method, terms, check, loop or Loop).main()
 
 
 @contextlib.contextmanager
@@ -98,7 +99,7 @@ def leave_group():
 class Run:
     """One run of one method on one task; `record` becomes its run.json."""
 
-    def __init__(self, args, task, method, terms, check=None):
+    def __init__(self, args, task, method, terms, check=None, loop=Loop):
         precision = "fp16" if args.fp16 else "bf16" if args.bf16 else None  # None: what accelerate launch was told
         several = int(os.environ.get("WORLD_SIZE", 1)) > 1  # torchrun's; accelerate joins it on CPUs only when told
         try:
@@ -109,6 +110,7 @@ class Run:
             raise UserError(f"this device does not take these settings ({error}): run without mixed precision, or on "
                             "another device") from None
         self.args, self.task, self.method, self.terms, self.check = args, task, method, terms, check
+        self.make_loop = loop
         self.output, self.began = Path(args.output_dir), time.perf_counter()
         self.ignores_padding = weakref.WeakKeyDictionary()  # by model
         cuda = self.accelerator.device.type == "cuda"
@@ -224,8 +226,8 @@ class Run:
         terms = self.terms(args, memories)
         teacher = teacher and Teacher(teacher, accelerator, args.compile)
         cache = self.teacher_cache(teacher, tokenizer, features, terms, pairs, memories) if teacher else None
-        loop = Loop(args, accelerator, student, teacher, terms, pairs, features.tensors, cache, observed,
-                    can_cut)
+        loop = self.make_loop(args, accelerator, student, teacher, terms, pairs, features.tensors, cache,
+                              observed, can_cut)
         self.record["settings"] = settings
         if checkpoint:
             restore(loop.state, checkpoint)
@@ -464,7 +466,7 @@ def clear(output):
     """Remove an earlier run's files, but for its checkpoints, from the output folder; of links, the links alone."""
     for pattern in ("run.json", "config.json", "model.safetensors", "train_log.jsonl", "eval_results.*",
                     "dev*_predictions.tsv", "memory.safetensors", "student_memory.safetensors", "clusters.tsv",
-                    "clusters.png", "clustering.safetensors"):
+                    "clusters.png", "clustering.safetensors", "probe.jsonl"):
         for file in output.glob(pattern):
             if file.is_symlink() or file.is_file():
                 file.unlink()

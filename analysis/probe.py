@@ -1,0 +1,354 @@
+"""Why a structure helps or does not: what the loss terms of an ordinary training pull at.
+
+    python analysis/probe.py --probes 20 --csv results/probe_mrpc.csv \\
+      --figure docs/probe_mrpc.svg -- glue_with_cka_ilg.py FLAGS OF AN ORDINARY RUN
+    python analysis/probe.py --probed results/probe_mrpc_*.csv --csv results/probe_mrpc.csv
+
+The first one runs that script, whose training is to the last bit what it is without the probe, and
+measures before --probes of its steps, evenly spaced, the first and the last among them:
+
+gradients   of every loss term of weight above 0, times its weight, on this very step's mini-batch
+            and dropout: norms with respect to the student's parameters θ, its penultimate features
+            H and its memory M_s, and the cosines between those of θ. And their agreement: of two
+            other mini-batches, the cosine of a term's gradient on the one with its on the other
+CKA         signal: of student and teacher on the same mini-batch (L) or sample (I); noise: on
+            two unrelated ones. Biased and debiased, of --batches mini-batches of training rows
+            with all their padding (but for --mask_padding), the student with dropout
+M_s         how far it has moved from its random start; its CKA with M_t; cosines of features to
+            centroids; the correlation of h_s to M_s with h_t to M_t, over samples and centroids
+
+The CSV has a number a row (step, quantity, term, other, value); G is the sum of F_MM, F_E and F_C.
+The second command joins and draws such CSVs of one method and task, as those of several seeds:
+lines and numbers are means over the runs. A run that was stopped is resumed as any other, by the
+same command; how long it takes says nothing of the method. Memory: a copy of the student's
+parameters a term, twice.
+"""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import common
+from analysis import table
+from common import UserError
+from training import flags, records
+
+SCRIPTS = {
+    f"{name}.py": name for name in ("glue_with_cka_i", "glue_with_cka_g", "glue_with_cka_ilg")
+}
+SCRIPTS["glue_with_baseline.py"] = "baselines.glue_with_baseline"
+FIRST = ["task", "method", "seed", "commit"]
+COLUMNS = [*FIRST, "step", "quantity", "term", "other", "value"]
+FIGURES = (".png", ".svg", ".pdf")
+
+
+# ---- the training --------------------------------------------------------------------------------
+
+
+def check_command(words):
+    """The module and the flags of a script to probe; refused early where it cannot be."""
+    script, *words = words
+    name = SCRIPTS.get(Path(script).name)
+    if not name:
+        raise UserError(
+            f"expected one of {', '.join(SCRIPTS)} after --, found {script}: name the script of a "
+            "distillation, without python before it"
+        )
+    module = importlib.import_module(name)
+    args = module.make_parser().parse_args(words)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError(
+            "a probe measures a run of one process: start it without torchrun or accelerate launch"
+        )
+    if not args.do_train:
+        raise UserError("a probe measures a training: pass --do_train to the script as well")
+    if args.compile:
+        raise UserError(
+            "a probe listens within the student, which --compile would close: leave it out"
+        )
+    if args.gradient_accumulation_steps > 1:
+        raise UserError(
+            "a probe measures the gradient of one mini-batch, and --gradient_accumulation_steps "
+            f"{args.gradient_accumulation_steps} makes a step of several: leave it out"
+        )
+    if args.results_csv:
+        raise UserError(
+            "a probed run takes longer than others, and --results_csv would have its minutes among "
+            "theirs: leave it out"
+        )
+    return module, words, args
+
+
+def train(words, probes, batches):
+    """Run a script with its flags, measuring. Returns the rows of COLUMNS."""
+    module, words, args = check_command(words)
+
+    def loop(*arguments):
+        from analysis.probing import ProbedLoop  # here, so that the flags are read without torch
+
+        return ProbedLoop(*arguments, probes=probes, batches=batches)
+
+    module.main(words, loop)
+    output = Path(args.output_dir)
+    run, path = records.read_run(output), output / "probe.jsonl"
+    found = records.read_log(path) if path.is_file() else []
+    if not found:
+        raise UserError(
+            f"the training in {output} has no {path.name}, as it was done without a probe or has "
+            "no step: name another --output_dir"
+        )
+    first = [run["arguments"]["task_name"], run["method"], run["seed"], run["commit"][:12]]
+    return as_table([[*first, entry["step"], *row] for _, entry in found for row in entry["rows"]])
+
+
+def as_table(rows):
+    import pandas as pd  # here, so that the flags are read without it
+
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def read(paths):
+    """The rows of CSVs that this command wrote."""
+    import pandas as pd
+
+    parts = [
+        records.read_table(
+            path,
+            COLUMNS,
+            ["step", "quantity", "value"],
+            ["seed", "step", "value"],
+            "no table of analysis/probe.py",
+        )[0][COLUMNS]
+        for path in paths
+    ]
+    found = pd.concat(parts, ignore_index=True)
+    found[["term", "other"]] = found[["term", "other"]].fillna("")
+    kinds = found[["task", "method"]].drop_duplicates()
+    if len(kinds) != 1:
+        names = (
+            ", ".join(f"{method} on {task}" for task, method in kinds.itertuples(index=False))
+            or "no run"
+        )
+        raise UserError(
+            f"--probed takes runs of one method on one task, and these are of {names}: give them "
+            "one by one"
+        )
+    return found
+
+
+# ---- what was found ------------------------------------------------------------------------------
+
+
+def means(found, quantity):
+    """{(term, other): mean over all measured steps and runs} of a quantity."""
+    own = found[found.quantity == quantity]
+    return own.groupby(["term", "other"], sort=False).value.mean().to_dict()
+
+
+def number(value, digits=3):
+    return "–" if value is None else f"{value:.{digits}g}"
+
+
+def gradients_table(found):
+    """A row a term: weight, norms, cosines with ce+kd, each structure and the total; means."""
+    import pandas as pd
+
+    weights, values, norms, cosines, agree = (
+        means(found, name) for name in ("weight", "value", "weighted_norm", "cosine", "agreement")
+    )
+    names = list(dict.fromkeys(term for term, _ in norms))
+    others = [name for name in ("ce+kd", *structures(found), "total") if name in names]
+
+    def cosine(a, b):
+        return "1" if a == b else number(cosines.get((a, b), cosines.get((b, a))), 2)
+
+    return pd.DataFrame(
+        [
+            {
+                "term": name,
+                "weight": number(weights.get((name, ""))),
+                "value": number(values.get((name, ""))),
+                **{
+                    column: number(norms.get((name, of)))
+                    for column, of in (
+                        ("‖∂/∂θ‖", "parameters"),
+                        ("‖∂/∂H‖", "features"),
+                        ("‖∂/∂M_s‖", "memory"),
+                    )
+                },
+                "agreement": number(agree.get((name, "")), 2),
+                **{f"cos {other}": cosine(name, other) for other in others},
+            }
+            for name in names
+        ]
+    )
+
+
+def structures(found):
+    """The names of what is not of VKD: terms, and G instead of its own three."""
+    terms = list(dict.fromkeys(found[found.quantity == "weighted_norm"].term))
+    return [
+        term for term in terms if term not in ("ce", "kd", "ce+kd", "F_MM", "F_E", "F_C", "total")
+    ]
+
+
+def cka_table(found):
+    """Signal and noise of L and I, mean ± standard deviation within a step; means."""
+    import pandas as pd
+
+    rows, widths, values = (means(found, name) for name in ("rows", "width", "cka_signal"))
+
+    def pair(what, term, estimator):
+        mean, spread = (
+            means(found, name).get((term, estimator)) for name in (what, f"{what}_spread")
+        )
+        return f"{mean:.4f}" + (f" ± {spread:.4f}" if spread is not None else "")
+
+    return pd.DataFrame(
+        [
+            {
+                "CKA between": {"L": "samples, L", "I": "tokens, I"}[term],
+                "estimator": estimator,
+                "n": f"{rows[term, '']:.0f}",
+                "width of student, teacher": ", ".join(
+                    f"{widths[term, side]:.0f}" for side in ("student", "teacher")
+                ),
+                "signal": pair("cka_signal", term, estimator),
+                "noise": pair("cka_noise", term, estimator),
+            }
+            for term, estimator in values
+        ]
+    )
+
+
+def memory_table(found):
+    """What M_s is at the first and the last measured step, means over runs."""
+    import pandas as pd
+
+    own = found[found.quantity.str.startswith("memory_")]
+    steps = [own.step.min(), own.step.max()] if len(own) else []
+    ends = [
+        own[own.step == step].groupby(["quantity", "term", "other"], sort=False).value.mean()
+        for step in steps
+    ]
+    words = {
+        "memory_moved": "distance from its start / the start's norm",
+        "memory_cka": "CKA(M_t, M_s)",
+        "memory_cosine": "cosine of features to centroids",
+        "memory_correlation": "correlation of h_s to M_s with h_t to M_t",
+    }
+    return pd.DataFrame(
+        [
+            {
+                "of M_s": ", ".join(
+                    filter(None, [words[key[0]], key[1] if key[1] != "M_s" else "", key[2]])
+                ),
+                **{
+                    f"step {step}": number(end.get(key))
+                    for step, end in zip(steps, ends, strict=True)
+                },
+            }
+            for key in (ends[0].index if ends else [])
+        ]
+    )
+
+
+def report(found):
+    """All tables and where they come from, in Markdown."""
+    tables = [make(found) for make in (gradients_table, cka_table, memory_table)]
+    steps = sorted(found.step.unique())
+    task, method, seeds, commits = (
+        ", ".join(map(str, sorted(found[name].unique())))
+        for name in ("task", "method", "seed", "commit")
+    )
+    caption = (
+        f"{task}, {method}, seed {seeds}; means over {len(steps)} steps from {steps[0]} to "
+        f"{steps[-1]} (of M_s: these two). Gradients are those of a term times its weight; "
+        "agreement is the cosine between those of θ on two mini-batches; signal and noise ± "
+        f"standard deviation within a step. Commit {commits}."
+    )
+    return "\n\n".join([*(table.markdown(one) for one in tables if len(one)), caption])
+
+
+# ---- command line --------------------------------------------------------------------------------
+
+
+def make_parser():
+    parser = flags.Parser(__doc__)
+    add = parser.add_argument
+    add("command", nargs="*", default=[], help="After --: a distillation's script and its flags.")
+    add(
+        "--probed",
+        nargs="+",
+        metavar="CSV",
+        help="Instead of a training: CSVs that this command wrote.",
+    )
+    add("--probes", type=int, default=20, help="Steps to measure. Default 20.")
+    add(
+        "--batches",
+        type=int,
+        default=4,
+        help="Mini-batches for CKA and the memory at each of them. Default 4.",
+    )
+    add("--csv", help="Write all numbers to this file.")
+    add("--figure", help="Draw them into this .png, .svg or .pdf.")
+    add(
+        "--insert",
+        metavar="FILE",
+        help="Put the printed tables into this Markdown file, between its lines <!-- table "
+        "NAME --> and <!-- end NAME -->, NAME being that of the CSV without its ending.",
+    )
+    return parser
+
+
+def check_arguments(args):
+    """Refuse what cannot be meant. Returns the name of the tables' place, None without --insert."""
+    if bool(args.command) == bool(args.probed):
+        raise UserError(
+            "expected either -- and a script with its flags, or --probed and CSVs, found "
+            f"{'both' if args.probed else 'neither'}: give one of them"
+        )
+    for name in ("probes", "batches"):
+        if getattr(args, name) < 2:
+            raise UserError(f"--{name} must be at least 2, got {getattr(args, name)}")
+    if args.figure and Path(args.figure).suffix not in FIGURES:
+        raise UserError(
+            f"--figure {args.figure} must end in {', '.join(FIGURES[:-1])} or {FIGURES[-1]}"
+        )
+    sources = [args.csv] if args.csv else args.probed or []
+    if args.insert and len(sources) != 1:
+        raise UserError("--insert names the tables' place after the CSV: pass one with --csv")
+    name = Path(sources[0]).stem if args.insert else None
+    if args.insert:
+        table.marked(args.insert, table.read_marked(args.insert), name)
+    common.make_folders(
+        args,
+        **{
+            flag: getattr(args, flag) and common.follow(getattr(args, flag)).parent
+            for flag in ("csv", "figure")
+        },
+    )
+    return name
+
+
+def main(argv=None):
+    args = make_parser().parse_args(argv)
+    name = check_arguments(args)
+    found = read(args.probed) if args.probed else train(args.command, args.probes, args.batches)
+    if args.csv:
+        with common.atomic_path(args.csv) as path:
+            found.to_csv(path, index=False, float_format="%.7g")
+    if args.figure:
+        from analysis import figures  # here, as it imports for seconds
+
+        figures.save(figures.probe(found, structures(found)), args.figure)
+    text = report(found)
+    if args.insert:
+        table.insert(args.insert, {name: text})
+    print(text)
+
+
+if __name__ == "__main__":
+    sys.exit(common.cli(main))

@@ -1,0 +1,360 @@
+"""The loop of analysis/probe.py: a training that is measured, and not a bit of it is another."""
+
+import contextlib
+from itertools import combinations
+from pathlib import Path
+
+import torch
+
+import cka
+from common import UserError
+from distill import Loop
+from memory import Memories
+from training.batches import MiniBatch, first_tokens, flat
+from training.choices import ESTIMATORS
+from training.records import JsonLines
+from training.seeds import mix
+
+FILE = (
+    "probe.jsonl"  # in the run's folder: a line a measured step, so that a resumed run has them all
+)
+GROUPS = {"ce+kd": ("ce", "kd"), "G": ("F_MM", "F_E", "F_C")}
+PART = 2**20  # numbers of a parameter that are float64 at a time
+
+
+# ---- the measures, of tensors --------------------------------------------------------------------
+
+
+def inner_products(gradients):
+    """⟨g_a, g_b⟩ of all pairs, (T, T) float64.
+
+    gradients: T sequences of a tensor a parameter, or None for 0.
+    """
+    found = torch.zeros(len(gradients), len(gradients), dtype=torch.float64)
+    for same in zip(*gradients, strict=True):
+        there = [i for i, gradient in enumerate(same) if gradient is not None]
+        for parts in zip(*(same[i].flatten().split(PART) for i in there), strict=True):
+            x = torch.stack(parts).double()  # (T', numbers)
+            found[torch.tensor(there).unsqueeze(1), torch.tensor(there)] += (x @ x.mT).cpu()
+    return found
+
+
+def with_groups(names):
+    """{name: what it is the sum of}, of terms and their GROUPS, and that as a matrix of 0 and 1."""
+    members = {name: {name} for name in names}
+    members |= {group: own for group, of in GROUPS.items() if (own := set(of) & set(names))}
+    return members, torch.tensor(
+        [[float(name in own) for name in names] for own in members.values()], dtype=torch.float64
+    )
+
+
+def directions(products, names):
+    """Norms and cosines of gradients and of their GROUPS' sums, [(quantity, term, other, value)].
+
+    products: what inner_products returned for `names`, the terms and, last, "total". A cosine with
+    a gradient that is 0 has no row, nor has one of a group and its own member.
+    """
+    members, rows = with_groups(names)
+    products, norms = rows @ products @ rows.mT, {}  # (names and groups)²
+    found = []
+    for i, name in enumerate(members):
+        norms[name] = products[i, i].clamp(min=0).sqrt().item()
+        found.append(("weighted_norm", name, "parameters", norms[name]))
+    for (i, a), (j, b) in combinations(enumerate(members), 2):
+        if norms[a] and norms[b] and not members[a] & members[b]:
+            value = products[i, j].item() / (norms[a] * norms[b])
+            found.append(("cosine", a, b, max(-1.0, min(1.0, value))))
+    return found
+
+
+def agreements(products, names):
+    """The cosine of each gradient on one mini-batch with itself on another, as `directions`.
+
+    products: what inner_products returned for the gradients of `names` on the one and, behind
+    them, on the other.
+    """
+    members, rows = with_groups(names)
+    one, two = slice(0, len(names)), slice(len(names), None)
+    own, other, both = (
+        (rows @ products[part] @ rows.mT).diagonal().tolist()
+        for part in ((one, one), (two, two), (one, two))
+    )
+    return [
+        ("agreement", name, "", max(-1.0, min(1.0, c / (a * b) ** 0.5)))
+        for name, a, b, c in zip(members, own, other, both, strict=True)
+        if a > 0 and b > 0
+    ]
+
+
+def sums_apart(products):
+    """|Σ of the terms' gradients - the total's| / |the total's|. products: as of `directions`."""
+    signs = torch.ones(len(products), dtype=torch.float64)
+    signs[-1] = -1
+    return ((signs @ products @ signs).clamp(min=0) / products[-1, -1]).sqrt().item()
+
+
+def between_samples(pairs, estimator):
+    """CKA between samples: (signal, noise), of the same mini-batch and of two unrelated ones.
+
+    pairs: P of (x_s (B, p), x_t (B, q)), the same samples in both. Returns tensors (P,) and
+    (P (P-1),).
+    """
+    found = torch.stack(
+        [
+            torch.stack([cka.linear_cka(x_s, x_t, None, estimator) for _, x_t in pairs])
+            for x_s, _ in pairs
+        ]
+    )  # (P, P)
+    same = torch.eye(len(pairs), dtype=torch.bool, device=found.device)
+    return found[same], found[~same]
+
+
+def between_tokens(triples, estimator):
+    """CKA between tokens: (signal, noise), of the same sample and of two samples of a mini-batch.
+
+    triples: P of (h_s (B, W, D_s), h_t (B, W, D_t), mask (B, W) or None); two samples have the
+    tokens in common that both masks count. Returns two tensors of at most P B numbers: a pair with
+    too few tokens is left out.
+    """
+
+    def values(h_s, h_t, mask):
+        found = cka.linear_cka(h_s, h_t, mask, estimator)
+        return found if mask is None else found[mask.sum(1) >= cka.FEWEST_ROWS[estimator]]
+
+    signal = [values(*triple) for triple in triples]
+    noise = [
+        values(h_s, h_t.roll(1, 0), None if mask is None else mask & mask.roll(1, 0))
+        for h_s, h_t, mask in triples
+    ]
+    return torch.cat(signal), torch.cat(noise)
+
+
+def spread_of(quantity, term, other, values):
+    """Rows with mean, standard deviation and number of some values."""
+    values = values.double()
+    found = [
+        (quantity, term, other, values.mean().item()),
+        (f"{quantity}_number", term, other, len(values)),
+    ]
+    if len(values) > 1:
+        found.insert(1, (f"{quantity}_spread", term, other, values.std().item()))
+    return found if len(values) else []
+
+
+def memory_rows(memories, start, pairs):
+    """What the student's memory has become: [(quantity, term, other, value)].
+
+    start: M_s as it was before the training. pairs: of (h_s (B, W*D_s), h_t (B, W*D_t)).
+    """
+    m_s, teacher = memories.student.detach(), memories.teacher
+    found = [("memory_moved", "M_s", "", ((m_s - start).norm() / start.norm()).item())]
+    found += [
+        ("memory_cka", "M_s", estimator, cka.linear_cka(m_s, teacher.rows, None, estimator).item())
+        for estimator in ESTIMATORS
+        if len(m_s) >= cka.FEWEST_ROWS[estimator]
+    ]
+    both = [
+        (cka.memory_relations(h_s, m_s), cka.memory_relations(h_t, teacher)) for h_s, h_t in pairs
+    ]
+    joined = [
+        {psi: torch.cat([sides[k][psi] for sides in both]).double() for psi in cka.PSI}
+        for k in (0, 1)
+    ]  # (N, C)
+    for side, relations in zip(("student", "teacher"), joined, strict=True):
+        cosine = relations["cosine"]
+        found.append(("memory_cosine", side, "mean", cosine.mean().item()))
+        found.append(("memory_cosine", side, "spread", cosine.std(1).mean().item()))
+    for psi in cka.PSI:
+        s, t = (relations[psi].flatten() for relations in joined)
+        correlation = torch.corrcoef(torch.stack([s, t]))[0, 1].item()
+        found.append(("memory_correlation", "M_s", psi, correlation))
+    return found
+
+
+# ---- the loop ------------------------------------------------------------------------------------
+
+
+def evenly(total, number):
+    """`number` of the steps 1 to total, the first and the last among them; or all, if fewer."""
+    return {1 + k * (total - 1) // (number - 1) for k in range(number)}
+
+
+class ProbedLoop(Loop):
+    """A Loop that measures at `probes` steps, before each of them, and writes a line to FILE.
+
+    batches: mini-batches a measured step for CKA and the memory, drawn from the training rows.
+    """
+
+    def __init__(self, *arguments, probes, batches):
+        super().__init__(*arguments)
+        self.steps, self.hidden, self.rows_found = evenly(self.total_steps, probes), None, []
+        self.drawn = min(batches, self.rows // self.batch_size)
+        if self.drawn < 2:
+            raise UserError(
+                f"the probe compares unrelated mini-batches, and {self.rows} training rows are not "
+                f"two of {self.batch_size}: pass --per_gpu_train_batch_size "
+                f"{max(1, self.rows // 2)} or less"
+            )
+        modules = [term.module for term in self.terms.values() if isinstance(term.module, Memories)]
+        self.memories = modules[0] if modules else None
+        # before a checkpoint is restored
+        self.start = self.memories.student.detach().clone() if modules else None
+
+    def run(self, log, save, evaluate):
+        self.lines = JsonLines(Path(self.args.output_dir) / FILE, self.state.step)
+        super().run(log, save, evaluate)
+
+    def step(self, window, observe):
+        step = self.state.step + 1
+        if step not in self.steps:
+            return super().step(window, observe)
+        with self.undisturbed():
+            batches = self.drawn_batches(step)
+            self.rows_found = self.features_rows(step, batches)
+            self.rows_found += self.agreement_rows(step, batches[:2])
+        with self.listening():
+            done = super().step(window, observe)
+        self.lines.write({"step": step, "rows": self.rows_found})
+        return done
+
+    def compute_terms(self, s, t, batch):
+        values, counted = super().compute_terms(s, t, batch)
+        if self.hidden:
+            self.rows_found += self.gradient_rows(values, self.hidden.pop())
+        return values, counted
+
+    @contextlib.contextmanager
+    def undisturbed(self):
+        """Within it the student may be run: random numbers and buffers are restored."""
+        gpus = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
+        before = [(buffer, buffer.clone()) for buffer in self.student.buffers()]
+        with torch.random.fork_rng(gpus):
+            yield
+        with torch.no_grad():
+            for buffer, value in before:
+                buffer.copy_(value)
+
+    @contextlib.contextmanager
+    def listening(self):
+        """Within it the student's forward leaves its penultimate state, in the graph, in `hidden`.
+
+        MiniBatch.forward returns a copy of it where padding is not computed, the wrapper for mixed
+        precision one where it is not float32.
+        """
+        self.hidden = []
+        hooks = [
+            self.student.register_forward_pre_hook(
+                lambda module, words, named: (words, named | {"output_hidden_states": True}),
+                with_kwargs=True,
+            ),
+            self.student.base_model.register_forward_hook(
+                lambda module, words, out: self.hidden.append(out.hidden_states[self.observed[0]])
+            ),
+        ]
+        try:
+            yield
+        finally:
+            self.hidden = None
+            for hook in hooks:
+                hook.remove()
+
+    def gradients(self, values, tensors):
+        """Of the weighted terms and the total, {name: a gradient a tensor}, and their scale.
+
+        The graph stays as it is.
+        """
+        scaler = self.accelerator.scaler
+        scale = scaler.get_scale() if scaler else 1.0  # as the training's own gradient in float16
+        losses = {name: term.weight * values[name] for name, term in self.terms.items()}
+        losses["total"] = values["total"]
+        return {
+            name: torch.autograd.grad(scale * loss, tensors, retain_graph=True, allow_unused=True)
+            for name, loss in losses.items()
+        }, scale
+
+    def trained(self):
+        """The student's parameters, M_s not among them."""
+        return [p for p in self.student.parameters() if p.requires_grad]
+
+    def drawn_batches(self, step):
+        """Disjoint mini-batches of training rows for this step, index tensors."""
+        generator = torch.Generator().manual_seed(mix(self.args.seed, "probe", step))
+        order = torch.randperm(self.rows, generator=generator)
+        return order.split(self.batch_size)[: self.drawn]
+
+    def agreement_rows(self, step, batches):
+        """Whether a term pulls the same way on two mini-batches, each with a dropout of its own."""
+        gradients = []
+        for k, indices in enumerate(batches):
+            torch.manual_seed(mix(self.args.seed, "probe", step, k))
+            batch = MiniBatch(self.data[indices], self.accelerator.device)
+            s, t, _ = self.outputs(batch, observe=False)
+            found, _ = self.gradients(super().compute_terms(s, t, batch)[0], self.trained())
+            gradients += found.values()
+        return agreements(inner_products(gradients), list(found))
+
+    def gradient_rows(self, values, hidden):
+        """Weights, values, norms and cosines of the terms of this step's mini-batch."""
+        parameters = self.trained()
+        tensors = [*parameters, hidden, *([self.memories.student] if self.memories else [])]
+        gradients, scale = self.gradients(values, tensors)
+        products = inner_products([found[: len(parameters)] for found in gradients.values()])
+        products /= scale**2
+        rows = [("weight", name, "", term.weight) for name, term in self.terms.items()]
+        rows += [("value", name, "", values[name].item()) for name in gradients]
+        rows += directions(products, list(gradients))
+        rows.append(("sum_apart", "total", "", sums_apart(products)))
+        of_features, *of_memory = zip(
+            *(g[len(parameters) :] for g in gradients.values()), strict=True
+        )
+        # XLNet's hidden states are copies, which no output depends on
+        copied = any(
+            g is None and moves for g, moves in zip(of_features, products.diagonal(), strict=True)
+        )
+        for what, found in (("features", of_features), *(("memory", g) for g in of_memory)):
+            if not (what == "features" and copied):
+                rows += [
+                    ("weighted_norm", name, what, norm_of(gradient, scale))
+                    for name, gradient in zip(gradients, found, strict=True)
+                ]
+        return rows
+
+    @torch.no_grad()
+    def features_rows(self, step, batches):
+        """CKA's signal and noise, and what the memory has become, on these mini-batches.
+
+        The student has its dropout, as the losses see it; rows have all their padding.
+        """
+        args, found = self.args, []
+        flats, samples, tokens = [], [], []
+        for k, indices in enumerate(batches):
+            torch.manual_seed(mix(args.seed, "probe", step, k))
+            sides = self.uncut_features(indices)
+            mask = self.whole.features["attention_mask"][indices].bool().to(self.accelerator.device)
+            targets, length = {"attention_mask": mask}, mask.shape[1]
+            flats.append([flat(h.float(), targets, length, self.mask_padding) for h in sides])
+            first = getattr(args, "sample_features", None) == "first"
+            samples.append([first_tokens(h, targets) for h in sides] if first else flats[-1])
+            tokens.append((*sides, mask if self.mask_padding else None))
+        for term, items, compare, rows in (
+            ("L", samples, between_samples, self.batch_size),
+            ("I", tokens, between_tokens, length),
+        ):
+            found += [
+                ("rows", term, "", rows),
+                *(
+                    ("width", term, side, x.shape[-1])
+                    for side, x in zip(("student", "teacher"), items[0][:2], strict=True)
+                ),
+            ]
+            for estimator in ESTIMATORS:
+                if rows >= cka.FEWEST_ROWS[estimator]:
+                    signal, noise = compare(items, estimator)
+                    found += spread_of("cka_signal", term, estimator, signal)
+                    found += spread_of("cka_noise", term, estimator, noise)
+        return found + (memory_rows(self.memories, self.start, flats) if self.memories else [])
+
+
+def norm_of(gradient, scale):
+    """The norm of a gradient that was scaled; None is 0."""
+    return 0.0 if gradient is None else torch.linalg.vector_norm(gradient.double()).item() / scale
