@@ -10,8 +10,8 @@ glue_with_cka_ilg.py as --teacher_memory_path, with this teacher, task and --max
 import math
 import sys
 
-import utils_glue
 from common import UserError, cli, say
+from glue_data.tasks import get_task
 from training import choices, flags
 
 NO_USE = ("do_eval", "do_predict", "evaluate_during_training", "eval_all_checkpoints", "max_eval_samples",
@@ -45,7 +45,7 @@ def memory_flags(parser):
 def fill_in(args):
     """The defaults that follow from other flags."""
     if args.num_centroid is None:
-        args.num_centroid = 300 if utils_glue.get_task(args.task_name).name in ("MNLI", "QQP") else 100
+        args.num_centroid = 300 if get_task(args.task_name).name in ("MNLI", "QQP") else 100
     if args.memory_num_train_epochs is None and math.isfinite(args.num_train_epochs):  # else refused later
         args.memory_num_train_epochs = math.ceil(args.num_train_epochs)
     if args.per_gpu_memory_train_batch_size is None:

@@ -14,9 +14,9 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common
-import utils_glue
 from analysis import table
 from common import UserError
+from glue_data.tasks import get_task
 
 SAME = ("task", "method", "data", "teacher", "memory", "memory_init", "parameters", "device", "precision", "processes",
         "torch", "transformers")
@@ -26,7 +26,7 @@ def read_search(source, method, prefix, expected, task=None):
     """The runs of a search: of a method and task, with folder names that start with `prefix`, as many as expected."""
     runs = table.read_runs(source)
     if task:
-        runs = runs[runs.task == utils_glue.get_task(task).name]
+        runs = runs[runs.task == get_task(task).name]
     if prefix and "--output_dir" not in runs:
         raise UserError(f"{source} does not have the names of the run folders (--output_dir) that --name {prefix} asks "
                         "for: give the folder of runs, or --method")

@@ -24,9 +24,9 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common
-import utils_glue
 from analysis import table
 from common import UserError
+from glue_data.tasks import get_task
 from training import records
 
 COLUMNS = ("run", "task", "method", "seed", "started", "split", "predictions")
@@ -57,7 +57,7 @@ def runs_of(rows):
     """The Run of each row of a table of runs."""
     started = rows.started.fillna("") if "started" in rows else [""] * len(rows)
     facts = zip(rows.task, rows.method, rows.seed, table.run_names(rows), started, strict=True)
-    return [Run(utils_glue.get_task(task).name, method, int(seed), name, str(start))
+    return [Run(get_task(task).name, method, int(seed), name, str(start))
             for task, method, seed, name, start in facts]
 
 
@@ -80,7 +80,7 @@ def collect(folders):
                             "file: name the folder that the runs are in")
         rows = table.read_runs(folder)
         for run, (_, row) in zip(runs_of(rows), rows.iterrows(), strict=True):
-            task, place = utils_glue.get_task(run.task), Path(row["--output_dir"])
+            task, place = get_task(run.task), Path(row["--output_dir"])
             if not has_metrics(row, run.task) and not (place / "dev_predictions.tsv").is_file():
                 common.say(f"note: {place} is left out, as the run was not evaluated")
                 continue
@@ -145,7 +145,7 @@ def read(paths):
     for path in paths:
         for line, cells in records.read_cells(path, COLUMNS, WHAT)[1]:
             row = {name: cells[name, 0] for name in COLUMNS}
-            task, split = utils_glue.get_task(row["task"]), row["split"]
+            task, split = get_task(row["task"]), row["split"]
             if split not in dev_splits(task):
                 raise records.wrong_line(path, line, f"{split!r} where a dev set of {task.name} is "
                                          f"expected ({', '.join(dev_splits(task))})")

@@ -28,11 +28,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common
-import utils_glue
 from analysis import table
 from analysis.captions import TABLES
 from analysis.page import Section, page
 from common import UserError, expand_path, say
+from glue_data.tasks import TASKS, get_task
 from training import flags, records
 
 FILE = "report.json"
@@ -170,7 +170,7 @@ def make_parser():
         "fine-tuned teacher.")
     add("--students", nargs="+", type=expand_student, required=True, metavar="[NAME=]FOLDER", help="Folders with "
         "trained models; those of one name are runs of one model.")
-    add("--task_name", required=True, help="GLUE task, in any case: " + ", ".join(utils_glue.TASKS) + ".")
+    add("--task_name", required=True, help="GLUE task, in any case: " + ", ".join(TASKS) + ".")
     add("--data_dir", type=expand_path, required=True, help="Folder with the task's official .tsv files, or the folder "
         "above it.")
     add("--output_dir", type=expand_path, required=True, help="Folder for the report; made anew.")
@@ -202,7 +202,7 @@ def make_parser():
 
 def check_arguments(args):
     """Refuse what cannot be meant, before any work is done."""
-    task, output = utils_glue.get_task(args.task_name), Path(args.output_dir)
+    task, output = get_task(args.task_name), Path(args.output_dir)
     splits = [split for split in task.files if split not in task.submissions]
     if args.split not in splits:
         raise UserError(f"--split is {args.split}, but {task.name} has labels for {' and '.join(splits) or 'no split'}"

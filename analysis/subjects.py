@@ -13,6 +13,7 @@ import utils_glue
 from analysis import cost, findings, table
 from analysis.compare import Centroids, Comparison, view
 from common import UserError, say
+from glue_data.tasks import get_task
 from training import models, records
 from training.batches import MiniBatch, Rows
 from training.linear import quick_linears
@@ -99,7 +100,7 @@ class Subjects:
     """
 
     def __init__(self, args):
-        self.args, self.task = args, utils_glue.get_task(args.task_name)
+        self.args, self.task = args, get_task(args.task_name)
         self.folders = named_folders(args.students)
         self.cost = cost.read_cost(args.cost, args.reference) if args.cost else None
         if args.max_seq_length is None:

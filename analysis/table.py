@@ -17,8 +17,8 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common
-import utils_glue
 from common import UserError
+from glue_data.tasks import get_task
 from training import records
 from training.records import PATHS
 
@@ -72,7 +72,7 @@ def check_columns(runs, names):
 
 def metric_names(task):
     """The columns with a task's metrics; those of MNLI's second dev set end in _mm."""
-    task = utils_glue.get_task(task)
+    task = get_task(task)
     return [name + split.removeprefix("dev") for split in task.files if split.startswith("dev")
             for name in task.metrics]
 
@@ -290,7 +290,7 @@ def main(argv=None):
         raise UserError("--no_table goes with --csv and without --insert")
     runs = read_runs(args.runs)
     if args.task:
-        runs = runs[runs.task == utils_glue.get_task(args.task).name]
+        runs = runs[runs.task == get_task(args.task).name]
     if not len(runs):
         raise UserError(f"{args.runs} has no run of the task {args.task}")
     if not args.no_table:

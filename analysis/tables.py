@@ -25,9 +25,9 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common
-import utils_glue
 from analysis import claims, scores, table
 from common import UserError
+from glue_data.tasks import get_task
 from training import records
 
 PUBLISHED = Path(__file__).resolve().with_name("published.csv")
@@ -70,7 +70,7 @@ def read_sources(sources, tasks, tuned):
         (runs if found is None else means).append(table.read_runs(source) if found is None else found)
     runs, means = (pd.concat(parts[1:] or parts, ignore_index=True) for parts in (runs, means))
     if tasks:
-        names = [utils_glue.get_task(task).name for task in tasks]
+        names = [get_task(task).name for task in tasks]
         runs, means = runs[runs.task.isin(names)], means[means.task.isin(names)]
     if not len(runs) + len(means):
         raise UserError(f"{', '.join(sources)} has no run of {' or '.join(tasks) or 'any task'}: name another")
@@ -95,7 +95,7 @@ def read_means(path):
             raise UserError(f"{path}, line {line} has the metric {metric}, not one of {task}'s: "
                             f"{', '.join(table.metric_names(task))}")
     return means[SUMMARY].assign(method=means.method.replace(OURS),
-                                 task=[utils_glue.get_task(task).name for task in means.task])
+                                 task=[get_task(task).name for task in means.task])
 
 
 def name_variants(runs):

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from report import report  # puts the repository on the path
 
-import utils_glue
 from common import cli, expand_path, expand_path_or_none
+from glue_data.tasks import find_file, get_task
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -46,7 +46,7 @@ def peaks(command, environment):
 
 def repeated(task, data_dir, folder, times):
     """A data folder whose training file has the rows `times` times."""
-    lines = utils_glue.find_file(task, data_dir, "train").read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = find_file(task, data_dir, "train").read_text(encoding="utf-8").splitlines(keepends=True)
     head = task.header_lines("train")
     target = folder / task.folder / task.files["train"]
     target.parent.mkdir(parents=True)
@@ -82,7 +82,7 @@ def main(argv=None):
     parser.add_argument("--times", type=int, nargs="+", default=[1, 2, 4], help="Default 1 2 4.")
     parser.add_argument("--csv", type=expand_path_or_none, help="Write the table to this file.")
     args, more = parser.parse_known_args(argv)
-    task = utils_glue.get_task(args.task_name)
+    task = get_task(args.task_name)
     report([measure(args, more, task, times) for times in args.times], args.csv)
 
 

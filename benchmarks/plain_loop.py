@@ -19,8 +19,8 @@ import report
 import torch
 import torch.nn.functional as F
 
-import utils_glue
 from common import UserError, cli, expand_path, expand_path_or_none
+from glue_data.tasks import get_task, read_examples
 from training.loading import loading
 
 ALPHA, TEMPERATURE = 0.5, 5
@@ -82,7 +82,7 @@ def plain_step(student, teacher, batches, device, bf16=False, total=1000):
 
 def two_classes(name):
     """The task of a name; refused where it has not two classes, as models have without being told."""
-    task = utils_glue.get_task(name)
+    task = get_task(name)
     if len(task.labels or ()) != 2:
         raise UserError(f"this benchmark is of two classes, and {task.name} has another number: "
                         "take CoLA, SST-2, MRPC, QQP, QNLI, RTE or WNLI")
@@ -98,7 +98,7 @@ def tokenizer_of(path):
 
 def read(task, data_dir, split, tokenizer, length):
     """The rows of a split, tokenised all at once, without padding."""
-    examples = utils_glue.read_examples(task, data_dir, split)
+    examples = read_examples(task, data_dir, split)
     encoded = tokenizer(
         [example.text_a for example in examples],
         [example.text_b for example in examples] if examples[0].text_b else None,

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from report import report  # puts the repository on the path
 
-import utils_glue
 from common import UserError, cli, expand_path, expand_path_or_none
+from glue_data.tasks import get_task
 from training.records import read_table
 
 LAYERS, WIDTH = 12, 768  # of BERT-base
@@ -77,7 +77,7 @@ def main(argv=None):
     add("--num_centroid", type=int, help="C. Default: the paper's, 300 for MNLI and QQP, else 100.")
     add("--csv", type=expand_path_or_none, help="Write the table to this file.")
     args = parser.parse_args(argv)
-    task, rates = utils_glue.get_task(args.task_name), read_rates(args.step)
+    task, rates = get_task(args.task_name), read_rates(args.step)
     centroids = args.num_centroid or (300 if task.name in ("MNLI", "QQP") else 100)
     plan = stages(task.rows["train"], len(task.labels or "1"), args.max_seq_length, centroids, args.num_train_epochs,
                   args.memory_num_train_epochs)

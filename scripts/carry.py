@@ -23,8 +23,8 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import utils_glue
 from common import UserError, atomic_path, cli, expand_path, say, sha256_of_file
+from glue_data.tasks import find_file, get_task
 
 MANIFEST = "parts.json"
 WEIGHTS = "model.safetensors"
@@ -77,7 +77,7 @@ def collect_model(folder, target):
 def collect_task(task, data_dir, target):
     for split in task.files:
         if split not in task.submissions:
-            source = utils_glue.find_file(task, data_dir, split)
+            source = find_file(task, data_dir, split)
             (target / task.folder).mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target / task.folder / source.name)
 
@@ -139,7 +139,7 @@ def pack(args):
         for model, name in zip(args.models, names, strict=True):
             collect_model(model, place / "all" / "models" / name)
         for name in args.tasks:
-            collect_task(utils_glue.get_task(name), args.data_dir, place / "all" / "glue")
+            collect_task(get_task(name), args.data_dir, place / "all" / "glue")
         compress(place / "all", place / "carried.tar.xz")
         found = split(place / "carried.tar.xz", int(args.part_mb * 1e6), parts)
         for number in range(1, len(found) + 1):

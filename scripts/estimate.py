@@ -25,8 +25,8 @@ if __name__ == "__main__" and os.environ.get("ESTIMATE") == "off":
     sys.exit()
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common
-import utils_glue
 from common import UserError
+from glue_data.tasks import count_rows, find_file, get_task
 from training import records
 
 STEP = Path(__file__).resolve().parent.parent / "results" / "step.csv"
@@ -250,12 +250,12 @@ class Estimate:
 
     def rows(self, command):
         """Training rows: of the file in --data_dir if it is there, else the official number."""
-        task, folder = utils_glue.get_task(command.flags.get("task_name", "")), command.flags.get("data_dir", "")
+        task, folder = get_task(command.flags.get("task_name", "")), command.flags.get("data_dir", "")
         if "train" not in task.rows:
             raise UserError(f"{task.name} has no training rows: name another task")
         if (task.name, folder) not in self.files:
             try:
-                rows = utils_glue.count_rows(task, "train", utils_glue.find_file(task, folder, "train"))
+                rows = count_rows(task, "train", find_file(task, folder, "train"))
                 self.files[task.name, folder] = rows, f"{task.name} has {rows:,} training rows in {folder}"
             except UserError:
                 rows = task.rows["train"]

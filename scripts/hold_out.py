@@ -13,17 +13,17 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import utils_glue
 from common import UserError, atomic_path, cli, expand_path, say
+from glue_data.tasks import find_file, get_task, read_examples
 
 
 def hold_out(task, data_dir, output_dir, fraction, seed):
     """Write train and dev of a task; returns the numbers of rows in them."""
-    source = utils_glue.find_file(task, data_dir, "train")
+    source = find_file(task, data_dir, "train")
     folder, first = Path(output_dir) / task.folder, task.header_lines("train")
     if source.parent.resolve() == folder.resolve():
         raise UserError(f"{source} would be overwritten by its own part: name another --output_dir")
-    utils_glue.read_examples(task, data_dir, "train")  # refuses faulty rows with their line
+    read_examples(task, data_dir, "train")  # refuses faulty rows with their line
     lines = source.read_bytes().split(b"\n")
     lines = lines[:-1] if lines[-1] == b"" else lines
     header, rows = lines[:first], lines[first:]
@@ -49,7 +49,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if not 0 < args.fraction < 1:
         raise UserError(f"--fraction must be between 0 and 1, got {args.fraction:g}")
-    for task in map(utils_glue.get_task, args.tasks):
+    for task in map(get_task, args.tasks):
         train, dev = hold_out(task, args.data_dir, args.output_dir, args.fraction, args.seed)
         say(f"{task.name}: {train} rows to train on, {dev} held out, in {Path(args.output_dir) / task.folder}")
 

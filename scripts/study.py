@@ -32,11 +32,12 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common import UserError, cli, expand_path, expand_path_or_none, say
+from glue_data.tasks import TASKS
 from training import flags
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("memory", "schedule", "trials", "final", "variants", "claims")
-TASKS = ("CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI", "QNLI", "RTE", "WNLI")
+TRAINED = tuple(task.name for task in TASKS.values() if "train" in task.files)
 LENGTHS = {"MRPC": 80, "RTE": 128, "QNLI": 128, "MNLI": 128, "QQP": 128}  # of the others 64
 STABLE = 5  # points between the seeds of the student alone, at most
 RATES = (1e-6, 1e-2)  # beyond these nobody looks
@@ -502,7 +503,7 @@ def check(args):
             raise UserError(f"--{flag} {what}; found {word}") from None
 
     choices("until", STAGES, [args.until])
-    choices("tasks", TASKS, args.tasks)
+    choices("tasks", TRAINED, args.tasks)
     choices("methods", tuple(METHODS), args.methods)
     choices("variants", tuple(VARIANTS), args.variants)
     number("jobs", args.jobs, int, "is a number from 1 on")

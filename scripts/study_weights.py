@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import utils_glue
 from common import UserError, atomic_path, cli, expand_path, expand_path_or_none, say, sha256_of_file
+from glue_data.tasks import find_file, get_task, has_file, read_examples
 
 
 class Source(NamedTuple):
@@ -228,10 +228,10 @@ class E5File:
 def pieces_in_use(file, data_dir, tasks):
     """The places of the special pieces and of those in the tasks' files, ascending."""
     tokenizer, used = file.tokenizer(range(len(file.pieces))), set(file.special)
-    for task in map(utils_glue.get_task, tasks):
+    for task in map(get_task, tasks):
         for split in task.files:
-            if utils_glue.has_file(task, data_dir, split):
-                examples = utils_glue.read_examples(task, data_dir, split)
+            if has_file(task, data_dir, split):
+                examples = read_examples(task, data_dir, split)
                 texts = [text for example in examples
                          for text in (example.text_a, example.text_b) if text]
                 for encoded in tokenizer.encode_batch(texts):
@@ -252,8 +252,8 @@ def main(argv=None):
     if (args.name == "e5") != bool(args.data_dir):
         raise UserError("e5 needs --data_dir, for the pieces of words to keep" if args.name == "e5"
                         else f"--data_dir is of e5, and {args.name} has all of its vocabulary")
-    for task in map(utils_glue.get_task, args.tasks if args.data_dir else ()):
-        utils_glue.find_file(task, args.data_dir, "train")
+    for task in map(get_task, args.tasks if args.data_dir else ()):
+        find_file(task, args.data_dir, "train")
     source = SOURCES[args.name]
     target = Path(args.output_dir) / source.folder
     if target.exists():

@@ -20,6 +20,7 @@ from accelerate.state import AcceleratorState  # noqa: E402
 
 import train_memory  # noqa: E402
 import utils_glue  # noqa: E402
+from glue_data.tasks import get_task  # noqa: E402
 
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
@@ -149,7 +150,7 @@ def teacher_features(folder, length=24):
     """(21, length * 16): the tiny teacher's penultimate features, by transformers alone."""
     teacher = transformers.AutoModelForSequenceClassification.from_pretrained(folder / "teacher").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "teacher")
-    rows = utils_glue.load_features(utils_glue.get_task("rte"), folder, "train", tokenizer, length).tensors
+    rows = utils_glue.load_features(get_task("rte"), folder, "train", tokenizer, length).tensors
     rows = {key: value.long() for key, value in rows.items() if key != "labels"}
     with torch.no_grad():
         return teacher(**rows, output_hidden_states=True).hidden_states[3].flatten(1)  # of 4 layers

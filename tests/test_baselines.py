@@ -21,6 +21,7 @@ from baselines import glue_with_baseline as script
 from baselines import gram, minilm, pkd, procrustes, rkd
 from cka import linear_cka
 from common import UserError
+from glue_data.tasks import get_task
 from training.attention import heard, last_attention
 
 SCRIPT = "baselines/glue_with_baseline.py"
@@ -141,7 +142,7 @@ def test_minilm_is_that_of_transformers_own_attention(tmp_path):
         ("s", 1, {"num_hidden_layers": 2}), ("t", 2, {"hidden_size": 32}))]
     write_task(tmp_path)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folders[0])
-    rows = utils_glue.load_features(utils_glue.get_task("rte"), tmp_path, "train", tokenizer, 24).tensors
+    rows = utils_glue.load_features(get_task("rte"), tmp_path, "train", tokenizer, 24).tensors
     batch = {key: value[:6].long() for key, value in rows.items() if key != "labels"}
     mask, found = batch["attention_mask"].bool(), []
     for folder in folders:
@@ -350,7 +351,7 @@ def test_pkd_pairs_and_what_is_observed(tiny_without_dropout, tmp_path):
     model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "s").eval()
     teacher = transformers.AutoModelForSequenceClassification.from_pretrained(tiny_without_dropout / "teacher").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_without_dropout / "teacher")
-    task = utils_glue.get_task("rte")
+    task = get_task("rte")
     rows = utils_glue.load_features(task, tiny_without_dropout, "train", tokenizer, 24).tensors
     rows = {key: value.long() for key, value in rows.items() if key != "labels"}
     with torch.no_grad():

@@ -7,10 +7,10 @@ import torch
 from conftest import GOLDEN
 
 import cka
-import utils_glue
 from analysis.compare import RELATIONS, Centroids, Comparison, restoration, view
+from glue_data.tasks import get_task
 
-RTE, STSB = utils_glue.get_task("RTE"), utils_glue.get_task("STS-B")
+RTE, STSB = get_task("RTE"), get_task("STS-B")
 MAPS = [(between, estimator) for between in ("tokens", "samples") for estimator in cka.ESTIMATORS]
 
 

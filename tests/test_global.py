@@ -28,6 +28,7 @@ import memory
 import train_memory
 import utils_glue
 from common import UserError
+from glue_data.tasks import get_task
 from training import runs
 from training.batches import flat
 
@@ -66,7 +67,7 @@ def test_the_first_losses_are_the_equations(trained, tiny_without_dropout, tmp_p
     h_t = teacher_features(tiny_without_dropout)[indices]
     student = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "s").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_without_dropout / "teacher")
-    rows = utils_glue.load_features(utils_glue.get_task("rte"), tiny_without_dropout, "train", tokenizer, 24).tensors
+    rows = utils_glue.load_features(get_task("rte"), tiny_without_dropout, "train", tokenizer, 24).tensors
     rows = {key: value[indices].long() for key, value in rows.items() if key != "labels"}
     with torch.no_grad():
         h_s = student(**rows, output_hidden_states=True).hidden_states[1].flatten(1)  # of 2 layers

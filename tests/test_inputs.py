@@ -28,8 +28,8 @@ import glue_with_cka_i
 import memory
 import train_memory
 import train_teacher
-import utils_glue
 from baselines import glue_with_baseline, gram, procrustes, rkd
+from glue_data.tasks import get_task
 from training import classes
 from training.tokenizer import load_tokenizer
 
@@ -211,7 +211,7 @@ def test_plain_names_in_another_order_are_put_in_order(names, able, tmp_path, ca
     ("QNLI", ("not_entailment", "entailment"), [1, 0]), ("STS-B", ("LABEL_0",), None)])
 def test_names_of_classes(task, names, order):
     config = transformers.BertConfig(num_labels=len(names), id2label=dict(enumerate(names)))
-    assert classes.order_of(config, utils_glue.get_task(task)) == order
+    assert classes.order_of(config, get_task(task)) == order
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra", "xlnet", "mpnet", "modernbert",
@@ -253,7 +253,7 @@ def test_wnli_may_contradict_itself(able, tmp_path, capsys):
 
 
 def test_a_regression_of_another_scale():
-    task, rng = utils_glue.get_task("sts-b"), np.random.default_rng(0)
+    task, rng = get_task("sts-b"), np.random.default_rng(0)
     labels = rng.uniform(0, 5, 200)
     noisy = labels + rng.normal(size=200)
     for scores in (noisy / 5, -noisy, 5 - noisy):

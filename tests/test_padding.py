@@ -26,6 +26,7 @@ import train_memory
 import train_teacher
 import utils_glue
 from baselines import glue_with_baseline
+from glue_data.tasks import get_task
 from training import models, runs, unpadding
 from training.batches import MiniBatch, Rows, first_tokens, span, uncut
 
@@ -205,7 +206,7 @@ def test_dev_rows_are_tried_where_training_rows_have_no_padding(tmp_path):
     glue_with_baseline.main(flags(folder, tmp_path / "s", "--method", "vkd", "--max_seq_length", 8))
     model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "s").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "s")
-    task = utils_glue.get_task("rte")
+    task = get_task("rte")
     rows = utils_glue.load_features(task, folder, "dev", tokenizer, 8).tensors
     assert not rows["attention_mask"].all()
     with torch.no_grad():
@@ -444,7 +445,7 @@ def test_rows_of_evaluation_come_back_in_their_order(tiny, tmp_path):
     glue_with_baseline.main(flags(tiny, tmp_path / "s", "--method", "vkd", "--per_gpu_eval_batch_size", 5))
     model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "s").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "s")
-    rows = utils_glue.load_features(utils_glue.get_task("rte"), tiny, "dev", tokenizer, LENGTH).tensors
+    rows = utils_glue.load_features(get_task("rte"), tiny, "dev", tokenizer, LENGTH).tensors
     rows = {key: value.long() for key, value in rows.items() if key != "labels"}
     with torch.no_grad():
         wanted = model(**rows).logits

@@ -14,13 +14,14 @@ import glue_with_cka_i
 import utils_glue
 from analysis import predictions, table
 from common import UserError
+from glue_data.tasks import get_task
 
 COUNTS = {"dev": 40, "dev_mm": 30}
 
 
 def run_folder(folder, task="MRPC", method="FSD_I", seed=1, predicted=None, evaluated=True):
     """A finished run with the files that evaluation leaves, metrics by utils_glue; its folder."""
-    task, results = utils_glue.get_task(task), {}
+    task, results = get_task(task), {}
     write_run(folder, method, 0, task_name=task.name, seed=seed, output_dir=f"/there/{folder.name}")
     for split in predictions.dev_splits(task) if evaluated else []:
         drawn, truth, count = *map(np.random.default_rng, (seed, 99)), COUNTS[split]

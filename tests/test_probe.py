@@ -16,6 +16,7 @@ import glue_with_cka_ilg
 from analysis import probe, probing
 from baselines import glue_with_baseline
 from common import UserError
+from glue_data.tasks import get_task
 from memory import Memories
 from training import runs
 
@@ -223,7 +224,7 @@ def test_gradients_are_those_of_each_term_alone(tiny_without_dropout, tmp_path, 
     )
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_without_dropout / "teacher")
     rows = utils_glue.load_features(
-        utils_glue.get_task("rte"), tiny_without_dropout, "train", tokenizer, 24
+        get_task("rte"), tiny_without_dropout, "train", tokenizer, 24
     ).tensors
     rows = {key: value[indices].long() for key, value in rows.items()}
     with torch.no_grad():

@@ -19,6 +19,7 @@ import utils_glue
 from analysis import compare, cost, findings, report, subjects
 from analysis.compare import RELATIONS
 from common import UserError, read_json, write_json
+from glue_data.tasks import get_task
 from memory import load_memory
 
 TABLES = {"restoration", "classes", "heat_maps", "heat_map_pixels", "layers", "relation_differences",
@@ -119,7 +120,7 @@ def test_the_layers_that_are_named(written):
 
 def test_clusters_beside_transformers_alone(tiny, runs, written):
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny / "teacher")
-    rows = utils_glue.load_features(utils_glue.get_task("rte"), tiny, "dev", tokenizer, 24).tensors
+    rows = utils_glue.load_features(get_task("rte"), tiny, "dev", tokenizer, 24).tensors
 
     def nearest(folder, memory):
         model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()

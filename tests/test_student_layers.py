@@ -22,10 +22,10 @@ import glue_with_cka_i
 import glue_with_cka_ilg
 import train_memory
 import train_teacher
-import utils_glue
 from analysis import best, table, tables
 from baselines import glue_with_baseline
 from common import UserError
+from glue_data.tasks import get_task
 from scripts import estimate
 from training import models, records, runs
 from training.flags import check_arguments
@@ -62,7 +62,7 @@ def student(folder, picked, main=glue_with_cka_i, source="pretrained"):
     if main is not train_teacher:
         more += ["--model_name_or_path_for_copy", folder / source]
     args = main.make_parser().parse_args([*words, *map(str, more)])
-    task, tokenizer = utils_glue.get_task("rte"), load_tokenizer(args)
+    task, tokenizer = get_task("rte"), load_tokenizer(args)
     teacher = None if main is train_teacher else models.load_teacher(args, task, tokenizer)
     return models.load_student(args, task, tokenizer, teacher, None)
 

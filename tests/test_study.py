@@ -15,9 +15,9 @@ import glue_with_cka_i
 import glue_with_cka_ilg
 import train_memory
 import train_teacher
-import utils_glue
 from baselines import glue_with_baseline
 from common import UserError
+from glue_data.tasks import get_task, read_examples
 from scripts import hold_out, study
 
 
@@ -32,7 +32,7 @@ def test_every_row_is_in_one_of_the_two_parts(tmp_path):
     assert parts["train"][0] == parts["dev"][0] == lines[0]
     assert Counter(parts["train"][1:] + parts["dev"][1:]) == Counter(lines[1:])
     assert parts["train"][1:] == [line for line in lines[1:] if line in set(parts["train"])]
-    assert len(utils_glue.read_examples(utils_glue.get_task("rte"), tmp_path / "held", "dev")) == 8
+    assert len(read_examples(get_task("rte"), tmp_path / "held", "dev")) == 8
     before = parts["dev"]
     for seed in (0, 1):  # the seed decides
         hold_out.main(["--data_dir", str(data), "--tasks", "rte", "--fraction", "0.2", "--seed", str(seed),
@@ -52,9 +52,9 @@ def test_files_without_header_bom_and_two_dev_sets(tmp_path):
         (tmp_path / task / "train.tsv").write_bytes(text.encode())
         hold_out.main(["--data_dir", str(tmp_path), "--tasks", task, "--fraction", "0.25", "--output_dir",
                        str(tmp_path / "held")])
-        found = utils_glue.get_task(task)
+        found = get_task(task)
         for split, rows in ("train", 7), ("dev", 3):
-            assert len(utils_glue.read_examples(found, tmp_path / "held", split)) == rows
+            assert len(read_examples(found, tmp_path / "held", split)) == rows
     assert (tmp_path / "held/MNLI/dev_matched.tsv").read_bytes() == (
         tmp_path / "held/MNLI/dev_mismatched.tsv").read_bytes()
 

@@ -12,6 +12,7 @@ import distill
 import glue_with_cka_i
 import train_teacher
 import utils_glue
+from glue_data.tasks import TASKS, get_task
 
 ROWS = {"train": 16, "dev": 9, "dev_mm": 7, "test": 6, "test_mm": 5}
 
@@ -34,7 +35,7 @@ def write_split(task, folder, split, rng):
 @pytest.fixture
 def task_folder(request, tmp_path):
     """(task, folder) with pretrained/, a teacher/ with the task's labels, and all the task's files."""
-    task, rng = utils_glue.get_task(request.param), random.Random(0)
+    task, rng = get_task(request.param), random.Random(0)
     save_models(tmp_path)
     names = task.labels or ("score",)
     transformers.AutoModelForSequenceClassification.from_pretrained(
@@ -43,7 +44,7 @@ def task_folder(request, tmp_path):
     for split in task.files:
         write_split(task, tmp_path, split, rng)
     if task.name == "MNLI":
-        write_split(utils_glue.TASKS["ax"], tmp_path, "test", rng)
+        write_split(TASKS["ax"], tmp_path, "test", rng)
     return task, tmp_path
 
 

@@ -19,6 +19,7 @@ import glue_with_cka_ilg
 import memory
 import utils_glue
 from baselines import glue_with_baseline
+from glue_data.tasks import get_task
 from training import models, unpadding
 from training.batches import SORTED, MiniBatch, Rows, epoch_order, windows
 from training.linear import QuickLinear, quick_linears
@@ -219,7 +220,7 @@ def test_masked_losses_are_those_of_unpadded_samples(tiny_without_dropout, tmp_p
 
 
 def training_rows(folder, tokenizer):
-    return utils_glue.load_features(utils_glue.get_task("rte"), folder, "train", tokenizer, 24).tensors
+    return utils_glue.load_features(get_task("rte"), folder, "train", tokenizer, 24).tensors
 
 
 def log_cka(x, y):

@@ -13,23 +13,13 @@ import pytest
 import torch
 from transformers import BertTokenizer
 
-import leaderboard.download as download
+import glue_data.download as download
 import utils_glue
 from common import UserError, cli
-from leaderboard.download import download_task
-from leaderboard.submission import zip_submission
-from utils_glue import (
-    TASKS,
-    compute_metrics,
-    feature_cache_dir,
-    find_file,
-    get_task,
-    load_features,
-    predictions_from_logits,
-    read_examples,
-    tokenizer_fingerprint,
-    write_submission,
-)
+from glue_data.download import download_task
+from glue_data.submission import write_submission, zip_submission
+from glue_data.tasks import TASKS, find_file, get_task, read_examples
+from utils_glue import compute_metrics, feature_cache_dir, load_features, predictions_from_logits, tokenizer_fingerprint
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "glue"
 PAIRS = "index\tsentence1\tsentence2\tlabel\n0\ta b\tc\tentailment\n1\ta b a b a b\tc c c c\tnot_entailment\n"

@@ -9,7 +9,7 @@ import re
 import numpy as np
 import torch
 
-import utils_glue
+from glue_data.tasks import get_task
 
 DOUBT = 0.001  # p of a sign test below which one order of the classes is clearly better than another
 NLI = {"contradiction": "contradiction contradictory contradicts", "neutral": "neutral",
@@ -21,7 +21,7 @@ WORDS = {  # task -> for each of its classes, the spellings beside the data file
     "MRPC": ("not_equivalent not_paraphrase different", "equivalent paraphrase"),
     "QQP": ("not_duplicate not_duplicates different", "duplicate duplicates"),
     "WNLI": (NLI["not_entailment"], NLI["entailment"]),
-    **{name: tuple(NLI[label] for label in utils_glue.get_task(name).labels) for name in ("MNLI", "QNLI", "RTE")},
+    **{name: tuple(NLI[label] for label in get_task(name).labels) for name in ("MNLI", "QNLI", "RTE")},
 }
 
 

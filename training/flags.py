@@ -6,8 +6,8 @@ import os
 import re
 from pathlib import Path
 
-import utils_glue
 from common import UserError, expand_path, expand_path_or_none, follow, make_folders
+from glue_data.tasks import TASKS, get_task
 from training import choices
 from training.records import read_results
 
@@ -45,7 +45,7 @@ def shared_flags(parser):
     add("--do_lower_case", action="store_true", help="Lower-case the text, whatever the tokenizer's own setting.")
     group = parser.add_argument_group("data")
     add = group.add_argument
-    add("--task_name", required=True, help="GLUE task, in any case: " + ", ".join(utils_glue.TASKS) + ".")
+    add("--task_name", required=True, help="GLUE task, in any case: " + ", ".join(TASKS) + ".")
     add("--data_dir", type=expand_path, required=True, help="Folder with the task's official .tsv files, or the folder "
         "above it.")
     add("--max_seq_length", type=int, default=128, help="W, tokens a sample is padded or cut to. Default 128.")
@@ -246,7 +246,7 @@ def check_arguments(args):
 
     A script asks before it imports what its run needs, which takes seconds, and the run asks again.
     """
-    task = utils_glue.get_task(args.task_name)
+    task = get_task(args.task_name)
     for name, least in AT_LEAST.items():
         value = getattr(args, name, None)
         if value is not None and not (math.isfinite(value) and value >= least):

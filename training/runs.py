@@ -20,6 +20,8 @@ import termination
 import utils_glue
 from common import UserError, say
 from distill import Loop, needs_of, task_loss
+from glue_data.submission import write_submission
+from glue_data.tasks import TASKS, has_file
 from training import allocation, classes, flags, models, records
 from training.batches import MiniBatch, Rows
 from training.checkpoints import (
@@ -156,7 +158,7 @@ class Run:
         """What --do_predict predicts: (task, split, data folder); MNLI's model also does AX where its file is."""
         found = [(self.task, split, self.args.data_dir) for split in self.task.submissions]
         if self.task.name == "MNLI":
-            ax, folder = utils_glue.TASKS["ax"], Path(self.args.data_dir)
+            ax, folder = TASKS["ax"], Path(self.args.data_dir)
             places = [place for place in (folder, folder.parent) if (place / ax.folder / ax.files["test"]).is_file()]
             found += [(ax, "test", place) for place in places[:1]]
             if not places:
@@ -349,7 +351,7 @@ class Run:
         args, task = self.args, self.task
         some = training._replace(tensors={key: value[:1000] for key, value in training.tensors.items()},
                                  indices=training.indices[:1000])
-        has_dev = utils_glue.has_file(task, args.data_dir, "dev")
+        has_dev = has_file(task, args.data_dir, "dev")
         rows = self.features("dev", tokenizer, args.max_eval_samples) if has_dev else some
         where = f"{len(rows.indices)} rows of {rows.source['file']}"
         logits, labels = self.teacher_logits(teacher, tokenizer, rows), rows.tensors["labels"].numpy()
@@ -433,7 +435,7 @@ class Run:
             predictions = utils_glue.predictions_from_logits(task, self.predict(model, features))
             if common.is_main_process():
                 file = self.output / "submission" / task.submissions[split]
-                utils_glue.write_submission(file, task, split, features.indices, predictions)
+                write_submission(file, task, split, features.indices, predictions)
                 say(f"wrote {file}")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common import UserError, atomic_path, sha256_of_file
-from utils_glue import count_rows, expect, read_lines
+from glue_data.tasks import count_rows, expect, read_lines
 
 BASE_URL = "https://dl.fbaipublicfiles.com/"
 RETRY_WAITS = (1, 4, 16)  # seconds before each further try
