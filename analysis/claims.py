@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis import table
 
-RIVALS = ("VKD", "PKD", "RKD", "MiniLM", "Gram", "Procrustes")
+RIVALS = ("none", "VKD", "PKD", "RKD", "MiniLM", "Gram", "Procrustes")
 OURS = ("FSD_I", "FSD_I, mask_padding", "FSD_L", "FSD_G", "FSD_IL", "FSD_IG", "FSD_LG", "FSD_ILG")
 PARTS = (("FSD_ILG", "FSD_I"), ("FSD_IL", "FSD_I"))  # what L and G add to I
 LEVEL = 0.01
@@ -26,7 +26,7 @@ RULE = ("Score: the mean of the task's metrics, one number a run; difference and
         "points. Welch's t-test, two-sided; p (Holm) is corrected over all comparisons of the "
         f"task, and better or worse is only what has p < {LEVEL:g} after that. The 95 % intervals "
         "are Welch's, each for itself, uncorrected. The best rival is the one of "
-        f"{', '.join(RIVALS)} with the highest mean.")
+        f"{', '.join(RIVALS)} with the highest mean over the seeds that all of them have.")
 
 
 # ---- numbers ------------------------------------------------------------------------------------
@@ -41,7 +41,7 @@ def compare(runs, tasks):
 def compare_task(runs, task):
     """The comparisons of one task as tuples of COLUMNS."""
     scores, rows = scores_of(runs, task), []
-    found = pairs(scores)
+    found = pairs(scores, best_rival(runs, task, scores))
     tests = [welch(scores[method], scores[against]) for _, method, against in found]
     corrected = holm([p for *_, p in tests])
     for (kind, method, against), test, p in zip(found, tests, corrected, strict=True):
@@ -59,19 +59,29 @@ def scores_of(runs, task, fewest=2):
             if len(groups[method]) >= fewest}
 
 
-def pairs(scores):
-    """(kind, method, against) of all comparisons among the methods of one task."""
-    def forms(name):
-        """A method's published form, or its variants where that was not run."""
-        variants = [method for method in scores if method.startswith(f"{name}, ")]
-        return [name] if name in scores else variants
+def best_rival(runs, task, scores):
+    """The rival with the highest mean over the seeds that all rivals have, else over all of its own.
 
+    Of a method that was run as a variant alone, as MiniLM with --relation_heads, that stands for it.
+    """
+    rivals = []
+    for name in RIVALS:
+        variants = [method for method in scores if method.startswith(f"{name}, ")]
+        rivals += [name] if name in scores else variants
+    seeds = [set(runs.seed[runs.method == method]) for method in rivals]
+    common = set.intersection(*seeds) if seeds else set()
+    shared = scores_of(runs[runs.seed.isin(common)], task, 1) if common else scores
+    return max(rivals, key=lambda method: shared[method].mean(), default=None)
+
+
+def pairs(scores, best):
+    """(kind, method, against) of all comparisons among the methods of one task.
+
+    best: the best rival, or None.
+    """
     found = [(ALONE, "VKD", "none")]
-    rivals = [form for name in RIVALS for form in forms(name)]
-    if rivals:
-        best = max(rivals, key=lambda method: scores[method].mean())
-        ours = dict.fromkeys(form for name in OURS for form in forms(name))
-        found += [(RIVAL, form, best) for form in ours]
+    if best:
+        found += [(RIVAL, form, best) for form in OURS]
     found += [(PART, *pair) for pair in PARTS]
     found += [(VARIANT, method, method.split(", ")[0]) for method in scores if ", " in method]
     return [pair for pair in found if pair[1] in scores and pair[2] in scores]
@@ -151,7 +161,8 @@ def sentence(rows):
     between = []
     for against, group in rows[rows.verdict == NO_DIFFERENCE].groupby("against", sort=False):
         rival = ", the best rival," if (group.kind == RIVAL).any() and not told else ""
-        names = [named(method).replace(f"{against} with", "itself with") for method in group.method]
+        names = [named(method).replace(f"{named(against)} with", "itself with")
+                 for method in group.method]
         others = names[0] if len(names) == 1 else f"any of {', '.join(names[:-1])} or {names[-1]}"
         between.append(f"between {named(against)}{rival} and {others}")
     if between:

@@ -152,6 +152,8 @@ def read(paths):
             words = [word(task, text, path, line) for text in row["predictions"].split(" ")]
             values = np.array(words, dtype=np.int64 if task.labels else np.float32)
             if row["run"] == LABEL and not row["method"]:
+                if (path, task.name, split) in labels:
+                    raise records.wrong_line(path, line, f"the labels of {task.name}, {split} again")
                 labels[path, task.name, split] = values
                 continue
             truth = labels.get((path, task.name, split))
@@ -222,7 +224,7 @@ FORMULAS = {"acc": accuracy, "f1": f1, "mcc": matthews, "pearson": pearson, "spe
 def check(metrics, sources):
     """(a line for each problem and one with the result, whether all agree); metrics: of `read`."""
     lines, seen, agree, total = [], set(), 0, 0
-    for source in sources:
+    for source in dict.fromkeys(str(Path(source).resolve()) for source in sources):
         rows = table.read_runs(source)
         for row_run, (_, row) in zip(runs_of(rows), rows.iterrows(), strict=True):
             matches = [run for run in metrics if run.is_row(row_run)]

@@ -39,7 +39,7 @@ TEXTS = dict.fromkeys(("commit", "teacher", "memory", "data", "torch", "transfor
 ONE_OF = {"teacher": "teachers", "memory": "teacher memories", "data": "training data"}
 START = {"--copy_teacher": "whether they copy layers", "--model_name_or_path_for_copy": "what they copy layers from"}
 SHOWN = ("minutes", "parameters", "device", "machine", "torch", "transformers", "commit")
-MEMORY_KIND = ("memory_init", "--mask_padding", "--sample_features")  # each makes a memory of its own
+MEMORY_KIND = ("memory_init", "--mask_padding")  # each makes a memory of its own
 
 
 def read_runs(source):

@@ -32,13 +32,14 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common import UserError, cli, expand_path, expand_path_or_none, say
-from glue_data.tasks import TASKS
+from glue_data.tasks import TASKS, get_task, has_file, read_examples
 from training import flags
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("memory", "schedule", "trials", "final", "variants", "claims")
 TRAINED = tuple(task.name for task in TASKS.values() if "train" in task.files)
 LENGTHS = {"MRPC": 80, "RTE": 128, "QNLI": 128, "MNLI": 128, "QQP": 128}  # of the others 64
+ENOUGH = 5  # points by which a teacher must be above the best constant answer
 STABLE = 5  # points between the seeds of the student alone, at most
 RATES = (1e-6, 1e-2)  # beyond these nobody looks
 
@@ -75,7 +76,7 @@ METHODS = {
     "gram": baseline("gram", "--beta 1", "--beta 10", "--beta 100"),
 }
 RATE_METHODS = ("none", "vkd", "fsd_i")
-RIVALS = ("vkd", "pkd", "rkd", "minilm", "gram", "procrustes")
+RIVALS = ("none", "vkd", "pkd", "rkd", "minilm", "gram", "procrustes")  # all that are not FSD
 CLAIMED = ("vkd", "fsd_i", "fsd_ilg")
 
 
@@ -130,6 +131,25 @@ def choose_rate(scores):
                         f"the student alone less than {STABLE} points apart: look at others with "
                         "--rates")
     return max(stable, key=lambda rate: sum(found[rate] for found in means.values())), None
+
+
+def constant_score(task, data_dir):
+    """The score in % of the best answer that is the same for all rows of a task's dev set."""
+    import numpy as np
+
+    from analysis import table
+    from utils_glue import compute_metrics
+
+    task = get_task(task)
+    if task.labels is None:
+        return 0.0  # it has no correlation
+    labels = np.array([example.label for example in read_examples(task, data_dir, "dev")])
+    scores = []
+    for answer in range(len(task.labels)):
+        found = compute_metrics(task, np.full(len(labels), answer), labels)
+        every = {name: found[name.removesuffix("_mm")] for name in table.metric_names(task.name)}
+        scores.append(100 * table.score(every, task.name))
+    return max(scores)
 
 
 class Study:
@@ -227,7 +247,8 @@ class Study:
     def tell_plan(self):
         """What the plan takes, by stage, on stderr."""
         runs = sum(not line.startswith("## ") for line in "".join(self.planned).splitlines())
-        say(f"{runs} runs to do, {self.finished} finished")
+        say(f"{runs} runs to do, {self.finished} finished; not counted, as they are not known "
+            "before: rates beyond the grid, and the best rival's --more_seeds")
         subprocess.run([self.python, "scripts/estimate.py", "--runs", self.args.runs_dir, "--jobs",
                         str(self.args.jobs)], cwd=ROOT, input="".join(self.planned), text=True,
                        stdout=sys.stderr)
@@ -249,9 +270,11 @@ class Study:
             runs = runs.assign(score=100 * table.score(runs, task))
             found[method] = {float(rate): sorted(group.score)
                              for rate, group in runs.groupby("--learning_rate")}
-        if len({tuple(rates) for rates in found.values()}) > 1:
-            raise UserError(f"{self.search_of(task)} has other rates of {', '.join(RATE_METHODS)}: "
-                            "finish the search of the learning rate")
+        tried = [{rate: len(scores) for rate, scores in rates.items()} for rates in found.values()]
+        if any(one != tried[0] for one in tried) or len(set(tried[0].values())) > 1:
+            raise UserError(f"{self.search_of(task)} has other rates, or seeds of a rate, of one of "
+                            f"{', '.join(RATE_METHODS)} than of another: finish the search of the "
+                            "learning rate there")
         return found
 
     def searches(self):
@@ -268,9 +291,12 @@ class Study:
         if task not in self.rates:
             scores = self.scores(task)
             rate, beyond = choose_rate(scores)
-            if rate is None and (args.searched or args.rehearse):
+            if rate is None and args.searched:
+                raise UserError(f"the search of the learning rate in {args.searched} is not "
+                                f"finished: its rule asks for {beyond:g} next, so finish it there")
+            if rate is None and args.rehearse:
                 rate = float(args.rates[0])
-                say(f"note: the search of the rate ends at an edge; {rate:g} is taken")
+                say(f"note: one step tells no rate from another; {rate:g} is taken")
             while rate is None:
                 say(f"{task}: a best rate is at the edge of the grid, so {beyond:g} is tried too")
                 self.try_rates(task, [f"{beyond:g}"])
@@ -309,6 +335,11 @@ class Study:
             runs = best.read_search(self.search_of(task), None, f"trial_{method}-", len(trials),
                                     task)
             best.check_search(runs, names)
+            rate, tried = float(self.rate(task)[1]), runs["--learning_rate"].iloc[0]
+            if rate != tried:
+                raise UserError(f"the trials of {method} in {self.search_of(task)} are of the "
+                                f"learning rate {tried:g}, not {rate:g}: weights chosen at one rate "
+                                "are not another's, so search again in another RUNS_DIR")
             settings = best.ranking(runs, names)
             say(best.told(runs, settings, names))
             self.best[task, method] = best.written(names, settings.iloc[0]).split()
@@ -342,17 +373,45 @@ class Study:
     def memory(self):
         args = self.args
         for task in args.tasks if self.searches() else ():
-            if not Path(args.runs_dir, "held_out", task, "dev.tsv").exists():  # written last
+            held_out = f"{args.runs_dir}/held_out"
+            splits = [split for split in get_task(task).files if not split.startswith("test")]
+            if not all(has_file(get_task(task), held_out, split) for split in splits):
                 words = ["scripts/hold_out.py", "--data_dir", args.data_dir, "--tasks", task,
                          "--output_dir", f"{args.runs_dir}/held_out"]
                 if code := subprocess.run([self.python, *words], cwd=ROOT).returncode:
                     raise SystemExit(code)
         parts = ["final"] if args.searched else ["search", "final"]
-        if args.jobs == 1 or args.plan:
+        if args.plan:
             for part in parts:
                 self.prepare(part)
             return
-        with concurrent.futures.ThreadPoolExecutor() as pool:  # they do not need each other
+        self.prepare_all(parts)
+        if not args.rehearse:
+            args.tasks = [task for task in args.tasks if self.teaches(task)]
+            if not args.tasks:
+                raise UserError("no task has a teacher that can teach: find another recipe, with "
+                                "--teacher_rate, --epochs or --warmup_ratio, in another RUNS_DIR")
+
+    def teaches(self, task):
+        """Whether the final runs' teacher is ENOUGH points above the constant answer on dev."""
+        from analysis import best, table
+
+        runs = best.read_search(f"{self.args.runs_dir}/final/{task}", "teacher", None, 1, task)
+        score, constant = 100 * table.score(runs, task).iloc[0], constant_score(
+            task, self.args.data_dir)
+        good = score >= constant + ENOUGH
+        say(f"{task}: the teacher has {score:.1f} on dev, the best constant answer {constant:.1f}"
+            + ("" if good else f": less than {ENOUGH} points above, so it teaches nothing and the "
+               "task is left out"))
+        return good
+
+    def prepare_all(self, parts):
+        """Several parts at a time, with several jobs, as they do not need each other."""
+        if self.args.jobs == 1:
+            for part in parts:
+                self.prepare(part)
+            return
+        with concurrent.futures.ThreadPoolExecutor() as pool:
             try:
                 for done in [pool.submit(self.prepare, part) for part in parts]:
                     done.result()
@@ -365,8 +424,18 @@ class Study:
         if args.searched or args.learning_rate:
             return
         for task in args.tasks:
-            self.try_rates(task, args.rates)
+            self.try_rates(task, self.rates_begun(task))
             self.rate(task)
+
+    def rates_begun(self, task):
+        """--rates, and those beyond them that an earlier call began to look at, as they are written."""
+        rates = list(self.args.rates)
+        folder = Path(self.args.runs_dir, "search", task)
+        for path in sorted(folder.glob("rate_*,learning_rate=*,seed=*")):
+            word = path.name.split(",")[1].removeprefix("learning_rate=")
+            if path.is_dir() and float(word) not in map(float, rates):
+                rates.append(word)
+        return rates
 
     def trials(self):
         args = self.args
@@ -390,9 +459,9 @@ class Study:
 
     def other_layers(self):
         """--student_layers with every other layer of the model."""
-        import transformers
-        depth = 12
-        if not self.args.plan:
+        depth = 12  # as far as a plan knows of a hub's model
+        if Path(self.args.model).is_dir() or not self.args.plan:
+            import transformers
             depth = transformers.AutoConfig.from_pretrained(self.args.model).num_hidden_layers
         return f"--student_layers {','.join(map(str, range(0, depth, 2)))}"
 
@@ -402,7 +471,8 @@ class Study:
                   if name in self.args.variants and variant.method in self.args.methods}
         for task in self.args.tasks:
             memories = {variant.memory for variant in wanted.values()} - {"memory"}
-            self.sweep(task, [self.cluster(task, name, MEMORIES[name]) for name in memories])
+            self.sweep(task, [self.cluster(task, name, MEMORIES[name])
+                              for name in sorted(memories)])
             self.sweep(task, [
                 self.run_of(task, name, variant.method,
                             variant.flags.replace("OTHER_LAYERS", self.other_layers()),
@@ -417,8 +487,9 @@ class Study:
             runs = [self.run_of(task, method, method, seeds=args.more_seeds)
                     for method in args.methods if method in methods]
             if "fsd_i" in args.methods:
+                first = [] if "fsd_i_masked" in args.variants else args.seeds
                 runs.append(self.run_of(task, "fsd_i_masked", "fsd_i", "--mask_padding",
-                                        seeds=args.more_seeds))
+                                        seeds=[*first, *args.more_seeds]))
             self.sweep(task, runs)
 
     def check_search(self):
@@ -489,37 +560,25 @@ def parse(argv):
 
 
 def check(args):
-    """Refuse flags that nothing can be made of; of one task the search is another's."""
-    def choices(flag, known, given):
-        for word in given:
-            if word not in known:
-                raise UserError(f"--{flag} is of {' '.join(known)}; found {word}")
-
-    def number(flag, word, form, what):
-        try:
-            if form(word) <= 0:
-                raise ValueError
-        except ValueError:
-            raise UserError(f"--{flag} {what}; found {word}") from None
-
-    choices("until", STAGES, [args.until])
-    choices("tasks", TRAINED, args.tasks)
-    choices("methods", tuple(METHODS), args.methods)
-    choices("variants", tuple(VARIANTS), args.variants)
-    number("jobs", args.jobs, int, "is a number from 1 on")
-    args.jobs = int(args.jobs)
+    """Refuse flags that nothing can be made of, before anything is started."""
+    known_tasks = {name.lower(): name for name in TRAINED}
+    args.tasks = [known_tasks.get(word.lower(), word) for word in args.tasks]
+    for flag, known in (("until", STAGES), ("tasks", TRAINED), ("methods", tuple(METHODS)),
+                        ("variants", tuple(VARIANTS))):
+        given = getattr(args, flag)
+        check_choices(flag, known, [given] if isinstance(given, str) else given)
     for flag in ("seeds", "more_seeds"):
-        for word in getattr(args, flag):
-            number(flag, word, lambda word: int(word) + 1, "are whole numbers")
-    for word in [*args.rates, args.teacher_rate, args.learning_rate or "1"]:
-        number("rates", word, float, "are numbers with spaces between, --teacher_rate is one")
-    if not args.rates:
-        raise UserError("--rates are numbers with spaces between; found none")
-    number("epochs", args.epochs, float, "is a number above 0")
-    number("warmup_ratio", args.warmup_ratio, lambda word: 1 - float(word),
-           "is a number from 0 to below 1")
-    if args.relation_heads is not None:
-        number("relation_heads", args.relation_heads, int, "is a number from 1 on")
+        check_numbers(flag, getattr(args, flag), int, 0, 2 ** 32 - 1, "whole numbers from 0 on")
+    check_numbers("rates", args.rates or ["none"], float, 1e-9, 1, "learning rates, as 1e-4")
+    for flag in ("teacher_rate", "learning_rate"):
+        given = getattr(args, flag)
+        check_numbers(flag, [given] if given else [], float, 1e-9, 1, "a learning rate, as 1e-4")
+    check_numbers("epochs", [args.epochs], float, 1e-3, 1e4, "a number above 0")
+    check_numbers("warmup_ratio", [args.warmup_ratio], float, 0, 0.999, "a share, from 0 to below 1")
+    for flag in ("jobs", "relation_heads"):
+        given = getattr(args, flag)
+        check_numbers(flag, [given] if given else [], int, 1, 10 ** 4, "a number from 1 on")
+    args.jobs = int(args.jobs)
     if args.searched and len(args.tasks) > 1:
         raise UserError("--searched is of one task: name it with --tasks")
     if args.searched and not Path(args.searched).exists():
@@ -531,6 +590,31 @@ def check(args):
         setattr(args, name, path and os.path.abspath(path))  # the runs start elsewhere
     if Path(args.model).is_dir():
         args.model = str(Path(args.model).resolve())  # else it is a hub's name
+    elif args.model.startswith((".", "/")):
+        raise UserError(f"there is no folder {args.model}: name a pretrained encoder's, or a hub's")
+
+
+def check_choices(flag, known, given):
+    for word in given:
+        if word not in known:
+            raise UserError(f"--{flag} is of {' '.join(known)}; found {word}")
+        if given.count(word) > 1:
+            raise UserError(f"--{flag} has {word} twice: name it once")
+
+
+def check_numbers(flag, given, form, least, most, what):
+    """Refuse words that are no numbers in a range, and a number that is there twice."""
+    found = []
+    for word in given:
+        try:
+            number = form(word)
+        except ValueError:
+            number = None
+        if number is None or not least <= number <= most:
+            raise UserError(f"--{flag} is {what}; found {word}")
+        if number in found:
+            raise UserError(f"--{flag} has {word} twice: name it once")
+        found.append(number)
 
 
 def main(argv=None):

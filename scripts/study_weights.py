@@ -13,7 +13,6 @@ The packages are checked by the sha256 of what is taken from them. A folder is t
 all, and says so if it is there already.
 """
 import argparse
-import hashlib
 import itertools
 import json
 import shutil
@@ -26,8 +25,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from common import UserError, atomic_path, cli, expand_path, expand_path_or_none, say, sha256_of_file
+from common import (
+    UserError,
+    atomic_path,
+    cli,
+    expand_path,
+    expand_path_or_none,
+    make_folders,
+    read_json,
+    say,
+    sha256_of_file,
+    write_json,
+)
 from glue_data.tasks import find_file, get_task, has_file, read_examples
+
+FACTS = "study_weights.json"  # in the folder: what it was built of
 
 
 class Source(NamedTuple):
@@ -256,7 +268,14 @@ def main(argv=None):
         find_file(task, args.data_dir, "train")
     source = SOURCES[args.name]
     target = Path(args.output_dir) / source.folder
+    facts = {"package": source.package, "sha256": source.sha256}
+    if args.name == "e5":
+        facts["tasks"] = sorted(get_task(task).name for task in args.tasks)
+    make_folders(args, output_dir=args.output_dir)
     if target.exists():
+        if read_json(target / FACTS) != facts:
+            raise UserError(f"{target} is there, but not of {source.package} for these --tasks, by "
+                            f"its {FACTS}: name another --output_dir, or delete it")
         say(f"{target} is there already")
         return
     with tempfile.TemporaryDirectory() as place, atomic_path(target) as folder:
@@ -268,7 +287,8 @@ def main(argv=None):
             say(f"{len(keep):,} of {len(file.pieces):,} pieces are in use")
         else:
             shutil.copytree(member, folder)
-        digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+        digest = sha256_of_file(folder / "model.safetensors")
+        write_json(folder / FACTS, facts)
     say(f"{target}: model.safetensors has the sha256 {digest}")
 
 

@@ -188,6 +188,16 @@ def test_scores_close_together_keep_their_order(tmp_path):
 
 # ---- the check ----------------------------------------------------------------------------------
 
+def test_labels_twice_are_refused_and_a_file_given_twice_is_read_once(published, runs, capsys):
+    assert checked(published, runs / "r.csv", runs / "r2.csv", runs / "r.csv", capsys=capsys)[1][-1] == (
+        "9 of 9 rows agree with their predictions")
+    lines = published.read_text().splitlines()
+    own = next(line for line in lines if line.startswith("label,MRPC"))
+    published.write_text("\n".join([*lines, own]) + "\n")
+    with pytest.raises(UserError, match="the labels of MRPC, dev again"):
+        predictions.main([str(published), "--check", str(runs / "r.csv")])
+
+
 def test_all_agree(published, runs, capsys):
     code, lines = checked(published, runs / "r.csv", runs / "r2.csv", capsys=capsys)
     assert code == 0 and lines[-1] == "9 of 9 rows agree with their predictions"

@@ -87,12 +87,19 @@ def run_study(tmp_path, *flags, **more):
 
 @pytest.mark.parametrize("flags, said", [
     (["--until", "finals"], "--until is of memory schedule trials final variants claims; found finals"),
-    (["--tasks", "mrpc"], "--tasks is of"), (["--methods", "vkd fitnet"], "found fitnet"),
-    (["--seed", "1"], "unrecognized arguments: --seed 1"), (["--jobs", "two"], "--jobs is a number"),
-    (["--seeds", "-1"], "--seeds are whole numbers; found -1"), (["--epochs", "0"], "--epochs is a number above 0"),
-    (["--warmup_ratio", "1"], "from 0 to below 1"), (["--more_seeds", "a"], "--more_seeds are whole numbers"),
-    (["--rates", "2e-5,5e-5"], "found 2e-5,5e-5"), (["--rates", ""], "--rates are numbers"),
-    (["--teacher_rate", "abc"], "found abc"), (["--relation_heads", "0"], "--relation_heads is a number"),
+    (["--tasks", "mrpcs"], "--tasks is of"), (["--methods", "vkd fitnet"], "found fitnet"),
+    (["--seed", "1"], "unrecognized arguments: --seed 1"),
+    (["--jobs", "two"], "--jobs is a number from 1 on; found two"),
+    (["--seeds", "-1"], "--seeds is whole numbers from 0 on; found -1"),
+    (["--epochs", "0"], "--epochs is a number above 0"),
+    (["--warmup_ratio", "1"], "from 0 to below 1"), (["--more_seeds", "a"], "--more_seeds is whole numbers"),
+    (["--warmup_ratio", "nan"], "found nan"), (["--warmup_ratio", "-0.5"], "found -0.5"),
+    (["--epochs", "inf"], "found inf"),
+    (["--rates", "nan"], "found nan"), (["--rates", "1e-4 0.0001"], "--rates has 0.0001 twice"),
+    (["--seeds", "2 2"], "--seeds has 2 twice"), (["--methods", "vkd vkd"], "--methods has vkd twice"),
+    (["--learning_rate", "abc"], "--learning_rate is a learning rate, as 1e-4; found abc"),
+    (["--rates", "2e-5,5e-5"], "found 2e-5,5e-5"), (["--rates", ""], "--rates is learning rates, as 1e-4; found none"),
+    (["--teacher_rate", "abc"], "found abc"), (["--relation_heads", "0"], "--relation_heads is a number from 1 on"),
     (["--tasks", "MRPC RTE", "--searched", "x.csv"], "--searched is of one task"),
     (["--tasks", "MRPC", "--searched", "x.csv"], "x.csv: give a search's results.csv")])
 def test_what_the_study_refuses(tmp_path, flags, said):
@@ -188,6 +195,84 @@ def test_the_learning_rate_by_its_rule():
         inside["none"][rate] = [60 + 10 * (rate == 2e-4), 65 + 10 * (rate == 2e-4)]
     with pytest.raises(UserError, match=r"at no rate of 0\.0001, 0\.0002, 0\.0004"):
         study.choose_rate(inside)
+
+
+def args_of(tmp_path, *flags):
+    args = study.parse(["org/model", str(tmp_path), str(tmp_path / "runs"), "--tasks", "RTE", *flags])
+    study.check(args)
+    return args
+
+
+def test_a_search_that_was_cut_off_goes_on(tmp_path, monkeypatch):
+    """Rates beyond the grid that an earlier call began are its, too; a rate that lacks a seed is no rate yet."""
+    folder = tmp_path / "runs/search/RTE"
+    for name in ("rate_none,learning_rate=0.0004,seed=0", "rate_none,learning_rate=1e-4,seed=1"):
+        (folder / name).mkdir(parents=True)
+    (folder / "rate_vkd,learning_rate=0.0004,seed=0.log").touch()
+    one = study.Study(args_of(tmp_path))
+    assert one.rates_begun("RTE") == ["5e-5", "1e-4", "2e-4", "0.0004"]
+    tried = []
+    monkeypatch.setattr(study.Study, "sweep", lambda self, task, runs: tried.extend(head for head, *_ in runs))
+    monkeypatch.setattr(study.Study, "scores", lambda self, task: scores((60, 70, 65), (60, 80, 70), (60, 70, 69)))
+    one.schedule()
+    assert tried == [f"rate_{method} learning_rate=5e-5,1e-4,2e-4,0.0004 seed=0,1 --" for method in study.RATE_METHODS]
+
+
+@pytest.mark.parametrize("lacking", [None, ("fsd_i", 1e-4, 1), ("none", 2e-4, 0)])
+def test_a_rate_counts_with_all_of_its_seeds(lacking, tmp_path):
+    rows = [{"method": method, "task": "RTE", "seed": seed, "acc": 0.5, "--learning_rate": rate, "started": str(i),
+             "--output_dir": f"rate_{method},learning_rate={rate},seed={seed}"}
+            for i, (method, rate, seed) in enumerate(
+                (m, r, s) for m in study.RATE_METHODS for r in (1e-4, 2e-4) for s in (0, 1))
+            if (method, rate, seed) != lacking]
+    pd.DataFrame(rows).to_csv(tmp_path / "s.csv", index=False)
+    one = study.Study(args_of(tmp_path, "--searched", str(tmp_path / "s.csv")))
+    if lacking:
+        with pytest.raises(UserError, match="or seeds of a rate, of one of none, vkd, fsd_i"):
+            one.scores("RTE")
+    else:
+        assert one.scores("RTE")["fsd_i"] == {1e-4: [50, 50], 2e-4: [50, 50]}
+
+
+def test_what_was_searched_at_another_rate_is_not_taken(tmp_path):
+    search = write_search(tmp_path / "search.csv", "RTE")
+    done = run_study(tmp_path, "--tasks", "rte", "--methods", "minilm", "--searched", str(search), "--learning_rate",
+                     "1e-3", "--plan")
+    assert done.returncode and "are of the learning rate 0.0002, not 0.001" in done.stderr
+    rows = pd.read_csv(search)
+    rows[rows["--learning_rate"] != 4e-4].to_csv(search, index=False)  # 2e-4, the best, is at the edge
+    done = run_study(tmp_path, "--tasks", "rte", "--methods", "minilm", "--searched", str(search), "--plan")
+    assert done.returncode and "its rule asks for 0.0004 next" in done.stderr
+
+
+def test_the_claims_have_all_seeds_of_i_without_padding(tmp_path):
+    found = commands(run_study(tmp_path, "--tasks", "RTE", "--methods", "none vkd fsd_i", "--variants", "--plan"))
+    seeds = [name for _, name, *_ in found if name.startswith("fsd_i_masked")]
+    assert seeds == [f"fsd_i_masked,seed={seed}" for seed in range(2, 8)]
+
+
+def test_a_teacher_must_be_above_the_constant_answer(tmp_path, monkeypatch, capsys):
+    """Five points on dev: of 12 rows the commonest class is the constant answer's score."""
+    data = write_task(tmp_path / "glue", rows=(8, 12, 4))
+    labels = [row.split("\t")[-1] for row in (data / "RTE/dev.tsv").read_text().splitlines()[1:]]
+    constant = 100 * max(Counter(labels).values()) / len(labels)
+    assert study.constant_score("RTE", data) == pytest.approx(constant)
+    assert study.constant_score("STS-B", data) == 0
+    args = args_of(tmp_path)
+    args.data_dir = str(data)
+    for above, good in ((4.9, False), (5.1, True)):
+        frame = pd.DataFrame([{"method": "teacher", "task": "RTE", "seed": 1, "acc": (constant + above) / 100,
+                               "--output_dir": "x/teacher"}])
+        folder = tmp_path / "runs/final"
+        folder.mkdir(parents=True, exist_ok=True)
+        frame.to_csv(folder / "RTE", index=False)
+        assert study.Study(args).teaches("RTE") == good
+        assert ("teaches nothing and the task is left out" in capsys.readouterr().err) != good
+    monkeypatch.setattr(study.Study, "prepare_all", lambda self, parts: None)
+    monkeypatch.setattr(study.Study, "teaches", lambda self, task: False)
+    args.searched = "x"
+    with pytest.raises(UserError, match="no task has a teacher that can teach"):
+        study.Study(args).memory()
 
 
 def test_the_plan_of_the_study(tmp_path):

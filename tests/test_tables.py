@@ -285,6 +285,23 @@ def test_another_memory_is_refused_unless_its_kind_explains_it(tmp_path):
         tables.main([str(runs_csv(tmp_path / "r.csv", *rows))])
 
 
+def test_the_form_of_l_makes_no_other_memory(tmp_path):
+    """FSD_ILG has --sample_features and FSD_G has not: their memory is one all the same."""
+    rows = [*of("FSD_ILG", VKD, memory="aaa", **{"--sample_features": "flat"}), *of("FSD_G", FSD, memory="bbb")]
+    with pytest.raises(UserError, match=r"different teacher memories \(aaa, bbb\)"):
+        tables.main([str(runs_csv(tmp_path / "r.csv", *rows))])
+
+
+def test_rows_of_before_and_after_a_flag_share_a_table(tmp_path):
+    """--warmup_ratio and L's --sample_features are filled in where rows do not have them yet."""
+    before = {"--warmup_steps": 0, "--internal": False}
+    after = before | {"--warmup_ratio": 0.0, "--sample_features": "flat"}
+    rows = [*of("FSD_L", VKD[:2], **before), *of("VKD", FSD, **after)]
+    rows += [run | {"seed": 9, "started": "later"} for run in of("FSD_L", VKD[:1], **after)]
+    found = numbers(tmp_path, runs_csv(tmp_path / "r.csv", *rows), "--tables", "2").dropna(subset="mean")
+    assert found.set_index("method").n.to_dict() == {"VKD": 3, "FSD_L": 3}
+
+
 def test_spread_over_seeds_and_batch_sizes(tmp_path, capsys):
     batch = "--per_gpu_train_batch_size"
     source = runs_csv(tmp_path / "r.csv", *of("VKD", (0.70, 0.72)), *of("VKD", (0.74, 0.80), **{batch: 8}),

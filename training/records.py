@@ -138,7 +138,7 @@ def fill_missing(table):
     given = ({name: value for name, value in zip(columns.values(), row, strict=True) if pd.notna(value)}
              for row in table[list(columns)].itertuples(index=False, name=None))
     rows = list(map(as_of_today, given))
-    for name in ("group_by_length", "student_memory_init"):
+    for name in ("group_by_length", "student_memory_init", "warmup_ratio", "sample_features"):
         if any(name in row for row in rows):
             table[f"--{name}"] = [row.get(name, np.nan) for row in rows]
     return table
