@@ -590,7 +590,7 @@ def check(args):
         setattr(args, name, path and os.path.abspath(path))  # the runs start elsewhere
     if Path(args.model).is_dir():
         args.model = str(Path(args.model).resolve())  # else it is a hub's name
-    elif args.model.startswith((".", "/")):
+    elif args.model.startswith((".", "/")) and not args.plan:
         raise UserError(f"there is no folder {args.model}: name a pretrained encoder's, or a hub's")
 
 

@@ -429,7 +429,7 @@ def test_wheels_need_no_installation(tmp_path):
     (["--stage", "study"], "the study needs --model and --data_dir"),
     (["--stage", "study", "--model", "nowhere", "--data_dir", "."], "there is no config.json"),
     (["--stage", "study", "--rehearse", "--methods", "none fsdi"], "found fsdi"),
-    (["--stage", "study", "--rehearse", "--rates", "2e-5,5e-5"], "--rates are numbers"),
+    (["--stage", "study", "--rehearse", "--rates", "2e-5,5e-5"], "--rates is learning rates"),
     (["--stage", "study", "--rehearse", "--searched", "nowhere.csv"], "there is no"),
     (["--minutes", "0"], "--minutes must be a number above 0"),
     (["--minutes", "nan"], "--minutes must be a number above 0"),
