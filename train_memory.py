@@ -16,8 +16,8 @@ from training import choices, flags
 
 NO_USE = ("do_eval", "do_predict", "evaluate_during_training", "eval_all_checkpoints", "max_eval_samples",
           "max_predict_samples", "results_csv", "gradient_accumulation_steps", "learning_rate", "weight_decay",
-          "adam_epsilon", "max_grad_norm", "max_steps", "warmup_steps", "student_num_hidden_layers",
-          "save_total_limit", "per_gpu_eval_batch_size", "group_by_length")
+          "adam_epsilon", "max_grad_norm", "max_steps", "warmup_steps", "warmup_ratio",
+          "student_num_hidden_layers", "save_total_limit", "per_gpu_eval_batch_size", "group_by_length")
 
 
 def memory_flags(parser):

@@ -1,20 +1,21 @@
 """The study: every method with as many search trials, on real weights and whole tasks.
 
     scripts/study MODEL GLUE_DIR RUNS_DIR --tasks MRPC RTE --jobs 2
-    scripts/study MODEL GLUE_DIR RUNS_DIR --tasks MRPC RTE --plan      # commands, hours; starts nothing
+    scripts/study MODEL GLUE_DIR RUNS_DIR --tasks MRPC RTE --plan    # commands, hours; starts none
 
 MODEL is a pretrained encoder, whose first half of layers is the student. docs/study.md is the
-protocol. For each task, stage by stage:
+protocol, scripts/study_protocol.py its methods, trials, variants and rules. For each task, stage
+by stage:
 
 memory     15 % of the training rows are held out; a teacher and a memory for the search, which
            never saw those rows, and others for the final runs, of all training rows
 schedule   one learning rate for all methods, on the held-out rows, by the student alone, VKD and
-           FSD_I together: see choose_rate
+           FSD_I together
 trials     three settings of each method's own weights on the held-out rows; the student alone has
            no weight, and so no trial
 final      each method's best setting on all training rows, with seeds that the search did not use,
            scored on the dev set
-variants   forms that the paper leaves open, at the chosen weights: see VARIANTS
+variants   forms that the paper leaves open, at the chosen weights
 claims     --more_seeds for the rows that a claim needs: VKD, the best rival, FSD_I, FSD_ILG and
            FSD_I without padding
 
@@ -28,128 +29,27 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common import UserError, cli, expand_path, expand_path_or_none, say
-from glue_data.tasks import TASKS, get_task, has_file, read_examples
+from glue_data.tasks import TASKS, get_task, has_file
+from scripts.study_protocol import (
+    CLAIMED,
+    ENOUGH,
+    LENGTHS,
+    MEMORIES,
+    METHODS,
+    RATE_METHODS,
+    RIVALS,
+    VARIANTS,
+    choose_rate,
+    constant_score,
+)
 from training import flags
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("memory", "schedule", "trials", "final", "variants", "claims")
 TRAINED = tuple(task.name for task in TASKS.values() if "train" in task.files)
-LENGTHS = {"MRPC": 80, "RTE": 128, "QNLI": 128, "MNLI": 128, "QQP": 128}  # of the others 64
-ENOUGH = 5  # points by which a teacher must be above the best constant answer
-STABLE = 5  # points between the seeds of the student alone, at most
-RATES = (1e-6, 1e-2)  # beyond these nobody looks
-
-
-class Method(NamedTuple):
-    """A method's command, and the settings that its trials compare, in the order of their size."""
-    command: str
-    trials: tuple = ()
-
-
-def baseline(method, *trials):
-    return Method(f"baselines/glue_with_baseline.py --method {method}", trials)
-
-
-# In the order in which a study's table grows
-METHODS = {
-    "none": baseline("none"),
-    "vkd": baseline("vkd", "--alpha 0.2", "--alpha 0.5", "--alpha 0.7"),
-    "fsd_i": Method("glue_with_cka_i.py --internal", ("--beta 4", "--beta 16", "--beta 64")),
-    "fsd_ilg": Method("glue_with_cka_ilg.py --beta 1 --gamma_m 1e-4", (
-        "--gamma_i 4 --gamma_l 4 --gamma_g 1",
-        "--gamma_i 16 --gamma_l 1 --gamma_g 0.1",
-        "--gamma_i 64 --gamma_l 1 --gamma_g 0.01")),
-    "minilm": baseline("minilm", "--beta 0.1", "--beta 1", "--beta 10"),
-    "rkd": baseline("rkd", "--gamma_d 10 --gamma_a 20", "--gamma_d 100 --gamma_a 200",
-                    "--gamma_d 1000 --gamma_a 2000"),
-    "fsd_l": Method("glue_with_cka_i.py", ("--beta 4", "--beta 16", "--beta 64")),
-    "fsd_il": Method("glue_with_cka_ilg.py --beta 1 --gamma_g 0", (
-        "--gamma_i 4 --gamma_l 4", "--gamma_i 16 --gamma_l 1", "--gamma_i 64 --gamma_l 1")),
-    "pkd": baseline("pkd", "--beta 10", "--beta 100", "--beta 1000"),
-    "fsd_g": Method("glue_with_cka_g.py --beta 1", (
-        "--gamma_m 1e-6", "--gamma_m 1e-4", "--gamma_m 1e-2")),
-    "procrustes": baseline("procrustes", "--beta 1", "--beta 10", "--beta 100"),
-    "gram": baseline("gram", "--beta 1", "--beta 10", "--beta 100"),
-}
-RATE_METHODS = ("none", "vkd", "fsd_i")
-RIVALS = ("none", "vkd", "pkd", "rkd", "minilm", "gram", "procrustes")  # all that are not FSD
-CLAIMED = ("vkd", "fsd_i", "fsd_ilg")
-
-
-class Variant(NamedTuple):
-    """A form of a method: flags beside its own, and the memory that it needs, if not the usual."""
-    method: str
-    flags: str
-    memory: str = "memory"
-
-
-VARIANTS = {
-    "fsd_i_masked": Variant("fsd_i", "--mask_padding"),
-    "fsd_i_grouped": Variant("fsd_i", "--group_by_length"),
-    "fsd_i_masked_grouped": Variant("fsd_i", "--mask_padding --group_by_length"),
-    "fsd_i_debiased": Variant("fsd_i", "--cka_estimator debiased"),
-    "fsd_l_debiased": Variant("fsd_l", "--cka_estimator debiased"),
-    "fsd_l_first": Variant("fsd_l", "--sample_features first"),
-    "fsd_l_masked": Variant("fsd_l", "--mask_padding"),
-    "fsd_g_released_6": Variant("fsd_g", "--beta 1e-6 --student_memory_init released",
-                                "memory_released"),
-    "fsd_g_released_7": Variant("fsd_g", "--beta 1e-7 --student_memory_init released",
-                                "memory_released"),
-    "none_other_layers": Variant("none", "OTHER_LAYERS"),
-    "vkd_other_layers": Variant("vkd", "OTHER_LAYERS"),
-    "fsd_i_other_layers": Variant("fsd_i", "OTHER_LAYERS"),
-}
-MEMORIES = {"memory_released": "--memory_init released --per_gpu_memory_train_batch_size 1"}
-
-
-# ---- what is chosen ------------------------------------------------------------------------------
-
-
-def choose_rate(scores):
-    """(learning rate, None), or (None, a rate to look at first).
-
-    scores: method -> rate -> the scores of its seeds, in %. A method whose best rate is the least
-    or the greatest of those tried asks for half or twice that. Then the rate is chosen that has the
-    greatest mean over the three methods, of those where the student alone is stable: its seeds less
-    than STABLE points apart.
-    """
-    rates = sorted(scores["none"])
-    means = {method: {rate: sum(found[rate]) / len(found[rate]) for rate in rates}
-             for method, found in scores.items()}
-    for found in means.values():
-        best = max(rates, key=lambda rate: (found[rate], rate not in (rates[0], rates[-1])))
-        for edge, beyond in ((rates[0], best / 2), (rates[-1], best * 2)):
-            if best == edge and RATES[0] <= beyond <= RATES[1]:
-                return None, float(f"{beyond:g}")
-    stable = [rate for rate in rates if max(scores["none"][rate]) - min(scores["none"][rate]) < STABLE]
-    if not stable:
-        raise UserError(f"at no rate of {', '.join(f'{rate:g}' for rate in rates)} are the seeds of "
-                        f"the student alone less than {STABLE} points apart: look at others with "
-                        "--rates")
-    return max(stable, key=lambda rate: sum(found[rate] for found in means.values())), None
-
-
-def constant_score(task, data_dir):
-    """The score in % of the best answer that is the same for all rows of a task's dev set."""
-    import numpy as np
-
-    from analysis import table
-    from utils_glue import compute_metrics
-
-    task = get_task(task)
-    if task.labels is None:
-        return 0.0  # it has no correlation
-    labels = np.array([example.label for example in read_examples(task, data_dir, "dev")])
-    scores = []
-    for answer in range(len(task.labels)):
-        found = compute_metrics(task, np.full(len(labels), answer), labels)
-        every = {name: found[name.removesuffix("_mm")] for name in table.metric_names(task.name)}
-        scores.append(100 * table.score(every, task.name))
-    return max(scores)
 
 
 class Study:
@@ -272,9 +172,10 @@ class Study:
                              for rate, group in runs.groupby("--learning_rate")}
         tried = [{rate: len(scores) for rate, scores in rates.items()} for rates in found.values()]
         if any(one != tried[0] for one in tried) or len(set(tried[0].values())) > 1:
-            raise UserError(f"{self.search_of(task)} has other rates, or seeds of a rate, of one of "
-                            f"{', '.join(RATE_METHODS)} than of another: finish the search of the "
-                            "learning rate there")
+            raise UserError(
+                f"{self.search_of(task)} has other rates, or seeds of a rate, of one of "
+                f"{', '.join(RATE_METHODS)} than of another: finish the search of the learning "
+                "rate there")
         return found
 
     def searches(self):
@@ -337,9 +238,10 @@ class Study:
             best.check_search(runs, names)
             rate, tried = float(self.rate(task)[1]), runs["--learning_rate"].iloc[0]
             if rate != tried:
-                raise UserError(f"the trials of {method} in {self.search_of(task)} are of the "
-                                f"learning rate {tried:g}, not {rate:g}: weights chosen at one rate "
-                                "are not another's, so search again in another RUNS_DIR")
+                raise UserError(
+                    f"the trials of {method} in {self.search_of(task)} are of the learning rate "
+                    f"{tried:g}, not {rate:g}: weights chosen at one rate are not another's, so "
+                    "search again in another RUNS_DIR")
             settings = best.ranking(runs, names)
             say(best.told(runs, settings, names))
             self.best[task, method] = best.written(names, settings.iloc[0]).split()
@@ -428,7 +330,7 @@ class Study:
             self.rate(task)
 
     def rates_begun(self, task):
-        """--rates, and those beyond them that an earlier call began to look at, as they are written."""
+        """--rates, and those beyond them that an earlier call began to look at, as written."""
         rates = list(self.args.rates)
         folder = Path(self.args.runs_dir, "search", task)
         for path in sorted(folder.glob("rate_*,learning_rate=*,seed=*")):
@@ -574,7 +476,8 @@ def check(args):
         given = getattr(args, flag)
         check_numbers(flag, [given] if given else [], float, 1e-9, 1, "a learning rate, as 1e-4")
     check_numbers("epochs", [args.epochs], float, 1e-3, 1e4, "a number above 0")
-    check_numbers("warmup_ratio", [args.warmup_ratio], float, 0, 0.999, "a share, from 0 to below 1")
+    check_numbers("warmup_ratio", [args.warmup_ratio], float, 0, 0.999,
+                  "a share, from 0 to below 1")
     for flag in ("jobs", "relation_heads"):
         given = getattr(args, flag)
         check_numbers(flag, [given] if given else [], int, 1, 10 ** 4, "a number from 1 on")

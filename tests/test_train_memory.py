@@ -249,3 +249,21 @@ def test_flags_without_a_use_are_said(tiny, tmp_path):
     assert "pass --do_train" in shell("train_memory.py", *arguments).stderr
 
 
+
+
+USED = {"model_type", "model_name_or_path", "config_name", "tokenizer_name", "cache_dir", "data_dir", "task_name",
+        "output_dir", "do_train", "do_lower_case", "max_seq_length", "max_train_samples", "overwrite_cache",
+        "overwrite_output_dir", "per_gpu_train_batch_size", "per_gpu_memory_train_batch_size", "num_train_epochs",
+        "memory_num_train_epochs", "num_centroid", "memory_learning_rate", "memory_init", "mask_padding", "seed",
+        "logging_steps", "save_steps", "run_file", "resume_from_checkpoint", "dataloader_num_workers", "compile",
+        "no_cuda", "fp16", "bf16"}
+
+
+def test_every_flag_is_used_or_said_to_have_no_use():
+    """A flag that training gets later is one of the two here, too."""
+    args, _ = train_memory.parse(["--model_name_or_path", "m", "--data_dir", "d", "--task_name", "rte",
+                                  "--output_dir", "o"])
+    old = {"local_rank", "server_ip", "server_port", "fp16_opt_level"}
+    assert set(vars(args)) - old == USED | set(train_memory.NO_USE)
+    given = ["--model_name_or_path", "m", "--data_dir", "d", "--task_name", "rte", "--output_dir", "o"]
+    assert train_memory.parse([*given, "--warmup_ratio", "0.1"])[1] == ["warmup_ratio"]

@@ -40,6 +40,7 @@ from training.teacher_cache import TeacherCache, entries
 from training.tokenizer import load_tokenizer
 
 HYPERPARAMETERS = {"learning_rate", "num_train_epochs", "per_gpu_train_batch_size", "seed", "alpha", "beta",
+                   "warmup_steps", "warmup_ratio",
                    "temperature", "gamma_i", "gamma_l", "gamma_g", "gamma_m", "student_memory_learning_rate",
                    "student_memory_init", "cka_estimator", "intra_reduction", "mask_padding",
                    "group_by_length", "do_layerwise", "student_num_hidden_layers", "student_layers",

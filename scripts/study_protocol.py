@@ -1,0 +1,119 @@
+"""What the study compares, and how it chooses: docs/study.md as data and rules."""
+from typing import NamedTuple
+
+from common import UserError
+from glue_data.tasks import get_task, read_examples
+
+LENGTHS = {"MRPC": 80, "RTE": 128, "QNLI": 128, "MNLI": 128, "QQP": 128}  # of the others 64
+ENOUGH = 5  # points by which a teacher must be above the best constant answer
+STABLE = 5  # points between the seeds of the student alone, at most
+RATES = (1e-6, 1e-2)  # beyond these nobody looks
+
+
+class Method(NamedTuple):
+    """A method's command, and the settings that its trials compare, in the order of their size."""
+    command: str
+    trials: tuple = ()
+
+
+def baseline(method, *trials):
+    return Method(f"baselines/glue_with_baseline.py --method {method}", trials)
+
+
+# In the order in which a study's table grows
+METHODS = {
+    "none": baseline("none"),
+    "vkd": baseline("vkd", "--alpha 0.2", "--alpha 0.5", "--alpha 0.7"),
+    "fsd_i": Method("glue_with_cka_i.py --internal", ("--beta 4", "--beta 16", "--beta 64")),
+    "fsd_ilg": Method("glue_with_cka_ilg.py --beta 1 --gamma_m 1e-4", (
+        "--gamma_i 4 --gamma_l 4 --gamma_g 1",
+        "--gamma_i 16 --gamma_l 1 --gamma_g 0.1",
+        "--gamma_i 64 --gamma_l 1 --gamma_g 0.01")),
+    "minilm": baseline("minilm", "--beta 0.1", "--beta 1", "--beta 10"),
+    "rkd": baseline("rkd", "--gamma_d 10 --gamma_a 20", "--gamma_d 100 --gamma_a 200",
+                    "--gamma_d 1000 --gamma_a 2000"),
+    "fsd_l": Method("glue_with_cka_i.py", ("--beta 4", "--beta 16", "--beta 64")),
+    "fsd_il": Method("glue_with_cka_ilg.py --beta 1 --gamma_g 0", (
+        "--gamma_i 4 --gamma_l 4", "--gamma_i 16 --gamma_l 1", "--gamma_i 64 --gamma_l 1")),
+    "pkd": baseline("pkd", "--beta 10", "--beta 100", "--beta 1000"),
+    "fsd_g": Method("glue_with_cka_g.py --beta 1", (
+        "--gamma_m 1e-6", "--gamma_m 1e-4", "--gamma_m 1e-2")),
+    "procrustes": baseline("procrustes", "--beta 1", "--beta 10", "--beta 100"),
+    "gram": baseline("gram", "--beta 1", "--beta 10", "--beta 100"),
+}
+RATE_METHODS = ("none", "vkd", "fsd_i")
+RIVALS = ("none", "vkd", "pkd", "rkd", "minilm", "gram", "procrustes")  # all that are not FSD
+CLAIMED = ("vkd", "fsd_i", "fsd_ilg")
+
+
+class Variant(NamedTuple):
+    """A form of a method: flags beside its own, and the memory that it needs, if not the usual."""
+    method: str
+    flags: str
+    memory: str = "memory"
+
+
+VARIANTS = {
+    "fsd_i_masked": Variant("fsd_i", "--mask_padding"),
+    "fsd_i_grouped": Variant("fsd_i", "--group_by_length"),
+    "fsd_i_masked_grouped": Variant("fsd_i", "--mask_padding --group_by_length"),
+    "fsd_i_debiased": Variant("fsd_i", "--cka_estimator debiased"),
+    "fsd_l_debiased": Variant("fsd_l", "--cka_estimator debiased"),
+    "fsd_l_first": Variant("fsd_l", "--sample_features first"),
+    "fsd_l_masked": Variant("fsd_l", "--mask_padding"),
+    "fsd_g_released_6": Variant("fsd_g", "--beta 1e-6 --student_memory_init released",
+                                "memory_released"),
+    "fsd_g_released_7": Variant("fsd_g", "--beta 1e-7 --student_memory_init released",
+                                "memory_released"),
+    "none_other_layers": Variant("none", "OTHER_LAYERS"),
+    "vkd_other_layers": Variant("vkd", "OTHER_LAYERS"),
+    "fsd_i_other_layers": Variant("fsd_i", "OTHER_LAYERS"),
+}
+MEMORIES = {"memory_released": "--memory_init released --per_gpu_memory_train_batch_size 1"}
+
+
+# ---- what is chosen ------------------------------------------------------------------------------
+
+
+def choose_rate(scores):
+    """(learning rate, None), or (None, a rate to look at first).
+
+    scores: method -> rate -> the scores of its seeds, in %. A method whose best rate is the least
+    or the greatest of those tried asks for half or twice that. Then the rate is chosen that has the
+    greatest mean over the three methods, of those where the student alone is stable: its seeds less
+    than STABLE points apart.
+    """
+    rates = sorted(scores["none"])
+    means = {method: {rate: sum(found[rate]) / len(found[rate]) for rate in rates}
+             for method, found in scores.items()}
+    for found in means.values():
+        best = max(rates, key=lambda rate: (found[rate], rate not in (rates[0], rates[-1])))
+        for edge, beyond in ((rates[0], best / 2), (rates[-1], best * 2)):
+            if best == edge and RATES[0] <= beyond <= RATES[1]:
+                return None, float(f"{beyond:g}")
+    stable = [rate for rate, found in sorted(scores["none"].items())
+              if max(found) - min(found) < STABLE]
+    if not stable:
+        tried = ", ".join(f"{rate:g}" for rate in rates)
+        raise UserError(f"at no rate of {tried} are the seeds of the student alone less than "
+                        f"{STABLE} points apart: look at others with --rates")
+    return max(stable, key=lambda rate: sum(found[rate] for found in means.values())), None
+
+
+def constant_score(task, data_dir):
+    """The score in % of the best answer that is the same for all rows of a task's dev set."""
+    import numpy as np
+
+    from analysis import table
+    from utils_glue import compute_metrics
+
+    task = get_task(task)
+    if task.labels is None:
+        return 0.0  # it has no correlation
+    labels = np.array([example.label for example in read_examples(task, data_dir, "dev")])
+    scores = []
+    for answer in range(len(task.labels)):
+        found = compute_metrics(task, np.full(len(labels), answer), labels)
+        every = {name: found[name.removesuffix("_mm")] for name in table.metric_names(task.name)}
+        scores.append(100 * table.score(every, task.name))
+    return max(scores)
