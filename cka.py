@@ -1,10 +1,11 @@
 """Centered Kernel Alignment and the feature-structure losses built on it.
 
-Jung, Kim, Na, Kim, "Feature structure distillation with Centered Kernel Alignment in BERT transferring",
-Expert Systems with Applications 234 (2023) 120980, arXiv 2204.08922. Equation numbers are that paper's.
-Student values end in _s, teacher values in _t; every loss detaches the teacher. The two may differ in width.
-Arithmetic is float32 or better, inside autocast too.
+Jung, Kim, Na, Kim, "Feature structure distillation with Centered Kernel Alignment in BERT
+transferring", Expert Systems with Applications 234 (2023) 120980, arXiv 2204.08922. Equation
+numbers are that paper's. Student values end in _s, teacher values in _t; every loss detaches the
+teacher. The two may differ in width. Arithmetic is float32 or better, inside autocast too.
 """
+
 import contextlib
 import functools
 import platform
@@ -24,7 +25,9 @@ def full_precision(function):
 
     @functools.wraps(function)
     def wrapper(*args, **kwargs):
-        floats = [a for a in (*args, *kwargs.values()) if torch.is_tensor(a) and a.is_floating_point()]
+        floats = [
+            a for a in (*args, *kwargs.values()) if torch.is_tensor(a) and a.is_floating_point()
+        ]
         dtype = functools.reduce(torch.promote_types, [a.dtype for a in floats], torch.float32)
 
         def cast(a):
@@ -37,14 +40,16 @@ def full_precision(function):
 
 
 def first_order(backward):
-    """A backward outside autocast that has no gradient of its own: asked for one it raises, where torch would go on
-    with a wrong one.
+    """A backward outside autocast that has no gradient of its own: asked for one it raises, where
+    torch would go on with a wrong one.
     """
 
     @functools.wraps(backward)
     def wrapper(ctx, *gradients):
         if torch.is_grad_enabled():
-            raise RuntimeError("cka.py's losses have a first derivative alone: leave create_graph out")
+            raise RuntimeError(
+                "cka.py's losses have a first derivative alone: leave create_graph out"
+            )
         with torch.autocast(gradients[0].device.type, enabled=False):
             return backward(ctx, *gradients)
 
@@ -64,14 +69,15 @@ def centred(x, mask=None):
 def linear_cka(x, y, mask=None, estimator="biased"):
     """CKA with linear kernels between the rows of x and the rows of y (Eq. 4-5).
 
-    With K = X Xᵀ, L = Y Yᵀ and C = I - 11ᵀ/n: tr(K C L C) / sqrt(tr(K C K C) tr(L C L C)), which is the cosine of
-    the angle between the centred Gram matrices. "debiased" replaces HSIC by its unbiased estimator (Song et al.
-    2012; Kornblith et al. 2019): wide features of few rows, for which the biased form is near 1 whatever they are,
-    then score near 0 when unrelated, and may score below 0.
+    With K = X Xᵀ, L = Y Yᵀ and C = I - 11ᵀ/n: tr(K C L C) / sqrt(tr(K C K C) tr(L C L C)), which is
+    the cosine of the angle between the centred Gram matrices. "debiased" replaces HSIC by its
+    unbiased estimator (Song et al. 2012; Kornblith et al. 2019): wide features of few rows, for
+    which the biased form is near 1 whatever they are, then score near 0 when unrelated, and may
+    score below 0.
 
-    x: (..., n, p). y: (..., n, q). mask: (..., n) bool, True for the rows that count.
-    Returns (...). It is 0, with gradient 0, where CKA is undefined: constant features, or fewer than 2 unmasked
-    rows (4 when debiased).
+    x: (..., n, p). y: (..., n, q). mask: (..., n) bool, True for the rows that count. Returns
+    (...). It is 0, with gradient 0, where CKA is undefined: constant features, or fewer than 2
+    unmasked rows (4 when debiased).
     """
     return _linear_cka(x, y, mask, estimator)[0]
 
@@ -79,8 +85,10 @@ def linear_cka(x, y, mask=None, estimator="biased"):
 def _linear_cka(x, y, mask, estimator):
     """linear_cka (...), and where it is undefined (...)."""
     if x.shape[:-1] != y.shape[:-1] or (mask is not None and mask.shape != x.shape[:-1]):
-        raise ValueError(f"linear_cka needs x (..., n, p), y (..., n, q) and mask (..., n), got {tuple(x.shape)}, "
-                         f"{tuple(y.shape)} and {None if mask is None else tuple(mask.shape)}")
+        raise ValueError(
+            "linear_cka needs x (..., n, p), y (..., n, q) and mask (..., n), got "
+            f"{tuple(x.shape)}, {tuple(y.shape)} and {None if mask is None else tuple(mask.shape)}"
+        )
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator must be one of {ESTIMATORS}, got {estimator!r}")
     return _CKA.apply(gram_matrix(x), gram_matrix(y), mask, estimator, False)
@@ -125,21 +133,28 @@ def gram_matrix(x):
     return _Gram.apply(x)
 
 
-# ---- centred Gram matrices ----------------------------------------------------------------------------------------
-# Centred is the (n, n) matrix, not the (n, p) features, as n is the smaller. In float32 the gradient's relative error
+# ---- centred Gram matrices -----------------------------------------------------------------------
+# Centred is the (n, n) matrix, not the (n, p) features, as n is the smaller. In float32 the
+# gradient's relative error
 # is about 1e-5 over the share of the energy that centring leaves.
 
-def _centre(gram, n, mask, estimator):
-    """A Gram matrix (..., n, n) centred: C K C, or the U-centred matrix; 0 for the rows that do not count.
 
-    Inner products of U-centred matrices are the unbiased HSIC of Song et al. (2012), Eq. 5. Both are orthogonal
-    projections of symmetric matrices. n: (..., 1, 1), the rows that count.
+def _centre(gram, n, mask, estimator):
+    """A Gram matrix (..., n, n) centred: C K C, or the U-centred matrix; 0 for the rows that do not
+    count.
+
+    Inner products of U-centred matrices are the unbiased HSIC of Song et al. (2012), Eq. 5. Both
+    are orthogonal projections of symmetric matrices. n: (..., 1, 1), the rows that count.
     """
     mask = None if mask is None else mask.bool()
     if estimator == "biased" and mask is None:
         rows = gram.sum(-1, keepdim=True) / n
         return gram - (rows + (rows - rows.mean(-2, keepdim=True)).mT)
-    counts = torch.ones_like(gram, dtype=torch.bool) if mask is None else mask.unsqueeze(-1) & mask.unsqueeze(-2)
+    counts = (
+        torch.ones_like(gram, dtype=torch.bool)
+        if mask is None
+        else mask.unsqueeze(-1) & mask.unsqueeze(-2)
+    )
     if estimator == "debiased":
         counts = counts & ~torch.eye(gram.shape[-1], dtype=torch.bool, device=gram.device)
     gram = gram * counts
@@ -151,14 +166,20 @@ def _centre(gram, n, mask, estimator):
 
 def _rows_that_count(gram, mask):
     """n (..., 1, 1)."""
-    return gram.new_full((1, 1), gram.shape[-1]) if mask is None else mask.sum(-1)[..., None, None].to(gram.dtype)
+    return (
+        gram.new_full((1, 1), gram.shape[-1])
+        if mask is None
+        else mask.sum(-1)[..., None, None].to(gram.dtype)
+    )
 
 
 @torch.no_grad()
 def centre_gram(gram, mask=None, estimator="biased"):
-    """A Gram matrix (..., n, n) centred for the estimator, with its norm and where CKA is undefined, both (...).
+    """A Gram matrix (..., n, n) centred for the estimator, with its norm and where CKA is
+    undefined, both (...).
 
-    That is where there is no more than what rounding leaves of constant features, or too few rows. No gradient.
+    That is where there is no more than what rounding leaves of constant features, or too few rows.
+    No gradient.
     """
     noise = 16 * torch.finfo(gram.dtype).eps * gram.diagonal(dim1=-2, dim2=-1).sum(-1)
     n = _rows_that_count(gram, mask)
@@ -190,7 +211,9 @@ class _CKA(torch.autograd.Function):
         else:
             l, norm_l, none_l = centre_gram(l, mask, estimator)  # noqa: E741
         undefined = none_k | none_l
-        over_k, over_l = (norm.masked_fill(undefined, torch.inf).reciprocal() for norm in (norm_k, norm_l))
+        over_k, over_l = (
+            norm.masked_fill(undefined, torch.inf).reciprocal() for norm in (norm_k, norm_l)
+        )
         cka = (k * l).sum((-2, -1)) * over_k * over_l  # 0 where it is undefined; NaN in, NaN out
         ctx.save_for_backward(k, l, over_k, over_l, cka)
         ctx.mark_non_differentiable(undefined)
@@ -205,31 +228,42 @@ class _CKA(torch.autograd.Function):
 
         def towards(own, over, other):
             """The gradient of the Gram matrix `own`, `over` being 1 / |own|."""
-            more, less = ((gradient * x)[..., None, None] for x in (over_k * over_l, cka * over.square()))
+            more, less = (
+                (gradient * x)[..., None, None] for x in (over_k * over_l, cka * over.square())
+            )
             return _centre(more * other - less * own, n, ctx.mask, ctx.estimator)
-        return (towards(k, over_k, l) if ctx.needs_input_grad[0] else None,
-                towards(l, over_l, k) if ctx.needs_input_grad[1] else None, None, None, None)
+
+        return (
+            towards(k, over_k, l) if ctx.needs_input_grad[0] else None,
+            towards(l, over_l, k) if ctx.needs_input_grad[1] else None,
+            None,
+            None,
+            None,
+        )
 
 
 def _negative_log(cka, estimator):
     """-log CKA, continued by its tangent below a floor.
 
-    The floor keeps loss and gradient finite at CKA 0. Only the debiased CKA can be negative; the paper's |CKA|
-    would push such a value further down, the tangent pulls it up.
+    The floor keeps loss and gradient finite at CKA 0. Only the debiased CKA can be negative; the
+    paper's |CKA| would push such a value further down, the tangent pulls it up.
     """
     floor = _LOG_FLOOR[estimator]
     return -cka.clamp(min=floor).log() + (floor - cka).clamp(min=0) / floor
 
 
 @full_precision
-def intra_feature_loss(h_s, h_t, mask=None, estimator="biased", reduction="mean_log",
-                       count_undefined=False):
-    """I, the structure between the tokens of a sample: -(1/B) Σ_i log |CKA(H_s[i], H_t[i])| (Eq. 6).
+def intra_feature_loss(
+    h_s, h_t, mask=None, estimator="biased", reduction="mean_log", count_undefined=False
+):
+    """I, the structure between the tokens of a sample: -(1/B) Σ_i log |CKA(H_s[i], H_t[i])| (Eq.
+    6).
 
     h_s: (B, W, D_s). h_t: (B, W, D_t), detached. mask: (B, W) bool, True for the tokens that count.
-    reduction "log_mean" is the authors' released form, -log of the mean over samples. Samples whose CKA is undefined,
-    as their tokens are all alike or too few (1; 3 when debiased), are left out; a batch of nothing else gives 0.
-    Returns a scalar; with count_undefined also how many were left out, a scalar tensor.
+    reduction "log_mean" is the authors' released form, -log of the mean over samples. Samples whose
+    CKA is undefined, as their tokens are all alike or too few (1; 3 when debiased), are left out; a
+    batch of nothing else gives 0. Returns a scalar; with count_undefined also how many were left
+    out, a scalar tensor.
     """
     structure_t = token_structure(h_t, mask, estimator)
     return intra_feature_loss_to(structure_t, h_s, mask, estimator, reduction, count_undefined)
@@ -237,16 +271,19 @@ def intra_feature_loss(h_s, h_t, mask=None, estimator="biased", reduction="mean_
 
 @full_precision
 def token_structure(h, mask=None, estimator="biased"):
-    """What I needs of the teacher: the centred Gram matrix of each sample's tokens over its norm, 0 where undefined.
+    """What I needs of the teacher: the centred Gram matrix of each sample's tokens over its norm, 0
+    where undefined.
 
-    h: (B, W, D). mask: (B, W) bool. Returns (B, W, W), of which CKA is the inner product; its numbers are within ±1.
+    h: (B, W, D). mask: (B, W) bool. Returns (B, W, W), of which CKA is the inner product; its
+    numbers are within ±1.
     """
     return structure_of(gram_matrix(h.detach()), mask, estimator)
 
 
 @full_precision
-def intra_feature_loss_to(structure_t, h_s, mask=None, estimator="biased", reduction="mean_log",
-                          count_undefined=False):
+def intra_feature_loss_to(
+    structure_t, h_s, mask=None, estimator="biased", reduction="mean_log", count_undefined=False
+):
     """I (Eq. 6), as intra_feature_loss, with token_structure(h_t, mask, estimator) for h_t."""
     found = _CKA.apply(gram_matrix(h_s), structure_t, mask, estimator, True)
     return _intra(*found, estimator, reduction, count_undefined)
@@ -267,31 +304,39 @@ def _intra(cka, undefined, estimator, reduction, count_undefined):
 
 
 def defined(loss, undefined, count_undefined):
-    """A loss that is one number, 0 where it is undefined, a Boolean tensor; with count_undefined both."""
+    """A loss that is one number, 0 where it is undefined, a Boolean tensor; with count_undefined
+    both.
+    """
     loss = loss.masked_fill(undefined, 0)
     return (loss, undefined.to(loss.dtype)) if count_undefined else loss
 
 
 @full_precision
 def local_inter_feature_loss(h_s, h_t, mask=None, estimator="biased", count_undefined=False):
-    """L, the structure between the samples of a mini-batch: -log |CKA(H_s, H_t)|, one row a sample (Eq. 7).
+    """L, the structure between the samples of a mini-batch: -log |CKA(H_s, H_t)|, one row a sample
+    (Eq. 7).
 
-    h_s: (B, W, D_s). h_t: (B, W, D_t), detached. mask: (B, W) bool; positions where it is False are set to 0
-    before flattening. It is 0 where CKA is undefined, as all samples are alike in one of the two, or always 1, as
-    there are too few (2; 3 when debiased). Returns a scalar; with count_undefined also 1 if that is so, else 0.
+    h_s: (B, W, D_s). h_t: (B, W, D_t), detached. mask: (B, W) bool; positions where it is False are
+    set to 0 before flattening. It is 0 where CKA is undefined, as all samples are alike in one of
+    the two, or always 1, as there are too few (2; 3 when debiased). Returns a scalar; with
+    count_undefined also 1 if that is so, else 0.
     """
     h_t = h_t.detach()
     if mask is not None:
         h_s, h_t = h_s * mask.unsqueeze(-1), h_t * mask.unsqueeze(-1)
-    cka, undefined = _linear_cka(h_s.flatten(1), h_t.flatten(1), None, estimator)  # (B, W, D) -> (B, W*D)
+    cka, undefined = _linear_cka(
+        h_s.flatten(1), h_t.flatten(1), None, estimator
+    )  # (B, W, D) -> (B, W*D)
     undefined = undefined | (h_s.shape[0] < FEWEST_TO_LEARN[estimator])
     return defined(_negative_log(cka, estimator), undefined, count_undefined)
 
 
-# ---- global inter-feature: between samples and the centroids of a memory ------------------------------------------
+# ---- global inter-feature: between samples and the centroids of a memory -------------------------
+
 
 class FrozenMemory:
-    """A memory m (C, p) that no longer changes, with what the losses need of it alone, computed once a run.
+    """A memory m (C, p) that no longer changes, with what the losses need of it alone, computed
+    once a run.
 
     estimator: that of the F_MM it is for.
     """
@@ -308,8 +353,9 @@ class FrozenMemory:
 def memory_structure_loss(m_s, m_t, estimator="biased"):
     """F_MM, the structure between the centroids: -log |CKA(M_t, M_s)| (Eq. 8).
 
-    m_s: (C, p_s). m_t: (C, p_t), detached, or its FrozenMemory with the same estimator. It is 0 where CKA is undefined,
-    as all centroids of one are alike, or always 1, as there are too few (2; 3 when debiased). Returns a scalar.
+    m_s: (C, p_s). m_t: (C, p_t), detached, or its FrozenMemory with the same estimator. It is 0
+    where CKA is undefined, as all centroids of one are alike, or always 1, as there are too few (2;
+    3 when debiased). Returns a scalar.
     """
     m_t = m_t if isinstance(m_t, FrozenMemory) else FrozenMemory(m_t, estimator)
     return memory_structure_loss_of(gram_matrix(m_s), m_t, estimator)
@@ -317,13 +363,16 @@ def memory_structure_loss(m_s, m_t, estimator="biased"):
 
 @full_precision
 def memory_structure_loss_of(gram_s, m_t, estimator="biased", count_undefined=False):
-    """F_MM (Eq. 8), with M_s M_sᵀ (C, C), which memory_relations returns, for m_s. m_t: a FrozenMemory.
+    """F_MM (Eq. 8), with M_s M_sᵀ (C, C), which memory_relations returns, for m_s. m_t: a
+    FrozenMemory.
 
     Returns a scalar; with count_undefined also 1 if it is undefined, else 0.
     """
     if len(gram_s) != len(m_t.rows) or m_t.estimator != estimator:
-        raise ValueError(f"two memories of as many centroids and one estimator are needed, got {len(gram_s)} and "
-                         f"{len(m_t.rows)} centroids, {estimator} and {m_t.estimator}")
+        raise ValueError(
+            f"two memories of as many centroids and one estimator are needed, got {len(gram_s)} "
+            f"and {len(m_t.rows)} centroids, {estimator} and {m_t.estimator}"
+        )
     cka, undefined = _CKA.apply(gram_s, m_t.structure, None, estimator, True)
     undefined = undefined | (len(gram_s) < FEWEST_TO_LEARN[estimator])
     return defined(_negative_log(cka, estimator), undefined, count_undefined)
@@ -353,15 +402,17 @@ class _MemoryProducts(torch.autograd.Function):
 def memory_relations(h, m):
     """ψ(h[i], m[j]) for both ψ, {"euclidean": distances, "cosine": similarities}, (B, C) each.
 
-    h: (B, p), one row a sample. m: (C, p), or a FrozenMemory; of a memory that is trained also "gram", m mᵀ (C, C), as
-    its norms come from there. A distance below what rounding leaves of the two norms counts as that much and has
-    gradient 0, as does the cosine of a row of zeros.
+    h: (B, p), one row a sample. m: (C, p), or a FrozenMemory; of a memory that is trained also
+    "gram", m mᵀ (C, C), as its norms come from there. A distance below what rounding leaves of the
+    two norms counts as that much and has gradient 0, as does the cosine of a row of zeros.
     """
     frozen = isinstance(m, FrozenMemory)
     rows = m.rows.to(h.dtype) if frozen else m
     if h.ndim != 2 or h.shape[-1] != rows.shape[-1]:
-        raise ValueError(f"a memory of shape {tuple(rows.shape)} needs features (B, {rows.shape[-1]}), got "
-                         f"{tuple(h.shape)}: (B, W, D) is flattened to (B, W*D)")
+        raise ValueError(
+            f"a memory of shape {tuple(rows.shape)} needs features (B, {rows.shape[-1]}), got "
+            f"{tuple(h.shape)}: (B, W, D) is flattened to (B, W*D)"
+        )
     if frozen:
         products, squares_h = h @ rows.mT, torch.linalg.vector_norm(h, dim=-1).square()
         squares_m, gram = m.norms.square(), {}
@@ -370,7 +421,9 @@ def memory_relations(h, m):
         squares_m, gram = gram.diagonal(), {"gram": gram}
     squares = squares_h.unsqueeze(1) + squares_m  # (B, 1) + (C,)
     limits = torch.finfo(h.dtype)
-    distance = (squares - 2 * products).clamp(min=limits.eps * squares.detach() + limits.tiny).sqrt()
+    distance = (
+        (squares - 2 * products).clamp(min=limits.eps * squares.detach() + limits.tiny).sqrt()
+    )
     squares = squares_h.unsqueeze(1) * squares_m
     cosine = products * squares.masked_fill(squares <= limits.tiny, torch.inf).rsqrt()
     return {"euclidean": distance, "cosine": cosine} | gram
@@ -382,10 +435,11 @@ def mean_squared_difference(psi_s, psi_t):
 
 
 def feature_to_memory_loss(h_s, m_s, h_t, m_t, psi):
-    """F_E with psi "euclidean", F_C with "cosine": Σ_ij (ψ(H_t[i], M_t[j]) - ψ(H_s[i], M_s[j]))² / (B C) (Eq. 9).
+    """F_E with psi "euclidean", F_C with "cosine": Σ_ij (ψ(H_t[i], M_t[j]) - ψ(H_s[i], M_s[j]))² /
+    (B C) (Eq. 9).
 
-    h_s: (B, W*D_s). m_s: (C, W*D_s). h_t: (B, W*D_t), m_t: (C, W*D_t) or its FrozenMemory; both detached.
-    Returns a scalar.
+    h_s: (B, W*D_s). m_s: (C, W*D_s). h_t: (B, W*D_t), m_t: (C, W*D_t) or its FrozenMemory; both
+    detached. Returns a scalar.
     """
     if psi not in PSI:
         raise ValueError(f"psi must be one of {PSI}, got {psi!r}")
@@ -397,22 +451,29 @@ def feature_to_memory_loss(h_s, m_s, h_t, m_t, psi):
 def global_inter_feature_loss(h_s, m_s, h_t, m_t, gamma_m, estimator="biased"):
     """G, the structure between samples and centroids: γ_m F_E + (1-γ_m) F_C + F_MM (Eq. 10).
 
-    h_s: (B, W*D_s). m_s: (C, W*D_s), trained with the student. h_t: (B, W*D_t), m_t: (C, W*D_t) or its
-    FrozenMemory; both detached. estimator: F_MM's. Returns a scalar.
+    h_s: (B, W*D_s). m_s: (C, W*D_s), trained with the student. h_t: (B, W*D_t), m_t: (C, W*D_t) or
+    its FrozenMemory; both detached. estimator: F_MM's. Returns a scalar.
     """
     with torch.no_grad():
         relations_t = memory_relations(h_t, m_t)
     relations_s = memory_relations(h_s, m_s)
     f_e, f_c = (mean_squared_difference(relations_s[psi], relations_t[psi]) for psi in PSI)
     m_t = m_t if isinstance(m_t, FrozenMemory) else FrozenMemory(m_t, estimator)
-    return gamma_m * f_e + (1 - gamma_m) * f_c + memory_structure_loss_of(relations_s["gram"], m_t, estimator)
+    return (
+        gamma_m * f_e
+        + (1 - gamma_m) * f_c
+        + memory_structure_loss_of(relations_s["gram"], m_t, estimator)
+    )
 
 
-# ---- relation difference, observed only ---------------------------------------------------------------------------
+# ---- relation difference, observed only ----------------------------------------------------------
+
 
 @full_precision
 def pairwise(x, psi="euclidean"):
-    """ψ between all pairs of rows, the Euclidean distance or the "cosine" similarity: x (..., n, p) -> (..., n, n)."""
+    """ψ between all pairs of rows, the Euclidean distance or the "cosine" similarity: x (..., n, p)
+    -> (..., n, n).
+    """
     if psi not in PSI:
         raise ValueError(f"psi must be one of {PSI}, got {psi!r}")
     if psi == "euclidean":
@@ -425,9 +486,9 @@ def pairwise(x, psi="euclidean"):
 def relation_difference(x_s, x_t, psi="euclidean", mask=None):
     """RD, the mean over all pairs i, j of |ψ(x_t[i], x_t[j]) - ψ(x_s[i], x_s[j])| (Eq. 12-13).
 
-    x_s: (..., n, D_s). x_t: (..., n, D_t). mask: (..., n) bool, True for the rows that count. psi: "euclidean"
-    distance or "cosine" similarity. Rows are samples, (B, W*D), or the tokens of each sample, (B, W, D).
-    Returns a scalar, the mean over the leading dimensions.
+    x_s: (..., n, D_s). x_t: (..., n, D_t). mask: (..., n) bool, True for the rows that count. psi:
+    "euclidean" distance or "cosine" similarity. Rows are samples, (B, W*D), or the tokens of each
+    sample, (B, W, D). Returns a scalar, the mean over the leading dimensions.
     """
     return relation_difference_of(pairwise(x_s, psi), pairwise(x_t, psi), mask)
 

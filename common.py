@@ -4,6 +4,7 @@ but termination.py, and imports no package at its top, so that no --help waits f
 A user's mistake is a UserError, of which `cli` makes one line. What `atomic_path` writes is whole
 or not there, also when the process is killed or the disk is full.
 """
+
 import argparse
 import contextlib
 import errno
@@ -40,8 +41,9 @@ class UserError(Exception):
 # ---- a script's end ------------------------------------------------------------------------------
 
 
-def cli(main, argv=None,
-        interrupted="interrupted; the same command goes on from what was saved last"):
+def cli(
+    main, argv=None, interrupted="interrupted; the same command goes on from what was saved last"
+):
     """Run a script's main. Returns the exit code.
 
     A user's mistake, a full disk or a signal becomes one line on stderr.
@@ -76,9 +78,11 @@ def run_main(main, argv, interrupted):
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
-        message = (f"error: {error.filename or 'a file'} cannot be written ({error.strerror}); "
-                   "what was there before is untouched: mend that or name another folder, and run "
-                   "again")
+        message = (
+            f"error: {error.filename or 'a file'} cannot be written ({error.strerror}); "
+            "what was there before is untouched: mend that or name another folder, and run "
+            "again"
+        )
         code = 1
     except KeyboardInterrupt:
         message, code = interrupted, 130
@@ -121,8 +125,9 @@ def progress(*args, **kwargs):
     from tqdm import tqdm
 
     interval = 0.1 if sys.stderr.isatty() else 30
-    return tqdm(*args, **kwargs, mininterval=interval, maxinterval=interval,
-                disable=not is_main_process())
+    return tqdm(
+        *args, **kwargs, mininterval=interval, maxinterval=interval, disable=not is_main_process()
+    )
 
 
 # ---- places on disk ------------------------------------------------------------------------------
@@ -135,12 +140,14 @@ def expand_path(word):
     """
     if not word:
         raise argparse.ArgumentTypeError(
-            "expected the name of a file or folder, found an empty one: give one")
+            "expected the name of a file or folder, found an empty one: give one"
+        )
     expanded = os.path.expanduser(word)
     if word.startswith("~") and expanded == word:
         raise argparse.ArgumentTypeError(
             f"expected a home at the start of {word}, found no such user here: give the whole "
-            f"path, or ./{word} for a name that starts with ~")
+            f"path, or ./{word} for a name that starts with ~"
+        )
     return expanded
 
 
@@ -154,8 +161,10 @@ def follow(path):
     path = Path(path)
     target = Path(os.path.realpath(path)) if path.is_symlink() else path
     if target.is_symlink():
-        raise UserError(f"{path} is a symbolic link that leads in a circle: remove it, or let it "
-                        "lead to a place")
+        raise UserError(
+            f"{path} is a symbolic link that leads in a circle: remove it, or let it "
+            "lead to a place"
+        )
     return target
 
 
@@ -171,8 +180,10 @@ def make_folders(args, **folders):
             if folder:
                 make_folder(folder)
         except OSError as error:
-            raise UserError(f"--{name} {getattr(args, name)} cannot be used, as {error.filename} "
-                            f"cannot be made a folder ({error.strerror}): name another") from None
+            raise UserError(
+                f"--{name} {getattr(args, name)} cannot be used, as {error.filename} "
+                f"cannot be made a folder ({error.strerror}): name another"
+            ) from None
 
 
 @contextlib.contextmanager
@@ -190,8 +201,10 @@ def lock_output_dir(output_dir):
                 discard(leftover)  # of a killed run: never whole, never read
             yield
     except filelock.Timeout:
-        raise UserError(f"the output folder {output_dir} is in use by another run that is still "
-                        "going: wait for it or name another --output_dir") from None
+        raise UserError(
+            f"the output folder {output_dir} is in use by another run that is still "
+            "going: wait for it or name another --output_dir"
+        ) from None
 
 
 # ---- whole files ---------------------------------------------------------------------------------
@@ -241,8 +254,9 @@ def atomic_path(path, keep=True):
                 if file.is_file():
                     make_durable(file)
             if path.is_dir() and not temporary.is_dir():
-                raise UserError(f"{path} is a folder, but a file is to be written there: name a "
-                                "file")
+                raise UserError(
+                    f"{path} is a folder, but a file is to be written there: name a file"
+                )
             if path.is_dir():
                 remove_folder(path)
             os.replace(temporary, path)
@@ -320,8 +334,9 @@ def read_json(path):
         if not isinstance(found, dict):
             raise ValueError("it holds no JSON object")
     except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}): delete the folder it is in, or name another "
-                        "one") from None
+        raise UserError(
+            f"{path} is damaged ({error}): delete the folder it is in, or name another one"
+        ) from None
     return found
 
 

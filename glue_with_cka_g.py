@@ -5,9 +5,11 @@
       --per_gpu_train_batch_size 32 --learning_rate 5e-5 --num_train_epochs 3 --alpha 0.5 --temperature 5 \\
       --beta 0.5 --gamma_m 1e-6 --teacher_memory_path MEMORY --output_dir OUTPUT_DIR
 
-Total loss: α CE + (1-α) KD + β G, with G = F_MM + γ_m F_E + (1-γ_m) F_C (Eq. 8-10) between the samples' penultimate
-features and the centroids of two memories: the teacher's, which train_memory.py made, and the student's, trained here.
+Total loss: α CE + (1-α) KD + β G, with G = F_MM + γ_m F_E + (1-γ_m) F_C (Eq. 8-10) between the
+samples' penultimate features and the centroids of two memories: the teacher's, which
+train_memory.py made, and the student's, trained here.
 """
+
 import sys
 
 from common import cli
@@ -17,8 +19,10 @@ from training import flags
 def terms(args, memories):
     """The method: α ce + (1-α) kd + β (F_MM + γ_m F_E + (1-γ_m) F_C)."""
     import distill  # here, so that the flags are read without torch
+
     return distill.vkd_terms(args.alpha, args.temperature) | distill.global_terms(
-        args.beta, args.gamma_m, memories, args.mask_padding)
+        args.beta, args.gamma_m, memories, args.mask_padding
+    )
 
 
 def make_parser():
@@ -35,6 +39,7 @@ def main(argv=None, loop=None):
     args = make_parser().parse_args(argv)
     flags.check_arguments(args)
     from training import runs  # after the flags, as it imports for seconds
+
     return runs.run(args, "FSD_G" if args.beta else "VKD", terms, loop=loop)
 
 

@@ -1,12 +1,15 @@
-"""FSD_I with --internal, FSD_L without it, VKD with --beta 0: distil a teacher into a student on a GLUE task.
+"""FSD_I with --internal, FSD_L without it, VKD with --beta 0: distil a teacher into a student on a
+GLUE task.
 
     python glue_with_cka_i.py --model_type bert --model_name_or_path TEACHER --model_name_or_path_for_copy \\
       bert-base-uncased --copy_teacher --data_dir DATA_DIR --task_name RTE --do_lower_case --do_train --do_eval \\
       --per_gpu_train_batch_size 32 --learning_rate 5e-5 --num_train_epochs 3 --alpha 0.5 --temperature 5 \\
       --beta 4 --internal --output_dir OUTPUT_DIR
 
-Total loss: α CE + (1-α) KD + β I (Eq. 6), or + β L (Eq. 7) without --internal, on the penultimate layers.
+Total loss: α CE + (1-α) KD + β I (Eq. 6), or + β L (Eq. 7) without --internal, on the penultimate
+layers.
 """
+
 import sys
 
 from common import cli
@@ -16,12 +19,22 @@ from training import flags
 def terms(args, memories=None):
     """The method: α ce + (1-α) kd + β (intra | local)."""
     import distill  # here, so that the flags are read without torch
+
     if args.internal:
-        structure = {"intra": distill.intra_term(args.beta, args.mask_padding, estimator=args.cka_estimator,
-                                                 reduction=args.intra_reduction)}
+        structure = {
+            "intra": distill.intra_term(
+                args.beta,
+                args.mask_padding,
+                estimator=args.cka_estimator,
+                reduction=args.intra_reduction,
+            )
+        }
     else:
-        structure = {"local": distill.local_term(args.beta, args.mask_padding, args.cka_estimator,
-                                                   args.sample_features)}
+        structure = {
+            "local": distill.local_term(
+                args.beta, args.mask_padding, args.cka_estimator, args.sample_features
+            )
+        }
     return distill.vkd_terms(args.alpha, args.temperature) | structure
 
 
@@ -31,8 +44,12 @@ def make_parser():
     group = flags.distillation_flags(parser)
     flags.cka_flags(group)
     flags.local_flags(group)
-    group.add_argument("--internal", action="store_true", help="Align the structure between the tokens of a sample (I) "
-                       "instead of that between the samples of a mini-batch (L).")
+    group.add_argument(
+        "--internal",
+        action="store_true",
+        help="Align the structure between the tokens of a sample (I) "
+        "instead of that between the samples of a mini-batch (L).",
+    )
     return parser
 
 
@@ -42,8 +59,14 @@ def main(argv=None, loop=None):
     flags.check_arguments(args)
     flags.check_sample_features(args, has_local=args.beta != 0 and not args.internal)
     from training import runs  # after the flags, as it imports for seconds
-    return runs.run(args, "VKD" if args.beta == 0 else "FSD_I" if args.internal else "FSD_L", terms,
-                    flags.check_first_tokens, loop)
+
+    return runs.run(
+        args,
+        "VKD" if args.beta == 0 else "FSD_I" if args.internal else "FSD_L",
+        terms,
+        flags.check_first_tokens,
+        loop,
+    )
 
 
 if __name__ == "__main__":

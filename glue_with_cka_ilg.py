@@ -1,13 +1,15 @@
-"""FSD_ILG, all three structures; FSD_IL with --gamma_g 0: distil a teacher into a student on a GLUE task.
+"""FSD_ILG, all three structures; FSD_IL with --gamma_g 0: distil a teacher into a student on a GLUE
+task.
 
     python glue_with_cka_ilg.py --model_type bert --model_name_or_path TEACHER --model_name_or_path_for_copy \\
       bert-base-uncased --copy_teacher --data_dir DATA_DIR --task_name RTE --do_lower_case --do_train --do_eval \\
       --per_gpu_train_batch_size 32 --learning_rate 5e-5 --num_train_epochs 3 --alpha 0.5 --temperature 5 --beta 1 \\
       --gamma_i 1 --gamma_l 1 --gamma_g 0.1 --gamma_m 1e-6 --teacher_memory_path MEMORY --output_dir OUTPUT_DIR
 
-Total loss: α CE + (1-α) KD + β (γ_i I + γ_l L + γ_g G) (Eq. 3 and 11), on the penultimate layers. A weight of 0
-switches a structure off; without G no memory is needed.
+Total loss: α CE + (1-α) KD + β (γ_i I + γ_l L + γ_g G) (Eq. 3 and 11), on the penultimate layers. A
+weight of 0 switches a structure off; without G no memory is needed.
 """
+
 import sys
 
 from common import cli
@@ -17,12 +19,25 @@ from training import flags
 def terms(args, memories=None):
     """The method: α ce + (1-α) kd + β (γ_i intra + γ_l local + γ_g (F_MM + γ_m F_E + (1-γ_m) F_C))."""
     import distill  # here, so that the flags are read without torch
-    return distill.vkd_terms(args.alpha, args.temperature) | {
-        "intra": distill.intra_term(args.beta * args.gamma_i, args.mask_padding, estimator=args.cka_estimator,
-                                    reduction=args.intra_reduction),
-        "local": distill.local_term(args.beta * args.gamma_l, args.mask_padding, args.cka_estimator,
-                                    args.sample_features),
-    } | distill.global_terms(args.beta * args.gamma_g, args.gamma_m, memories, args.mask_padding)
+
+    return (
+        distill.vkd_terms(args.alpha, args.temperature)
+        | {
+            "intra": distill.intra_term(
+                args.beta * args.gamma_i,
+                args.mask_padding,
+                estimator=args.cka_estimator,
+                reduction=args.intra_reduction,
+            ),
+            "local": distill.local_term(
+                args.beta * args.gamma_l,
+                args.mask_padding,
+                args.cka_estimator,
+                args.sample_features,
+            ),
+        }
+        | distill.global_terms(args.beta * args.gamma_g, args.gamma_m, memories, args.mask_padding)
+    )
 
 
 def method(args):
@@ -37,10 +52,17 @@ def make_parser():
     group = flags.distillation_flags(parser)
     flags.cka_flags(group)
     flags.local_flags(group)
-    for letter, name in (("i", "intra-feature structure, I"), ("l", "local inter-feature structure, L"),
-                         ("g", "global inter-feature structure, G")):
-        group.add_argument(f"--gamma_{letter}", type=float, default=1.0, help=f"Weight of the {name}, inside β; 0 "
-                           "switches it off. Default 1.")
+    for letter, name in (
+        ("i", "intra-feature structure, I"),
+        ("l", "local inter-feature structure, L"),
+        ("g", "global inter-feature structure, G"),
+    ):
+        group.add_argument(
+            f"--gamma_{letter}",
+            type=float,
+            default=1.0,
+            help=f"Weight of the {name}, inside β; 0 switches it off. Default 1.",
+        )
     flags.global_flags(group)
     return parser
 
@@ -51,6 +73,7 @@ def main(argv=None, loop=None):
     flags.check_arguments(args)
     flags.check_sample_features(args, has_local=args.beta * args.gamma_l != 0)
     from training import runs  # after the flags, as it imports for seconds
+
     return runs.run(args, method(args), terms, flags.check_first_tokens, loop)
 
 

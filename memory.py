@@ -1,10 +1,13 @@
-"""The memories of the global structure G: k-means over a teacher's features, the file it becomes, the pair in training.
+"""The memories of the global structure G: k-means over a teacher's features, the file it becomes,
+the pair in training.
 
-The features of a data set never fit in memory at once (MNLI: 392,702 samples of 128 * 768 numbers, 154 GB), so one pass
-of the teacher over the data is one step of Lloyd's algorithm: each mini-batch is assigned to the present centroids and
-added to the sums of its clusters, and the centroids move when the pass ends. Nothing here grows with the number of
-samples but one cluster number and one point of the picture for each.
+The features of a data set never fit in memory at once (MNLI: 392,702 samples of 128 * 768 numbers,
+154 GB), so one pass of the teacher over the data is one step of Lloyd's algorithm: each mini-batch
+is assigned to the present centroids and added to the sums of its clusters, and the centroids move
+when the pass ends. Nothing here grows with the number of samples but one cluster number and one
+point of the picture for each.
 """
+
 import json
 from pathlib import Path
 
@@ -21,13 +24,15 @@ SAMPLE = 4  # the start is drawn from a sample of so many features a centroid
 
 
 def start_centroids(sample, number, init, seed):
-    """The first centroids (C, p) float32, from a random sample of features (S, p), S >= C. Deterministic for a seed.
+    """The first centroids (C, p) float32, from a random sample of features (S, p), S >= C.
+    Deterministic for a seed.
 
     init "kmeans++": scikit-learn's, on the sample. "random": C of the samples. "normal": Gaussian
     with each coordinate's mean and variance, a form of ours; the authors' is `released_centroids`.
     """
     if init == "kmeans++":
         import sklearn.cluster  # here, as no other start needs it, and no run with a memory
+
         found, _ = sklearn.cluster.kmeans_plusplus(sample.numpy(), number, random_state=seed)
         return torch.from_numpy(found)
     generator = torch.Generator().manual_seed(seed)
@@ -37,7 +42,8 @@ def start_centroids(sample, number, init, seed):
 
 
 def released_centroids(last, mini_batches, shape, seed):
-    """The first centroids (C, p) of the authors' released code, Gaussian with one mean and variance.
+    """The first centroids (C, p) of the authors' released code, Gaussian with one mean and
+    variance.
 
     These are those of all numbers of `last`, the features of the training set's last mini-batch,
     divided by the number of mini-batches. Beside the features the centroids are close together, and
@@ -53,7 +59,8 @@ def start_noise(number, width, seed):
 
 
 def principal_axes(m):
-    """The two principal axes of centroids m (C, p): the mean (p,), the axes (p, 2), the axes' share of the variance.
+    """The two principal axes of centroids m (C, p): the mean (p,), the axes (p, 2), the axes' share
+    of the variance.
 
     An axis without variance is 0.
     """
@@ -70,38 +77,44 @@ def principal_axes(m):
 def check_finite(x):
     """Refuse features that have no clusters."""
     if not x.isfinite().all():
-        raise UserError("the teacher's features are not finite numbers: run without --fp16, or fine-tune the teacher "
-                        "again")
+        raise UserError(
+            "the teacher's features are not finite numbers: run without --fp16, or fine-tune the "
+            "teacher again"
+        )
 
 
 class KMeans(torch.nn.Module):
-    """Lloyd's k-means (Euclidean) on features that come a mini-batch at a time: `add` all of them, `update`, again.
+    """Lloyd's k-means (Euclidean) on features that come a mini-batch at a time: `add` all of them,
+    `update`, again.
 
-    centroids: (C, p) float32, the start. rows: N, the number of samples. rate: how far a centroid goes towards the
-    mean of its samples; 1 is Lloyd's. Sums are float64, so that a small cluster loses nothing beside large ones. An
-    empty cluster restarts at the sample farthest from its centroid, which leaves its old cluster
-    (scikit-learn's rule); without `restarts` it stays, as in the authors' released code.
-    Under several processes each adds rows of its own and `reduce` (tensor -> its sum over processes) joins them.
-    The buffers are the whole state: about five times C * p floats, and N * 3 numbers.
+    centroids: (C, p) float32, the start. rows: N, the number of samples. rate: how far a centroid
+    goes towards the mean of its samples; 1 is Lloyd's. Sums are float64, so that a small cluster
+    loses nothing beside large ones. An empty cluster restarts at the sample farthest from its
+    centroid, which leaves its old cluster (scikit-learn's rule); without `restarts` it stays, as in
+    the authors' released code. Under several processes each adds rows of its own and `reduce`
+    (tensor -> its sum over processes) joins them. The buffers are the whole state: about five times
+    C * p floats, and N * 3 numbers.
     """
 
-    def __init__(self, centroids, rows, rate=1.0, rank=0, world=1, reduce=lambda x: x, restarts=True):
+    def __init__(
+        self, centroids, rows, rate=1.0, rank=0, world=1, reduce=lambda x: x, restarts=True
+    ):
         super().__init__()
         self.restarts = restarts
         self.rate, self.rank, self.world, self.reduce = rate, rank, world, reduce
         number, width = centroids.shape
         for name, start in {
             "centroids": centroids.float(),
-            "half_squares": torch.zeros(number),            # |m|²/2; these three follow from the centroids
+            "half_squares": torch.zeros(number),  # |m|²/2; these three follow from the centroids
             "centre": torch.zeros(width),
-            "axes": torch.zeros(width, 2),                  # of the picture: the centroids' principal axes
-            "before": torch.full((rows,), -1),              # the assignment of the pass before
+            "axes": torch.zeros(width, 2),  # of the picture: the centroids' principal axes
+            "before": torch.full((rows,), -1),  # the assignment of the pass before
             "assignment": torch.zeros(rows, dtype=torch.int64),
-            "points": torch.zeros(rows, 2),                 # of the picture
+            "points": torch.zeros(rows, 2),  # of the picture
             "sums": torch.zeros(number, width, dtype=torch.float64),
             "counts": torch.zeros(number, dtype=torch.int64),
             "inertia": torch.zeros((), dtype=torch.float64),
-            "far_distance": torch.zeros(number),            # squared; of the C farthest samples of this pass
+            "far_distance": torch.zeros(number),  # squared; of the C farthest samples of this pass
             "far_index": torch.zeros(number, dtype=torch.int64),
             "far_rows": torch.zeros(number, width),
         }.items():
@@ -118,7 +131,9 @@ class KMeans(torch.nn.Module):
 
     @torch.no_grad()
     def add(self, x, indices):
-        """Assign a mini-batch and add it to its clusters. x: (B, p) float32; indices: (B,), the samples' places."""
+        """Assign a mini-batch and add it to its clusters. x: (B, p) float32; indices: (B,), the
+        samples' places.
+        """
         indices = indices.to(x.device, non_blocking=True)
         nearest = (x @ self.centroids.mT - self.half_squares).argmax(1)  # argmin |x - m|², (B,)
         members = torch.nn.functional.one_hot(nearest, len(self.centroids)).to(x.dtype)  # (B, C)
@@ -128,7 +143,9 @@ class KMeans(torch.nn.Module):
         self.inertia += distance.double().sum()
         self.assignment[indices] = nearest
         self.points[indices] = (x - self.centre) @ self.axes
-        k = min(len(x), len(self.centroids))  # the farthest: its smallest give way to the batch's largest
+        k = min(
+            len(x), len(self.centroids)
+        )  # the farthest: its smallest give way to the batch's largest
         (new, i), (old, j) = distance.topk(k), self.far_distance.topk(k, largest=False)
         enters = new > old
         self.far_distance[j] = torch.where(enters, new, old)
@@ -137,51 +154,73 @@ class KMeans(torch.nn.Module):
 
     def so_far(self):
         """Numbers of the unfinished pass, over all processes."""
-        return {"inertia_so_far": self.reduce(self.inertia).item(),
-                "occupied_so_far": (self.reduce(self.counts) > 0).sum().item()}
+        return {
+            "inertia_so_far": self.reduce(self.inertia).item(),
+            "occupied_so_far": (self.reduce(self.counts) > 0).sum().item(),
+        }
 
     def totals(self):
         """The sums of the pass so far over all processes, and the C farthest samples of all."""
-        found = {name: self.reduce(getattr(self, name))
-                 for name in ("sums", "inertia", "counts", "assignment", "points")}
+        found = {
+            name: self.reduce(getattr(self, name))
+            for name in ("sums", "inertia", "counts", "assignment", "points")
+        }
         if self.world == 1:
-            return found | {name: getattr(self, name) for name in ("far_distance", "far_index", "far_rows")}
+            return found | {
+                name: getattr(self, name) for name in ("far_distance", "far_index", "far_rows")
+            }
         number = len(self.centroids)
         distances = self.far_distance.new_zeros(self.world, number)
         distances[self.rank] = self.far_distance
         distance, places = self.reduce(distances).flatten().topk(number)
         mine, places = places // number == self.rank, places % number
-        return found | {"far_distance": distance, "far_index": self.reduce(self.far_index[places] * mine),
-                        "far_rows": self.reduce(self.far_rows[places] * mine.unsqueeze(1))}
+        return found | {
+            "far_distance": distance,
+            "far_index": self.reduce(self.far_index[places] * mine),
+            "far_rows": self.reduce(self.far_rows[places] * mine.unsqueeze(1)),
+        }
 
     @torch.no_grad()
     def update(self):
         """End a pass: move the centroids. Returns what the pass found.
 
-        A dict of inertia (sum of squared distances to the centroids it began with), sizes (list of C), changed and
-        restarted (numbers), assignment (N,); for the picture points (N, 2) and the moved centroids (C, 2) on the
-        axes, and `explained`, the axes' share of the centroids' variance.
+        A dict of inertia (sum of squared distances to the centroids it began with), sizes (list of
+        C), changed and restarted (numbers), assignment (N,); for the picture points (N, 2) and the
+        moved centroids (C, 2) on the axes, and `explained`, the axes' share of the centroids'
+        variance.
         """
         found = self.totals()
         check_finite(found["inertia"])
         sums, counts = found["sums"], found["counts"]
         restarted = self.restart(found, sums, counts) if self.restarts else []
-        rate = self.rate * (counts > 0).to(self.centroids.dtype)  # a cluster that stays empty stays where it is
+        rate = self.rate * (counts > 0).to(
+            self.centroids.dtype
+        )  # a cluster that stays empty stays where it is
         rate[restarted] = 1
         means = sums.div_(counts.clamp(min=1).unsqueeze(1)).to(self.centroids.dtype)
         self.centroids.lerp_(means, rate.unsqueeze(1))
-        result = {"inertia": found["inertia"].item(), "sizes": counts.tolist(), "restarted": len(restarted),
-                  "changed": (found["assignment"] != self.before).sum().item(),
-                  "assignment": found["assignment"].cpu().clone(), "points": found["points"].cpu().clone(),
-                  "centroids": ((self.centroids - self.centre) @ self.axes).cpu(), "explained": self.explained}
+        result = {
+            "inertia": found["inertia"].item(),
+            "sizes": counts.tolist(),
+            "restarted": len(restarted),
+            "changed": (found["assignment"] != self.before).sum().item(),
+            "assignment": found["assignment"].cpu().clone(),
+            "points": found["points"].cpu().clone(),
+            "centroids": ((self.centroids - self.centre) @ self.axes).cpu(),
+            "explained": self.explained,
+        }
         self.before.copy_(found["assignment"])
         self.begin()
         return result
 
     def restart(self, found, sums, counts):
-        """Give each empty cluster one of the farthest samples, where there is one. Returns the clusters' numbers."""
+        """Give each empty cluster one of the farthest samples, where there is one. Returns the
+        clusters' numbers.
+        """
         empty, restarted = (counts == 0).nonzero().flatten().tolist(), []
-        for place in found["far_distance"].argsort(descending=True, stable=True).tolist() if empty else []:
+        for place in (
+            found["far_distance"].argsort(descending=True, stable=True).tolist() if empty else []
+        ):
             left = found["assignment"][found["far_index"][place]]
             if len(restarted) == len(empty) or found["far_distance"][place] <= 0:
                 break
@@ -196,7 +235,9 @@ class KMeans(torch.nn.Module):
         return restarted
 
     def save(self, path, metadata):
-        """Write the state, in the middle of a pass too; the same in every process, written by the first."""
+        """Write the state, in the middle of a pass too; the same in every process, written by the
+        first.
+        """
         state = {"centroids": self.centroids, "before": self.before} | self.totals()
         if self.rank == 0:
             state = {name: value.cpu() for name, value in state.items()}
@@ -213,7 +254,8 @@ class KMeans(torch.nn.Module):
             getattr(self, name).copy_(value)
 
 
-# ---- the file -----------------------------------------------------------------------------------------------------
+# ---- the file ------------------------------------------------------------------------------------
+
 
 def check_content(expected, tensors, facts):
     """ValueError where tensors and facts are not those of a checksum; earlier versions wrote none."""
@@ -231,10 +273,11 @@ def load_state(path):
 
 
 def save_memory(path, centroids, facts):
-    """Write centroids (C, W*D) and JSON-able facts about them as one safetensors file, whole or not at all.
+    """Write centroids (C, W*D) and JSON-able facts about them as one safetensors file, whole or not
+    at all.
 
-    Returns the facts with a checksum. It is one of them as safetensors writes several metadata in a random order, and
-    equal memories are equal files.
+    Returns the facts with a checksum. It is one of them as safetensors writes several metadata in a
+    random order, and equal memories are equal files.
     """
     tensors = {"centroids": centroids.detach().float().cpu().contiguous()}
     facts = facts | {"checksum": checksum(tensors, json.dumps(facts))}
@@ -247,37 +290,58 @@ def find_memory(path):
     """The file of a memory, given that or its folder."""
     path = Path(path) / FILE if Path(path).is_dir() else Path(path)
     if not path.is_file():
-        raise UserError(f"there is no memory {path}: give the folder that train_memory.py wrote as "
-                        "--teacher_memory_path")
+        raise UserError(
+            f"there is no memory {path}: give the folder that train_memory.py wrote as "
+            "--teacher_memory_path"
+        )
     return path
 
 
 def load_memory(path, expected=None):
-    """The centroids (C, W*D) and facts of a memory file; UserError where `expected` differs from the facts."""
+    """The centroids (C, W*D) and facts of a memory file; UserError where `expected` differs from
+    the facts.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             facts, centroids = json.loads(file.metadata()["memory"]), file.get_tensor("centroids")
         check_content(facts.pop("checksum", None), {"centroids": centroids}, facts)
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} is no memory that train_memory.py wrote, or a damaged one ({type(error).__name__}: "
-                        f"{error}): train it again") from None
+        raise UserError(
+            f"{path} is no memory that train_memory.py wrote, or a damaged one "
+            f"({type(error).__name__}: {error}): train it again"
+        ) from None
     check_shape(path, centroids, facts)
-    differ = [f"{name.replace('_', ' ')} is {short(facts.get(name))} there and {short(value)} here"
-              for name, value in (expected or {}).items() if facts.get(name) != value]
+    differ = [
+        f"{name.replace('_', ' ')} is {short(facts.get(name))} there and {short(value)} here"
+        for name, value in (expected or {}).items()
+        if facts.get(name) != value
+    ]
     if differ:
-        raise UserError(f"the memory {path} does not belong to this run: its {', its '.join(differ)}; train one with "
-                        "train_memory.py and this run's teacher, task and --max_seq_length")
+        raise UserError(
+            f"the memory {path} does not belong to this run: its {', its '.join(differ)}; train "
+            "one with train_memory.py and this run's teacher, task and --max_seq_length"
+        )
     return centroids, facts
 
 
 def check_shape(path, centroids, facts):
-    """Refuse centroids that are not what the facts about them say, so many and so wide, or no finite numbers."""
-    number, length, width = (facts.get(name) for name in ("num_centroid", "max_seq_length", "hidden_size"))
-    right = centroids.ndim == 2 and centroids.numel() and number in (None, centroids.shape[0]) and (
-        None in (length, width) or length * width == centroids.shape[1])
+    """Refuse centroids that are not what the facts about them say, so many and so wide, or no
+    finite numbers.
+    """
+    number, length, width = (
+        facts.get(name) for name in ("num_centroid", "max_seq_length", "hidden_size")
+    )
+    right = (
+        centroids.ndim == 2
+        and centroids.numel()
+        and number in (None, centroids.shape[0])
+        and (None in (length, width) or length * width == centroids.shape[1])
+    )
     if not right:
-        raise UserError(f"{path} should hold {number} centroids of {length} tokens, {width} wide, but "
-                        f"holds numbers of the shape {tuple(centroids.shape)}: train it again")
+        raise UserError(
+            f"{path} should hold {number} centroids of {length} tokens, {width} wide, but "
+            f"holds numbers of the shape {tuple(centroids.shape)}: train it again"
+        )
     if not centroids.isfinite().all():
         raise UserError(f"{path} has centroids that are no finite numbers: train it again")
 
@@ -287,10 +351,12 @@ def short(value):
     return value[:12] if isinstance(value, str) and len(value) == 64 else value
 
 
-# ---- in training --------------------------------------------------------------------------------------------------
+# ---- in training ---------------------------------------------------------------------------------
+
 
 class Memories(torch.nn.Module):
-    """The teacher's memory, frozen, and the student's, trained with the student from a random start (Eq. 8-9).
+    """The teacher's memory, frozen, and the student's, trained with the student from a random start
+    (Eq. 8-9).
 
     m_t: (C, W*D_t). width: D_s. length: W. Of the student's start the paper says no more than that
     it is random. init "matched", a form of ours: Gaussian with the mean and deviation of the
@@ -305,5 +371,7 @@ class Memories(torch.nn.Module):
         noise = torch.randn(len(m_t), length * width, generator=torch.Generator().manual_seed(seed))
         deviation, mean = torch.std_mean(m_t) if init == "matched" else (1.0, 0.0)
         start = (noise.to(m_t.device) * deviation + mean).view(len(m_t), length, width)
-        start[:, (m_t.view(len(m_t), length, -1) == 0).all(-1).all(0)] = 0  # where all samples have masked padding
+        start[:, (m_t.view(len(m_t), length, -1) == 0).all(-1).all(0)] = (
+            0  # where all samples have masked padding
+        )
         self.student = torch.nn.Parameter(start.flatten(1))

@@ -1,8 +1,10 @@
-"""SIGTERM, which clusters and spot machines send some seconds before SIGKILL: a run saves and ends, to go on later.
+"""SIGTERM, which clusters and spot machines send some seconds before SIGKILL: a run saves and ends,
+to go on later.
 
 `common.cli` listens. The signal ends the program at once, unless it has called `hold`: then it is remembered until the
 program asks at a safe point (`Agreement`), or lets go (`release`).
 """
+
 import contextlib
 import os
 import signal
@@ -19,7 +21,9 @@ class Terminated(BaseException):
 
 
 class Ear:
-    """What this process has heard: told of an end; holding, so that it waits; ending, as Terminated is on its way."""
+    """What this process has heard: told of an end; holding, so that it waits; ending, as Terminated
+    is on its way.
+    """
 
     def __init__(self):
         self.reset()
@@ -86,14 +90,17 @@ def stop(saved):
 
 
 class Agreement:
-    """Whether to stop at a boundary between steps: all processes of a run at the same one, as saving takes them all.
+    """Whether to stop at a boundary between steps: all processes of a run at the same one, as
+    saving takes them all.
 
-    SIGTERM reaches them at different moments, and perhaps one alone. At each boundary a process counts itself in, and
-    reads the sum of the boundary before: once all are in that, it tells all of them the same. So a run ends a step
-    after the first was told. The sums are in the store of the process group, on the hosts: no device is waited for,
-    and a process waits only for one that is a whole step behind. name: of the loop; each runs once in a process.
+    SIGTERM reaches them at different moments, and perhaps one alone. At each boundary a process
+    counts itself in, and reads the sum of the boundary before: once all are in that, it tells all
+    of them the same. So a run ends a step after the first was told. The sums are in the store of
+    the process group, on the hosts: no device is waited for, and a process waits only for one that
+    is a whole step behind. name: of the loop; each runs once in a process.
     """
-    TOLD = 2 ** 32  # beside the number of processes
+
+    TOLD = 2**32  # beside the number of processes
 
     def __init__(self, accelerator, name):
         self.world, self.store, self.last = accelerator.num_processes, None, None

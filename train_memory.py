@@ -1,12 +1,15 @@
-"""Cluster a fine-tuned teacher's penultimate features over a whole training set: the memory of the global structure.
+"""Cluster a fine-tuned teacher's penultimate features over a whole training set: the memory of the
+global structure.
 
     python train_memory.py --model_type bert --model_name_or_path TEACHER --data_dir DATA_DIR --task_name RTE \\
       --do_lower_case --do_train --per_gpu_train_batch_size 32 --max_seq_length 128 --num_centroid 100 \\
       --memory_num_train_epochs 3 --output_dir MEMORY
 
-k-means (Euclidean) with one pass of the teacher over the data per epoch. Give MEMORY to glue_with_cka_g.py and
-glue_with_cka_ilg.py as --teacher_memory_path, with this teacher, task and --max_seq_length.
+k-means (Euclidean) with one pass of the teacher over the data per epoch. Give MEMORY to
+glue_with_cka_g.py and glue_with_cka_ilg.py as --teacher_memory_path, with this teacher, task and
+--max_seq_length.
 """
+
 import math
 import sys
 
@@ -14,39 +17,86 @@ from common import UserError, cli, say
 from glue_data.tasks import get_task
 from training import choices, flags
 
-NO_USE = ("do_eval", "do_predict", "evaluate_during_training", "eval_all_checkpoints", "max_eval_samples",
-          "max_predict_samples", "results_csv", "gradient_accumulation_steps", "learning_rate", "weight_decay",
-          "adam_epsilon", "max_grad_norm", "max_steps", "warmup_steps", "warmup_ratio",
-          "student_num_hidden_layers", "save_total_limit", "per_gpu_eval_batch_size", "group_by_length")
+NO_USE = (
+    "do_eval",
+    "do_predict",
+    "evaluate_during_training",
+    "eval_all_checkpoints",
+    "max_eval_samples",
+    "max_predict_samples",
+    "results_csv",
+    "gradient_accumulation_steps",
+    "learning_rate",
+    "weight_decay",
+    "adam_epsilon",
+    "max_grad_norm",
+    "max_steps",
+    "warmup_steps",
+    "warmup_ratio",
+    "student_num_hidden_layers",
+    "save_total_limit",
+    "per_gpu_eval_batch_size",
+    "group_by_length",
+)
 
 
 def memory_flags(parser):
     group = parser.add_argument_group("memory")
     add = group.add_argument
-    add("--num_centroid", type=int, help="C, centroids. Default: the paper's, 300 for MNLI and QQP, else 100.")
-    add("--memory_num_train_epochs", type=int, help="Passes over the training set at most; fewer when no sample "
-        "changes its cluster. Default: --num_train_epochs, which is 3.")
-    add("--memory_learning_rate", type=float, nargs="?", const=1.0, default=1.0, help="How far a centroid goes from "
-        "where it is towards the mean of its samples, above 0 and up to 1. Default, and without a value: 1, Lloyd's "
-        "k-means.")
-    add("--memory_init", choices=choices.MEMORY_INITS, default="kmeans++",
+    add(
+        "--num_centroid",
+        type=int,
+        help="C, centroids. Default: the paper's, 300 for MNLI and QQP, else 100.",
+    )
+    add(
+        "--memory_num_train_epochs",
+        type=int,
+        help="Passes over the training set at most; fewer when no sample "
+        "changes its cluster. Default: --num_train_epochs, which is 3.",
+    )
+    add(
+        "--memory_learning_rate",
+        type=float,
+        nargs="?",
+        const=1.0,
+        default=1.0,
+        help="How far a centroid goes from "
+        "where it is towards the mean of its samples, above 0 and up to 1. Default, and without a "
+        "value: 1, Lloyd's k-means.",
+    )
+    add(
+        "--memory_init",
+        choices=choices.MEMORY_INITS,
+        default="kmeans++",
         help="Start: kmeans++ or random on real features. "
         "normal, ours: Gaussian with each coordinate's mean and variance. released, the authors': "
-        "Gaussian with one mean and one variance, those of the last mini-batch's numbers divided by "
-        "the number of mini-batches, and no restarts: centroids that never win stay. The mini-batches "
-        "are this run's, of --per_gpu_memory_train_batch_size times processes; the authors' were of "
-        "1. Default kmeans++.")
-    add("--per_gpu_memory_train_batch_size", "--per_device_memory_train_batch_size", type=int, help="Samples a process "
-        "takes at a time; the memory is the same but for rounding, unless it starts as released. Default: "
-        "--per_gpu_train_batch_size.")
-    add("--mask_padding", action="store_true", help="Padded positions count as 0; for runs with --mask_padding.")
+        "Gaussian with one mean and one variance, those of the last mini-batch's numbers divided "
+        "by the number of mini-batches, and no restarts: centroids that never win stay. The "
+        "mini-batches are this run's, of --per_gpu_memory_train_batch_size times processes; the "
+        "authors' were of 1. Default kmeans++.",
+    )
+    add(
+        "--per_gpu_memory_train_batch_size",
+        "--per_device_memory_train_batch_size",
+        type=int,
+        help="Samples a process "
+        "takes at a time; the memory is the same but for rounding, unless it starts as released. "
+        "Default: --per_gpu_train_batch_size.",
+    )
+    add(
+        "--mask_padding",
+        action="store_true",
+        help="Padded positions count as 0; for runs with --mask_padding.",
+    )
 
 
 def fill_in(args):
     """The defaults that follow from other flags."""
     if args.num_centroid is None:
         args.num_centroid = 300 if get_task(args.task_name).name in ("MNLI", "QQP") else 100
-    if args.memory_num_train_epochs is None and math.isfinite(args.num_train_epochs):  # else refused later
+    if args.memory_num_train_epochs is None and math.isfinite(
+        args.num_train_epochs
+    ):  # else refused later
         args.memory_num_train_epochs = math.ceil(args.num_train_epochs)
     if args.per_gpu_memory_train_batch_size is None:
         args.per_gpu_memory_train_batch_size = args.per_gpu_train_batch_size
@@ -73,6 +123,7 @@ def main(argv=None):
     flags.check_arguments(args)
     from training import runs  # after the flags, as these import for seconds
     from training.clustering import Clustering
+
     with runs.prepared(args) as task:
         return Clustering(args, task).main()
 

@@ -7,6 +7,7 @@
 With --student_num_hidden_layers 6 only the first 6 layers are kept and trained, with
 --student_layers 0,2,4,6,8,10 these.
 """
+
 import sys
 
 from common import cli
@@ -16,7 +17,12 @@ from training import flags
 def terms(args, memories=None):
     """The cross-entropy alone."""
     import distill  # here, so that the flags are read without torch
-    return {"ce": distill.Term(1.0, lambda s, t, batch: distill.task_loss(s.logits, batch["labels"]), None)}
+
+    return {
+        "ce": distill.Term(
+            1.0, lambda s, t, batch: distill.task_loss(s.logits, batch["labels"]), None
+        )
+    }
 
 
 def make_parser():
@@ -30,6 +36,7 @@ def main(argv=None):
     args = make_parser().parse_args(argv)
     flags.check_arguments(args)
     from training import runs  # after the flags, as it imports for seconds
+
     method = "none" if args.student_num_hidden_layers or args.student_layers else "teacher"
     return runs.run(args, method, terms)
 

@@ -1,9 +1,10 @@
 """GLUE rows as cached features, GLUE's metrics, and the command line of the data.
 
-    python utils_glue.py download --data_dir data --tasks rte mrpc
-    python utils_glue.py check --data_dir data
-    python utils_glue.py submit outputs/cola outputs/rte ... --output submission.zip
+python utils_glue.py download --data_dir data --tasks rte mrpc
+python utils_glue.py check --data_dir data
+python utils_glue.py submit outputs/cola outputs/rte ... --output submission.zip
 """
+
 import argparse
 import errno
 import hashlib
@@ -29,19 +30,27 @@ CHUNK = 1000  # examples a tokenizer call
 
 
 class Features(NamedTuple):
-    """A split as tensors of N rows, each padded to L = max_seq_length; the (N, L) lie in the cache, memory-mapped."""
-    tensors: dict       # name -> DISK_TYPES of (N, L), and labels (N,)
+    """A split as tensors of N rows, each padded to L = max_seq_length; the (N, L) lie in the cache,
+    memory-mapped.
+    """
+
+    tensors: dict  # name -> DISK_TYPES of (N, L), and labels (N,)
     indices: list[str]  # (N,) the examples' own
-    source: dict        # of the whole file: file (name), sha256, rows, truncated (examples)
+    source: dict  # of the whole file: file (name), sha256, rows, truncated (examples)
 
 
 def feature_cache_dir(cache_dir=None):
     """`cache_dir` if given, else fsd-glue in the user's cache folder; never the data folder."""
     try:
-        return Path(cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "fsd-glue"))
+        return Path(
+            cache_dir
+            or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "fsd-glue")
+        )
     except RuntimeError:  # no HOME, and the system does not know the user
-        raise UserError("the tokenised rows need a folder, and this user has no home to keep them in: name one with "
-                        "--cache_dir") from None
+        raise UserError(
+            "the tokenised rows need a folder, and this user has no home to keep them in: name one "
+            "with --cache_dir"
+        ) from None
 
 
 def _make_cache_dir(folder):
@@ -52,7 +61,10 @@ def _make_cache_dir(folder):
     except OSError as error:
         reason = error.strerror
     if reason:
-        raise UserError(f"the tokenised rows cannot be kept in {folder} ({reason}): name a folder with --cache_dir")
+        raise UserError(
+            f"the tokenised rows cannot be kept in {folder} ({reason}): name a folder with "
+            "--cache_dir"
+        )
 
 
 def tokenizer_fingerprint(tokenizer):
@@ -63,26 +75,45 @@ def tokenizer_fingerprint(tokenizer):
         # every call leaves its own truncation and padding in the backend
         state["backend"] = json.loads(backend.to_str()) | {"truncation": None, "padding": None}
     else:
-        settings = {key: value for key, value in tokenizer.init_kwargs.items()
-                    if not key.endswith(("_file", "name_or_path"))}
+        settings = {
+            key: value
+            for key, value in tokenizer.init_kwargs.items()
+            if not key.endswith(("_file", "name_or_path"))
+        }
         state |= {"vocab": sorted(tokenizer.get_vocab().items()), "init": settings}
     return hashlib.sha256(json.dumps(state, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def load_features(task, data_dir, split, tokenizer, max_seq_length, cache_dir=None, overwrite_cache=False,
-                  max_samples=None):
+def load_features(
+    task,
+    data_dir,
+    split,
+    tokenizer,
+    max_seq_length,
+    cache_dir=None,
+    overwrite_cache=False,
+    max_samples=None,
+):
     """The Features of a split, from the cache if that holds this very file, tokenizer and length.
 
-    Labels are long, regression's float32; `max_samples` keeps the first N rows. UserError for a faulty file, a
-    length without room for text, or max_samples below 1.
+    Labels are long, regression's float32; `max_samples` keeps the first N rows. UserError for a
+    faulty file, a length without room for text, or max_samples below 1.
     """
     path = find_file(task, data_dir, split)
     special = tokenizer.num_special_tokens_to_add(pair=len(task.text_columns) == 2)
     # at such a length tokenizers would, without a word, not truncate at all
-    expect(max_seq_length > special, f"more than the {special} special tokens of a {task.name} row",
-            f"max_seq_length {max_seq_length}", "pass a larger --max_seq_length")
-    expect(max_samples is None or max_samples > 0, f"a maximum of at least 1 {split} sample", max_samples,
-            "raise it or leave it out")
+    expect(
+        max_seq_length > special,
+        f"more than the {special} special tokens of a {task.name} row",
+        f"max_seq_length {max_seq_length}",
+        "pass a larger --max_seq_length",
+    )
+    expect(
+        max_samples is None or max_samples > 0,
+        f"a maximum of at least 1 {split} sample",
+        max_samples,
+        "raise it or leave it out",
+    )
     data, words = sha256_of_file(path), tokenizer_fingerprint(tokenizer)
     fingerprint = json.dumps(["format 1", task.name, split, max_seq_length, data, words])
     name = f"{task.name.lower()}_{split}_{max_seq_length}_{data[:8]}_{words[:8]}.safetensors"
@@ -90,9 +121,13 @@ def load_features(task, data_dir, split, tokenizer, max_seq_length, cache_dir=No
     found = None if overwrite_cache else read_tensors(cache, fingerprint)
     if found is None:
         _make_cache_dir(cache.parent)
-        found = _tokenize(task, split, read_examples(task, data_dir, split), tokenizer, max_seq_length)
+        found = _tokenize(
+            task, split, read_examples(task, data_dir, split), tokenizer, max_seq_length
+        )
         write_tensors(cache, fingerprint, *found)
-        found = read_tensors(cache, fingerprint)  # memory-mapped, so that what was tokenised need not stay in memory
+        found = read_tensors(
+            cache, fingerprint
+        )  # memory-mapped, so that what was tokenised need not stay in memory
     tensors, notes = found
     tensors = {key: tensor[:max_samples] for key, tensor in tensors.items()}
     if "labels" in tensors and task.labels:
@@ -103,25 +138,39 @@ def load_features(task, data_dir, split, tokenizer, max_seq_length, cache_dir=No
 
 
 def _tokenize(task, split, examples, tokenizer, max_seq_length):
-    """Examples -> compact tensors, {"indices": list, "truncated": number of examples over max_seq_length}."""
+    """Examples -> compact tensors, {"indices": list, "truncated": number of examples over
+    max_seq_length}.
+    """
+
     def encode(examples, **options):
         texts = [example.text_a for example in examples]
         pairs = [example.text_b for example in examples] if len(task.text_columns) == 2 else None
         return tokenizer(texts, pairs, return_attention_mask=True, **options)
 
     import torch  # here, as the commands below do without it
+
     tensors, truncated = {}, 0
-    for start in tqdm(range(0, len(examples), CHUNK), f"Tokenizing {task.name} {split}", disable=None):
-        chunk = examples[start:start + CHUNK]
-        batch = encode(chunk, padding="max_length", truncation="longest_first", max_length=max_seq_length)
+    for start in tqdm(
+        range(0, len(examples), CHUNK), f"Tokenizing {task.name} {split}", disable=None
+    ):
+        chunk = examples[start : start + CHUNK]
+        batch = encode(
+            chunk, padding="max_length", truncation="longest_first", max_length=max_seq_length
+        )
         for key in DISK_TYPES.keys() & batch.keys():
             if key not in tensors:
                 dtype = getattr(torch, DISK_TYPES[key])
                 tensors[key] = torch.empty(len(examples), max_seq_length, dtype=dtype)
-            tensors[key][start:start + CHUNK] = torch.tensor(batch[key])
-        full = [example for example, mask in zip(chunk, batch["attention_mask"], strict=True) if all(mask)]
+            tensors[key][start : start + CHUNK] = torch.tensor(batch[key])
+        full = [
+            example
+            for example, mask in zip(chunk, batch["attention_mask"], strict=True)
+            if all(mask)
+        ]
         if full:  # only a row without padding can have lost tokens
-            truncated += sum(len(ids) > max_seq_length for ids in encode(full, verbose=False)["input_ids"])
+            truncated += sum(
+                len(ids) > max_seq_length for ids in encode(full, verbose=False)["input_ids"]
+            )
     if split not in task.submissions:
         dtype = torch.int32 if task.labels else torch.float32
         tensors["labels"] = torch.tensor([example.label for example in examples], dtype=dtype)
@@ -129,12 +178,22 @@ def _tokenize(task, split, examples, tokenizer, max_seq_length):
 
 
 def logits_cache(task, rows, teacher, config, tokenizer, max_seq_length, device, cache_dir=None):
-    """Where a teacher's logits of a split's first rows are kept, and what must be the same for them to count.
+    """Where a teacher's logits of a split's first rows are kept, and what must be the same for them
+    to count.
 
     rows: Features. teacher, config, tokenizer: fingerprints.
     """
-    facts = ["logits 1", task.name, rows.source["sha256"], len(rows.indices), teacher, config, tokenizer,
-             max_seq_length, device]
+    facts = [
+        "logits 1",
+        task.name,
+        rows.source["sha256"],
+        len(rows.indices),
+        teacher,
+        config,
+        tokenizer,
+        max_seq_length,
+        device,
+    ]
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     name = f"{task.name.lower()}_logits_{max_seq_length}_{digest[:16]}.safetensors"
     return feature_cache_dir(cache_dir) / name, json.dumps(facts)
@@ -143,6 +202,7 @@ def logits_cache(task, rows, teacher, config, tokenizer, max_seq_length, device,
 def write_tensors(path, fingerprint, tensors, notes):
     """Keep tensors by name and JSON-able notes in a file of a cache."""
     from safetensors.torch import save_file  # here, as it imports torch
+
     notes = json.dumps(notes)
     metadata = {"fingerprint": fingerprint, "notes": notes, "checksum": checksum(tensors, notes)}
     with atomic_path(path) as temporary:
@@ -150,7 +210,9 @@ def write_tensors(path, fingerprint, tensors, notes):
 
 
 def read_tensors(path, fingerprint):
-    """The (tensors, notes) that write_tensors stored; None for an absent, damaged or different file."""
+    """The (tensors, notes) that write_tensors stored; None for an absent, damaged or different
+    file.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             names, metadata = file.keys(), file.metadata() or {}
@@ -158,12 +220,16 @@ def read_tensors(path, fingerprint):
     except (OSError, SafetensorError):
         return None
     notes = metadata.get("notes", "")
-    if (metadata.get("fingerprint"), metadata.get("checksum")) != (fingerprint, checksum(tensors, notes)):
+    if (metadata.get("fingerprint"), metadata.get("checksum")) != (
+        fingerprint,
+        checksum(tensors, notes),
+    ):
         return None
     return tensors, json.loads(notes)
 
 
-# ------------------------------------------------------------------------------------------------- metrics
+# -------------------------------------------------------------------------------------------------
+# metrics
 def predictions_from_logits(task, logits):
     """Logits (N, K) -> class indices (N,), or for STS-B, where K is 1, scores (N,)."""
     return np.argmax(logits, axis=1) if task.labels else np.asarray(logits)[:, 0]
@@ -173,12 +239,14 @@ def _correlation(statistic, predictions, labels):
     if np.ptp(predictions) == 0 or np.ptp(labels) == 0:
         return 0.0
     import scipy.stats  # here, as it imports for a second, and one task of ten needs it
+
     function = getattr(scipy.stats, statistic)
     return function(predictions.astype(np.float64), labels.astype(np.float64)).statistic
 
 
 def _score(name, predictions, labels, **options):
     import sklearn.metrics  # here, as it imports for a second
+
     return getattr(sklearn.metrics, name)(labels, predictions, **options)
 
 
@@ -194,27 +262,42 @@ METRICS = {  # (predictions, labels) -> number
 def compute_metrics(task, predictions, labels):
     """The task's metrics of predictions (N,) and labels (N,), by GLUE's names.
 
-    A correlation with a constant, which has no value, silently counts as 0.0: a model that predicts one score
-    for all rows has learned nothing, its evaluation does not fail.
+    A correlation with a constant, which has no value, silently counts as 0.0: a model that predicts
+    one score for all rows has learned nothing, its evaluation does not fail.
     """
     predictions, labels = np.asarray(predictions), np.asarray(labels)
-    expect(predictions.shape == labels.shape, f"predictions of the labels' shape {labels.shape}",
-            predictions.shape, "evaluate the same rows")
+    expect(
+        predictions.shape == labels.shape,
+        f"predictions of the labels' shape {labels.shape}",
+        predictions.shape,
+        "evaluate the same rows",
+    )
     return {name: float(METRICS[name](predictions, labels)) for name in task.metrics}
 
 
-# -------------------------------------------------------------------------------------------- command line
+# --------------------------------------------------------------------------------------------
+# command line
 def check_data(data_dir):
     """Print the number of rows of every split found in data_dir/FOLDER beside the official one."""
-    splits = [(task, split, Path(data_dir, task.folder, name))
-              for task in TASKS.values() for split, name in task.files.items()]
+    splits = [
+        (task, split, Path(data_dir, task.folder, name))
+        for task in TASKS.values()
+        for split, name in task.files.items()
+    ]
     splits = [(task, split, path) for task, split, path in splits if path.is_file()]
-    expect(splits, f"task folders such as {Path(data_dir, 'RTE')}", "none",
-            f"run `python utils_glue.py download --data_dir {data_dir}`")
+    expect(
+        splits,
+        f"task folders such as {Path(data_dir, 'RTE')}",
+        "none",
+        f"run `python utils_glue.py download --data_dir {data_dir}`",
+    )
     print(f"{'task':<6} {'split':<8} {'rows':>8} {'official':>8}")
     for task, split, path in splits:
         rows, official = count_rows(task, split, path), task.rows[split]
-        print(f"{task.name:<6} {split:<8} {rows:>8,} {official:>8,}{'' if rows == official else '  differs'}")
+        print(
+            f"{task.name:<6} {split:<8} {rows:>8,} "
+            f"{official:>8,}{'' if rows == official else '  differs'}"
+        )
 
 
 def main(argv=None):
@@ -222,17 +305,38 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description="Download and check GLUE data; pack predictions.")
     commands = parser.add_subparsers(dest="command", required=True)
     download = commands.add_parser("download", help="Download the official data.")
-    download.add_argument("--data_dir", type=expand_path, required=True, help="The folder that gets one "
-                          "folder for each task.")
-    download.add_argument("--tasks", nargs="+", default=["all"], help="The tasks to download, or all.")
-    download.add_argument("--base_url", default=BASE_URL, help="The server, or a mirror with the same paths.")
-    download.add_argument("--overwrite", action="store_true", help="Replace the folders already there.")
-    download.add_argument("--no_verify", action="store_true", help="Keep files other than the official ones.")
+    download.add_argument(
+        "--data_dir",
+        type=expand_path,
+        required=True,
+        help="The folder that gets one folder for each task.",
+    )
+    download.add_argument(
+        "--tasks", nargs="+", default=["all"], help="The tasks to download, or all."
+    )
+    download.add_argument(
+        "--base_url", default=BASE_URL, help="The server, or a mirror with the same paths."
+    )
+    download.add_argument(
+        "--overwrite", action="store_true", help="Replace the folders already there."
+    )
+    download.add_argument(
+        "--no_verify", action="store_true", help="Keep files other than the official ones."
+    )
     check = commands.add_parser("check", help="Count the rows found beside the official ones.")
-    check.add_argument("--data_dir", type=expand_path, required=True, help="The folder with one folder for each task.")
+    check.add_argument(
+        "--data_dir",
+        type=expand_path,
+        required=True,
+        help="The folder with one folder for each task.",
+    )
     submit = commands.add_parser("submit", help="Check the eleven prediction files and zip them.")
-    submit.add_argument("folders", nargs="+", type=expand_path, help="The folders that hold the files, or "
-                        "submission/.")
+    submit.add_argument(
+        "folders",
+        nargs="+",
+        type=expand_path,
+        help="The folders that hold the files, or submission/.",
+    )
     submit.add_argument("--output", type=expand_path, required=True, help="The zip file to write.")
     args = parser.parse_args(argv)
     if args.command == "check":

@@ -1,11 +1,14 @@
-"""The best setting of a search, as flags for the next command: the highest score, averaged over seeds.
+"""The best setting of a search, as flags for the next command: the highest score, averaged over
+seeds.
 
     python analysis/best.py RUNS_DIR --method VKD --flags alpha temperature learning_rate
     python glue_with_cka_i.py ... $(python analysis/best.py RUNS_DIR --name vkd- --expect 27 --flags alpha temperature)
 
-prints, as of the first, "--alpha 0.5 --temperature 10 --learning_rate 5e-05"; of equal scores the setting of the
-smallest values. The score is the mean of the task's metrics. The runs may differ in the named flags and the seed alone.
+prints, as of the first, "--alpha 0.5 --temperature 10 --learning_rate 5e-05"; of equal scores the
+setting of the smallest values. The score is the mean of the task's metrics. The runs may differ in
+the named flags and the seed alone.
 """
+
 import argparse
 import sys
 from pathlib import Path
@@ -18,18 +21,34 @@ from analysis import table
 from common import UserError
 from glue_data.tasks import get_task
 
-SAME = ("task", "method", "data", "teacher", "memory", "memory_init", "parameters", "device", "precision", "processes",
-        "torch", "transformers")
+SAME = (
+    "task",
+    "method",
+    "data",
+    "teacher",
+    "memory",
+    "memory_init",
+    "parameters",
+    "device",
+    "precision",
+    "processes",
+    "torch",
+    "transformers",
+)
 
 
 def read_search(source, method, prefix, expected, task=None):
-    """The runs of a search: of a method and task, with folder names that start with `prefix`, as many as expected."""
+    """The runs of a search: of a method and task, with folder names that start with `prefix`, as
+    many as expected.
+    """
     runs = table.read_runs(source)
     if task:
         runs = runs[runs.task == get_task(task).name]
     if prefix and "--output_dir" not in runs:
-        raise UserError(f"{source} does not have the names of the run folders (--output_dir) that --name {prefix} asks "
-                        "for: give the folder of runs, or --method")
+        raise UserError(
+            f"{source} does not have the names of the run folders (--output_dir) that --name "
+            f"{prefix} asks for: give the folder of runs, or --method"
+        )
     if method:
         runs = runs[runs.method == method]
     if prefix:
@@ -37,8 +56,10 @@ def read_search(source, method, prefix, expected, task=None):
     if len(runs) == 0 or expected not in (None, len(runs)):
         asked = (task and f"of {task}", method and f"of {method}", prefix and f"named {prefix}*")
         found = " and ".join(filter(None, asked)) or "of any kind"
-        raise UserError(f"{source} has {len(runs)} finished runs {found}, not {expected or 'one or more'}: finish the "
-                        "search, or give its runs alone with --method or --name")
+        raise UserError(
+            f"{source} has {len(runs)} finished runs {found}, not {expected or 'one or more'}: "
+            "finish the search, or give its runs alone with --method or --name"
+        )
     return runs
 
 
@@ -50,49 +71,76 @@ def check_search(runs, flags):
     for column in [c for c in (*SAME, *table.settings(runs)) if c in runs and c not in flags]:
         values = runs[column].unique()
         if len(values) > 1:
-            raise UserError(f"these runs differ in {column} ({', '.join(map(str, values))}), which --flags does not "
-                            "name: give the runs of one search with --method or --name")
+            raise UserError(
+                f"these runs differ in {column} ({', '.join(map(str, values))}), which --flags "
+                "does not name: give the runs of one search with --method or --name"
+            )
     twice = runs[runs.duplicated([*flags, "seed"])]
     if len(twice):
-        raise UserError(f"{written(flags, twice.iloc[0])} with seed {twice.seed.iloc[0]} is there twice: give one run "
-                        "of each")
+        raise UserError(
+            f"{written(flags, twice.iloc[0])} with seed {twice.seed.iloc[0]} is there twice: give "
+            "one run of each"
+        )
     table.check_evaluated(runs)
 
 
 def ranking(runs, flags):
-    """A row a setting, best first: its flags, the mean and standard deviation of its score in %, and its seeds."""
+    """A row a setting, best first: its flags, the mean and standard deviation of its score in %,
+    and its seeds.
+    """
     runs = runs.assign(score=100 * table.score(runs, runs.task.iloc[0]))
     scores = runs.groupby(flags, dropna=False).score.agg(["mean", "std", "count"]).reset_index()
     return scores.sort_values("mean", ascending=False, kind="stable", ignore_index=True)
 
 
 def written(flags, row):
-    """A setting as flags on a command line; whole numbers without a point, as an integer's flag wants them."""
+    """A setting as flags on a command line; whole numbers without a point, as an integer's flag
+    wants them.
+    """
+
     def word(value):
         return f"{value}".removesuffix(".0")
 
-    values = [(flag, row[flag]) for flag in flags if pd.notna(row[flag]) and str(row[flag]) != "False"]
-    return " ".join(flag if str(value) == "True" else f"{flag} {word(value)}" for flag, value in values)
+    values = [
+        (flag, row[flag]) for flag in flags if pd.notna(row[flag]) and str(row[flag]) != "False"
+    ]
+    return " ".join(
+        flag if str(value) == "True" else f"{flag} {word(value)}" for flag, value in values
+    )
 
 
 def told(runs, settings, flags):
     """The line for the reader: best score, how many settings and seeds, runner-up."""
     best, seeds = settings.iloc[0], sorted({settings["count"].min(), settings["count"].max()})
     metrics = " and ".join(table.metric_names(runs.task.iloc[0]))
-    second = f"; next {settings['mean'][1]:.2f} with {written(flags, settings.iloc[1])}" if len(settings) > 1 else ""
-    return (f"{runs.method.iloc[0]} on {runs.task.iloc[0]}: {best['mean']:.2f} (mean of {metrics}, %), the best of "
-            f"{len(settings)} settings, seeds a setting: {' to '.join(map(str, seeds))}{second}")
+    second = (
+        f"; next {settings['mean'][1]:.2f} with {written(flags, settings.iloc[1])}"
+        if len(settings) > 1
+        else ""
+    )
+    return (
+        f"{runs.method.iloc[0]} on {runs.task.iloc[0]}: {best['mean']:.2f} (mean of {metrics}, %), "
+        f"the best of {len(settings)} settings, seeds a setting: "
+        f"{' to '.join(map(str, seeds))}{second}"
+    )
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("source", type=common.expand_path, help="A folder of runs, or a results.csv.")
     add("--flags", nargs="+", required=True, help="The flags that were searched over.")
     add("--method", help="Only the runs of this method.")
     add("--task", help="Only the runs of this task.")
     add("--name", metavar="PREFIX", help="Only the runs in folders whose names start so.")
-    add("--expect", type=int, metavar="N", help="Refuse a search of any other number of finished runs.")
+    add(
+        "--expect",
+        type=int,
+        metavar="N",
+        help="Refuse a search of any other number of finished runs.",
+    )
     add("--table", action="store_true", help="Print all settings, best first, as Markdown.")
     args = parser.parse_args(argv)
     flags = [f"--{flag.removeprefix('--')}" for flag in args.flags]
@@ -100,8 +148,10 @@ def main(argv=None):
     check_search(runs, flags)
     settings = ranking(runs, flags)
     if args.table:
-        spread = [f"{mean:.2f}" + (f" ± {std:.2f}" if pd.notna(std) else "")
-                  for mean, std in zip(settings["mean"], settings["std"], strict=True)]
+        spread = [
+            f"{mean:.2f}" + (f" ± {std:.2f}" if pd.notna(std) else "")
+            for mean, std in zip(settings["mean"], settings["std"], strict=True)
+        ]
         shown = settings[flags].astype(object).assign(score=spread, seeds=settings["count"])
         print(table.markdown(shown, padded=True))
     else:

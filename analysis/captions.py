@@ -1,52 +1,99 @@
-"""What the report says beside its numbers: titles, texts and captions, with {names} to be filled in."""
+"""What the report says beside its numbers: titles, texts and captions, with {names} to be filled
+in.
+"""
 
 TOPICS = {
-    "restoration": ("Restoration of the teacher's predictions", """
+    "restoration": (
+        "Restoration of the teacher's predictions",
+        """
         Does the student say what the teacher says, right or wrong? High agreement where the teacher is wrong means
-        that the student took over the teacher's decisions, not only the labels."""),
-    "heat_maps": ("CKA between mini-batches", """
+        that the student took over the teacher's decisions, not only the labels.""",
+    ),
+    "heat_maps": (
+        "CKA between mini-batches",
+        """
         Do the same samples relate to each other as they do in the teacher? The more the diagonal stands out of its
-        surroundings, the more of this structure was transferred; the teacher beside itself is 1."""),
-    "layers": ("Layer by layer", """
+        surroundings, the more of this structure was transferred; the teacher beside itself is 1.""",
+    ),
+    "layers": (
+        "Layer by layer",
+        """
         Which layer of the teacher does a layer of the student resemble? Row 0 and column 0 are the embeddings. FSD
-        aligns the penultimate layers; what else becomes alike, it does not ask for."""),
-    "relation_differences": ("Relation differences", """
+        aligns the penultimate layers; what else becomes alike, it does not ask for.""",
+    ),
+    "relation_differences": (
+        "Relation differences",
+        """
         CKA allows any scale; distances do not, and cosines no shift of the origin: these are compared themselves
-        (Eq. 12-13). A student can have a CKA near 1 and still live at another scale."""),
-    "global": ("Global structure", """
+        (Eq. 12-13). A student can have a CKA near 1 and still live at another scale.""",
+    ),
+    "global": (
+        "Global structure",
+        """
         Where do samples lie among the centroids of the teacher's memory? A student that kept this structure puts
         the same samples together; one that kept it elsewhere in space (CKA allows any rotation) has all near few
-        centroids."""),
-    "cost": ("Cost", """
-        What does a method cost in training, and its student afterwards?"""),
+        centroids.""",
+    ),
+    "cost": (
+        "Cost",
+        """
+        What does a method cost in training, and its student afterwards?""",
+    ),
 }
 
 FIGURES = {  # name -> (alternative text, caption)
-    "restoration": ("Restoration by model", """
-        Each dot is a run, the diamond its model's mean; further right, the student predicts more like the teacher."""),
-    "heat_maps": ("Heat maps of the {estimator} CKA", """
+    "restoration": (
+        "Restoration by model",
+        """
+        Each dot is a run, the diamond its model's mean; further right, the student predicts more like the teacher.""",
+    ),
+    "heat_maps": (
+        "Heat maps of the {estimator} CKA",
+        """
         Pixel (p, q): CKA, {estimator}, between the teacher's penultimate features of mini-batch p and the model's
         of mini-batch q, {size} samples each; above each map the mean of the diagonal, where both saw the same
-        samples. One colour scale for all.{drawn}{first}"""),
-    "layers_tokens": ("CKA of every layer with every other, between tokens", """
+        samples. One colour scale for all.{drawn}{first}""",
+    ),
+    "layers_tokens": (
+        "CKA of every layer with every other, between tokens",
+        """
         Mean CKA between the tokens of a sample: teacher's layer (row) with the student's (column); the frame marks
-        the penultimate layers.{first}"""),
-    "layers_samples": ("CKA of every layer with every other, between samples", """
+        the penultimate layers.{first}""",
+    ),
+    "layers_samples": (
+        "CKA of every layer with every other, between samples",
+        """
         Mean CKA between the samples of a mini-batch: teacher's layer (row) with the student's (column); the frame
-        marks the penultimate layers.{first}"""),
-    "relation_differences": ("Relation differences by model", """
+        marks the penultimate layers.{first}""",
+    ),
+    "relation_differences": (
+        "Relation differences by model",
+        """
         Each dot is a run, the diamond its model's mean; further left, distances and angles are more like the
-        teacher's."""),
-    "relation_training": ("Relation differences along training", """
+        teacher's.""",
+    ),
+    "relation_training": (
+        "Relation differences along training",
+        """
         The same on the training's mini-batches with dropout, as the runs logged them (--logging_steps); faint lines
-        are single runs, the strong one their mean."""),
-    "occupancy": ("Samples a centroid", """
-        How many samples have each of the teacher's centroids as their nearest.{first}"""),
-    "projection": ("Samples and centroids in a plane", """
+        are single runs, the strong one their mean.""",
+    ),
+    "occupancy": (
+        "Samples a centroid",
+        """
+        How many samples have each of the teacher's centroids as their nearest.{first}""",
+    ),
+    "projection": (
+        "Samples and centroids in a plane",
+        """
         All panels share the plane of the two principal axes of the teacher's centroids (crosses); triangles are the
-        student's own centroids.{first}"""),
-    "cost": ("Throughput by model", """
-        Relative to {reference}; longer is faster."""),
+        student's own centroids.{first}""",
+    ),
+    "cost": (
+        "Throughput by model",
+        """
+        Relative to {reference}; longer is faster.""",
+    ),
 }
 
 TABLES = {
@@ -80,10 +127,10 @@ TABLES = {
 
 HOW = {  # restoration of a classification, and of a regression
     False: "The teacher's predictions are taken as the truth: precision, recall and F1 are means over the classes, "
-           "agreement is the share of equal predictions, then that on the {wrong} rows alone that the teacher gets "
-           "wrong. A class that only the student predicts has recall 0, as in scikit-learn.",
+    "agreement is the share of equal predictions, then that on the {wrong} rows alone that the "
+    "teacher gets wrong. A class that only the student predicts has recall 0, as in scikit-learn.",
     True: "Pearson and Spearman between the scores of student and teacher; where the teacher is wrong: Pearson on the "
-          "{wrong} rows where it errs most.",
+    "{wrong} rows where it errs most.",
 }
 
 

@@ -7,6 +7,7 @@ published form of its method.
 Welch's t-test, two-sided, with Holm's correction over all comparisons of the task: "better" and
 "worse" need p < 0.01 after it.
 """
+
 import math
 
 import pandas as pd
@@ -18,23 +19,39 @@ OURS = ("FSD_I", "FSD_I, mask_padding", "FSD_L", "FSD_G", "FSD_IL", "FSD_IG", "F
 PARTS = (("FSD_ILG", "FSD_I"), ("FSD_IL", "FSD_I"))  # what L and G add to I
 LEVEL = 0.01
 ALONE, RIVAL, PART, VARIANT = "student alone", "best rival", "part", "published form"
-COLUMNS = ["task", "kind", "method", "against", "n", "n_against", "difference", "low", "high",
-           "p_value", "p_holm", "verdict"]
+COLUMNS = [
+    "task",
+    "kind",
+    "method",
+    "against",
+    "n",
+    "n_against",
+    "difference",
+    "low",
+    "high",
+    "p_value",
+    "p_holm",
+    "verdict",
+]
 NO_DIFFERENCE, MISSING = "no difference shown", "–"
 TITLE = "**Claims by rule**"
-RULE = ("Score: the mean of the task's metrics, one number a run; difference and interval in "
-        "points. Welch's t-test, two-sided; p (Holm) is corrected over all comparisons of the "
-        f"task, and better or worse is only what has p < {LEVEL:g} after that. The 95 % intervals "
-        "are Welch's, each for itself, uncorrected. The best rival is the one of "
-        f"{', '.join(RIVALS)} with the highest mean over the seeds that all of them have.")
+RULE = (
+    "Score: the mean of the task's metrics, one number a run; difference and interval in "
+    "points. Welch's t-test, two-sided; p (Holm) is corrected over all comparisons of the "
+    f"task, and better or worse is only what has p < {LEVEL:g} after that. The 95 % intervals "
+    "are Welch's, each for itself, uncorrected. The best rival is the one of "
+    f"{', '.join(RIVALS)} with the highest mean over the seeds that all of them have."
+)
 
 
 # ---- numbers ------------------------------------------------------------------------------------
 
+
 def compare(runs, tasks):
     """All comparisons of single runs, rows of COLUMNS; tasks in the order of `tasks`."""
-    found = [compare_task(runs[runs.task == task], task) for task in tasks
-             if (runs.task == task).any()]
+    found = [
+        compare_task(runs[runs.task == task], task) for task in tasks if (runs.task == task).any()
+    ]
     return pd.DataFrame([row for rows in found for row in rows], columns=COLUMNS)
 
 
@@ -46,8 +63,19 @@ def compare_task(runs, task):
     corrected = holm([p for *_, p in tests])
     for (kind, method, against), test, p in zip(found, tests, corrected, strict=True):
         verdict = ("better" if test[0] > 0 else "worse") if p < LEVEL else NO_DIFFERENCE
-        rows.append((task, kind, method, against, len(scores[method]), len(scores[against]), *test,
-                     p, verdict))
+        rows.append(
+            (
+                task,
+                kind,
+                method,
+                against,
+                len(scores[method]),
+                len(scores[against]),
+                *test,
+                p,
+                verdict,
+            )
+        )
     return rows
 
 
@@ -55,14 +83,19 @@ def scores_of(runs, task, fewest=2):
     """Method -> the scores of its runs in %, for students with at least so many runs."""
     scores, students = 100 * table.score(runs, task), set(runs.method) - {"teacher"}
     groups = {method: scores[runs.method == method] for method in sorted(students)}
-    return {method: groups[method] for method in sorted(groups, key=table.rank)
-            if len(groups[method]) >= fewest}
+    return {
+        method: groups[method]
+        for method in sorted(groups, key=table.rank)
+        if len(groups[method]) >= fewest
+    }
 
 
 def best_rival(runs, task, scores):
-    """The rival with the highest mean over the seeds that all rivals have, else over all of its own.
+    """The rival with the highest mean over the seeds that all rivals have, else over all of its
+    own.
 
-    Of a method that was run as a variant alone, as MiniLM with --relation_heads, that stands for it.
+    Of a method that was run as a variant alone, as MiniLM with --relation_heads, that stands for
+    it.
     """
     rivals = []
     for name in RIVALS:
@@ -96,9 +129,10 @@ def welch(a, b):
     if a.std(ddof=1) + b.std(ddof=1) <= 1e-9:
         return difference, math.nan, math.nan, math.nan
     from scipy.stats import t  # here, as it imports for a second
+
     u, v = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)
     error = math.sqrt(u + v)
-    freedom = (u + v) ** 2 / (u ** 2 / (len(a) - 1) + v ** 2 / (len(b) - 1))
+    freedom = (u + v) ** 2 / (u**2 / (len(a) - 1) + v**2 / (len(b) - 1))
     half = t.ppf(0.975, freedom) * error
     p = 2 * t.sf(abs(difference) / error, freedom)
     return difference, difference - half, difference + half, p
@@ -119,6 +153,7 @@ def holm(p_values):
 
 # ---- words --------------------------------------------------------------------------------------
 
+
 def text(rows, runs):
     """The comparisons as Markdown: a table, a sentence a task, and the rule."""
     exceptions = [*alone(runs), *flat(rows)]
@@ -134,11 +169,16 @@ def line(row):
     """A comparison as a line of the table."""
     rival = ", the best rival" if row.kind == RIVAL else ""
     interval = MISSING if math.isnan(row.low) else f"{row.low:+.2f} to {row.high:+.2f}"
-    return {"task": row.task,
-            "comparison": f"{named(row.method)} against {named(row.against)}{rival}",
-            "runs": f"{row.n}/{row.n_against}", "difference": f"{row.difference:+.2f}",
-            "95 % interval": interval, "p": p_text(row.p_value), "p (Holm)": p_text(row.p_holm),
-            "verdict": row.verdict}
+    return {
+        "task": row.task,
+        "comparison": f"{named(row.method)} against {named(row.against)}{rival}",
+        "runs": f"{row.n}/{row.n_against}",
+        "difference": f"{row.difference:+.2f}",
+        "95 % interval": interval,
+        "p": p_text(row.p_value),
+        "p (Holm)": p_text(row.p_holm),
+        "verdict": row.verdict,
+    }
 
 
 def sentence(rows):
@@ -154,15 +194,19 @@ def sentence(rows):
             told = told or row.kind == RIVAL
             low, high = sorted((abs(row.low), abs(row.high)))  # of one sign, as p < 0.05
             p = p_text(row.p_holm)
-            clauses.append(f"{named(row.method)} is {verdict} than {named(row.against)}{rival} by "
-                           f"{abs(row.difference):.1f} points ({low:.1f} to {high:.1f}, "
-                           f"p {p if p.startswith('<') else f'= {p}'}{correction})")
+            clauses.append(
+                f"{named(row.method)} is {verdict} than {named(row.against)}{rival} by "
+                f"{abs(row.difference):.1f} points ({low:.1f} to {high:.1f}, "
+                f"p {p if p.startswith('<') else f'= {p}'}{correction})"
+            )
             correction = ""
     between = []
     for against, group in rows[rows.verdict == NO_DIFFERENCE].groupby("against", sort=False):
         rival = ", the best rival," if (group.kind == RIVAL).any() and not told else ""
-        names = [named(method).replace(f"{named(against)} with", "itself with")
-                 for method in group.method]
+        names = [
+            named(method).replace(f"{named(against)} with", "itself with")
+            for method in group.method
+        ]
         others = names[0] if len(names) == 1 else f"any of {', '.join(names[:-1])} or {names[-1]}"
         between.append(f"between {named(against)}{rival} and {others}")
     if between:
@@ -181,10 +225,16 @@ def alone(runs):
 
 def flat(rows):
     """A sentence on the comparisons without a p; none where there are none."""
-    found = [f"{row.task}: {named(row.method)} against {named(row.against)}"
-             for row in rows.itertuples() if math.isnan(row.p_value)]
-    return [f"No p, as no run differs from the others of its method: {'; '.join(found)}."] \
-        if found else []
+    found = [
+        f"{row.task}: {named(row.method)} against {named(row.against)}"
+        for row in rows.itertuples()
+        if math.isnan(row.p_value)
+    ]
+    return (
+        [f"No p, as no run differs from the others of its method: {'; '.join(found)}."]
+        if found
+        else []
+    )
 
 
 def named(method):

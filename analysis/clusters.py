@@ -1,4 +1,5 @@
 """The picture of a memory: samples and centroids on the two principal axes of the centroids."""
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -7,10 +8,12 @@ MOST = 20_000  # samples drawn
 
 
 def picture_of_clusters(table, centroids, sizes, explained, labels, task):
-    """A matplotlib Figure: samples as dots coloured by label, centroids as circles of their cluster's size.
+    """A matplotlib Figure: samples as dots coloured by label, centroids as circles of their
+    cluster's size.
 
-    table: columns label, x, y, one row a sample. centroids: (C, 2). sizes: C numbers of samples. explained: the axes'
-    share of the centroids' variance, 0 to 1. labels: the task's label names, None for a regression.
+    table: columns label, x, y, one row a sample. centroids: (C, 2). sizes: C numbers of samples.
+    explained: the axes' share of the centroids' variance, 0 to 1. labels: the task's label names,
+    None for a regression.
     """
     figure = Figure(figsize=(7.5, 5.5), layout="constrained")
     axes = figure.add_subplot()
@@ -22,13 +25,28 @@ def picture_of_clusters(table, centroids, sizes, explained, labels, task):
     else:
         for k, name in enumerate(labels):
             rows = drawn[drawn.label == k]
-            axes.scatter(rows.x, rows.y, c=COLOURS[k], label=f"{name} ({(table.label == k).sum()})", **dots)
+            axes.scatter(
+                rows.x, rows.y, c=COLOURS[k], label=f"{name} ({(table.label == k).sum()})", **dots
+            )
     occupied = np.array(sizes) > 0
     area = 12 + 500 * np.array(sizes) / max(sizes)
-    axes.scatter(*centroids[occupied].T, s=area[occupied], facecolors="none", edgecolors="black", linewidths=1,
-                 label="centroid, area by samples")
+    axes.scatter(
+        *centroids[occupied].T,
+        s=area[occupied],
+        facecolors="none",
+        edgecolors="black",
+        linewidths=1,
+        label="centroid, area by samples",
+    )
     if not occupied.all():
-        axes.scatter(*centroids[~occupied].T, marker="x", c="black", s=25, linewidths=1, label="empty centroid")
+        axes.scatter(
+            *centroids[~occupied].T,
+            marker="x",
+            c="black",
+            s=25,
+            linewidths=1,
+            label="empty centroid",
+        )
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     axes.set_title(f"{task}: teacher features of {len(table)} samples, {len(sizes)} centroids")
     axes.set_xlabel("first principal axis of the centroids")

@@ -1,8 +1,11 @@
-"""What a student has of its teacher, measured a mini-batch at a time: no features are kept, so any data set will do.
+"""What a student has of its teacher, measured a mini-batch at a time: no features are kept, so any
+data set will do.
 
-A View is what the measures need of one model's mini-batch; a Comparison adds up views of a student beside those of its
-teacher. Arithmetic is float64, and a model beside itself has CKA exactly 1 and relation differences exactly 0.
+A View is what the measures need of one model's mini-batch; a Comparison adds up views of a student
+beside those of its teacher. Arithmetic is float64, and a model beside itself has CKA exactly 1 and
+relation differences exactly 0.
 """
+
 import functools
 from typing import NamedTuple
 
@@ -19,10 +22,12 @@ MAP = 64  # mini-batches in a heat map at most; means are over all
 RELATIONS = [f"rd_{where}_{psi}" for where in ("inter", "intra") for psi in cka.PSI]
 
 
-# ---- one mini-batch of one model ----------------------------------------------------------------------------------
+# ---- one mini-batch of one model -----------------------------------------------------------------
+
 
 class Gram(NamedTuple):
     """A centred Gram matrix K (..., n, n), its energy Σ K² (...), and where CKA is undefined (...)."""
+
     matrix: torch.Tensor
     energy: torch.Tensor
     undefined: torch.Tensor
@@ -38,19 +43,24 @@ def grams_of(x, mask=None):
 
 
 def cka_of(one, other):
-    """CKA (Eq. 4-5) of two Grams (...); exactly 1 of a Gram and itself, and 0 where it is undefined."""
+    """CKA (Eq. 4-5) of two Grams (...); exactly 1 of a Gram and itself, and 0 where it is
+    undefined.
+    """
     undefined = one.undefined | other.undefined
     energies = torch.where(undefined, 1, one.energy * other.energy)
     return torch.where(undefined, 0, (one.matrix * other.matrix).sum((-2, -1)) / energies.sqrt())
 
 
 class View(NamedTuple):
-    """What the measures need of a model's mini-batch, computed once however many models it is compared with.
+    """What the measures need of a model's mini-batch, computed once however many models it is
+    compared with.
 
-    grams: (between, estimator) -> a Gram for each hidden state, of the tokens of each sample (B, W, W) or of the
-    samples (B, B). relations: RELATIONS -> ψ of the penultimate features, (B, B) inter and (B, W, W) intra. rows: these
-    features, one row a sample (B, W*D). tokens: how many of a sample count (B,).
+    grams: (between, estimator) -> a Gram for each hidden state, of the tokens of each sample (B, W,
+    W) or of the samples (B, B). relations: RELATIONS -> ψ of the penultimate features, (B, B) inter
+    and (B, W, W) intra. rows: these features, one row a sample (B, W*D). tokens: how many of a
+    sample count (B,).
     """
+
     logits: torch.Tensor
     grams: dict
     relations: dict
@@ -60,11 +70,16 @@ class View(NamedTuple):
 
 
 def view(logits, hidden_states, mask=None):
-    """The View of a mini-batch: logits (B, K), hidden_states from the embeddings to the last layer, (B, W, D) each.
+    """The View of a mini-batch: logits (B, K), hidden_states from the embeddings to the last layer,
+    (B, W, D) each.
 
     mask: (B, W) bool, to leave padded positions out; None counts them, as the paper does.
     """
-    grams = {(between, estimator): [] for between in ("tokens", "samples") for estimator in cka.ESTIMATORS}
+    grams = {
+        (between, estimator): []
+        for between in ("tokens", "samples")
+        for estimator in cka.ESTIMATORS
+    }
     for layer, h in enumerate(hidden_states):
         h = h.double() if mask is None else h.double() * mask.unsqueeze(-1)
         rows = h.flatten(1)  # (B, W, D) -> (B, W*D)
@@ -73,12 +88,17 @@ def view(logits, hidden_states, mask=None):
                 grams[between, estimator].append(gram)
         if layer == len(hidden_states) - 2:
             penultimate = {"inter": rows, "intra": h}
-    relations = {f"rd_{where}_{psi}": cka.pairwise(x, psi) for where, x in penultimate.items() for psi in cka.PSI}
+    relations = {
+        f"rd_{where}_{psi}": cka.pairwise(x, psi)
+        for where, x in penultimate.items()
+        for psi in cka.PSI
+    }
     tokens = torch.full((len(h),), h.shape[1]) if mask is None else mask.sum(1).cpu()
     return View(logits.double(), grams, relations, penultimate["inter"], mask, tokens)
 
 
-# ---- many mini-batches of a student and its teacher ---------------------------------------------------------------
+# ---- many mini-batches of a student and its teacher ----------------------------------------------
+
 
 class Mean:
     """A weighted mean of arrays that come one after the other."""
@@ -102,29 +122,43 @@ class Comparison:
 
     def __init__(self, centroids=None, own=None):
         self.centroids, self.own = centroids, own
-        self.layer_means = {(between, estimator): Mean() for between in ("tokens", "samples")
-                            for estimator in cka.ESTIMATORS}
+        self.layer_means = {
+            (between, estimator): Mean()
+            for between in ("tokens", "samples")
+            for estimator in cka.ESTIMATORS
+        }
         self.relation_means = {name: Mean() for name in RELATIONS}
-        self.units = {estimator: [] for estimator in cka.ESTIMATORS}  # the student's Grams over their norms, (B*B,)
+        self.units = {
+            estimator: [] for estimator in cka.ESTIMATORS
+        }  # the student's Grams over their norms, (B*B,)
         self.diagonals = {estimator: [] for estimator in cka.ESTIMATORS}
         self.logits, self.nearest, self.nearest_own, self.points = [], [], [], []
 
     def add(self, s, t, whole=True):
-        """Take the views of one mini-batch. whole: False for a last one with fewer samples, of which no relation
-        between samples counts, as these depend on their number.
+        """Take the views of one mini-batch. whole: False for a last one with fewer samples, of
+        which no relation between samples counts, as these depend on their number.
         """
         for (between, estimator), mean in self.layer_means.items():
-            enough = s.tokens >= cka.FEWEST_ROWS[estimator] if between == "tokens" else torch.tensor(whole)
+            enough = (
+                s.tokens >= cka.FEWEST_ROWS[estimator]
+                if between == "tokens"
+                else torch.tensor(whole)
+            )
             if enough.any():  # of a sample with too few tokens CKA says nothing
-                mean.add(self.layers(s.grams[between, estimator], t.grams[between, estimator], enough),
-                         int(enough.sum()))
+                mean.add(
+                    self.layers(s.grams[between, estimator], t.grams[between, estimator], enough),
+                    int(enough.sum()),
+                )
         for name, mean in self.relation_means.items():
             if "intra" in name or whole:
-                difference = cka.relation_difference_of(s.relations[name], t.relations[name],
-                                                        s.mask if "intra" in name else None)
+                difference = cka.relation_difference_of(
+                    s.relations[name], t.relations[name], s.mask if "intra" in name else None
+                )
                 mean.add(difference.item(), len(s.logits) if "intra" in name else 1)
         for estimator in cka.ESTIMATORS if whole else ():
-            self.add_to_map(s.grams["samples", estimator][-2], t.grams["samples", estimator][-2], estimator)
+            self.add_to_map(
+                s.grams["samples", estimator][-2], t.grams["samples", estimator][-2], estimator
+            )
         self.logits.append(s.logits.cpu())
         if self.centroids and self.centroids.width == s.rows.shape[1]:
             self.nearest.append(self.centroids.nearest(s.rows))
@@ -134,41 +168,61 @@ class Comparison:
 
     @staticmethod
     def layers(grams_s, grams_t, enough):
-        """CKA of every hidden state with every other, mean where there is enough: L+1 Grams -> (L_t+1, L_s+1)."""
-        return np.array([[cka_of(gram_s, gram_t).cpu()[enough].mean().item() for gram_s in grams_s]
-                         for gram_t in grams_t])
+        """CKA of every hidden state with every other, mean where there is enough: L+1 Grams ->
+        (L_t+1, L_s+1).
+        """
+        return np.array(
+            [
+                [cka_of(gram_s, gram_t).cpu()[enough].mean().item() for gram_s in grams_s]
+                for gram_t in grams_t
+            ]
+        )
 
     def add_to_map(self, gram_s, gram_t, estimator):
         self.diagonals[estimator].append(cka_of(gram_s, gram_t).item())
         if len(self.units[estimator]) < MAP:
-            scale = torch.where(gram_s.undefined, 0, 1 / torch.where(gram_s.undefined, 1, gram_s.energy).sqrt())
+            scale = torch.where(
+                gram_s.undefined, 0, 1 / torch.where(gram_s.undefined, 1, gram_s.energy).sqrt()
+            )
             self.units[estimator].append((gram_s.matrix * scale).flatten().cpu())
 
     def heat_map(self, estimator, teacher):
-        """Pixel (p, q): CKA of the teacher's mini-batch p and the student's mini-batch q, (P, P), P up to MAP.
+        """Pixel (p, q): CKA of the teacher's mini-batch p and the student's mini-batch q, (P, P), P
+        up to MAP.
 
         teacher: its Comparison with itself.
         """
-        units_s, units_t = (torch.stack(comparison.units[estimator]) for comparison in (self, teacher))
+        units_s, units_t = (
+            torch.stack(comparison.units[estimator]) for comparison in (self, teacher)
+        )
         pixels = (units_t @ units_s.mT).numpy()
         np.fill_diagonal(pixels, self.diagonals[estimator][:MAP])
         return pixels
 
     def diagonal(self, estimator):
-        """The mean CKA over all mini-batches of the teacher with the student's same ones (the paper's Table 6)."""
+        """The mean CKA over all mini-batches of the teacher with the student's same ones (the
+        paper's Table 6).
+        """
         return float(np.mean(self.diagonals[estimator]))
 
     def layer_map(self, between, estimator):
-        """Mean CKA of the teacher's hidden states (rows) with the student's (columns), (L_t+1, L_s+1)."""
+        """Mean CKA of the teacher's hidden states (rows) with the student's (columns), (L_t+1,
+        L_s+1).
+        """
         return self.layer_means[between, estimator].value
 
     def relation_differences(self):
-        """RELATIONS -> Eq. 12-13 of the penultimate features, mean over the mini-batches (inter) or samples (intra)."""
+        """RELATIONS -> Eq. 12-13 of the penultimate features, mean over the mini-batches (inter) or
+        samples (intra).
+        """
         return {name: mean.value for name, mean in self.relation_means.items()}
 
     def finite(self):
         """True where all logits and penultimate features are numbers."""
-        return bool(np.isfinite(self.outputs()).all() and np.isfinite([*self.relation_differences().values()]).all())
+        return bool(
+            np.isfinite(self.outputs()).all()
+            and np.isfinite([*self.relation_differences().values()]).all()
+        )
 
     def clusters(self, own=False):
         """The nearest of the teacher's centroids, or of the student's own, of every sample (N,)."""
@@ -183,31 +237,52 @@ class Comparison:
         return torch.cat(self.logits).numpy()
 
 
-# ---- predictions --------------------------------------------------------------------------------------------------
+# ---- predictions ---------------------------------------------------------------------------------
+
 
 def restoration(z_s, z_t, labels, task):
-    """How far a student's predictions are the teacher's, which are taken as the truth (the paper's Fig. 3).
+    """How far a student's predictions are the teacher's, which are taken as the truth (the paper's
+    Fig. 3).
 
-    z_s, z_t: logits (N, K). labels: (N,). Returns a dict of numbers, and a table with a row a class (None for a
-    regression). Precision, recall and F1 are means over the classes. loyalty_wrong: agreement on the rows that the
-    teacher gets wrong; of a regression, the correlation on the quarter of the rows where the teacher errs most.
+    z_s, z_t: logits (N, K). labels: (N,). Returns a dict of numbers, and a table with a row a class
+    (None for a regression). Precision, recall and F1 are means over the classes. loyalty_wrong:
+    agreement on the rows that the teacher gets wrong; of a regression, the correlation on the
+    quarter of the rows where the teacher errs most.
     """
     if task.labels is None:
         s, t = z_s[:, 0], z_t[:, 0]
-        worst = np.argsort(-np.abs(t - labels), kind="stable")[:max(2, len(t) // 4)]
-        return {"pearson": correlation(pearsonr, s, t), "spearmanr": correlation(spearmanr, s, t),
-                "loyalty_wrong": correlation(pearsonr, s[worst], t[worst]), "wrong": len(worst)}, None
+        worst = np.argsort(-np.abs(t - labels), kind="stable")[: max(2, len(t) // 4)]
+        return {
+            "pearson": correlation(pearsonr, s, t),
+            "spearmanr": correlation(spearmanr, s, t),
+            "loyalty_wrong": correlation(pearsonr, s[worst], t[worst]),
+            "wrong": len(worst),
+        }, None
     s, t, classes = z_s.argmax(1), z_t.argmax(1), range(len(task.labels))
-    precision, recall, f1, _ = precision_recall_fscore_support(t, s, labels=list(classes), zero_division=0)
-    teacher, student, both = ([int(rows.sum()) for rows in found] for found in (
-        [t == k for k in classes], [s == k for k in classes], [(s == k) & (t == k) for k in classes]))
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        t, s, labels=list(classes), zero_division=0
+    )
+    teacher, student, both = (
+        [int(rows.sum()) for rows in found]
+        for found in (
+            [t == k for k in classes],
+            [s == k for k in classes],
+            [(s == k) & (t == k) for k in classes],
+        )
+    )
     seen = np.isin(classes, [*s, *t])  # a class that neither predicts says nothing
     rates = pd.DataFrame({"precision": precision, "recall": recall, "f1": f1})
     rates.loc[~seen] = np.nan
-    table = pd.DataFrame({"class": task.labels, "teacher": teacher, "student": student, "both": both}).join(rates)
+    table = pd.DataFrame(
+        {"class": task.labels, "teacher": teacher, "student": student, "both": both}
+    ).join(rates)
     wrong = t != labels
-    return {**rates.mean(), "accuracy": (s == t).mean(), "wrong": int(wrong.sum()),
-            "loyalty_wrong": (s == t)[wrong].mean() if wrong.any() else np.nan}, table
+    return {
+        **rates.mean(),
+        "accuracy": (s == t).mean(),
+        "wrong": int(wrong.sum()),
+        "loyalty_wrong": (s == t)[wrong].mean() if wrong.any() else np.nan,
+    }, table
 
 
 def correlation(statistic, s, t):
@@ -215,7 +290,8 @@ def correlation(statistic, s, t):
     return statistic(s, t).statistic if np.ptp(s) and np.ptp(t) else np.nan
 
 
-# ---- the global structure -----------------------------------------------------------------------------------------
+# ---- the global structure ------------------------------------------------------------------------
+
 
 class Centroids:
     """A memory m (C, W*D) to look samples up in, and the plane of its two principal axes."""

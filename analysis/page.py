@@ -1,4 +1,7 @@
-"""One self-contained HTML page from facts, figures and tables: no network, no script; it opens from a file."""
+"""One self-contained HTML page from facts, figures and tables: no network, no script; it opens from
+a file.
+"""
+
 import base64
 import re
 from html import escape
@@ -41,6 +44,7 @@ td.number { white-space: nowrap; }
 
 class Section(NamedTuple):
     """A heading of the page and what stands below it; everything is text, except the figures' SVG."""
+
     title: str
     text: str  # one or two sentences
     figures: list  # of (alt, svg as bytes, caption)
@@ -49,10 +53,16 @@ class Section(NamedTuple):
 
 
 def page(title, facts, sections):
-    """The page as a string. facts: pairs (term, text) at its top, such as teacher, task and command."""
-    terms = "".join(f"<dt>{escape(term)}</dt><dd>{escape(str(text))}</dd>\n" for term, text in facts)
-    contents = "".join(f'<li><a href="#section-{i}">{escape(section.title)}</a></li>\n'
-                       for i, section in enumerate(sections, 1))
+    """The page as a string. facts: pairs (term, text) at its top, such as teacher, task and
+    command.
+    """
+    terms = "".join(
+        f"<dt>{escape(term)}</dt><dd>{escape(str(text))}</dd>\n" for term, text in facts
+    )
+    contents = "".join(
+        f'<li><a href="#section-{i}">{escape(section.title)}</a></li>\n'
+        for i, section in enumerate(sections, 1)
+    )
     body = "".join(section_html(i, section) for i, section in enumerate(sections, 1))
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -85,29 +95,47 @@ def section_html(number, section):
     tables = "".join(table_html(*table) for table in section.tables)
     notes = "".join(f"<li>{escape(note)}</li>\n" for note in section.notes)
     notes = f'<ul class="notes">\n{notes}</ul>\n' if notes else ""
-    return (f'<section id="section-{number}">\n<h2>{escape(section.title)}</h2>\n<p>{escape(section.text)}</p>\n'
-            f"{figures}{tables}{notes}</section>\n")
+    return (
+        f'<section id="section-{number}">\n<h2>{escape(section.title)}</h2>\n<p>{escape(section.text)}</p>\n'
+        f"{figures}{tables}{notes}</section>\n"
+    )
 
 
 def figure_html(alt, svg, caption):
     data = base64.b64encode(svg).decode()
-    return (f'<figure>\n<div class="wide" tabindex="0"><img alt="{escape(alt)}" src="data:image/svg+xml;base64,{data}">'
-            f"</div>\n<figcaption>{escape(caption)}</figcaption>\n</figure>\n")
+    return (
+        f'<figure>\n<div class="wide" tabindex="0"><img alt="{escape(alt)}" src="data:image/svg+xml;base64,{data}">'
+        f"</div>\n<figcaption>{escape(caption)}</figcaption>\n</figure>\n"
+    )
 
 
 def table_html(table, caption):
-    """A table with the first column as the rows' names; columns of numbers are aligned to the right."""
+    """A table with the first column as the rows' names; columns of numbers are aligned to the
+    right.
+    """
     texts = [[cell_text(cell) for cell in row] for row in table.itertuples(index=False)]
-    numeric = [all(text == MISSING or NUMBER.match(text) for text in column) for column in zip(*texts, strict=True)]
+    numeric = [
+        all(text == MISSING or NUMBER.match(text) for text in column)
+        for column in zip(*texts, strict=True)
+    ]
     numeric = [False, *(numeric or [False] * table.shape[1])[1:]]
     classes = [' class="number"' if right else "" for right in numeric]
-    head = "".join(f'<th scope="col"{right}>{escape(str(name))}</th>'
-                   for name, right in zip(table.columns, classes, strict=True))
-    rows = "".join(f'<tr><th scope="row">{marked(first)}</th>' + "".join(
-        f"<td{right}>{marked(text)}</td>" for text, right in zip(rest, classes[1:], strict=True)) + "</tr>\n"
-        for first, *rest in texts)
-    return (f'<div class="wide" tabindex="0"><table>\n<caption>{escape(caption)}</caption>\n<thead><tr>{head}</tr>'
-            f"</thead>\n<tbody>\n{rows}</tbody>\n</table></div>\n")
+    head = "".join(
+        f'<th scope="col"{right}>{escape(str(name))}</th>'
+        for name, right in zip(table.columns, classes, strict=True)
+    )
+    rows = "".join(
+        f'<tr><th scope="row">{marked(first)}</th>'
+        + "".join(
+            f"<td{right}>{marked(text)}</td>" for text, right in zip(rest, classes[1:], strict=True)
+        )
+        + "</tr>\n"
+        for first, *rest in texts
+    )
+    return (
+        f'<div class="wide" tabindex="0"><table>\n<caption>{escape(caption)}</caption>\n<thead><tr>{head}</tr>'
+        f"</thead>\n<tbody>\n{rows}</tbody>\n</table></div>\n"
+    )
 
 
 def cell_text(cell):

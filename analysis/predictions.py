@@ -12,6 +12,7 @@ digits that tell float32 apart. Before the runs of a dev set, a row named label 
 by more than 1e-6, each without predictions, and predictions without a row. Rows are matched by
 task, method, seed, and by the name of the run's folder and its start where the results have them.
 """
+
 import argparse
 import csv
 import math
@@ -37,6 +38,7 @@ WHAT = "no file of predictions"
 
 class Run(NamedTuple):
     """What tells a run from others; "" where a table does not say."""
+
     task: str
     method: str
     seed: int
@@ -49,16 +51,21 @@ class Run(NamedTuple):
 
     def is_row(self, row):
         """Whether a row of results, which may not say folder and start, can be this run's."""
-        return self[:3] == row[:3] and row.folder in ("", self.folder) \
+        return (
+            self[:3] == row[:3]
+            and row.folder in ("", self.folder)
             and row.started in ("", self.started)
+        )
 
 
 def runs_of(rows):
     """The Run of each row of a table of runs."""
     started = rows.started.fillna("") if "started" in rows else [""] * len(rows)
     facts = zip(rows.task, rows.method, rows.seed, table.run_names(rows), started, strict=True)
-    return [Run(get_task(task).name, method, int(seed), name, str(start))
-            for task, method, seed, name, start in facts]
+    return [
+        Run(get_task(task).name, method, int(seed), name, str(start))
+        for task, method, seed, name, start in facts
+    ]
 
 
 def dev_splits(task):
@@ -71,13 +78,16 @@ def has_metrics(row, task):
 
 # ---- from folders to a file ---------------------------------------------------------------------
 
+
 def collect(folders):
     """(task, split) -> {Run, or LABEL: words} of all finished and evaluated runs."""
     found, indices = {}, {}
     for folder in folders:
         if Path(folder).is_file():
-            raise UserError(f"--csv collects predictions from folders of runs, but {folder} is a "
-                            "file: name the folder that the runs are in")
+            raise UserError(
+                f"--csv collects predictions from folders of runs, but {folder} is a "
+                "file: name the folder that the runs are in"
+            )
         rows = table.read_runs(folder)
         for run, (_, row) in zip(runs_of(rows), rows.iterrows(), strict=True):
             task, place = get_task(run.task), Path(row["--output_dir"])
@@ -88,29 +98,38 @@ def collect(folders):
                 path = place / f"{split}_predictions.tsv"
                 index, labels, predictions = read_run(path, task)
                 group = found.setdefault((run.task, split), {})
-                if indices.setdefault((run.task, split), index) != index \
-                        or group.setdefault(LABEL, labels) != labels:
-                    raise UserError(f"{path} has other rows or labels than the first {run.task} "
-                                    "run: give runs that were scored on one dev set")
+                if (
+                    indices.setdefault((run.task, split), index) != index
+                    or group.setdefault(LABEL, labels) != labels
+                ):
+                    raise UserError(
+                        f"{path} has other rows or labels than the first {run.task} "
+                        "run: give runs that were scored on one dev set"
+                    )
                 if run in group:
                     raise UserError(f"{run} is there twice: give each folder once")
                 group[run] = predictions
     if not found:
-        raise UserError(f"no run in {', '.join(map(str, folders))} was evaluated: run with "
-                        "--do_eval, or name other folders")
+        raise UserError(
+            f"no run in {', '.join(map(str, folders))} was evaluated: run with "
+            "--do_eval, or name other folders"
+        )
     return found
 
 
 def read_run(path, task):
     """The indices of a dev_predictions.tsv, its labels and its predictions as published."""
     if not path.is_file():
-        raise UserError(f"{path} is missing, though the run was evaluated: evaluate it again with "
-                        "--do_eval, or move its folder away")
+        raise UserError(
+            f"{path} is missing, though the run was evaluated: evaluate it again with "
+            "--do_eval, or move its folder away"
+        )
     keys = ("index", LABEL, "prediction")
     _, rows = records.read_cells(path, keys, WHAT)
     index = [row["index", 0] for _, row in rows]
-    return index, *([word(task, row[name, 0], path, line) for line, row in rows]
-                    for name in keys[1:])
+    return index, *(
+        [word(task, row[name, 0], path, line) for line, row in rows] for name in keys[1:]
+    )
 
 
 def word(task, text, path, line):
@@ -125,18 +144,24 @@ def word(task, text, path, line):
 
 def write(path, found):
     """The file of predictions: all of it or nothing."""
-    with common.atomic_path(path) as temporary, \
-            open(temporary, "w", encoding="utf-8", newline="") as handle:
+    with (
+        common.atomic_path(path) as temporary,
+        open(temporary, "w", encoding="utf-8", newline="") as handle,
+    ):
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(COLUMNS)
         for (task, split), group in found.items():
             for run, words in group.items():
-                facts = (LABEL, task, "", "", "") if run == LABEL else (
-                    run.folder, task, run.method, run.seed, run.started)
+                facts = (
+                    (LABEL, task, "", "", "")
+                    if run == LABEL
+                    else (run.folder, task, run.method, run.seed, run.started)
+                )
                 writer.writerow([*facts, split, " ".join(words)])
 
 
 # ---- from a file to metrics ---------------------------------------------------------------------
+
 
 def read(paths):
     """Run -> {metric: value}, computed from files of predictions."""
@@ -147,13 +172,19 @@ def read(paths):
             row = {name: cells[name, 0] for name in COLUMNS}
             task, split = get_task(row["task"]), row["split"]
             if split not in dev_splits(task):
-                raise records.wrong_line(path, line, f"{split!r} where a dev set of {task.name} is "
-                                         f"expected ({', '.join(dev_splits(task))})")
+                raise records.wrong_line(
+                    path,
+                    line,
+                    f"{split!r} where a dev set of {task.name} is "
+                    f"expected ({', '.join(dev_splits(task))})",
+                )
             words = [word(task, text, path, line) for text in row["predictions"].split(" ")]
             values = np.array(words, dtype=np.int64 if task.labels else np.float32)
             if row["run"] == LABEL and not row["method"]:
                 if (path, task.name, split) in labels:
-                    raise records.wrong_line(path, line, f"the labels of {task.name}, {split} again")
+                    raise records.wrong_line(
+                        path, line, f"the labels of {task.name}, {split} again"
+                    )
                 labels[path, task.name, split] = values
                 continue
             truth = labels.get((path, task.name, split))
@@ -164,8 +195,10 @@ def read(paths):
                 raise records.wrong_line(path, line, f"the seed {row['seed']!r}, no number")
             run = Run(task.name, row["method"], int(row["seed"]), row["run"], row["started"])
             own = metrics.setdefault(run, {})
-            new = {name + split.removeprefix("dev"): FORMULAS[name](values, truth)
-                   for name in task.metrics}
+            new = {
+                name + split.removeprefix("dev"): FORMULAS[name](values, truth)
+                for name in task.metrics
+            }
             if new.keys() & own.keys():
                 raise records.wrong_line(path, line, f"the {split} predictions of {run} again")
             own |= new
@@ -179,8 +212,9 @@ def accuracy(predictions, labels):
 def table_of(predictions, labels):
     """The numbers of true positives, false ones, false negatives, true ones; 1 is positive."""
     pairs = list(zip((predictions == 1).tolist(), (labels == 1).tolist(), strict=True))
-    return [pairs.count(pair) for pair in (
-        (True, True), (True, False), (False, True), (False, False))]
+    return [
+        pairs.count(pair) for pair in ((True, True), (True, False), (False, True), (False, False))
+    ]
 
 
 def f1(predictions, labels):
@@ -221,6 +255,7 @@ FORMULAS = {"acc": accuracy, "f1": f1, "mcc": matthews, "pearson": pearson, "spe
 
 # ---- the check ----------------------------------------------------------------------------------
 
+
 def check(metrics, sources):
     """(a line for each problem and one with the result, whether all agree); metrics: of `read`."""
     lines, seen, agree, total = [], set(), 0, 0
@@ -246,8 +281,11 @@ def check(metrics, sources):
 def compare(row, metrics, matches):
     """What is wrong with a row of results, given the runs that it may be of; "" for nothing."""
     if len(matches) != 1:
-        return f"it may be any of {len(matches)} runs with predictions: it names no folder" \
-            if matches else "there are no predictions"
+        return (
+            f"it may be any of {len(matches)} runs with predictions: it names no folder"
+            if matches
+            else "there are no predictions"
+        )
     own = metrics[matches[0]]
     different = []
     for name in table.metric_names(matches[0].task):
@@ -260,18 +298,30 @@ def compare(row, metrics, matches):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
-    add("sources", nargs="+", type=common.expand_path,
-        help="Folders of runs; with --check, files of predictions.")
+    add(
+        "sources",
+        nargs="+",
+        type=common.expand_path,
+        help="Folders of runs; with --check, files of predictions.",
+    )
     add("--csv", type=common.expand_path_or_none, help="Write the predictions to this file.")
-    add("--check", nargs="+", type=common.expand_path, metavar="RESULTS",
-        help="Compare the files' metrics with these results.csv files.")
+    add(
+        "--check",
+        nargs="+",
+        type=common.expand_path,
+        metavar="RESULTS",
+        help="Compare the files' metrics with these results.csv files.",
+    )
     args = parser.parse_args(argv)
     if bool(args.csv) == bool(args.check):
-        raise UserError("expected --csv to write predictions or --check to compare them, found "
-                        f"{'both' if args.csv else 'neither'}: give one of them")
+        raise UserError(
+            "expected --csv to write predictions or --check to compare them, found "
+            f"{'both' if args.csv else 'neither'}: give one of them"
+        )
     if args.csv:
         found = collect(args.sources)
         write(args.csv, found)

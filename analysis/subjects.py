@@ -1,4 +1,7 @@
-"""What a report compares: a teacher and its students, loaded, refused where they do not fit, and measured."""
+"""What a report compares: a teacher and its students, loaded, refused where they do not fit, and
+measured.
+"""
+
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +27,10 @@ ROUNDS = 5  # of timing the inference; the median counts
 
 
 class Student(NamedTuple):
-    """A student's folder, loaded: its name, number among the runs of that name, run.json, and memory or None."""
+    """A student's folder, loaded: its name, number among the runs of that name, run.json, and
+    memory or None.
+    """
+
     name: str
     run: int
     folder: Path
@@ -33,7 +39,8 @@ class Student(NamedTuple):
     memory: Centroids | None
 
 
-# ---- what is to be compared ---------------------------------------------------------------------------------------
+# ---- what is to be compared ----------------------------------------------------------------------
+
 
 def named_folders(words):
     """[(name or None, folder)] of NAME=FOLDER or FOLDER; a folder's own name may have an = in it."""
@@ -43,8 +50,10 @@ def named_folders(words):
         plain = Path(word).is_dir() or not equals
         folder = Path(word if plain else folder)
         if not (folder / "config.json").is_file():
-            raise UserError(f"--students {word}: there is no trained model in {folder}, as it has no config.json; give "
-                            "FOLDER or NAME=FOLDER of one")
+            raise UserError(
+                f"--students {word}: there is no trained model in {folder}, as it has no "
+                "config.json; give FOLDER or NAME=FOLDER of one"
+            )
         found.append((None if plain else name, folder))
     folders = [folder.resolve() for _, folder in found]
     twice = [str(folder) for folder in folders if folders.count(folder) > 1]
@@ -57,46 +66,70 @@ def check_task(record, folder, task):
     """Refuse a folder that is known to be of another task."""
     found = record.get("arguments", {}).get("task_name", task.name)
     if found != task.name:
-        raise UserError(f"{folder} was trained on {found}, but this report is of {task.name}: give folders of one task")
+        raise UserError(
+            f"{folder} was trained on {found}, but this report is of {task.name}: give folders of "
+            "one task"
+        )
 
 
 def common_length(args, folders):
     """--max_seq_length, or else that of the students' own runs."""
-    found = {records.read_run(folder).get("arguments", {}).get("max_seq_length")
-             for _, folder in folders} - {None}
+    found = {
+        records.read_run(folder).get("arguments", {}).get("max_seq_length") for _, folder in folders
+    } - {None}
     if len(found) > 1:
-        raise UserError(f"the students were trained with different lengths ({', '.join(map(str, sorted(found)))}): "
-                        "say with --max_seq_length at which to compare them")
+        raise UserError(
+            "the students were trained with different lengths "
+            f"({', '.join(map(str, sorted(found)))}): say with --max_seq_length at which to "
+            "compare them"
+        )
     return found.pop() if found else 128
 
 
 def check_reads_alike(args, task, features, tokenizer, folder, config):
-    """Refuse a student that cannot read the teacher's tokens, or whose own tokenizer reads the rows as others."""
+    """Refuse a student that cannot read the teacher's tokens, or whose own tokenizer reads the rows
+    as others.
+    """
     largest = int(features.tensors["input_ids"].max())
     longest = getattr(config, "max_position_embeddings", None)
     if largest >= config.vocab_size or 0 < (longest or 0) < args.max_seq_length:
-        raise UserError(f"the student {folder} takes {config.vocab_size} tokens and {longest or 'any number of'} "
-                        f"positions, but the rows have tokens up to {largest} and {args.max_seq_length} positions: "
-                        "compare students with the teacher's tokenizer, at a --max_seq_length that all take")
+        raise UserError(
+            f"the student {folder} takes {config.vocab_size} tokens and "
+            f"{longest or 'any number of'} positions, but the rows have tokens up to {largest} and "
+            f"{args.max_seq_length} positions: compare students with the teacher's tokenizer, at a "
+            "--max_seq_length that all take"
+        )
     if not has_tokenizer(folder):
         return  # it has none
     with loading("tokenizer", str(folder)):
         other = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if utils_glue.tokenizer_fingerprint(other) == utils_glue.tokenizer_fingerprint(tokenizer):
         return
-    theirs = utils_glue.load_features(task, args.data_dir, args.split, other, args.max_seq_length,
-                                      args.cache_dir or None, False, args.max_eval_samples).tensors
+    theirs = utils_glue.load_features(
+        task,
+        args.data_dir,
+        args.split,
+        other,
+        args.max_seq_length,
+        args.cache_dir or None,
+        False,
+        args.max_eval_samples,
+    ).tensors
     differ = (theirs["input_ids"] != features.tensors["input_ids"]).any(1).nonzero().flatten()
     if len(differ):
-        raise UserError(f"the tokenizer of the student {folder} reads {len(differ)} of {len(features.indices)} rows as "
-                        f"other tokens than the teacher's, the first at index {features.indices[differ[0]]}: compare "
-                        "students that were trained with the teacher's tokenizer")
+        raise UserError(
+            f"the tokenizer of the student {folder} reads {len(differ)} of {len(features.indices)} "
+            "rows as other tokens than the teacher's, the first at index "
+            f"{features.indices[differ[0]]}: compare students that were trained with the teacher's "
+            "tokenizer"
+        )
 
 
 class Subjects:
     """All that a report compares, and what was measured of it.
 
-    students: in the tables' order, comparisons beside them; itself: the teacher's Comparison with itself; labels (N,).
+    students: in the tables' order, comparisons beside them; itself: the teacher's Comparison with
+    itself; labels (N,).
     """
 
     def __init__(self, args):
@@ -106,31 +139,47 @@ class Subjects:
         if args.max_seq_length is None:
             args.max_seq_length = common_length(args, self.folders)
         try:  # float64, as the measures need, is not on every other accelerator
-            self.accelerator = accelerate.Accelerator(mixed_precision="bf16" if args.bf16 else "no",
-                                                      cpu=args.no_cuda or not torch.cuda.is_available())
+            self.accelerator = accelerate.Accelerator(
+                mixed_precision="bf16" if args.bf16 else "no",
+                cpu=args.no_cuda or not torch.cuda.is_available(),
+            )
         except ValueError as error:
             raise UserError(f"this device does not take --bf16 ({error}): leave it out") from None
         self.notes = []
         self.load()
 
-    # ---- loading -----------------------------------------------------------------------------------------------
+    # ---- loading ---------------------------------------------------------------------------------
 
     def load(self):
         args, task = self.args, self.task
         tokenizer = load_tokenizer(args)
-        self.features = utils_glue.load_features(task, args.data_dir, args.split, tokenizer, args.max_seq_length,
-                                                 args.cache_dir or None, False, args.max_eval_samples)
+        self.features = utils_glue.load_features(
+            task,
+            args.data_dir,
+            args.split,
+            tokenizer,
+            args.max_seq_length,
+            args.cache_dir or None,
+            False,
+            args.max_eval_samples,
+        )
         self.labels = self.features.tensors["labels"].numpy()
         self.batch_size = min(args.per_gpu_eval_batch_size, len(self.labels))
         if self.batch_size < 4:
-            raise UserError(f"{self.features.source['file']} of {task.name} has {len(self.labels)} rows, but relations "
-                            "between samples need 4 or more: take another --split")
+            raise UserError(
+                f"{self.features.source['file']} of {task.name} has {len(self.labels)} rows, but "
+                "relations between samples need 4 or more: take another --split"
+            )
         check_task(records.read_run(args.model_name_or_path), args.model_name_or_path, task)
         self.teacher = models.load_teacher(args, task, tokenizer)
         self.fingerprint = models.fingerprint_of_model(self.teacher)
-        self.memory, self.memory_sha = self.teacher_memory(tokenizer) if args.teacher_memory_path else (None, None)
+        self.memory, self.memory_sha = (
+            self.teacher_memory(tokenizer) if args.teacher_memory_path else (None, None)
+        )
         self.students = []
-        for name, folder in common.progress(self.folders, desc="loading", unit="student", leave=False):
+        for name, folder in common.progress(
+            self.folders, desc="loading", unit="student", leave=False
+        ):
             self.students.append(self.student(name, folder, tokenizer))
         self.students.sort(key=lambda student: table.rank(student.name))  # else in the order given
         self.check_padding()
@@ -140,11 +189,18 @@ class Subjects:
     def teacher_memory(self, tokenizer):
         """The teacher's Centroids and the sha256 of their file."""
         config, path = self.teacher.config, memory.find_memory(self.args.teacher_memory_path)
-        m_t, _ = memory.load_memory(path, {
-            "task": self.task.name, "teacher": self.fingerprint,
-            "tokenizer": utils_glue.tokenizer_fingerprint(tokenizer), "layer": config.num_hidden_layers - 1,
-            "max_seq_length": self.args.max_seq_length, "hidden_size": config.hidden_size,
-            "mask_padding": self.args.mask_padding})
+        m_t, _ = memory.load_memory(
+            path,
+            {
+                "task": self.task.name,
+                "teacher": self.fingerprint,
+                "tokenizer": utils_glue.tokenizer_fingerprint(tokenizer),
+                "layer": config.num_hidden_layers - 1,
+                "max_seq_length": self.args.max_seq_length,
+                "hidden_size": config.hidden_size,
+                "mask_padding": self.args.mask_padding,
+            },
+        )
         return Centroids(m_t.to(self.accelerator.device)), common.sha256_of_file(path)
 
     def student(self, name, folder, tokenizer):
@@ -159,8 +215,10 @@ class Subjects:
             self.note(f"{folder.name} was distilled from another teacher than this one.")
         name = name or self.name_of(folder, record)
         if name == "teacher":
-            raise UserError(f"the student {folder} is named teacher, as is the teacher itself in all pictures: give it "
-                            f"another name, NAME={folder}")
+            raise UserError(
+                f"the student {folder} is named teacher, as is the teacher itself in all pictures: "
+                f"give it another name, NAME={folder}"
+            )
         run = sum(student.name == name for student in self.students)
         model = model.float().eval().requires_grad_(False).to(self.accelerator.device)
         own = self.student_memory(folder, model)
@@ -173,54 +231,82 @@ class Subjects:
                 return findings.method_of(record)
         name = folder.resolve().name
         if name in {student.name for student in self.students}:
-            raise UserError(f"two students without a finished run.json are named {name}, and folders of one name count "
-                            f"as runs of one method: name them, NAME={folder}")
+            raise UserError(
+                f"two students without a finished run.json are named {name}, and folders of one "
+                f"name count as runs of one method: name them, NAME={folder}"
+            )
         return name
 
     def student_memory(self, folder, model):
-        """The Centroids of a student's own memory, where it has one that was trained beside the teacher's memory."""
+        """The Centroids of a student's own memory, where it has one that was trained beside the
+        teacher's memory.
+        """
         path = folder / "student_memory.safetensors"
         if self.memory is None or not path.is_file():
             return None
         m_s, facts = memory.load_memory(path)
         if facts.get("teacher_memory") != self.memory_sha:
-            self.note(f"The student memory of {folder.name} was trained beside another teacher memory and is left out.")
+            self.note(
+                f"The student memory of {folder.name} was trained beside another teacher memory "
+                "and is left out."
+            )
         elif facts.get("student") != models.fingerprint_of_model(model):
-            self.note(f"The student memory of {folder.name} is not that of its weights and is left out.")
+            self.note(
+                f"The student memory of {folder.name} is not that of its weights and is left out."
+            )
         else:
             return Centroids(m_s.to(self.accelerator.device))
         return None
 
     def check_padding(self):
-        """Say so where students were trained with the other choice of --mask_padding than this report makes."""
-        other = dict.fromkeys(student.name for student in self.students
-                              if student.record.get("arguments", {}).get("mask_padding", self.args.mask_padding)
-                              != self.args.mask_padding)
+        """Say so where students were trained with the other choice of --mask_padding than this
+        report makes.
+        """
+        other = dict.fromkeys(
+            student.name
+            for student in self.students
+            if student.record.get("arguments", {}).get("mask_padding", self.args.mask_padding)
+            != self.args.mask_padding
+        )
         if other:
-            then, now = ("counted", "leaves it out") if self.args.mask_padding else ("left out", "counts it")
-            self.note(f"{', '.join(other)} {then} padding in training, and this report {now} (--mask_padding).")
+            then, now = (
+                ("counted", "leaves it out")
+                if self.args.mask_padding
+                else ("left out", "counts it")
+            )
+            self.note(
+                f"{', '.join(other)} {then} padding in training, and this report {now} "
+                "(--mask_padding)."
+            )
 
     def note(self, text):
         self.notes.append(text)
         say(f"note: {text}")
 
-    # ---- measuring ---------------------------------------------------------------------------------------------
+    # ---- measuring -------------------------------------------------------------------------------
 
     def outputs(self, model, batch):
         """The View of a model's mini-batch."""
         with torch.no_grad():
             with self.accelerator.autocast():
-                out = batch.forward(model, range(model.config.num_hidden_layers + 1))  # 0: the embeddings
+                out = batch.forward(
+                    model, range(model.config.num_hidden_layers + 1)
+                )  # 0: the embeddings
             found = {tuple(h.shape[:2]) for h in out.features}
             if found != {(batch.size, self.args.max_seq_length)}:
-                raise UserError(f"{model.config.name_or_path} has hidden states of {' and '.join(map(str, found))} "
-                                f"samples and tokens, not {(batch.size, self.args.max_seq_length)}: its family "
-                                "shortens the text and cannot be compared token by token")
+                raise UserError(
+                    f"{model.config.name_or_path} has hidden states of "
+                    f"{' and '.join(map(str, found))} samples and tokens, not "
+                    f"{(batch.size, self.args.max_seq_length)}: its family shortens the text and "
+                    "cannot be compared token by token"
+                )
             mask = batch.targets["attention_mask"] if self.args.mask_padding else None
             return view(out.logits, out.features, mask)
 
     def measure(self):
-        """Run all models over the rows. Leaves a Comparison of the teacher with itself and one of each student."""
+        """Run all models over the rows. Leaves a Comparison of the teacher with itself and one of
+        each student.
+        """
         rows = Rows(self.features.tensors)
         self.itself = Comparison(self.memory)
         self.comparisons = [Comparison(self.memory, student.memory) for student in self.students]
@@ -231,19 +317,30 @@ class Subjects:
             self.itself.add(t, t, whole)
             for student, comparison in zip(self.students, self.comparisons, strict=True):
                 comparison.add(self.outputs(student.model, batch), t, whole)
-        for name, comparison in (("the teacher", self.itself), *((s.folder, c) for s, c in zip(
-                self.students, self.comparisons, strict=True))):
+        for name, comparison in (
+            ("the teacher", self.itself),
+            *((s.folder, c) for s, c in zip(self.students, self.comparisons, strict=True)),
+        ):
             if not comparison.finite():
-                raise UserError(f"the outputs of {name} are not finite numbers: run without --bf16, or train it again")
+                raise UserError(
+                    f"the outputs of {name} are not finite numbers: run without --bf16, or train "
+                    "it again"
+                )
 
     def time_inference(self):
-        """The seconds of one mini-batch in each round, by name; a round takes a student of every name in turn."""
+        """The seconds of one mini-batch in each round, by name; a round takes a student of every
+        name in turn.
+        """
         first = {student.name: student.model for student in reversed(self.students)}
-        batch = MiniBatch(Rows(self.features.tensors)[torch.arange(self.batch_size)], self.accelerator.device)
+        batch = MiniBatch(
+            Rows(self.features.tensors)[torch.arange(self.batch_size)], self.accelerator.device
+        )
         self.times = {name: [] for name in dict.fromkeys(student.name for student in self.students)}
         for number in common.progress(range(ROUNDS + 1), desc="timing", unit="round", leave=False):
             for name, seconds in self.times.items():
                 started = time.perf_counter()
                 with torch.no_grad(), self.accelerator.autocast():
                     batch.forward(first[name]).logits.sum().item()  # waits for the device
-                seconds += [time.perf_counter() - started] if number else []  # the first one warms up
+                seconds += (
+                    [time.perf_counter() - started] if number else []
+                )  # the first one warms up

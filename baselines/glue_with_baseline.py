@@ -17,6 +17,7 @@ Total loss: α CE + (1-α) KD + β structure, with the structure of
     gram        Gram matrices of the penultimate features, Frobenius distance
     procrustes  the penultimate features themselves, up to a rotation
 """
+
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -26,13 +27,15 @@ from common import UserError, cli
 from training import flags
 from training.choices import SAMPLE_FEATURES
 
-# ---- the methods --------------------------------------------------------------------------------------------------
+# ---- the methods ---------------------------------------------------------------------------------
+
 
 class Method(NamedTuple):
     """A row of the table of methods: its name in results, and its flags with their defaults.
 
     Its structure is a row of STRUCTURES in baselines/structures.py, which imports torch.
     """
+
     name: str
     flags: dict
 
@@ -43,8 +46,9 @@ METHODS = {
     "none": Method("none", {}),
     "vkd": Method("VKD", VKD),
     "pkd": Method("PKD", VKD | {"beta": 100.0}),
-    "rkd": Method("RKD", VKD | {"beta": 1.0, "gamma_d": 100.0, "gamma_a": 200.0,
-                                "sample_features": "flat"}),
+    "rkd": Method(
+        "RKD", VKD | {"beta": 1.0, "gamma_d": 100.0, "gamma_a": 200.0, "sample_features": "flat"}
+    ),
     "minilm": Method("MiniLM", VKD | {"beta": 1.0, "relation_heads": None}),
     "gram": Method("Gram", VKD | BETWEEN),
     "procrustes": Method("Procrustes", VKD | BETWEEN),
@@ -56,15 +60,19 @@ OWN_FLAGS = sorted({name for method in METHODS.values() for name in method.flags
 def terms(args, memories=None):
     """The method: α ce + (1-α) kd + its structure."""
     import distill  # here, so that the flags are read without torch
+
     if args.method == "none":
         return {"ce": distill.vkd_terms(1.0, 1.0)["ce"]}
     from baselines.structures import STRUCTURES
+
     return distill.vkd_terms(args.alpha, args.temperature) | STRUCTURES[args.method](args)
 
 
 def name_of(args):
     """The method's name in results; VKD where its structure weighs nothing."""
-    weighs = args.method == "none" or any(term.weight for name, term in terms(args).items() if name not in ("ce", "kd"))
+    weighs = args.method == "none" or any(
+        term.weight for name, term in terms(args).items() if name not in ("ce", "kd")
+    )
     return METHODS[args.method].name if weighs else "VKD"
 
 
@@ -75,40 +83,62 @@ def fill_flags(args):
         if getattr(args, name) is None:
             setattr(args, name, own.get(name))
         elif name not in own:
-            raise UserError(f"--{name} means nothing to --method {args.method}, which takes "
-                            f"{', '.join(f'--{flag}' for flag in own) or 'no weight'}: leave it out")
+            raise UserError(
+                f"--{name} means nothing to --method {args.method}, which takes "
+                f"{', '.join(f'--{flag}' for flag in own) or 'no weight'}: leave it out"
+            )
     if args.do_layerwise and args.method not in LAYERWISE:
-        raise UserError(f"--do_layerwise means nothing to --method {args.method}, only to {', '.join(LAYERWISE)}: "
-                        "leave it out")
+        raise UserError(
+            f"--do_layerwise means nothing to --method {args.method}, only to "
+            f"{', '.join(LAYERWISE)}: leave it out"
+        )
     if args.sample_features == "first" and args.between == "tokens":
-        raise UserError("--sample_features first and --between tokens exclude each other: pass one of them")
+        raise UserError(
+            "--sample_features first and --between tokens exclude each other: pass one of them"
+        )
 
 
 def check(args, student, teacher):
     """Refuse models that the method cannot compare."""
     from training.attention import has_position_bias
+
     one, other = student.config, teacher.config
     if args.method == "pkd" and one.hidden_size != other.hidden_size:
-        raise UserError(f"PKD compares features number by number, but the student is {one.hidden_size} wide and the "
-                        f"teacher {other.hidden_size}: take a student of the teacher's width, or another method")
+        raise UserError(
+            f"PKD compares features number by number, but the student is {one.hidden_size} wide "
+            f"and the teacher {other.hidden_size}: take a student of the teacher's width, or "
+            "another method"
+        )
     flags.check_first_tokens(args, student, teacher)
     if "xlnet" in one.model_type and args.method == "pkd":
-        raise UserError("XLNet pads on the left and has no first token, which PKD compares: take another model or "
-                        "method")
+        raise UserError(
+            "XLNet pads on the left and has no first token, which PKD compares: take another model "
+            "or method"
+        )
     if args.method != "minilm":
         return
     if args.compile:
-        raise UserError("--method minilm listens to the models' attention, which --compile would close: leave it out")
+        raise UserError(
+            "--method minilm listens to the models' attention, which --compile would close: leave "
+            "it out"
+        )
     heads = args.relation_heads
     if heads and (one.hidden_size % heads or other.hidden_size % heads):
-        raise UserError(f"--relation_heads must divide the widths of student and teacher, {one.hidden_size} and "
-                        f"{other.hidden_size}; got {heads}")
+        raise UserError(
+            f"--relation_heads must divide the widths of student and teacher, {one.hidden_size} "
+            f"and {other.hidden_size}; got {heads}"
+        )
     if not heads and one.num_attention_heads != other.num_attention_heads:
-        raise UserError(f"the student has {one.num_attention_heads} attention heads and the teacher "
-                        f"{other.num_attention_heads}: pass --relation_heads, for MiniLM's second version")
+        raise UserError(
+            f"the student has {one.num_attention_heads} attention heads and the teacher "
+            f"{other.num_attention_heads}: pass --relation_heads, for MiniLM's second version"
+        )
     if not heads and has_position_bias(teacher):
-        raise UserError(f"the attention of {type(teacher).__name__} has a position bias beside queries and keys: pass "
-                        "--relation_heads, for MiniLM's second version, which does without attention distributions")
+        raise UserError(
+            f"the attention of {type(teacher).__name__} has a position bias beside queries and "
+            "keys: pass --relation_heads, for MiniLM's second version, which does without "
+            "attention distributions"
+        )
 
 
 def make_parser():
@@ -119,11 +149,23 @@ def make_parser():
     add("--method", type=str.lower, choices=METHODS, required=True, help="See above.")
     add("--gamma_d", type=float, help="γ_d, weight of RKD's distances inside β. Default 100.")
     add("--gamma_a", type=float, help="γ_a, weight of RKD's angles inside β. Default 200.")
-    add("--relation_heads", type=int, help="MiniLM's second version, with so many heads. Default: the first version.")
-    add("--between", choices=("samples", "tokens"), help="Of gram and procrustes: rows are the samples of a "
-        "mini-batch, or the tokens of a sample. Default samples.")
-    add("--sample_features", choices=SAMPLE_FEATURES, help="What stands for a sample: all its tokens, W*D numbers as "
-        "in L, or its first token, D numbers. Default flat.")
+    add(
+        "--relation_heads",
+        type=int,
+        help="MiniLM's second version, with so many heads. Default: the first version.",
+    )
+    add(
+        "--between",
+        choices=("samples", "tokens"),
+        help="Of gram and procrustes: rows are the samples of a "
+        "mini-batch, or the tokens of a sample. Default samples.",
+    )
+    add(
+        "--sample_features",
+        choices=SAMPLE_FEATURES,
+        help="What stands for a sample: all its tokens, W*D numbers as "
+        "in L, or its first token, D numbers. Default flat.",
+    )
     parser.set_defaults(alpha=None, temperature=None, beta=None)  # known once the method is
     return parser
 
@@ -134,6 +176,7 @@ def main(argv=None, loop=None):
     fill_flags(args)
     flags.check_arguments(args)
     from training import runs  # after the flags, as it imports for seconds
+
     return runs.run(args, name_of(args), terms, check, loop)
 
 

@@ -1,17 +1,21 @@
 """The Frobenius distance of Gram matrices, one of two geometric rivals of CKA.
 
-Bhattarai et al. 2025, arXiv 2509.25253, propose it for features of student and teacher. Here features are centred and
-scaled to unit norm first, so that widths may differ, and the distance is squared, so that it has a gradient at 0.
+Bhattarai et al. 2025, arXiv 2509.25253, propose it for features of student and teacher. Here
+features are centred and scaled to unit norm first, so that widths may differ, and the distance is
+squared, so that it has a gradient at 0.
 """
+
 import torch
 
 from cka import FEWEST_TO_LEARN, centred, full_precision, gram_matrix
 
 
 def standardised(x, mask=None):
-    """x (..., n, p) centred over its unmasked rows and scaled to Frobenius norm 1, and where it has no structure (...).
+    """x (..., n, p) centred over its unmasked rows and scaled to Frobenius norm 1, and where it has
+    no structure (...).
 
-    It is 0 where it is constant. Two rows have no structure either: they differ in one direction, whatever they are.
+    It is 0 where it is constant. Two rows have no structure either: they differ in one direction,
+    whatever they are.
     """
     noise = 16 * torch.finfo(x.dtype).eps * torch.linalg.matrix_norm(x.detach())[..., None, None]
     x, n = centred(x, mask)
@@ -22,7 +26,9 @@ def standardised(x, mask=None):
 
 
 def mean_of_defined(distances, undefined, count_undefined):
-    """The mean of distances (...) but for the undefined ones, 0 without any; with count_undefined also their number."""
+    """The mean of distances (...) but for the undefined ones, 0 without any; with count_undefined
+    also their number.
+    """
     number = (~undefined).sum()
     loss = torch.where(undefined, 0, distances).sum() / number.clamp(min=1)
     return (loss, undefined.sum().to(loss.dtype)) if count_undefined else loss
@@ -30,11 +36,13 @@ def mean_of_defined(distances, undefined, count_undefined):
 
 @full_precision
 def gram_distance(x_s, x_t, mask=None, count_undefined=False):
-    """‖X_s X_sᵀ - X_t X_tᵀ‖² (Frobenius) of the centred features of unit norm, averaged over the leading dimensions.
+    """‖X_s X_sᵀ - X_t X_tᵀ‖² (Frobenius) of the centred features of unit norm, averaged over the
+    leading dimensions.
 
-    x_s: (..., n, D_s). x_t: (..., n, D_t), detached. mask: (..., n) bool, True for the rows that count. It is 0 only if
-    X_s is a rotation of X_t, and at most 2. Features that are all alike, or of fewer than 3 rows, are left out.
-    Returns a scalar; with count_undefined also how many were left out.
+    x_s: (..., n, D_s). x_t: (..., n, D_t), detached. mask: (..., n) bool, True for the rows that
+    count. It is 0 only if X_s is a rotation of X_t, and at most 2. Features that are all alike, or
+    of fewer than 3 rows, are left out. Returns a scalar; with count_undefined also how many were
+    left out.
     """
     (x_s, none_s), (x_t, none_t) = standardised(x_s, mask), standardised(x_t.detach(), mask)
     distances = (gram_matrix(x_s) - gram_matrix(x_t)).square().sum((-2, -1))

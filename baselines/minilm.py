@@ -1,27 +1,34 @@
 """MiniLM, deep self-attention distillation, in its first and second version.
 
-Wang, Wei, Dong, Bao, Yang, Zhou, "MiniLM: Deep Self-Attention Distillation for Task-Agnostic Compression of Pre-Trained
-Transformers", NeurIPS 2020, arXiv 2002.10957; and Wang, Bao, Huang, Dong, Wei, "MiniLMv2: Multi-Head Self-Attention
-Relation Distillation for Compressing Pretrained Transformers", Findings of ACL 2021, arXiv 2012.15828.
-Both are for pre-training; here they are a loss of fine-tuning. Queries, keys and values are those of the last layer.
+Wang, Wei, Dong, Bao, Yang, Zhou, "MiniLM: Deep Self-Attention Distillation for Task-Agnostic
+Compression of Pre-Trained Transformers", NeurIPS 2020, arXiv 2002.10957; and Wang, Bao, Huang,
+Dong, Wei, "MiniLMv2: Multi-Head Self-Attention Relation Distillation for Compressing Pretrained
+Transformers", Findings of ACL 2021, arXiv 2012.15828. Both are for pre-training; here they are a
+loss of fine-tuning. Queries, keys and values are those of the last layer.
 """
+
 import torch
 
 from cka import full_precision
 
 
 def _log_relation(a, b, mask):
-    """log softmax(a bᵀ / √d) over the keys that are no padding: (B, A, W, d) twice, mask (B, W) -> (B, A, W, W)."""
+    """log softmax(a bᵀ / √d) over the keys that are no padding: (B, A, W, d) twice, mask (B, W) ->
+    (B, A, W, W).
+    """
     scores = (a @ b.mT) / a.shape[-1] ** 0.5
-    return scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min).log_softmax(-1)
+    return scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min).log_softmax(
+        -1
+    )
 
 
 @full_precision
 def relation_loss(a_s, b_s, a_t, b_t, mask):
     """KL(softmax(A_t B_tᵀ/√d) ‖ softmax(A_s B_sᵀ/√d)), averaged over heads and real tokens.
 
-    a_s, b_s: (B, A, W, d_s). a_t, b_t: (B, A, W, d_t), detached. mask: (B, W) bool, True for real tokens; padding is
-    neither query nor key. Returns a scalar: the mean over samples of (1/(A |x|)) Σ_heads Σ_tokens.
+    a_s, b_s: (B, A, W, d_s). a_t, b_t: (B, A, W, d_t), detached. mask: (B, W) bool, True for real
+    tokens; padding is neither query nor key. Returns a scalar: the mean over samples of (1/(A |x|))
+    Σ_heads Σ_tokens.
     """
     log_s, log_t = _log_relation(a_s, b_s, mask), _log_relation(a_t.detach(), b_t.detach(), mask)
     divergence = (log_t.exp() * (log_t - log_s)).sum(-1).mean(1)  # (B, A, W, W) -> (B, W)
@@ -31,14 +38,17 @@ def relation_loss(a_s, b_s, a_t, b_t, mask):
 def minilm_loss(attention_s, attention_t, mask):
     """L_AT + L_VR: attention distributions and value relations.
 
-    attention_s, attention_t: queries, keys, values, (B, A, W, d) each, of as many heads A. Returns a scalar.
+    attention_s, attention_t: queries, keys, values, (B, A, W, d) each, of as many heads A. Returns
+    a scalar.
     """
     (q_s, k_s, v_s), (q_t, k_t, v_t) = attention_s, attention_t
     return relation_loss(q_s, k_s, q_t, k_t, mask) + relation_loss(v_s, v_s, v_t, v_t, mask)
 
 
 def relation_heads(x, heads):
-    """The vectors of all attention heads, joined and split anew: (B, A, W, d) -> (B, heads, W, A*d/heads)."""
+    """The vectors of all attention heads, joined and split anew: (B, A, W, d) -> (B, heads, W,
+    A*d/heads).
+    """
     return x.transpose(1, 2).flatten(2).unflatten(2, (heads, -1)).transpose(1, 2)
 
 
@@ -47,6 +57,8 @@ def minilm_v2_loss(attention_s, attention_t, mask, heads):
 
     Teacher and student may differ in attention heads and width. Returns a scalar.
     """
-    split = [(relation_heads(x_s, heads), relation_heads(x_t, heads))
-             for x_s, x_t in zip(attention_s, attention_t, strict=True)]
+    split = [
+        (relation_heads(x_s, heads), relation_heads(x_t, heads))
+        for x_s, x_t in zip(attention_s, attention_t, strict=True)
+    ]
     return sum(relation_loss(x_s, x_s, x_t, x_t, mask) for x_s, x_t in split)

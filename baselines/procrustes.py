@@ -1,9 +1,10 @@
 """The orthogonal Procrustes distance, one of two geometric rivals of CKA.
 
-Bhattarai et al. 2025, arXiv 2509.25253, propose it for features of student and teacher; the distance, with features
-centred and scaled to unit norm, is that of Ding, Denain, Steinhardt, "Grounding Representation Similarity with
-Statistical Testing", NeurIPS 2021, arXiv 2108.01661.
+Bhattarai et al. 2025, arXiv 2509.25253, propose it for features of student and teacher; the
+distance, with features centred and scaled to unit norm, is that of Ding, Denain, Steinhardt,
+"Grounding Representation Similarity with Statistical Testing", NeurIPS 2021, arXiv 2108.01661.
 """
+
 import torch
 
 from baselines.gram import mean_of_defined, standardised
@@ -12,10 +13,11 @@ from cka import full_precision
 
 @torch.no_grad()
 def best_rotation(x, y):
-    """y Q, Q being the (partial) rotation that brings y (..., n, q) closest to x (..., n, p). Returns (..., n, p).
+    """y Q, Q being the (partial) rotation that brings y (..., n, q) closest to x (..., n, p).
+    Returns (..., n, p).
 
-    With x = R_xᵀ Q_xᵀ, y = R_yᵀ Q_yᵀ (QR of the transposes) the singular vectors of the wide xᵀy follow from R_x R_yᵀ,
-    which is n by n at most.
+    With x = R_xᵀ Q_xᵀ, y = R_yᵀ Q_yᵀ (QR of the transposes) the singular vectors of the wide xᵀy
+    follow from R_x R_yᵀ, which is n by n at most.
     """
     (q_x, r_x), (_, r_y) = torch.linalg.qr(x.mT), torch.linalg.qr(y.mT)
     u, _, v = torch.linalg.svd(r_x @ r_y.mT, full_matrices=False)
@@ -24,12 +26,14 @@ def best_rotation(x, y):
 
 @full_precision
 def procrustes_distance(x_s, x_t, mask=None, count_undefined=False):
-    """min over rotations Q of ‖X_s - X_t Q‖² = 2 - 2 ‖X_sᵀ X_t‖_* (nuclear norm), averaged over the leading dimensions.
+    """min over rotations Q of ‖X_s - X_t Q‖² = 2 - 2 ‖X_sᵀ X_t‖_* (nuclear norm), averaged over the
+    leading dimensions.
 
-    x_s: (..., n, D_s). x_t: (..., n, D_t), detached; both are centred and scaled to norm 1 here. mask: (..., n) bool,
-    True for the rows that count. Its gradient is that at the best Q held fixed; on a GPU, torch's singular values wait
-    for the device. From 0 to 2; features that are all alike, or of fewer than 3 rows, are left out. Returns a scalar;
-    with count_undefined also how many were left out.
+    x_s: (..., n, D_s). x_t: (..., n, D_t), detached; both are centred and scaled to norm 1 here.
+    mask: (..., n) bool, True for the rows that count. Its gradient is that at the best Q held
+    fixed; on a GPU, torch's singular values wait for the device. From 0 to 2; features that are all
+    alike, or of fewer than 3 rows, are left out. Returns a scalar; with count_undefined also how
+    many were left out.
     """
     (x_s, none_s), (x_t, none_t) = standardised(x_s, mask), standardised(x_t.detach(), mask)
     distances = 2 - 2 * (x_s * best_rotation(x_s, x_t)).sum((-2, -1))

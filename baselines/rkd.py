@@ -1,8 +1,9 @@
 """RKD, relational knowledge distillation.
 
-Park, Kim, Lu, Cho, "Relational Knowledge Distillation", CVPR 2019, arXiv 1904.05068. Both losses are invariant to
-rotation, translation and scale of the features, which may differ in width.
+Park, Kim, Lu, Cho, "Relational Knowledge Distillation", CVPR 2019, arXiv 1904.05068. Both losses
+are invariant to rotation, translation and scale of the features, which may differ in width.
 """
+
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
@@ -10,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from cka import centred, defined, full_precision, gram_matrix
 
 FEWEST = 3  # rows; two have one distance, which is their mean, and no angle
-CHUNK = 2 ** 22  # angles held at a time: 16 MB in float32
+CHUNK = 2**22  # angles held at a time: 16 MB in float32
 
 
 def _squares(k):
@@ -20,12 +21,16 @@ def _squares(k):
 
 
 def _safe(squares):
-    """Where |x_i - x_j|² (B, B) is more than rounding leaves of equal rows: there is a direction, and a gradient."""
+    """Where |x_i - x_j|² (B, B) is more than rounding leaves of equal rows: there is a direction,
+    and a gradient.
+    """
     return squares > 32 * torch.finfo(squares.dtype).eps * squares.detach().amax()
 
 
 def _without_relations(*squares):
-    """True where there are no relations to learn: fewer than 3 rows, or all rows alike in one of squares (B, B)."""
+    """True where there are no relations to learn: fewer than 3 rows, or all rows alike in one of
+    squares (B, B).
+    """
     alike = torch.stack([~_safe(each).any() for each in squares]).any()
     return alike | (len(squares[0]) < FEWEST)
 
@@ -40,10 +45,12 @@ def _relative_distances(squares):
 
 @full_precision
 def distance_loss(x_s, x_t, count_undefined=False):
-    """RKD-D: Huber loss l(|x_i - x_j|/μ of the student, of the teacher), averaged over all B² pairs (i, j).
+    """RKD-D: Huber loss l(|x_i - x_j|/μ of the student, of the teacher), averaged over all B² pairs
+    (i, j).
 
-    x_s: (B, D_s). x_t: (B, D_t), detached. It is 0 where there are no relations to learn, as for 2 rows, whose only
-    distance is the mean. Returns a scalar; with count_undefined also 1 if that is so, else 0.
+    x_s: (B, D_s). x_t: (B, D_t), detached. It is 0 where there are no relations to learn, as for 2
+    rows, whose only distance is the mean. Returns a scalar; with count_undefined also 1 if that is
+    so, else 0.
     """
     squares_s, squares_t = (_squares(gram_matrix(centred(x)[0])) for x in (x_s, x_t.detach()))
     loss = F.smooth_l1_loss(_relative_distances(squares_s), _relative_distances(squares_t))
@@ -51,14 +58,22 @@ def distance_loss(x_s, x_t, count_undefined=False):
 
 
 def _angles(k, vertices):
-    """cos of the angle x_i, x_j, x_k at each vertex j: the Gram matrix k (B, B), (V,) indices -> (V, B, B)."""
-    to = k[vertices]                                                             # (V, B)
-    dots = k - to.unsqueeze(1) - to.unsqueeze(2) + k.diagonal()[vertices, None, None]  # <x_i - x_j, x_k - x_j>
+    """cos of the angle x_i, x_j, x_k at each vertex j: the Gram matrix k (B, B), (V,) indices ->
+    (V, B, B).
+    """
+    to = k[vertices]  # (V, B)
+    dots = (
+        k - to.unsqueeze(1) - to.unsqueeze(2) + k.diagonal()[vertices, None, None]
+    )  # <x_i - x_j, x_k - x_j>
     squares = _squares(k)
     safe = _safe(squares)
     lengths = torch.where(safe, squares, 1).sqrt()[vertices]
     safe = safe[vertices]
-    return torch.where(safe.unsqueeze(1) & safe.unsqueeze(2), dots / (lengths.unsqueeze(1) * lengths.unsqueeze(2)), 0)
+    return torch.where(
+        safe.unsqueeze(1) & safe.unsqueeze(2),
+        dots / (lengths.unsqueeze(1) * lengths.unsqueeze(2)),
+        0,
+    )
 
 
 def _angle_sum(k_s, k_t, vertices):
@@ -67,11 +82,13 @@ def _angle_sum(k_s, k_t, vertices):
 
 @full_precision
 def angle_loss(x_s, x_t, chunk=CHUNK, count_undefined=False):
-    """RKD-A: Huber loss l(cos ∠ x_i x_j x_k of the student, of the teacher), averaged over all B³ triples (i, j, k).
+    """RKD-A: Huber loss l(cos ∠ x_i x_j x_k of the student, of the teacher), averaged over all B³
+    triples (i, j, k).
 
-    x_s: (B, D_s). x_t: (B, D_t), detached. The differences x_i - x_j (B, B, D) are never formed: their products follow
-    from the Gram matrix. Of the B³ cosines at most `chunk` are held, and computed again backward. It is 0 where there
-    are no relations to learn. Returns a scalar; with count_undefined also 1 if that is so, else 0.
+    x_s: (B, D_s). x_t: (B, D_t), detached. The differences x_i - x_j (B, B, D) are never formed:
+    their products follow from the Gram matrix. Of the B³ cosines at most `chunk` are held, and
+    computed again backward. It is 0 where there are no relations to learn. Returns a scalar; with
+    count_undefined also 1 if that is so, else 0.
     """
     k_s, k_t = (gram_matrix(centred(x)[0]) for x in (x_s, x_t.detach()))
     parts = torch.arange(len(k_s), device=k_s.device).split(max(1, chunk // k_s.numel()))
@@ -79,4 +96,6 @@ def angle_loss(x_s, x_t, chunk=CHUNK, count_undefined=False):
         total = _angle_sum(k_s, k_t, parts[0])
     else:
         total = sum(checkpoint(_angle_sum, k_s, k_t, part, use_reentrant=False) for part in parts)
-    return defined(total / len(k_s) ** 3, _without_relations(_squares(k_s), _squares(k_t)), count_undefined)
+    return defined(
+        total / len(k_s) ** 3, _without_relations(_squares(k_s), _squares(k_t)), count_undefined
+    )

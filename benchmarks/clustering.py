@@ -1,14 +1,18 @@
-"""Time of one clustering pass: ours, the published loop, scikit-learn's MiniBatchKMeans, and the floor.
+"""Time of one clustering pass: ours, the published loop, scikit-learn's MiniBatchKMeans, and the
+floor.
 
     python benchmarks/clustering.py --model_name_or_path TEACHER --data_dir glue --task_name MRPC --csv FILE
 
-An epoch of ours is a pass of train_memory.py: the mini-batches' features and KMeans.add. MiniBatchKMeans takes the same
-features, on the CPU. The published form is a yardstick of our own: a pass to assign and a pass to update, each with the
-whole teacher and all its hidden states for one sample at a time, in float32, without dropout and gradients. The floor
-is the teacher's forward alone, whole or with only the layers that ours runs. All take the same first rows in turn, in
-one process; ratios are of medians over the rounds, within this run only. KMeans.update, which ends each
-of our passes, is timed by itself, with buffers for the whole data set; its share is that of a pass over all of it.
+An epoch of ours is a pass of train_memory.py: the mini-batches' features and KMeans.add.
+MiniBatchKMeans takes the same features, on the CPU. The published form is a yardstick of our own: a
+pass to assign and a pass to update, each with the whole teacher and all its hidden states for one
+sample at a time, in float32, without dropout and gradients. The floor is the teacher's forward
+alone, whole or with only the layers that ours runs. All take the same first rows in turn, in one
+process; ratios are of medians over the rounds, within this run only. KMeans.update, which ends each
+of our passes, is timed by itself, with buffers for the whole data set; its share is that of a pass
+over all of it.
 """
+
 import argparse
 import statistics
 import sys
@@ -25,23 +29,28 @@ from training.batches import MiniBatch
 from training.clustering import Clustering
 from training.tokenizer import load_tokenizer
 
-# ---- the forms: each a function of mini-batches, which are tensors of indices ---------------------------------------
+# ---- the forms: each a function of mini-batches, which are tensors of indices --------------------
+
 
 def our_pass(clustering, kmeans):
     def run(batches):
         for item, indices in zip(clustering.items(batches), batches, strict=True):
             kmeans.add(clustering.rows_of(item), indices)
+
     return run
 
 
 def minibatch_pass(clustering, start):
     """scikit-learn's; the first call takes the start itself, as it wants C rows or more."""
-    found = MiniBatchKMeans(len(start), init=start.cpu().numpy(), n_init=1, compute_labels=False, random_state=0)
+    found = MiniBatchKMeans(
+        len(start), init=start.cpu().numpy(), n_init=1, compute_labels=False, random_state=0
+    )
     found.partial_fit(start.cpu().numpy())
 
     def run(batches):
         for item in clustering.items(batches):
             found.partial_fit(clustering.rows_of(item).cpu().numpy())
+
     return run
 
 
@@ -56,25 +65,32 @@ def floor(clustering, model):
         for batch in inputs(clustering, model, batches):
             with clustering.accelerator.autocast():
                 model(**batch)
+
     return run
 
 
 def published_pass(clustering, teacher, start):
-    """Batches of one: the nearest centroid of each sample, then means in which the latest samples weigh most."""
+    """Batches of one: the nearest centroid of each sample, then means in which the latest samples
+    weigh most.
+    """
     centroids, layer = start.clone(), clustering.facts["layer"]
 
     def rows(batches):
         for batch in inputs(clustering, teacher, batches):
-            yield teacher(**batch, output_hidden_states=True).hidden_states[layer].flatten(1)  # (1, W, D) -> (1, W*D)
+            yield (
+                teacher(**batch, output_hidden_states=True).hidden_states[layer].flatten(1)
+            )  # (1, W, D) -> (1, W*D)
 
     def run(batches):
         nearest = [(centroids - x).square().sum(1).sqrt().argmin().item() for x in rows(batches)]
         for x, place in zip(rows(batches), nearest, strict=True):
             centroids[place] = (centroids[place] + x[0]) / 2
+
     return run
 
 
-# ---- measuring ------------------------------------------------------------------------------------------------------
+# ---- measuring -----------------------------------------------------------------------------------
+
 
 @torch.no_grad()
 def measure(args, clustering, teacher):
@@ -83,49 +99,96 @@ def measure(args, clustering, teacher):
     start, device = kmeans.centroids.clone(), clustering.accelerator.device
     batches = torch.arange(min(args.rows, clustering.rows)).split(args.per_gpu_train_batch_size)
     singles = torch.arange(min(args.published_rows, clustering.rows)).split(1)
-    forms = {"ours": (our_pass(clustering, kmeans), batches),
-             "published": (published_pass(clustering, teacher, start), singles),
-             "MiniBatchKMeans": (minibatch_pass(clustering, start), batches),
-             "teacher, whole": (floor(clustering, clustering.teacher.runs(None)), batches),
-             "teacher, layers needed": (floor(clustering, clustering.teacher.runs(clustering.facts["layer"])), batches)}
+    forms = {
+        "ours": (our_pass(clustering, kmeans), batches),
+        "published": (published_pass(clustering, teacher, start), singles),
+        "MiniBatchKMeans": (minibatch_pass(clustering, start), batches),
+        "teacher, whole": (floor(clustering, clustering.teacher.runs(None)), batches),
+        "teacher, layers needed": (
+            floor(clustering, clustering.teacher.runs(clustering.facts["layer"])),
+            batches,
+        ),
+    }
     times, updates = {form: [] for form in forms}, []
     for _ in range(args.rounds + 1):
         for form, (run, taken) in forms.items():
             times[form].append(seconds(run, device, taken))
         updates.append(seconds(kmeans.update, device))
-    rates = {form: sum(map(len, taken)) / statistics.median(times[form][1:]) for form, (_, taken) in forms.items()}
+    rates = {
+        form: sum(map(len, taken)) / statistics.median(times[form][1:])
+        for form, (_, taken) in forms.items()
+    }
     update, whole_pass = statistics.median(updates[1:]), clustering.rows / rates["ours"]
-    ended = {"update ms": round(1e3 * update, 1), "update % of a pass": round(100 * update / (update + whole_pass), 2)}
+    ended = {
+        "update ms": round(1e3 * update, 1),
+        "update % of a pass": round(100 * update / (update + whole_pass), 2),
+    }
     facts = {"W": args.max_seq_length, "D": clustering.facts["hidden_size"], "C": args.num_centroid}
     precision = clustering.record["precision"].replace("no", "fp32")
-    return [{"form": form, "B": len(forms[form][1][0]), **facts,
-             "precision": "fp32" if form == "published" else precision,
-             "rows per second": round(rate, 1), "epoch / ours": round(rates["ours"] / rate, 2),
-             **(ended if form == "ours" else dict.fromkeys(ended, ""))} for form, rate in rates.items()]
+    return [
+        {
+            "form": form,
+            "B": len(forms[form][1][0]),
+            **facts,
+            "precision": "fp32" if form == "published" else precision,
+            "rows per second": round(rate, 1),
+            "epoch / ours": round(rates["ours"] / rate, 2),
+            **(ended if form == "ours" else dict.fromkeys(ended, "")),
+        }
+        for form, rate in rates.items()
+    ]
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     add = parser.add_argument
-    add("--model_name_or_path", type=expand_path, required=True, help="Folder of a fine-tuned teacher.")
+    add(
+        "--model_name_or_path",
+        type=expand_path,
+        required=True,
+        help="Folder of a fine-tuned teacher.",
+    )
     add("--data_dir", type=expand_path, required=True, help="Folder with the task's .tsv files.")
     add("--task_name", default="MRPC", help="Default MRPC.")
     add("--max_seq_length", type=int, default=128, help="W. Default 128.")
     add("--per_gpu_train_batch_size", type=int, default=32, help="B. Default 32.")
     add("--num_centroid", type=int, default=100, help="C. Default 100.")
     add("--rows", type=int, default=512, help="Training rows a round takes. Default 512.")
-    add("--published_rows", type=int, default=64, help="Rows of a round of the slow published form. Default 64.")
+    add(
+        "--published_rows",
+        type=int,
+        default=64,
+        help="Rows of a round of the slow published form. Default 64.",
+    )
     add("--rounds", type=int, default=3, help="Rounds; the median counts. Default 3.")
-    add("--bf16", action="store_true", help="Mixed precision with bfloat16, but for the published form.")
+    add(
+        "--bf16",
+        action="store_true",
+        help="Mixed precision with bfloat16, but for the published form.",
+    )
     add("--no_cuda", action="store_true", help="Stay on the CPU.")
     add("--csv", type=expand_path_or_none, help="Write the table to this file.")
     args = parser.parse_args(argv)
-    shared = [f"--{name}={getattr(args, name)}" for name in (
-        "model_name_or_path", "data_dir", "task_name", "max_seq_length", "per_gpu_train_batch_size", "num_centroid")]
+    shared = [
+        f"--{name}={getattr(args, name)}"
+        for name in (
+            "model_name_or_path",
+            "data_dir",
+            "task_name",
+            "max_seq_length",
+            "per_gpu_train_batch_size",
+            "num_centroid",
+        )
+    ]
     switches = [f"--{name}" for name in ("bf16", "no_cuda") if getattr(args, name)]
     with tempfile.TemporaryDirectory() as output:
-        settings, _ = train_memory.parse([*shared, *switches, "--do_train", f"--output_dir={output}"])
+        settings, _ = train_memory.parse(
+            [*shared, *switches, "--do_train", f"--output_dir={output}"]
+        )
         with runs.prepared(settings) as task:
             clustering = Clustering(settings, task)
             clustering.prepare()

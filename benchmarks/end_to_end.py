@@ -3,16 +3,19 @@
     python benchmarks/end_to_end.py --teacher TEACHER --model_name_or_path PRETRAINED --data_dir glue --csv FILE \\
       --max_seq_length 128 --per_gpu_train_batch_size 32
 
-Flags it does not know go to the script, which may be any that distils. A round runs the command twice, first without
-cached features, then with them, and two processes of the start-up's parts: one only imports the script; one says how
-long it took to load tokenizer, teacher and student onto the device. Tokenising is the first command less the second,
-training left out of both; training is the second's train_seconds in its run.json; the rest is what remains of the
-second: cached features, fingerprints, evaluation, saving. Medians of the rounds, after one of a single step to warm up;
-the parts add up to the whole, the first command, but for noise. Compare within one run only.
+Flags it does not know go to the script, which may be any that distils. A round runs the command
+twice, first without cached features, then with them, and two processes of the start-up's parts: one
+only imports the script; one says how long it took to load tokenizer, teacher and student onto the
+device. Tokenising is the first command less the second, training left out of both; training is the
+second's train_seconds in its run.json; the rest is what remains of the second: cached features,
+fingerprints, evaluation, saving. Medians of the rounds, after one of a single step to warm up; the
+parts add up to the whole, the first command, but for noise. Compare within one run only.
 
-Beside them stands a whole command of benchmarks/plain_loop.py, the loop that everybody writes, with the same teacher,
-student, rows, length, batch size and precision: vanilla KD, which --method "glue_with_cka_i.py --beta 0" does here.
+Beside them stands a whole command of benchmarks/plain_loop.py, the loop that everybody writes, with
+the same teacher, student, rows, length, batch size and precision: vanilla KD, which --method
+"glue_with_cka_i.py --beta 0" does here.
 """
+
 import argparse
 import importlib
 import os
@@ -33,11 +36,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def load():
-    """In a process of its own, script and flags as arguments: print the seconds of loading what the script loads."""
+    """In a process of its own, script and flags as arguments: print the seconds of loading what the
+    script loads.
+    """
     import accelerate  # here, as the benchmark itself only runs commands
 
     from training import models, runs
     from training.tokenizer import load_tokenizer
+
     script, *given = sys.argv[1:]
     importlib.import_module(Path(script).stem)  # imports are measured elsewhere
     parser = flags.Parser(None)
@@ -67,8 +73,13 @@ def run(words, **environment):
 def plain_command(record):
     """The words of a command of the plain loop that does what the run of this run.json did."""
     used = record["arguments"]
-    words = [ROOT / "benchmarks" / "plain_loop.py", "--teacher", used["model_name_or_path"],
-             "--model_name_or_path", used["model_name_or_path_for_copy"]]
+    words = [
+        ROOT / "benchmarks" / "plain_loop.py",
+        "--teacher",
+        used["model_name_or_path"],
+        "--model_name_or_path",
+        used["model_name_or_path_for_copy"],
+    ]
     for name in ("data_dir", "task_name", "max_seq_length", "per_gpu_train_batch_size"):
         words += [f"--{name}", used[name]]
     return words + (["--bf16"] if record["precision"] == "bf16" else [])
@@ -80,7 +91,10 @@ def one_round(script, given, more=()):
         walls, trainings = [], []
         for name in ("cold", "warm"):
             output = Path(place) / name
-            wall, _ = run([ROOT / script, *given, *more, "--output_dir", output], XDG_CACHE_HOME=f"{place}/cache")
+            wall, _ = run(
+                [ROOT / script, *given, *more, "--output_dir", output],
+                XDG_CACHE_HOME=f"{place}/cache",
+            )
             record = read_json(output / "run.json")
             walls.append(wall)
             trainings.append(record["train_seconds"])
@@ -91,39 +105,83 @@ def one_round(script, given, more=()):
     (cold, warm), loading, training = walls, float(printed), trainings[1]
     plain = {} if more else {"the plain loop, whole command": run(plain_command(record))[0]}
     return record, {
-        "whole command, no features cached": cold, "whole command, features cached": warm,
-        "interpreter and imports": imports, "loading the models": loading,
-        "tokenising": (cold - trainings[0]) - (warm - training), "training": training,
-        "the rest": warm - imports - loading - training} | plain
+        "whole command, no features cached": cold,
+        "whole command, features cached": warm,
+        "interpreter and imports": imports,
+        "loading the models": loading,
+        "tokenising": (cold - trainings[0]) - (warm - training),
+        "training": training,
+        "the rest": warm - imports - loading - training,
+    } | plain
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     add = parser.add_argument
     add("--teacher", type=expand_path, required=True, help="Folder of a fine-tuned teacher.")
-    add("--model_name_or_path", type=expand_path, required=True, help="Folder of the pretrained model that "
-        "the student is copied from.")
+    add(
+        "--model_name_or_path",
+        type=expand_path,
+        required=True,
+        help="Folder of the pretrained model that the student is copied from.",
+    )
     add("--data_dir", type=expand_path, required=True, help="Folder with the task's .tsv files.")
     add("--task_name", default="MRPC", help="Default MRPC.")
-    add("--method", default="glue_with_cka_i.py --internal", help="Script and its flags, in quotes. Default FSD_I, "
-        "'glue_with_cka_i.py --internal'.")
+    add(
+        "--method",
+        default="glue_with_cka_i.py --internal",
+        help="Script and its flags, in quotes. Default FSD_I, 'glue_with_cka_i.py --internal'.",
+    )
     add("--rounds", type=int, default=3, help="Rounds; the median counts. Default 3.")
     add("--csv", type=expand_path_or_none, help="Write the table to this file.")
     args, more = parser.parse_known_args(argv)
     script, *method = shlex.split(args.method)
-    given = ["--model_name_or_path", args.teacher, "--model_name_or_path_for_copy", args.model_name_or_path,
-             "--copy_teacher", "--data_dir", args.data_dir, "--task_name", args.task_name, "--do_train", "--do_eval",
-             "--num_train_epochs", "1", *method, *(word for word in more if word != "--")]
+    given = [
+        "--model_name_or_path",
+        args.teacher,
+        "--model_name_or_path_for_copy",
+        args.model_name_or_path,
+        "--copy_teacher",
+        "--data_dir",
+        args.data_dir,
+        "--task_name",
+        args.task_name,
+        "--do_train",
+        "--do_eval",
+        "--num_train_epochs",
+        "1",
+        *method,
+        *(word for word in more if word != "--"),
+    ]
     one_round(script, given, ["--max_steps", "1"])
     records, found = zip(*(one_round(script, given) for _ in range(args.rounds)), strict=True)
     medians = {part: statistics.median(seconds[part] for seconds in found) for part in found[0]}
     whole, record = next(iter(medians.values())), records[0]
     used = record["arguments"]
-    facts = {"task": used["task_name"], "method": record["method"], "B": used["per_gpu_train_batch_size"],
-             "W": used["max_seq_length"], "steps": record["steps"]}
-    report([facts | {"part": part, "seconds": round(seconds, 2), "% of the whole": round(100 * seconds / whole, 1)}
-            for part, seconds in medians.items()], args.csv, record["device"])
+    facts = {
+        "task": used["task_name"],
+        "method": record["method"],
+        "B": used["per_gpu_train_batch_size"],
+        "W": used["max_seq_length"],
+        "steps": record["steps"],
+    }
+    report(
+        [
+            facts
+            | {
+                "part": part,
+                "seconds": round(seconds, 2),
+                "% of the whole": round(100 * seconds / whole, 1),
+            }
+            for part, seconds in medians.items()
+        ],
+        args.csv,
+        record["device"],
+    )
 
 
 if __name__ == "__main__":

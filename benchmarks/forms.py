@@ -21,6 +21,7 @@ TextBrewer: VKD             the step of a published library, benchmarks/text_bre
 
 Models are of random weights; rows are those of a GLUE task, or random words.
 """
+
 import itertools
 import tempfile
 from collections.abc import Callable
@@ -102,12 +103,15 @@ def rows_of(args):
         return draw_rows(args.per_gpu_train_batch_size, args.max_seq_length)
     tokenizer = plain_loop.tokenizer_of(args.tokenizer_name)
     if len(tokenizer) > config_of(args).vocab_size:
-        raise UserError(f"--tokenizer_name {args.tokenizer_name} has {len(tokenizer)} words, and "
-                        f"BERT's models have {config_of(args).vocab_size}: name BERT's tokenizer")
+        raise UserError(
+            f"--tokenizer_name {args.tokenizer_name} has {len(tokenizer)} words, and "
+            f"BERT's models have {config_of(args).vocab_size}: name BERT's tokenizer"
+        )
     task = plain_loop.two_classes(args.task_name)
     most = args.batches * args.per_gpu_train_batch_size
     return utils_glue.load_features(
-        task, args.data_dir, "train", tokenizer, args.max_seq_length, max_samples=most).tensors
+        task, args.data_dir, "train", tokenizer, args.max_seq_length, max_samples=most
+    ).tensors
 
 
 def draw_rows(batch, length):
@@ -227,8 +231,9 @@ def distillation(script, own, can_cut, args, rows, batches, accelerator):
     terms = script.terms(run, memories)
     teacher = Teacher(teacher.eval().requires_grad_(False), accelerator, args.compile)
     cache = filled_cache(run, teacher, rows, terms, pairs, memories) if run.teacher_cache else None
-    loop = distill.Loop(run, accelerator, student, teacher, terms, pairs, rows, cache,
-                        can_cut=can_cut)
+    loop = distill.Loop(
+        run, accelerator, student, teacher, terms, pairs, rows, cache, can_cut=can_cut
+    )
     return steps_of(args, loop, batches)
 
 
@@ -362,16 +367,36 @@ for _name, (_script, _own) in METHODS.items():
             peer="plain: none" if _name == "none" else "plain: VKD",
         )
 
-DEFAULT = ["published", "FSD_ILG", "FSD_ILG, cached", "FSD_ILG, masked", "VKD", "VKD, cached",
-           "VKD, padded", "VKD, padded, cached", "floor", "teacher, forward", "teacher, trained"]
+DEFAULT = [
+    "published",
+    "FSD_ILG",
+    "FSD_ILG, cached",
+    "FSD_ILG, masked",
+    "VKD",
+    "VKD, cached",
+    "VKD, padded",
+    "VKD, padded, cached",
+    "floor",
+    "teacher, forward",
+    "teacher, trained",
+]
 # short names for several forms
 GROUPS = {
     f"methods{variant}": [name + variant for name in METHODS if name + variant in FORMS]
     for variant in VARIANTS
 }
 GROUPS["peers"] = [
-    "plain: VKD", "TextBrewer: VKD", "VKD", "VKD, grouped",
-    "FSD_I, masked, not grouped", "FSD_I, masked", "FSD_ILG, masked, not grouped",
-    "plain: none", "none", "none, grouped",
-    "plain: teacher", "teacher, trained", "teacher, trained, grouped",
+    "plain: VKD",
+    "TextBrewer: VKD",
+    "VKD",
+    "VKD, grouped",
+    "FSD_I, masked, not grouped",
+    "FSD_I, masked",
+    "FSD_ILG, masked, not grouped",
+    "plain: none",
+    "none",
+    "none, grouped",
+    "plain: teacher",
+    "teacher, trained",
+    "teacher, trained, grouped",
 ]

@@ -24,6 +24,7 @@ In --output_dir it leaves gpu.log, gpu_tests.txt, gpu_*.csv and gpu_trace.json.g
 there is something in it; runs and parts of tables are in --work_dir. A job that fails, or for which
 no time is left, is named at the end, and the exit code is 1 then.
 """
+
 import argparse
 import contextlib
 import math
@@ -46,15 +47,16 @@ from common import UserError, atomic_path, cli, expand_path, expand_path_or_none
 from training.records import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
-GRACE = 50      # seconds that a job has to end once it is told to; a sweep lets its runs save
-LEAST = 30      # seconds left below which no job is started
-LATER = 90      # seconds that a study leaves to the jobs after it
-PATIENCE = 5    # seconds between two looks at the files that a job goes on writing
+GRACE = 50  # seconds that a job has to end once it is told to; a sweep lets its runs save
+LEAST = 30  # seconds left below which no job is started
+LATER = 90  # seconds that a study leaves to the jobs after it
+PATIENCE = 5  # seconds between two looks at the files that a job goes on writing
 # a line of pytest's, where it runs several processes
 OUTCOME = re.compile(r"\[gw\d+\] \[ *\d+%\] ([A-Z]+) (tests/\S+)")
 
 
 # ---- running ------------------------------------------------------------------------------------
+
 
 class Session:
     """One call: its deadline, its log, and the jobs that came to nothing."""
@@ -68,8 +70,12 @@ class Session:
         self.done, self.missed = 0, []
         paths = [unpack(args.wheels, self.work / "wheels"), os.environ.get("PYTHONPATH")]
         self.environment = os.environ | {
-            "PYTHON": sys.executable, "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1",
-            "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+            "PYTHON": sys.executable,
+            "PYTHONUNBUFFERED": "1",
+            "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        }
         if args.commit:
             self.environment["FSD_COMMIT"] = args.commit
 
@@ -104,8 +110,12 @@ class Session:
         finally:  # also where this program itself is told to end
             self.copy(job)
             self.join(job)
-            self.tell(job, ended, said.read_text(encoding="utf-8", errors="replace"),
-                      f"{(time.monotonic() - started) / 60:.1f} min")
+            self.tell(
+                job,
+                ended,
+                said.read_text(encoding="utf-8", errors="replace"),
+                f"{(time.monotonic() - started) / 60:.1f} min",
+            )
 
     def start(self, job, file):
         """A process of its own session, so that all it starts can be ended with it."""
@@ -113,9 +123,15 @@ class Session:
         if job.watched:  # a study, whose runs share the cores
             environment["OMP_NUM_THREADS"] = str(max(1, os.cpu_count() // self.args.jobs))
         interpreter = [] if job.words[0].startswith("scripts/") else [sys.executable]
-        return subprocess.Popen(interpreter + job.words, cwd=ROOT, env=environment, stdout=file,
-                                stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                                start_new_session=True)
+        return subprocess.Popen(
+            interpreter + job.words,
+            cwd=ROOT,
+            env=environment,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
     def wait(self, process, until, job):
         """How a process has ended, "" if well; where its time is over it is told to end."""
@@ -225,16 +241,27 @@ def unpack(wheels, folder):
 
 # ---- the command --------------------------------------------------------------------------------
 
+
 def check(args):
     """Refuse what could only go wrong later; paths become absolute, as jobs run elsewhere."""
     if not 0 < args.minutes < math.inf or args.jobs < 1:
-        raise UserError("--minutes must be a number above 0 and --jobs at least 1, got "
-                        f"{args.minutes:g} and {args.jobs}")
+        raise UserError(
+            "--minutes must be a number above 0 and --jobs at least 1, got "
+            f"{args.minutes:g} and {args.jobs}"
+        )
     if "study" in args.stage and not args.rehearse and not (args.model and args.data_dir):
-        raise UserError("the study needs --model and --data_dir, real weights and the GLUE files: "
-                        "name them, or the other stages with --stage")
-    for name, wanted in (("output_dir", ""), ("work_dir", ""), ("model", "config.json"),
-                         ("data_dir", "*"), ("searched", ""), ("wheels", "*.whl")):
+        raise UserError(
+            "the study needs --model and --data_dir, real weights and the GLUE files: "
+            "name them, or the other stages with --stage"
+        )
+    for name, wanted in (
+        ("output_dir", ""),
+        ("work_dir", ""),
+        ("model", "config.json"),
+        ("data_dir", "*"),
+        ("searched", ""),
+        ("wheels", "*.whl"),
+    ):
         given = getattr(args, name)
         if not given:
             continue
@@ -253,8 +280,13 @@ def check_study(args):
     """Refuse what scripts/study would, but before anything else has used its time."""
     for job in STAGES["study"](args, Path(args.work_dir)):
         if job.watched:
-            done = subprocess.run([*job.words, "--plan"], cwd=ROOT, capture_output=True, text=True,
-                                  env=os.environ | {"PYTHON": sys.executable, "ESTIMATE": "off"})
+            done = subprocess.run(
+                [*job.words, "--plan"],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                env=os.environ | {"PYTHON": sys.executable, "ESTIMATE": "off"},
+            )
             if done.returncode:
                 lines = done.stderr.strip().splitlines()
                 raise UserError(f"scripts/study: {lines[-1].removeprefix('error: ')}")
@@ -263,6 +295,7 @@ def check_study(args):
 def card():
     """The GPU's name; UserError without one."""
     import torch
+
     if not torch.cuda.is_available():
         raise UserError("torch sees no GPU here: --rehearse runs everything on the CPU, in small")
     return torch.cuda.get_device_name()
@@ -270,19 +303,34 @@ def card():
 
 def make_parser():
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False)
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     add = parser.add_argument
-    add("--minutes", type=float, default=14, help="When it ends at the latest, but for the seconds "
-        "in which runs save. Default 14.")
+    add(
+        "--minutes",
+        type=float,
+        default=14,
+        help="When it ends at the latest, but for the seconds in which runs save. Default 14.",
+    )
     add("--stage", nargs="+", choices=STAGES, default=list(STAGES), help="Default: all.")
     add("--output_dir", type=expand_path, required=True, help="Where the results go.")
-    add("--work_dir", type=expand_path_or_none, help="Runs and parts of tables. Default runs/gpu, "
-        "of a rehearsal runs/gpu_rehearsal.")
-    add("--commit", default="", help="The commit that this copy is of, if it came without .git, or "
-        "with another's.")
-    add("--wheels", type=expand_path_or_none, help="Folder of pure wheels to use without "
-        "installing them: flash-kmeans.")
+    add(
+        "--work_dir",
+        type=expand_path_or_none,
+        help="Runs and parts of tables. Default runs/gpu, of a rehearsal runs/gpu_rehearsal.",
+    )
+    add(
+        "--commit",
+        default="",
+        help="The commit that this copy is of, if it came without .git, or with another's.",
+    )
+    add(
+        "--wheels",
+        type=expand_path_or_none,
+        help="Folder of pure wheels to use without installing them: flash-kmeans.",
+    )
     add("--tests", default="", help="Of the first stage only these tests, as pytest's -k.")
     add("--rehearse", action="store_true", help="On the CPU, in small.")
     group = parser.add_argument_group("the study")
@@ -291,13 +339,23 @@ def make_parser():
     add("--data_dir", type=expand_path_or_none, help="Folder of the GLUE files.")
     add("--task_name", default="MRPC", help="Default MRPC.")
     add("--methods", help=f'In quotes. Default: "{FIRST}", then "{ALL}".')
-    add("--rates", default="2e-5 5e-5 1e-4", help="The learning rates that it tries, in quotes. "
-        'Default "2e-5 5e-5 1e-4".')
+    add(
+        "--rates",
+        default="2e-5 5e-5 1e-4",
+        help='The learning rates that it tries, in quotes. Default "2e-5 5e-5 1e-4".',
+    )
     add("--teacher_rate", default="3e-5", help="The teacher's learning rate. Default 3e-5.")
-    add("--relation_heads", type=int, help="MiniLM's second version, for a model with a position "
-        "bias: 12 for MPNet.")
-    add("--searched", type=expand_path_or_none, help="gpu_study_search.csv of a call on another "
-        "machine: its choices are taken, and nothing is searched.")
+    add(
+        "--relation_heads",
+        type=int,
+        help="MiniLM's second version, for a model with a position bias: 12 for MPNet.",
+    )
+    add(
+        "--searched",
+        type=expand_path_or_none,
+        help="gpu_study_search.csv of a call on another "
+        "machine: its choices are taken, and nothing is searched.",
+    )
     add("--jobs", type=int, default=8, help="Runs at a time. Default 8.")
     return parser
 
@@ -312,8 +370,12 @@ def main(argv=None):
     session, facts = Session(args), provenance()
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     session.say(f"{where}; {facts['machine']}; commit {facts['commit'][:12]}; {versions}")
-    jobs = [job for name, stage in STAGES.items() if name in args.stage
-            for job in stage(args, Path(args.work_dir))]
+    jobs = [
+        job
+        for name, stage in STAGES.items()
+        if name in args.stage
+        for job in stage(args, Path(args.work_dir))
+    ]
     try:
         for number, job in enumerate(jobs, start=1):
             later = any(not other.watched for other in jobs[number:])

@@ -1,5 +1,6 @@
 """What benchmarks/gpu.py runs: its stages, each a list of commands, for a GPU or in small for a
 CPU."""
+
 import math
 import os
 import shlex
@@ -11,9 +12,19 @@ FIRST = "none vkd fsd_i fsd_ilg minilm rkd"
 ALL = f"{FIRST} fsd_l fsd_il pkd fsd_g procrustes gram"
 
 MAIN_FORMS = (
-    "published", "FSD_ILG", "FSD_ILG, cached", "FSD_ILG, masked", "FSD_ILG, masked, cached",
-    "VKD", "VKD, cached", "VKD, padded", "VKD, padded, cached", "floor", "teacher, forward",
-    "teacher, trained")
+    "published",
+    "FSD_ILG",
+    "FSD_ILG, cached",
+    "FSD_ILG, masked",
+    "FSD_ILG, masked, cached",
+    "VKD",
+    "VKD, cached",
+    "VKD, padded",
+    "VKD, padded, cached",
+    "floor",
+    "teacher, forward",
+    "teacher, trained",
+)
 
 
 class Job(NamedTuple):
@@ -23,6 +34,7 @@ class Job(NamedTuple):
     folder; tables whose names begin with the same word are joined into one result. watched: files
     that it goes on writing, and the names that their copies have in the output folder.
     """
+
     name: str
     words: list
     most: float
@@ -37,10 +49,17 @@ def command(text, *more):
 
 # ---- the stages: each (args, work folder) -> jobs -----------------------------------------------
 
+
 def tests(args, work):
     chosen = "not two_processes" + (f" and ({args.tests})" if args.tests else "")
-    return [run_tests(args, "tests of the libraries and on the GPU", chosen,
-                      "tests/test_compatibility.py tests/test_gpu.py")]
+    return [
+        run_tests(
+            args,
+            "tests of the libraries and on the GPU",
+            chosen,
+            "tests/test_compatibility.py tests/test_gpu.py",
+        )
+    ]
 
 
 def processes(args, work):
@@ -91,8 +110,10 @@ def step_job(args, work, name, batch, *forms, switch="", most=3):
 def shape(args, batch):
     """Model, precision, B and W of a step that is measured."""
     if args.rehearse:
-        return ("--models tiny --precisions bf16 --per_gpu_train_batch_size 4 --max_seq_length 16 "
-                "--no_cuda")
+        return (
+            "--models tiny --precisions bf16 --per_gpu_train_batch_size 4 --max_seq_length 16 "
+            "--no_cuda"
+        )
     return f"--models bert-base --precisions bf16 --per_gpu_train_batch_size {batch}"
 
 
@@ -110,15 +131,22 @@ def clustering(args, work):
     alone, passes = "", ""
     if args.rehearse:
         alone = "--widths 64 --rows 60 --num_centroid 5 --rounds 1 --no_cuda"
-        passes = ("--max_seq_length 32 --rows 32 --published_rows 4 --num_centroid 4 --rounds 1 "
-                  "--no_cuda")
+        passes = (
+            "--max_seq_length 32 --rows 32 --published_rows 4 --num_centroid 4 --rounds 1 --no_cuda"
+        )
     words = command(f"benchmarks/kmeans.py {alone} --csv", work / "kmeans.csv")
     found = [Job("k-means alone", words, 5, "kmeans"), stand_in(args, work)]
     for precision, switch in (("float32", ""), ("bf16", "--bf16")):
         part = f"clustering {precision}"
-        words = command(f"benchmarks/clustering.py --task_name RTE {passes} {switch}",
-                        "--model_name_or_path", work / "stand_in" / "teacher",
-                        "--data_dir", work / "stand_in", "--csv", work / f"{part}.csv")
+        words = command(
+            f"benchmarks/clustering.py --task_name RTE {passes} {switch}",
+            "--model_name_or_path",
+            work / "stand_in" / "teacher",
+            "--data_dir",
+            work / "stand_in",
+            "--csv",
+            work / f"{part}.csv",
+        )
         found.append(Job(f"a pass with the teacher, {precision}", words, 2, part))
     return found
 
@@ -132,8 +160,9 @@ def stand_in(args, work):
 def profile(args, work):
     found = []
     for form, batch, more in (
-            ("FSD_ILG", 32, ["--trace", Path(args.output_dir) / "gpu_trace.json.gz"]),
-            ("FSD_ILG, cached", 128, [])):
+        ("FSD_ILG", 32, ["--trace", Path(args.output_dir) / "gpu_trace.json.gz"]),
+        ("FSD_ILG, cached", 128, []),
+    ):
         part = f"profile {batch}"
         text = f"benchmarks/profile_step.py {shape(args, batch)} --profiled 5 --form"
         words = command(text, form, "--csv", work / f"{part}.csv", *more)
@@ -151,22 +180,40 @@ def study(args, work):
     if args.rehearse:
         before = [stand_in(args, work)]
         model, data, task = work / "stand_in" / "pretrained", work / "stand_in", "RTE"
-    watched = ((runs / "final" / task / "results.csv", "gpu_study.csv"),
-               (runs / "search" / task / "results.csv", "gpu_study_search.csv"))
-    given = {"--tasks": task, "--jobs": args.jobs, "--rates": args.rates,
-             "--teacher_rate": args.teacher_rate, "--relation_heads": args.relation_heads,
-             "--searched": args.searched}
+    watched = (
+        (runs / "final" / task / "results.csv", "gpu_study.csv"),
+        (runs / "search" / task / "results.csv", "gpu_study_search.csv"),
+    )
+    given = {
+        "--tasks": task,
+        "--jobs": args.jobs,
+        "--rates": args.rates,
+        "--teacher_rate": args.teacher_rate,
+        "--relation_heads": args.relation_heads,
+        "--searched": args.searched,
+    }
     words = command("scripts/study", model, data, runs)
-    words += [str(word) for flag, value in given.items() if value is not None
-              for word in (flag, value)]
+    words += [
+        str(word) for flag, value in given.items() if value is not None for word in (flag, value)
+    ]
     words += ["--rehearse"] if args.rehearse else []
-    parts = {(args.methods or FIRST, "final"): None, (args.methods or ALL, "final"): None,
-             (args.methods or ALL, "variants"): None}
+    parts = {
+        (args.methods or FIRST, "final"): None,
+        (args.methods or ALL, "final"): None,
+        (args.methods or ALL, "variants"): None,
+    }
     return before + [
-        Job(f"study of {methods}, up to {until}",
-            [*words, "--methods", methods, "--until", until], math.inf, watched=watched)
-        for methods, until in parts]
+        Job(
+            f"study of {methods}, up to {until}",
+            [*words, "--methods", methods, "--until", until],
+            math.inf,
+            watched=watched,
+        )
+        for methods, until in parts
+    ]
 
 
-STAGES = {stage.__name__: stage
-          for stage in (tests, step, losses, clustering, profile, variants, study, processes)}
+STAGES = {
+    stage.__name__: stage
+    for stage in (tests, step, losses, clustering, profile, variants, study, processes)
+}

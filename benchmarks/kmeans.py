@@ -15,6 +15,7 @@ of them and take as many passes. "same clusters" is the share of rows in the clu
 first row, has them in; "inertia" is relative to it. Ratios compare within this run only. The
 features of real data come from a teacher, whose time is in benchmarks/clustering.py.
 """
+
 import argparse
 import statistics
 import subprocess
@@ -100,8 +101,17 @@ def try_flash_kmeans(args, width):
     A kernel that fails would take this process's GPU with it, and one that compiles for ever its
     time.
     """
-    command = [sys.executable, __file__, "--try_flash_kmeans", "--widths", width,
-               "--rows", args.rows, "--num_centroid", args.num_centroid]
+    command = [
+        sys.executable,
+        __file__,
+        "--try_flash_kmeans",
+        "--widths",
+        width,
+        "--rows",
+        args.rows,
+        "--num_centroid",
+        args.num_centroid,
+    ]
     command += ["--no_cuda"] if args.no_cuda else []
     try:
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=90)
@@ -177,23 +187,39 @@ def measure(args, width, device):
 def main(argv=None):
     parser = flags.Parser(__doc__)
     add = parser.add_argument
-    add("--widths", type=positive, nargs="+", default=[98304, 768], help="W*D, numbers a sample. "
-        "Default 98304 768.")
+    add(
+        "--widths",
+        type=positive,
+        nargs="+",
+        default=[98304, 768],
+        help="W*D, numbers a sample. Default 98304 768.",
+    )
     add("--rows", type=positive, default=3668, help="N. Default 3668, MRPC's.")
     add("--num_centroid", type=positive, default=100, help="C. Default 100.")
-    add("--per_gpu_train_batch_size", type=positive, nargs="+", default=[32, 128], help="B, of "
-        "ours. Default 32 128.")
+    add(
+        "--per_gpu_train_batch_size",
+        type=positive,
+        nargs="+",
+        default=[32, 128],
+        help="B, of ours. Default 32 128.",
+    )
     add("--passes", type=positive, default=3, help="Default 3.")
-    add("--rounds", type=positive, default=3, help="Rounds after one to warm up; the median "
-        "counts. Default 3.")
+    add(
+        "--rounds",
+        type=positive,
+        default=3,
+        help="Rounds after one to warm up; the median counts. Default 3.",
+    )
     add("--no_cuda", action="store_true", help="Stay on the CPU.")
     add("--csv", type=expand_path_or_none, help="Write the table to this file.")
     add("--try_flash_kmeans", action="store_true", help=argparse.SUPPRESS)  # one process's work
     args = parser.parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() and not args.no_cuda else "cpu")
     if args.rows < args.num_centroid:
-        raise UserError(f"--rows is {args.rows}, but there are {args.num_centroid} centroids, and "
-                        "each starts from a row of its own: pass more rows")
+        raise UserError(
+            f"--rows is {args.rows}, but there are {args.num_centroid} centroids, and "
+            "each starts from a row of its own: pass more rows"
+        )
     if args.try_flash_kmeans:
         run = flash_kmeans(passes=1)
         run(*draw(args, args.widths[0], device))[1].sum().item()  # which waits for it

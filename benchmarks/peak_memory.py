@@ -1,13 +1,15 @@
-"""Peak memory of train_memory.py at 1, 2 and 4 times the samples of a task, from whole runs of the command.
+"""Peak memory of train_memory.py at 1, 2 and 4 times the samples of a task, from whole runs of the
+command.
 
     python benchmarks/peak_memory.py --model_name_or_path TEACHER --data_dir glue --task_name SST-2 --csv FILE \\
       --max_seq_length 64 --per_gpu_train_batch_size 64
 
-Flags it does not know go to train_memory.py. The training file is repeated in a temporary folder. Each size runs twice:
-first without cached features, so that it tokenises, then with them. "anonymous" is what the process allocated (RssAnon,
-sampled every 10 ms); "resident" (VmHWM) also counts the memory-mapped pages of the tokens, which the system may drop at
-any time. Linux only.
+Flags it does not know go to train_memory.py. The training file is repeated in a temporary folder.
+Each size runs twice: first without cached features, so that it tokenises, then with them.
+"anonymous" is what the process allocated (RssAnon, sampled every 10 ms); "resident" (VmHWM) also
+counts the memory-mapped pages of the tokens, which the system may drop at any time. Linux only.
 """
+
 import argparse
 import math
 import os
@@ -61,23 +63,56 @@ def measure(args, more, task, times):
         rows = repeated(task, args.data_dir, place / "data", times)
         for name in ("tokenising", "cached"):
             output = place / name
-            command = [sys.executable, ROOT / "train_memory.py", "--do_train", "--model_name_or_path",
-                       args.model_name_or_path, "--data_dir", place / "data", "--task_name", args.task_name,
-                       "--memory_num_train_epochs", "1", "--output_dir", output, *more]
-            anonymous, resident = peaks(list(map(str, command)), os.environ | {"XDG_CACHE_HOME": str(place / "cache")})
-            found |= {f"{name}: anonymous MiB": round(anonymous), f"{name}: resident MiB": round(resident)}
+            command = [
+                sys.executable,
+                ROOT / "train_memory.py",
+                "--do_train",
+                "--model_name_or_path",
+                args.model_name_or_path,
+                "--data_dir",
+                place / "data",
+                "--task_name",
+                args.task_name,
+                "--memory_num_train_epochs",
+                "1",
+                "--output_dir",
+                output,
+                *more,
+            ]
+            anonymous, resident = peaks(
+                list(map(str, command)), os.environ | {"XDG_CACHE_HOME": str(place / "cache")}
+            )
+            found |= {
+                f"{name}: anonymous MiB": round(anonymous),
+                f"{name}: resident MiB": round(resident),
+            }
         from memory import FILE, load_memory  # here, as it imports torch
+
         centroids, _ = load_memory(output / FILE)
-        features = 4 * rows * centroids.shape[1] / 2 ** 20
-        return {"samples": rows, "features would be MiB": round(features),
-                "C*W*D floats MiB": round(4 * math.prod(centroids.shape) / 2 ** 20), **found}
+        features = 4 * rows * centroids.shape[1] / 2**20
+        return {
+            "samples": rows,
+            "features would be MiB": round(features),
+            "C*W*D floats MiB": round(4 * math.prod(centroids.shape) / 2**20),
+            **found,
+        }
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
-    parser.add_argument("--model_name_or_path", type=expand_path, required=True, help="Folder of a fine-tuned teacher.")
-    parser.add_argument("--data_dir", type=expand_path, required=True, help="Folder with the task's .tsv files.")
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--model_name_or_path",
+        type=expand_path,
+        required=True,
+        help="Folder of a fine-tuned teacher.",
+    )
+    parser.add_argument(
+        "--data_dir", type=expand_path, required=True, help="Folder with the task's .tsv files."
+    )
     parser.add_argument("--task_name", default="SST-2", help="Default SST-2.")
     parser.add_argument("--times", type=int, nargs="+", default=[1, 2, 4], help="Default 1 2 4.")
     parser.add_argument("--csv", type=expand_path_or_none, help="Write the table to this file.")

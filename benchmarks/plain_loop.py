@@ -11,6 +11,7 @@ gradients clipped at 1, autocast for bfloat16; then the dev set. It reads files 
 this project's utils_glue.py, and has nothing else of it. benchmarks/step.py times its step,
 benchmarks/end_to_end.py the command.
 """
+
 import argparse
 import sys
 import time
@@ -84,8 +85,10 @@ def two_classes(name):
     """The task of a name; refused where it has not two classes, as models have without being told."""
     task = get_task(name)
     if len(task.labels or ()) != 2:
-        raise UserError(f"this benchmark is of two classes, and {task.name} has another number: "
-                        "take CoLA, SST-2, MRPC, QQP, QNLI, RTE or WNLI")
+        raise UserError(
+            f"this benchmark is of two classes, and {task.name} has another number: "
+            "take CoLA, SST-2, MRPC, QQP, QNLI, RTE or WNLI"
+        )
     return task
 
 
@@ -127,8 +130,13 @@ def main(argv=None):
     )
     add = parser.add_argument
     add("--teacher", type=expand_path_or_none, help="Folder of a fine-tuned teacher.")
-    add("--model_name_or_path", type=expand_path, required=True, help="Folder of the model that is "
-        "fine-tuned, or whose first layers the student starts from, half as many as the teacher's.")
+    add(
+        "--model_name_or_path",
+        type=expand_path,
+        required=True,
+        help="Folder of the model that is "
+        "fine-tuned, or whose first layers the student starts from, half as many as the teacher's.",
+    )
     add("--data_dir", type=expand_path, required=True, help="Folder with the task's .tsv files.")
     add("--task_name", default="MRPC", help="A task of two classes. Default MRPC.")
     add("--max_seq_length", type=report.positive, default=128, help="Default 128.")
@@ -140,7 +148,8 @@ def main(argv=None):
     task = two_classes(args.task_name)
     tokenizer = tokenizer_of(args.teacher or args.model_name_or_path)
     rows, dev = (
-        read(task, args.data_dir, split, tokenizer, args.max_seq_length) for split in ("train", "dev")
+        read(task, args.data_dir, split, tokenizer, args.max_seq_length)
+        for split in ("train", "dev")
     )
     teacher, layers = None, None
     if args.teacher:

@@ -21,6 +21,7 @@ the time of a step without it.
 --trace is a file for a browser's trace viewer (chrome://tracing, ui.perfetto.dev); its end says
 whether it is compressed (.json or .json.gz).
 """
+
 import shutil
 import sys
 import tempfile
@@ -101,10 +102,16 @@ def queue(found, profiled):
     """The four lines about a GPU's queue; none where nothing ran on a GPU."""
     kinds = torch.autograd.DeviceType
     events = list(found.events())
-    kernels = [(event.time_range.start, event.time_range.end) for event in events
-               if event.device_type == kinds.CUDA and not event.is_user_annotation]
-    steps = [event for event in events
-             if event.device_type == kinds.CPU and event.name.startswith("step ")]
+    kernels = [
+        (event.time_range.start, event.time_range.end)
+        for event in events
+        if event.device_type == kinds.CUDA and not event.is_user_annotation
+    ]
+    steps = [
+        event
+        for event in events
+        if event.device_type == kinds.CPU and event.name.startswith("step ")
+    ]
     if not kernels:
         return []
     busy, gaps = busy_and_gaps(kernels)
@@ -116,16 +123,24 @@ def queue(found, profiled):
     say(f"waits for the GPU in {profiled} steps: {names}")
 
     def line(name, microseconds, calls="", share=""):
-        return {"operation": name, "calls": calls, "ms": round(microseconds / profiled / 1e3, 3),
-                "%": share}
+        return {
+            "operation": name,
+            "calls": calls,
+            "ms": round(microseconds / profiled / 1e3, 3),
+            "%": share,
+        }
 
     def duration_of(timed):
         return sum(event.time_range.elapsed_us() for event in timed)
 
     return [
         line("(busy)", busy, share=round(100 * busy / span, 1)),
-        line(f"(gaps over {GAP} µs)", sum(gaps), round(len(gaps) / profiled, 1),
-             round(100 * sum(gaps) / span, 1)),
+        line(
+            f"(gaps over {GAP} µs)",
+            sum(gaps),
+            round(len(gaps) / profiled, 1),
+            round(100 * sum(gaps) / span, 1),
+        ),
         line("(waits)", duration_of(waits), round(len(waits) / profiled, 1)),
         line("(host)", duration_of(steps)),
     ]
@@ -154,8 +169,14 @@ def main(argv=None):
         raise UserError("a profile is of one of --models in one of --precisions: name one of each")
     found, device, alone = run(args)
     rows = operations(found, device, args.profiled) + queue(found, args.profiled)
-    rows.append({"operation": "(step, without the profiler)", "calls": "", "%": "",
-                 "ms": round(1e3 * alone, 3)})
+    rows.append(
+        {
+            "operation": "(step, without the profiler)",
+            "calls": "",
+            "%": "",
+            "ms": round(1e3 * alone, 3),
+        }
+    )
     facts = {
         "model": args.models[0],
         "precision": args.precisions[0],

@@ -1,9 +1,12 @@
-"""What every benchmark leaves: a Markdown table on stdout and, if asked for, a CSV with where it was measured.
+"""What every benchmark leaves: a Markdown table on stdout and, if asked for, a CSV with where it
+was measured.
 
     python benchmarks/report.py results/step.csv results/losses.csv --insert README.md
 
-puts the tables of such CSVs into a file, between its lines <!-- table step --> and <!-- end step -->.
+puts the tables of such CSVs into a file, between its lines <!-- table step --> and <!-- end step
+-->.
 """
+
 import argparse
 import sys
 import time
@@ -22,6 +25,7 @@ WHERE = ["device", "machine", "torch", "commit"]
 def seconds(function, device, *arguments):
     """Wall-clock seconds of one call, with all the work it gave to a GPU."""
     import torch  # here, as a table of CSVs is made without it
+
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     wait()
     started = time.perf_counter()
@@ -33,11 +37,14 @@ def seconds(function, device, *arguments):
 def seconds_each(function, number, device):
     """Seconds of a call, of `number` calls in a row without waiting for a GPU between them.
 
-    A series before is not timed: it gets the caches and the memory that others have left in another state.
+    A series before is not timed: it gets the caches and the memory that others have left in another
+    state.
     """
+
     def several():
         for _ in range(number):
             function()
+
     several()
     return seconds(several, device) / number
 
@@ -55,35 +62,53 @@ def from_zero(text):
 
 
 def calls_in_a_row(device):
-    """How many calls are timed together by default: on a GPU so many that it need not wait for the first one."""
+    """How many calls are timed together by default: on a GPU so many that it need not wait for the
+    first one.
+    """
     return 10 if device.type == "cuda" else 1
 
 
 def report(rows, csv=None, device="cpu"):
-    """Print rows (dicts) as a table; write them to `csv` with device, machine, torch's version and commit."""
+    """Print rows (dicts) as a table; write them to `csv` with device, machine, torch's version and
+    commit.
+    """
     table, run = pd.DataFrame(rows), provenance()
     print(markdown(table))
     if csv:
         with atomic_path(csv) as path:
-            table.assign(device=device, machine=run["machine"], torch=run["versions"]["torch"],
-                         commit=run["commit"][:12]).to_csv(path, index=False)
+            table.assign(
+                device=device,
+                machine=run["machine"],
+                torch=run["versions"]["torch"],
+                commit=run["commit"][:12],
+            ).to_csv(path, index=False)
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("tables", nargs="+", type=expand_path, help="CSVs that benchmarks wrote.")
     parser.add_argument("--only", help="Only the rows with a cell that is this, as bert-base.")
-    parser.add_argument("--insert", type=expand_path_or_none, help="Put the tables into this Markdown file.")
+    parser.add_argument(
+        "--insert", type=expand_path_or_none, help="Put the tables into this Markdown file."
+    )
     args = parser.parse_args(argv)
     texts = {}
     for path in map(Path, args.tables):
         columns, rows = read_cells(path, WHERE, "no table of a benchmark")
-        table = pd.DataFrame([[row.get(column, "") for column in columns] for _, row in rows],
-                             columns=[name for name, _ in columns])
+        table = pd.DataFrame(
+            [[row.get(column, "") for column in columns] for _, row in rows],
+            columns=[name for name, _ in columns],
+        )
         if args.only:
             table = table[(table == args.only).any(axis=1)]
-        where = "; ".join(f"{machine if device == 'cpu' else device}, torch {torch}, commit {commit}"
-                          for device, machine, torch, commit in table[WHERE].drop_duplicates().itertuples(index=False))
+        where = "; ".join(
+            f"{machine if device == 'cpu' else device}, torch {torch}, commit {commit}"
+            for device, machine, torch, commit in table[WHERE]
+            .drop_duplicates()
+            .itertuples(index=False)
+        )
         texts[path.stem] = f"{markdown(table.drop(columns=WHERE))}\n\n{path.name}: {where}."
         print(texts[path.stem])
     if args.insert:

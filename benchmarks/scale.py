@@ -1,12 +1,15 @@
-"""What a task costs at its full size: time, disk and memory of every stage, extrapolated from measured rates.
+"""What a task costs at its full size: time, disk and memory of every stage, extrapolated from
+measured rates.
 
     python benchmarks/scale.py --task_name MNLI --step results/step.csv --csv results/scale.csv
 
-Times are the number of samples, times epochs or passes, over the examples per second that benchmarks/step.py found
-with bert-base (12 -> 6 layers, 768 wide), for each device and precision in its tables; a device that is in none of them
-was not measured. Disk and memory follow from the shapes; memory is what the stage holds beside models and activations,
-whose peak is in the same tables. A sweep pays for the first stages once, and for the last one with every run.
+Times are the number of samples, times epochs or passes, over the examples per second that
+benchmarks/step.py found with bert-base (12 -> 6 layers, 768 wide), for each device and precision in
+its tables; a device that is in none of them was not measured. Disk and memory follow from the
+shapes; memory is what the stage holds beside models and activations, whose peak is in the same
+tables. A sweep pays for the first stages once, and for the last one with every run.
 """
+
 import argparse
 import sys
 from pathlib import Path
@@ -21,19 +24,27 @@ LAYERS, WIDTH = 12, 768  # of BERT-base
 
 
 def stages(samples, classes, length, centroids, epochs, passes):
-    """[(stage, samples to process, the form of benchmarks/step.py with their rate, disk bytes, memory bytes)]."""
-    features = samples * (length * (4 + 1 + 1) + 4)              # int32 ids, two masks of a byte, a label
-    memory = 4 * centroids * length * WIDTH                      # float32 centroids
-    clustering = 4 * memory + 32 * samples                       # centroids, far rows, float64 sums; N small numbers
+    """[(stage, samples to process, the form of benchmarks/step.py with their rate, disk bytes,
+    memory bytes)].
+    """
+    features = samples * (length * (4 + 1 + 1) + 4)  # int32 ids, two masks of a byte, a label
+    memory = 4 * centroids * length * WIDTH  # float32 centroids
+    clustering = 4 * memory + 32 * samples  # centroids, far rows, float64 sums; N small numbers
     logits, relations = 4 * classes * samples, 4 * 2 * centroids * samples
-    cache = {"logits (VKD)": logits, "logits, token structures (FSD_I)": logits + 2 * samples * length ** 2,
-             "logits, relations (FSD_G)": logits + relations,
-             "logits, features, relations (FSD_ILG)": logits + 2 * samples * length * WIDTH + relations}
-    optimizer = 4 * memory                                       # M_s, its gradient and Adam's two moments
+    cache = {
+        "logits (VKD)": logits,
+        "logits, token structures (FSD_I)": logits + 2 * samples * length**2,
+        "logits, relations (FSD_G)": logits + relations,
+        "logits, features, relations (FSD_ILG)": logits + 2 * samples * length * WIDTH + relations,
+    }
+    optimizer = 4 * memory  # M_s, its gradient and Adam's two moments
     return [
         ("teacher, fine-tuned", epochs * samples, "teacher, trained", features, 0),
         ("teacher memory", passes * samples, "teacher, forward", memory, clustering),
-        *((f"teacher cache: {what}", samples, "teacher, forward", size, 0) for what, size in cache.items()),
+        *(
+            (f"teacher cache: {what}", samples, "teacher, forward", size, 0)
+            for what, size in cache.items()
+        ),
         ("a run of VKD", epochs * samples, "VKD", 0, 0),
         ("a run of VKD, cached", epochs * samples, "VKD, cached", 0, 0),
         ("a run of FSD_ILG", epochs * samples, "FSD_ILG", 0, optimizer),
@@ -48,9 +59,12 @@ def read_rates(paths):
         if not Path(path).is_file():
             raise UserError(f"there is no {path}: make it with benchmarks/step.py --csv {path}")
         columns = ["model", "form", "precision", "device", "machine", "examples / s"]
-        table, _ = read_table(path, columns, columns[:2], columns[-1:],
-                              "no table of benchmarks/step.py")
-        for row in table[(table.model == "bert-base") & (table.form != "published")].to_dict("records"):
+        table, _ = read_table(
+            path, columns, columns[:2], columns[-1:], "no table of benchmarks/step.py"
+        )
+        for row in table[(table.model == "bert-base") & (table.form != "published")].to_dict(
+            "records"
+        ):
             where = row["machine"] if row["device"] == "cpu" else row["device"]
             precision = "float32" if row["precision"] == "no" else row["precision"]
             rates.setdefault(f"{where}, {precision}", {})[row["form"]] = row["examples / s"]
@@ -66,11 +80,24 @@ def size(number):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     add = parser.add_argument
-    add("--task_name", default="MNLI", help="A GLUE task; its official number of training samples. Default MNLI.")
-    add("--step", nargs="+", type=expand_path, required=True, help="Tables that benchmarks/step.py wrote.")
+    add(
+        "--task_name",
+        default="MNLI",
+        help="A GLUE task; its official number of training samples. Default MNLI.",
+    )
+    add(
+        "--step",
+        nargs="+",
+        type=expand_path,
+        required=True,
+        help="Tables that benchmarks/step.py wrote.",
+    )
     add("--max_seq_length", type=int, default=128, help="W. Default 128.")
     add("--num_train_epochs", type=int, default=3, help="Default 3.")
     add("--memory_num_train_epochs", type=int, default=3, help="Passes of k-means. Default 3.")
@@ -79,11 +106,26 @@ def main(argv=None):
     args = parser.parse_args(argv)
     task, rates = get_task(args.task_name), read_rates(args.step)
     centroids = args.num_centroid or (300 if task.name in ("MNLI", "QQP") else 100)
-    plan = stages(task.rows["train"], len(task.labels or "1"), args.max_seq_length, centroids, args.num_train_epochs,
-                  args.memory_num_train_epochs)
-    rows = [{"stage": stage, **{where: duration(work / found[form]) if form in found else "not measured"
-                                for where, found in rates.items()}, "disk": size(disk), "memory": size(held)}
-            for stage, work, form, disk, held in plan]
+    plan = stages(
+        task.rows["train"],
+        len(task.labels or "1"),
+        args.max_seq_length,
+        centroids,
+        args.num_train_epochs,
+        args.memory_num_train_epochs,
+    )
+    rows = [
+        {
+            "stage": stage,
+            **{
+                where: duration(work / found[form]) if form in found else "not measured"
+                for where, found in rates.items()
+            },
+            "disk": size(disk),
+            "memory": size(held),
+        }
+        for stage, work, form, disk, held in plan
+    ]
     if all("CPU" in where or "EPYC" in where or "cores" in where for where in rates):
         print("No table of a GPU was given: its times were not measured.\n", file=sys.stderr)
     report([{"task": task.name, "samples": task.rows["train"], **row} for row in rows], args.csv)

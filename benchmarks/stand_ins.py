@@ -7,6 +7,7 @@ leaves FOLDER/pretrained, an encoder of that shape (see benchmarks/forms.py), FO
 classifier, both with a tokenizer of the task's words, and FOLDER/RTE with the files of
 scripts/toy_entailment.py. What is measured with them is time; scores mean nothing.
 """
+
 import sys
 from pathlib import Path
 

@@ -28,6 +28,7 @@ product of two matrices of that size reaches of it in the same process.
 Peak memory is of a form alone: on a CPU the resident memory of a process that runs nothing else, on
 a GPU what was allocated beyond what the other forms held.
 """
+
 import argparse
 import json
 import statistics
@@ -54,9 +55,23 @@ from training.runs import peak_memory
 # Dense TFLOP/s of the tensor cores with bfloat16 or float16 inputs, by NVIDIA's data sheets. Of the
 # names that are part of a card's, the first one counts.
 PEAKS = {
-    "H100 PCIe": 756, "H100 NVL": 835, "H100": 989, "H800": 989, "H200": 989, "B200": 2250,
-    "A100": 312, "A800": 312, "A30": 165, "A10G": 70, "A10": 125, "L40S": 362, "L40": 181,
-    "L4": 121, "RTX 6000 Ada": 364, "RTX 4090": 165, "RTX 3090": 71,
+    "H100 PCIe": 756,
+    "H100 NVL": 835,
+    "H100": 989,
+    "H800": 989,
+    "H200": 989,
+    "B200": 2250,
+    "A100": 312,
+    "A800": 312,
+    "A30": 165,
+    "A10G": 70,
+    "A10": 125,
+    "L40S": 362,
+    "L40": 181,
+    "L4": 121,
+    "RTX 6000 Ada": 364,
+    "RTX 4090": 165,
+    "RTX 3090": 71,
 }
 
 
@@ -87,7 +102,7 @@ def prepare(args):
     def batches_of(form):
         grouped = lengths if FORMS[form].grouped else None
         order = epoch_order(len(lengths), args.per_gpu_train_batch_size, 0, 0, grouped)
-        return order[:args.batches]
+        return order[: args.batches]
 
     def make_accelerator():
         return accelerate.Accelerator(
@@ -133,7 +148,8 @@ def measure(args):
         peaks[form] = peak_memory(device) - held // 2**20
         widths, sizes = widths_of(step, rows, batches), [len(indices) for indices in batches]
         flops[form] = statistics.mean(
-            model_flops(form, args, *pair) for pair in zip(sizes, widths, strict=True))
+            model_flops(form, args, *pair) for pair in zip(sizes, widths, strict=True)
+        )
         tokens[form], samples[form] = statistics.mean(widths), statistics.mean(sizes)
         steps[form] = step.take
     times, number = [], args.steps or calls_in_a_row(device)
@@ -167,10 +183,30 @@ def product_rate(device, size=8192, times=10):
 
 def child(args, model, precision, forms, rounds):
     """What `measure` returns, from a process of its own."""
-    command = [sys.executable, __file__, "--measure", "--models", model, "--precisions", precision,
-               "--forms", *forms, "--rounds", rounds]
-    for name in ("max_seq_length", "per_gpu_train_batch_size", "dataloader_num_workers", "batches",
-                 "steps", "seconds", "data_dir", "task_name", "tokenizer_name"):
+    command = [
+        sys.executable,
+        __file__,
+        "--measure",
+        "--models",
+        model,
+        "--precisions",
+        precision,
+        "--forms",
+        *forms,
+        "--rounds",
+        rounds,
+    ]
+    for name in (
+        "max_seq_length",
+        "per_gpu_train_batch_size",
+        "dataloader_num_workers",
+        "batches",
+        "steps",
+        "seconds",
+        "data_dir",
+        "task_name",
+        "tokenizer_name",
+    ):
         if getattr(args, name):
             command += [f"--{name}", getattr(args, name)]
     command += [f"--{name}" for name in ("no_cuda", *SWITCHES) if getattr(args, name)]
@@ -191,8 +227,11 @@ def table(args, model, precision):
     """The rows for one model and precision, the device, and the forms that are left out."""
     alone = len(args.models) == len(args.precisions) == 1  # a process has one precision
     on_gpu = torch.cuda.is_available() and not args.no_cuda  # there, a form's peak is its own
-    found = (measure(args) if alone and on_gpu else
-             child(args, model, precision, args.forms, args.rounds))
+    found = (
+        measure(args)
+        if alone and on_gpu
+        else child(args, model, precision, args.forms, args.rounds)
+    )
     rounds, device = found["seconds"], found["device"]
     tokens = found["tokens"]
     step = {form: statistics.median(one[form] for one in rounds) for form in rounds[0]}
@@ -209,9 +248,15 @@ def table(args, model, precision):
         if form.startswith("teacher") or ":" in form:
             return {}
         end = ", cached" if form.endswith(", cached") else ""
-        alike = [to for to in ("VKD" + end, "VKD, padded" + end, "VKD, grouped" + end)
-                 if tokens.get(to) == tokens[form]]
-        return {"x VKD": ratio(form, "VKD" + end), "x VKD, same W'": ratio(form, *alike[:1] or [""])}
+        alike = [
+            to
+            for to in ("VKD" + end, "VKD, padded" + end, "VKD, grouped" + end)
+            if tokens.get(to) == tokens[form]
+        ]
+        return {
+            "x VKD": ratio(form, "VKD" + end),
+            "x VKD, same W'": ratio(form, *alike[:1] or [""]),
+        }
 
     def peak(form):
         if device != "cpu":
@@ -231,74 +276,138 @@ def table(args, model, precision):
             "8192³, % of peak": round(100 * found["product"] / limit, 1) if limit else "",
         }
 
-    return [
-        {
-            "model": model,
-            "precision": "no" if form == "published" else precision,
-            "form": form,
-            **({"rows": args.task_name} if args.data_dir else {}),
-            "B": args.per_gpu_train_batch_size,
-            "W": args.max_seq_length,
-            "W'": round(tokens[form], 1),
-            "examples / s": round(found["samples"][form] / step[form], 2),
-            "x published": "" if form.startswith("teacher") else ratio(form, "published"),
-            "x VKD": "",
-            "x VKD, same W'": "",
-            **beside_vkd(form),
-            "x floor": "" if form.startswith("teacher") else ratio(form, "floor"),
-            "x plain loop": ratio(form, FORMS[form].peer),
-            **(on_a_card(form) if device != "cpu" else {}),
-            **unusual,
-            "peak MiB": peak(form),
-        }
-        for form in step
-    ], device, found["left_out"]
+    return (
+        [
+            {
+                "model": model,
+                "precision": "no" if form == "published" else precision,
+                "form": form,
+                **({"rows": args.task_name} if args.data_dir else {}),
+                "B": args.per_gpu_train_batch_size,
+                "W": args.max_seq_length,
+                "W'": round(tokens[form], 1),
+                "examples / s": round(found["samples"][form] / step[form], 2),
+                "x published": "" if form.startswith("teacher") else ratio(form, "published"),
+                "x VKD": "",
+                "x VKD, same W'": "",
+                **beside_vkd(form),
+                "x floor": "" if form.startswith("teacher") else ratio(form, "floor"),
+                "x plain loop": ratio(form, FORMS[form].peer),
+                **(on_a_card(form) if device != "cpu" else {}),
+                **unusual,
+                "peak MiB": peak(form),
+            }
+            for form in step
+        ],
+        device,
+        found["left_out"],
+    )
 
 
 def add_flags(parser):
     """The flags of a measurement, which benchmarks/profile_step.py has as well."""
     add = parser.add_argument
-    add("--models", nargs="+", choices=SHAPES, default=["bert-base", "minilm"], help="Default: "
-        "bert-base minilm.")
-    add("--precisions", nargs="+", choices=("no", "bf16", "fp16"), default=["no", "bf16"],
-        help="Default: no bf16.")
+    add(
+        "--models",
+        nargs="+",
+        choices=SHAPES,
+        default=["bert-base", "minilm"],
+        help="Default: bert-base minilm.",
+    )
+    add(
+        "--precisions",
+        nargs="+",
+        choices=("no", "bf16", "fp16"),
+        default=["no", "bf16"],
+        help="Default: no bf16.",
+    )
     add("--per_gpu_train_batch_size", type=positive, default=32, help="B. Default 32.")
     add("--max_seq_length", type=positive, default=128, help="W. Default 128.")
-    add("--compile", action="store_true", help="All but published with torch.compile; MiniLM "
-        "refuses it.")
-    add("--library_mask", action="store_true", help="Let transformers leave out attention masks "
-        "without padding, for which it looks at them, and waits for a GPU.")
-    add("--batches", type=positive, default=1, help="Mini-batches that are taken in turn; with "
-        "several, --steps should be a multiple of it. Default 1.")
-    add("--data_dir", type=expand_path_or_none, help="Folder with a task's .tsv files, for real "
-        "rows instead of random ones.")
+    add(
+        "--compile",
+        action="store_true",
+        help="All but published with torch.compile; MiniLM refuses it.",
+    )
+    add(
+        "--library_mask",
+        action="store_true",
+        help="Let transformers leave out attention masks "
+        "without padding, for which it looks at them, and waits for a GPU.",
+    )
+    add(
+        "--batches",
+        type=positive,
+        default=1,
+        help="Mini-batches that are taken in turn; with "
+        "several, --steps should be a multiple of it. Default 1.",
+    )
+    add(
+        "--data_dir",
+        type=expand_path_or_none,
+        help="Folder with a task's .tsv files, for real rows instead of random ones.",
+    )
     add("--task_name", default="MRPC", help="With --data_dir: a task of two classes. Default MRPC.")
-    add("--tokenizer_name", type=expand_path_or_none, default="bert-base-uncased",
-        help="With --data_dir: folder or hub name. Default bert-base-uncased.")
-    add("--dataloader_num_workers", type=from_zero, default=0, help="Processes that prepare "
-        "mini-batches. Default 0.")
-    add("--padded_encoder", action="store_true", help="On a CPU, let encoders compute what is left "
-        "of padding in cut mini-batches.")
-    add("--returned_memory", action="store_true", help="Let glibc return freed memory to the "
-        "system, as it does by itself.")
-    add("--unpinned", action="store_true", help="Mini-batches go to a GPU from memory that is not "
-        "pinned.")
+    add(
+        "--tokenizer_name",
+        type=expand_path_or_none,
+        default="bert-base-uncased",
+        help="With --data_dir: folder or hub name. Default bert-base-uncased.",
+    )
+    add(
+        "--dataloader_num_workers",
+        type=from_zero,
+        default=0,
+        help="Processes that prepare mini-batches. Default 0.",
+    )
+    add(
+        "--padded_encoder",
+        action="store_true",
+        help="On a CPU, let encoders compute what is left of padding in cut mini-batches.",
+    )
+    add(
+        "--returned_memory",
+        action="store_true",
+        help="Let glibc return freed memory to the system, as it does by itself.",
+    )
+    add(
+        "--unpinned",
+        action="store_true",
+        help="Mini-batches go to a GPU from memory that is not pinned.",
+    )
     add("--no_cuda", action="store_true", help="Stay on the CPU.")
 
 
 def main(argv=None):
     parser = flags.Parser(__doc__)
     add = parser.add_argument
-    add("--forms", nargs="+", choices=[*FORMS, *GROUPS], default=DEFAULT,
-        help=f"See above. Default: {', '.join(map(repr, DEFAULT))}.")
-    add("--rounds", type=positive, default=5, help="Rounds after one to warm up; the median "
-        "counts. Default 5.")
-    add("--steps", type=positive, help="Steps in a row that are timed together. Default: 1 on a "
-        "CPU, 10 on a GPU.")
-    add("--seconds", type=positive, help="Take no further round, after the first, when so many "
-        "have passed.")
-    add("--no_peak", action="store_true", help="Leave out the peak memory on a CPU, which takes a "
-        "process for each form.")
+    add(
+        "--forms",
+        nargs="+",
+        choices=[*FORMS, *GROUPS],
+        default=DEFAULT,
+        help=f"See above. Default: {', '.join(map(repr, DEFAULT))}.",
+    )
+    add(
+        "--rounds",
+        type=positive,
+        default=5,
+        help="Rounds after one to warm up; the median counts. Default 5.",
+    )
+    add(
+        "--steps",
+        type=positive,
+        help="Steps in a row that are timed together. Default: 1 on a CPU, 10 on a GPU.",
+    )
+    add(
+        "--seconds",
+        type=positive,
+        help="Take no further round, after the first, when so many have passed.",
+    )
+    add(
+        "--no_peak",
+        action="store_true",
+        help="Leave out the peak memory on a CPU, which takes a process for each form.",
+    )
     add("--csv", type=expand_path_or_none, help="Write the table to this file.")
     add("--measure", action="store_true", help=argparse.SUPPRESS)  # one process's work
     add_flags(parser)

@@ -1,4 +1,5 @@
 """The files of a GLUE submission: written by a run, checked and zipped."""
+
 import zipfile
 from pathlib import Path
 
@@ -9,13 +10,19 @@ from glue_data.tasks import TASKS, expect, parse_label, read_lines
 
 
 def write_submission(path, task, split, indices, predictions):
-    """Write predictions (N,) of a test split's rows with their indices (N,) to `path`, in GLUE's format.
+    """Write predictions (N,) of a test split's rows with their indices (N,) to `path`, in GLUE's
+    format.
 
-    Classes become the task's words, scores are clipped to [0, 5]. UserError if the file name is not GLUE's.
+    Classes become the task's words, scores are clipped to [0, 5]. UserError if the file name is not
+    GLUE's.
     """
     name = task.submissions.get(split)
-    expect(Path(path).name == name, f"GLUE's file name for the {split} split of {task.name}, {name}", path,
-            "pass a test split and its file name")
+    expect(
+        Path(path).name == name,
+        f"GLUE's file name for the {split} split of {task.name}, {name}",
+        path,
+        "pass a test split and its file name",
+    )
     if task.labels:
         words = [task.labels[prediction] for prediction in predictions]
     else:
@@ -26,10 +33,11 @@ def write_submission(path, task, split, indices, predictions):
 
 
 def zip_submission(folders, zip_path):
-    """Zip GLUE's eleven files, each in one of the folders or its submission/; equal files give an equal zip.
+    """Zip GLUE's eleven files, each in one of the folders or its submission/; equal files give an
+    equal zip.
 
-    UserError has a sentence for every file that is missing, found twice, or has another header, number of
-    rows, index or label than GLUE expects.
+    UserError has a sentence for every file that is missing, found twice, or has another header,
+    number of rows, index or label than GLUE expects.
     """
     found, problems = {}, []
     for task in TASKS.values():
@@ -46,14 +54,29 @@ def zip_submission(folders, zip_path):
 
 
 def _checked_submission(task, split, name, folders):
-    places = [place for folder in folders for place in (Path(folder, name), Path(folder, "submission", name))]
+    places = [
+        place
+        for folder in folders
+        for place in (Path(folder, name), Path(folder, "submission", name))
+    ]
     places = [place for place in places if place.is_file()]
-    expect(len(places) == 1, f"{name} in exactly one of {', '.join(map(str, folders))}",
-            ", ".join(map(str, places)) or "none", "name the folders that hold each file once")
+    expect(
+        len(places) == 1,
+        f"{name} in exactly one of {', '.join(map(str, folders))}",
+        ", ".join(map(str, places)) or "none",
+        "name the folders that hold each file once",
+    )
     path, advice = places[0], f"predict the whole official {split} split of {task.name}"
     header, *rows = read_lines(path) or [""]
-    expect(header == "index\tprediction", "the header index<TAB>prediction", f"{header!r} in {path}", advice)
-    expect(len(rows) == task.rows[split], f"{task.rows[split]} rows", f"{len(rows)} in {path}", advice)
+    expect(
+        header == "index\tprediction",
+        "the header index<TAB>prediction",
+        f"{header!r} in {path}",
+        advice,
+    )
+    expect(
+        len(rows) == task.rows[split], f"{task.rows[split]} rows", f"{len(rows)} in {path}", advice
+    )
     for number, row in enumerate(rows):
         (index, _, word), where = row.partition("\t"), f"{path}, line {number + 2}"
         expect(index == str(number), f"the index {number}", f"{index!r} in {where}", advice)

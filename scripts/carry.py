@@ -12,6 +12,7 @@ join wants all parts, in any folders below those that are named, checks their sh
 output folder, whole or not at all. Training loads half-precision weights as float32 again, rounded
 to 11 bits.
 """
+
 import argparse
 import json
 import lzma
@@ -55,8 +56,10 @@ def halve(source, target):
         if tensor.is_floating_point():
             tensors[name] = tensor.to(torch.float16)
             if not tensors[name].isfinite().all():
-                raise UserError(f"{source}: {name} has numbers that half precision cannot hold: "
-                                "take another model")
+                raise UserError(
+                    f"{source}: {name} has numbers that half precision cannot hold: "
+                    "take another model"
+                )
     save_file(tensors, target, {"format": "pt"})
 
 
@@ -65,8 +68,10 @@ def collect_model(folder, target):
     source = Path(folder)
     for name in ("config.json", WEIGHTS):
         if not (source / name).is_file():
-            raise UserError(f"--models {folder}: there is no {name} in it; name folders of models "
-                            "with safetensors weights in one file")
+            raise UserError(
+                f"--models {folder}: there is no {name} in it; name folders of models "
+                "with safetensors weights in one file"
+            )
     target.mkdir(parents=True)
     for pattern in TOKENIZER:
         for file in source.glob(pattern):
@@ -117,7 +122,8 @@ def split(path, size, output):
 def is_packing(folder):
     """True for a folder with nothing in it but the folders of an earlier packing."""
     return folder.is_dir() and all(
-        path.name.isdecimal() and (path / MANIFEST).is_file() for path in folder.iterdir())
+        path.name.isdecimal() and (path / MANIFEST).is_file() for path in folder.iterdir()
+    )
 
 
 def pack(args):
@@ -127,8 +133,10 @@ def pack(args):
         raise UserError("--tasks needs --data_dir, the folder of their files")
     output = Path(args.output_dir)
     if output.exists() and not is_packing(output):
-        raise UserError(f"{output} is there and holds something else than the parts of an earlier "
-                        "packing: name another --output_dir")
+        raise UserError(
+            f"{output} is there and holds something else than the parts of an earlier "
+            "packing: name another --output_dir"
+        )
     names = [Path(model).resolve().name for model in args.models]
     if len(set(names)) < len(names):
         raise UserError(
@@ -146,8 +154,10 @@ def pack(args):
             (parts / str(number) / MANIFEST).write_text(
                 json.dumps({"parts": found}, indent=1), encoding="utf-8"
             )
-    say(f"{len(found)} parts of at most {args.part_mb:g} MB are in {output}: a trip for each of "
-        "its folders")
+    say(
+        f"{len(found)} parts of at most {args.part_mb:g} MB are in {output}: a trip for each of "
+        "its folders"
+    )
 
 
 # ---- joining -------------------------------------------------------------------------------------
@@ -159,8 +169,9 @@ def read_parts(path):
         parts = json.loads(path.read_text(encoding="utf-8"))["parts"]
         return [{"name": str(part["name"]), "sha256": str(part["sha256"])} for part in parts]
     except (ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{path} is not what pack wrote ({type(error).__name__}: {error}): bring "
-                        "it again") from None
+        raise UserError(
+            f"{path} is not what pack wrote ({type(error).__name__}: {error}): bring it again"
+        ) from None
 
 
 def find_parts(folders):
@@ -171,15 +182,19 @@ def find_parts(folders):
             files.setdefault(path.name, []).append(path)
     manifests = [path for folder in folders for path in Path(folder).rglob(MANIFEST)]
     if not manifests:
-        raise UserError(f"there is no {MANIFEST} in {', '.join(map(str, folders))}: name the "
-                        "folders that pack wrote")
+        raise UserError(
+            f"there is no {MANIFEST} in {', '.join(map(str, folders))}: name the "
+            "folders that pack wrote"
+        )
     found = [read_parts(path) for path in manifests]
     if any(parts != found[0] for parts in found):
         raise UserError(f"the {MANIFEST} files are of different packings: take the parts of one")
     missing = [part["name"] for part in found[0] if not files.get(part["name"])]
     if missing:
-        raise UserError(f"{len(missing)} of {len(found[0])} parts are missing, the first "
-                        f"{missing[0]}: bring them, too")
+        raise UserError(
+            f"{len(missing)} of {len(found[0])} parts are missing, the first "
+            f"{missing[0]}: bring them, too"
+        )
     return [whole_one(files[part["name"]], part["sha256"]) for part in found[0]]
 
 

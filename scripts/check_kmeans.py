@@ -1,13 +1,15 @@
-"""Check the memory against scikit-learn: both cluster the same real features from the same start, as often.
+"""Check the memory against scikit-learn: both cluster the same real features from the same start,
+as often.
 
     python scripts/check_kmeans.py --model_name_or_path TEACHER --data_dir glue --task_name MRPC --max_seq_length 80 \\
       --num_centroid 100 --memory_num_train_epochs 3 --seed 1 --output_dir FOLDER
 
-Takes train_memory.py's flags. All features are held in memory (N * W * D floats), so it is for small tasks. Prints a
-Markdown table: the share of samples that both assign to the same cluster, the largest relative distance between their
-centroids, and the inertia of every pass. Ends with 1 where less than 99.9 % agree, centroids differ by more than 1e-4,
-or the inertia rises.
+Takes train_memory.py's flags. All features are held in memory (N * W * D floats), so it is for
+small tasks. Prints a Markdown table: the share of samples that both assign to the same cluster, the
+largest relative distance between their centroids, and the inertia of every pass. Ends with 1 where
+less than 99.9 % agree, centroids differ by more than 1e-4, or the inertia rises.
 """
+
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +29,7 @@ def compare(run):
     from sklearn.cluster import KMeans
 
     import memory
+
     args = run.args
     run.prepare()
     batches = torch.arange(run.rows).split(args.per_gpu_memory_train_batch_size)
@@ -38,13 +41,27 @@ def compare(run):
         for indices in batches:
             ours.add(x[indices], indices)
         inertia.append(ours.update()["inertia"])
-    theirs = KMeans(args.num_centroid, init=start.numpy(), n_init=1, max_iter=args.memory_num_train_epochs, tol=0,
-                    algorithm="lloyd").fit(x.numpy())
+    theirs = KMeans(
+        args.num_centroid,
+        init=start.numpy(),
+        n_init=1,
+        max_iter=args.memory_num_train_epochs,
+        tol=0,
+        algorithm="lloyd",
+    ).fit(x.numpy())
     wanted = torch.from_numpy(theirs.cluster_centers_)
     apart = (ours.centroids - wanted).norm(dim=1) / wanted.norm(dim=1)
     same = (torch.cdist(x, ours.centroids).argmin(1).numpy() == theirs.labels_).mean()
-    return {"task": run.task.name, "samples": run.rows, "width": x.shape[1], "C": args.num_centroid, "init":
-            args.memory_init, "same cluster": same, "centroids apart": apart.max().item(), "inertia per pass": inertia}
+    return {
+        "task": run.task.name,
+        "samples": run.rows,
+        "width": x.shape[1],
+        "C": args.num_centroid,
+        "init": args.memory_init,
+        "same cluster": same,
+        "centroids apart": apart.max().item(),
+        "inertia per pass": inertia,
+    }
 
 
 def main(argv=None):
@@ -53,9 +70,12 @@ def main(argv=None):
     flags.check_arguments(args)
     from training import runs  # after the flags, as these import for seconds
     from training.clustering import Clustering
+
     with runs.prepared(args) as task:
         row = compare(Clustering(args, task))
-    falls = all(later <= earlier * (1 + 1e-6) for earlier, later in pairwise(row["inertia per pass"]))
+    falls = all(
+        later <= earlier * (1 + 1e-6) for earlier, later in pairwise(row["inertia per pass"])
+    )
     text = ", ".join(f"{value:.6g}" for value in row["inertia per pass"])
     print(markdown(pd.DataFrame([row | {"inertia per pass": text}])))
     return 0 if row["same cluster"] >= 0.999 and row["centroids apart"] <= 1e-4 and falls else 1

@@ -3,12 +3,14 @@
     scripts/sweep runs/rte --plan vkd alpha=0.2,0.5 -- glue_with_cka_i.py ... | python scripts/estimate.py
     python scripts/estimate.py --examples_per_second 900 --jobs 4 < commands.txt
 
-A command a line, in shell quoting. A line `## NAME: ...` begins a stage, a row of its own in the table; `--keep WHAT`
-in a line of ## is scripts/sweep's for what follows; other lines with # in front are skipped. Hours are training rows,
-times epochs or passes, over a rate: --examples_per_second; or the median of the finished runs under --runs of the same
-script and precision; or that of results/step.csv, measured with BERT-base. With the variable ESTIMATE=off it does
-nothing, which spares a script that plans many sweeps their estimates one by one.
+A command a line, in shell quoting. A line `## NAME: ...` begins a stage, a row of its own in the
+table; `--keep WHAT` in a line of ## is scripts/sweep's for what follows; other lines with # in
+front are skipped. Hours are training rows, times epochs or passes, over a rate:
+--examples_per_second; or the median of the finished runs under --runs of the same script and
+precision; or that of results/step.csv, measured with BERT-base. With the variable ESTIMATE=off it
+does nothing, which spares a script that plans many sweeps their estimates one by one.
 """
+
 import argparse
 import collections
 import contextlib
@@ -30,17 +32,31 @@ from glue_data.tasks import count_rows, find_file, get_task
 from training import records
 
 STEP = Path(__file__).resolve().parent.parent / "results" / "step.csv"
-BERT_BASE = {"vocab_size": 30522, "max_position_embeddings": 512, "type_vocab_size": 2, "hidden_size": 768,
-             "intermediate_size": 3072, "num_hidden_layers": 12}
-TRAINS = ("train_teacher.py", "train_memory.py", "glue_with_cka_i.py", "glue_with_cka_g.py", "glue_with_cka_ilg.py",
-          "glue_with_baseline.py")
+BERT_BASE = {
+    "vocab_size": 30522,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+}
+TRAINS = (
+    "train_teacher.py",
+    "train_memory.py",
+    "glue_with_cka_i.py",
+    "glue_with_cka_g.py",
+    "glue_with_cka_ilg.py",
+    "glue_with_baseline.py",
+)
 CHOSEN = "BEST_"  # begins the placeholder of a value that an earlier stage decides
 
 
-# ---- commands -----------------------------------------------------------------------------------------------------
+# ---- commands ------------------------------------------------------------------------------------
+
 
 class Command(NamedTuple):
     """A line of the plan: the script's name and its flags, "" for bare ones, without the dashes."""
+
     script: str
     flags: dict
 
@@ -50,7 +66,9 @@ class Command(NamedTuple):
         try:
             return float(default if text.startswith(CHOSEN) else text)
         except ValueError:
-            raise UserError(f"--{name} of {self.script} is {text}, but must be a number: mend that command") from None
+            raise UserError(
+                f"--{name} of {self.script} is {text}, but must be a number: mend that command"
+            ) from None
 
     @property
     def precision(self):
@@ -58,14 +76,18 @@ class Command(NamedTuple):
 
     @property
     def form(self):
-        """What results/step.csv calls it; all structures and baselines are its FSD_ILG, the student alone its floor."""
+        """What results/step.csv calls it; all structures and baselines are its FSD_ILG, the student
+        alone its floor.
+        """
         if self.script == "train_memory.py":
             return "teacher, forward"
         if self.script == "train_teacher.py":
             alone = {"student_num_hidden_layers", "student_layers"} & self.flags.keys()
             return "floor" if alone else "teacher, trained"
         cached = ", cached" if "teacher_cache" in self.flags else ""
-        masked = ", masked" if "mask_padding" in self.flags else ""  # the table's, on rows grouped by length
+        masked = (
+            ", masked" if "mask_padding" in self.flags else ""
+        )  # the table's, on rows grouped by length
         alone = ", not grouped" if masked and "group_by_length" not in self.flags else ""
         return ("VKD" if self.number("beta", 1) == 0 else "FSD_ILG") + cached + masked + alone
 
@@ -76,7 +98,9 @@ class Command(NamedTuple):
             return ""
         if self.script == "glue_with_cka_ilg.py":
             return "".join(letter for letter in "ilg" if self.number(f"gamma_{letter}", 1))
-        return "g" if self.script == "glue_with_cka_g.py" else "i" if "internal" in self.flags else "l"
+        return (
+            "g" if self.script == "glue_with_cka_g.py" else "i" if "internal" in self.flags else "l"
+        )
 
     @property
     def kind(self):
@@ -85,11 +109,15 @@ class Command(NamedTuple):
 
 
 def read_flags(words):
-    """["--a", "1", "--b"] -> {"a": "1", "b": ""}; the last of two wins, new spellings become the old ones."""
+    """["--a", "1", "--b"] -> {"a": "1", "b": ""}; the last of two wins, new spellings become the
+    old ones.
+    """
     flags, name = {}, None
     for word in words:
         if word.startswith("--"):
-            name, _, value = word.removeprefix("--").replace("per_device_", "per_gpu_").partition("=")
+            name, _, value = (
+                word.removeprefix("--").replace("per_device_", "per_gpu_").partition("=")
+            )
             flags[name] = value
         elif name:
             flags[name], name = word, None
@@ -102,8 +130,10 @@ def read_command(line, number):
         words = shlex.split(line)
         for i, word in enumerate(words):
             if word.endswith(".py"):
-                return Command(Path(word).name, read_flags(words[i + 1:]))
-    raise UserError(f"line {number} is no command with a Python script, in shell quoting: {line.strip()}")
+                return Command(Path(word).name, read_flags(words[i + 1 :]))
+    raise UserError(
+        f"line {number} is no command with a Python script, in shell quoting: {line.strip()}"
+    )
 
 
 def read_stages(lines, keep):
@@ -122,12 +152,17 @@ def read_stages(lines, keep):
     return stages
 
 
-# ---- sizes --------------------------------------------------------------------------------------------------------
+# ---- sizes ---------------------------------------------------------------------------------------
+
 
 def shape_of(command):
-    """The numbers of a model's config.json that decide its size: of a local folder, else BERT-base's."""
+    """The numbers of a model's config.json that decide its size: of a local folder, else
+    BERT-base's.
+    """
     for name in ("model_name_or_path_for_copy", "model_name_or_path"):
-        if name in command.flags and (config := common.read_json(Path(command.flags[name], "config.json"))):
+        if name in command.flags and (
+            config := common.read_json(Path(command.flags[name], "config.json"))
+        ):
             return {key: config.get(key, value) for key, value in BERT_BASE.items()}
     return BERT_BASE
 
@@ -135,14 +170,20 @@ def shape_of(command):
 def parameters(shape, layers, classes):
     """The number of weights of a BERT with a classifier."""
     d, inner = shape["hidden_size"], shape["intermediate_size"]
-    embeddings = (shape["vocab_size"] + shape["max_position_embeddings"] + shape["type_vocab_size"] + 2) * d
-    layer = 4 * (d * d + d) + 2 * d * inner + inner + d + 4 * d  # attention, feed-forward, two norms
+    embeddings = (
+        shape["vocab_size"] + shape["max_position_embeddings"] + shape["type_vocab_size"] + 2
+    ) * d
+    layer = (
+        4 * (d * d + d) + 2 * d * inner + inner + d + 4 * d
+    )  # attention, feed-forward, two norms
     return embeddings + layers * layer + d * d + d + classes * (d + 1)
 
 
 def batch_size(command):
     """Samples of an optimizer step."""
-    return command.number("per_gpu_train_batch_size", 8) * command.number("gradient_accumulation_steps", 1)
+    return command.number("per_gpu_train_batch_size", 8) * command.number(
+        "gradient_accumulation_steps", 1
+    )
 
 
 def student_layers(command, shape):
@@ -150,42 +191,67 @@ def student_layers(command, shape):
     whole = shape["num_hidden_layers"]
     if picked := command.flags.get("student_layers"):
         return len(picked.split(","))
-    return int(command.number("student_num_hidden_layers", whole if command.script == "train_teacher.py"
-                              else max(1, whole // 2)))
+    return int(
+        command.number(
+            "student_num_hidden_layers",
+            whole if command.script == "train_teacher.py" else max(1, whole // 2),
+        )
+    )
 
 
 def cache_entries(command, shape, classes, centroids):
-    """{file: bytes a sample} that a command needs in its teacher cache, as training/teacher_cache.py writes it."""
+    """{file: bytes a sample} that a command needs in its teacher cache, as
+    training/teacher_cache.py writes it.
+    """
     if "teacher_cache" not in command.flags:
         return {}
     width = int(command.number("max_seq_length", 128))
-    features, relations, logits = 2 * width * shape["hidden_size"], 8 * centroids, {"logits": 4 * classes}
+    features, relations, logits = (
+        2 * width * shape["hidden_size"],
+        8 * centroids,
+        {"logits": 4 * classes},
+    )
     penultimate = {f"features-{shape['num_hidden_layers'] - 1}": features}
     step = shape["num_hidden_layers"] // student_layers(command, shape) or 1
     if command.script == "glue_with_baseline.py":
         patient = range(step, shape["num_hidden_layers"], step)
-        return logits | {"pkd": {f"features-{k}": features for k in patient}, "minilm": {"attention": 3 * features},
-                         "none": {}, "vkd": {}}.get(command.flags.get("method"), penultimate)
+        return logits | {
+            "pkd": {f"features-{k}": features for k in patient},
+            "minilm": {"attention": 3 * features},
+            "none": {},
+            "vkd": {},
+        }.get(command.flags.get("method"), penultimate)
     structures = command.structures
-    layers = penultimate if "l" in structures else {"tokens": 2 * width ** 2} if "i" in structures else {}
+    layers = (
+        penultimate if "l" in structures else {"tokens": 2 * width**2} if "i" in structures else {}
+    )
     memory = command.flags.get("teacher_memory_path")
     return logits | layers | ({f"relations-{memory}": relations} if "g" in structures else {})
 
 
-# ---- rates --------------------------------------------------------------------------------------------------------
+# ---- rates ---------------------------------------------------------------------------------------
+
 
 def measured_rates(folder):
-    """{kind: ([examples a second], [seconds of start and evaluation], machine)} of the finished runs below a folder."""
+    """{kind: ([examples a second], [seconds of start and evaluation], machine)} of the finished
+    runs below a folder.
+    """
     found = collections.defaultdict(lambda: ([], [], set()))
     for path in sorted(Path(folder).rglob("run.json")) if folder else []:
         run = records.read_run(path.parent)
         seconds = run.get("train_seconds", 0)
         cut = [run.get("arguments", {}).get(flag) for flag in ("max_steps", "max_train_samples")]
-        if not run.get("finished") or not seconds or cut not in ([-1, None], [None, None]):  # a rehearsal tells no rate
+        if (
+            not run.get("finished") or not seconds or cut not in ([-1, None], [None, None])
+        ):  # a rehearsal tells no rate
             continue
         with records.complete_run(path.parent):
             arguments = records.as_of_today(run["arguments"])
-            flags = {key: value for key, value in arguments.items() if str(value) not in ("None", "False", "")}
+            flags = {
+                key: value
+                for key, value in arguments.items()
+                if str(value) not in ("None", "False", "")
+            }
             command = Command(run["command"].split()[0], flags)
             rate = run.get("examples_per_second")
             if "memory" in run:
@@ -210,7 +276,11 @@ class Rates:
     """Looks up the rates of commands; `notes` has those used, {source: {what: rate}}."""
 
     def __init__(self, given, folder):
-        self.given, self.measured, self.notes = given, measured_rates(folder), collections.defaultdict(dict)
+        self.given, self.measured, self.notes = (
+            given,
+            measured_rates(folder),
+            collections.defaultdict(dict),
+        )
         self.folder = folder
         self.step, self.machine = step_rates()
 
@@ -230,15 +300,18 @@ class Rates:
         if (form, precision) not in self.step:
             form = form.partition(", masked")[0]  # computes more
         if (form, precision) not in self.step:
-            raise UserError(f"no rate of {script} in {precision} is known: pass --examples_per_second, or let one such "
-                            f"run finish{f' below {self.folder}' if self.folder else ''}")
+            raise UserError(
+                f"no rate of {script} in {precision} is known: pass --examples_per_second, or let "
+                f"one such run finish{f' below {self.folder}' if self.folder else ''}"
+            )
         rate = self.step[form, precision]
         source = f"{STEP.parent.name}/{STEP.name} ({self.machine}; BERT-base, 128 tokens, precision {precision})"
         self.notes[source][form] = rate
         return rate, 0.0
 
 
-# ---- the estimate -------------------------------------------------------------------------------------------------
+# ---- the estimate --------------------------------------------------------------------------------
+
 
 class Estimate:
     """Adds up commands in their order: a cache is paid for by the first one that needs it."""
@@ -250,24 +323,37 @@ class Estimate:
 
     def rows(self, command):
         """Training rows: of the file in --data_dir if it is there, else the official number."""
-        task, folder = get_task(command.flags.get("task_name", "")), command.flags.get("data_dir", "")
+        task, folder = (
+            get_task(command.flags.get("task_name", "")),
+            command.flags.get("data_dir", ""),
+        )
         if "train" not in task.rows:
             raise UserError(f"{task.name} has no training rows: name another task")
         if (task.name, folder) not in self.files:
             try:
                 rows = count_rows(task, "train", find_file(task, folder, "train"))
-                self.files[task.name, folder] = rows, f"{task.name} has {rows:,} training rows in {folder}"
+                self.files[task.name, folder] = (
+                    rows,
+                    f"{task.name} has {rows:,} training rows in {folder}",
+                )
             except UserError:
                 rows = task.rows["train"]
-                self.files[task.name, folder] = rows, (f"{task.name} has {rows:,} training rows, officially, as there "
-                                                       f"is no file in {folder} yet")
+                self.files[task.name, folder] = (
+                    rows,
+                    (
+                        f"{task.name} has {rows:,} training rows, officially, as there "
+                        f"is no file in {folder} yet"
+                    ),
+                )
         rows = self.files[task.name, folder][0]
         return task, min(rows, int(command.number("max_train_samples", rows)))
 
     def examples(self, command, rows):
         """Training samples that a command computes."""
         if command.script == "train_memory.py":
-            return rows * command.number("memory_num_train_epochs", command.number("num_train_epochs", 3))
+            return rows * command.number(
+                "memory_num_train_epochs", command.number("num_train_epochs", 3)
+            )
         if (steps := command.number("max_steps", -1)) > 0:
             return steps * batch_size(command)
         if command.flags.get("num_train_epochs", "").startswith(CHOSEN):
@@ -288,7 +374,11 @@ class Estimate:
         if command.script == "train_memory.py":
             centroids = int(command.number("num_centroid", usual))
             self.centroids[command.flags.get("output_dir")] = centroids
-            return seconds, 4 * centroids * values, 12 * centroids * values  # while it runs float64 sums, too
+            return (
+                seconds,
+                4 * centroids * values,
+                12 * centroids * values,
+            )  # while it runs float64 sums, too
         centroids = self.centroids.get(command.flags.get("teacher_memory_path"), usual)
         layers = student_layers(command, shape)
         weights = parameters(shape, layers, classes)
@@ -297,14 +387,21 @@ class Estimate:
             weights += centroids * values  # the student's memory, trained with it
         cached = self.new_files(command, cache_entries(command, shape, classes, centroids))
         if cached:
-            seconds += rows / self.rates(("train_memory.py", "teacher, forward", command.precision))[0]
-        checkpoint = 12 * weights * (examples / batch_size(command) > command.number("save_steps", 500))  # Adam's, too
+            seconds += (
+                rows / self.rates(("train_memory.py", "teacher, forward", command.precision))[0]
+            )
+        checkpoint = (
+            12 * weights * (examples / batch_size(command) > command.number("save_steps", 500))
+        )  # Adam's, too
         kept = {"results": 0, "model": 4 * weights, "all": 4 * weights + checkpoint}[keep]
         return seconds, kept + rows * cached, 4 * weights + checkpoint
 
     def new_files(self, command, entries):
         """Bytes a sample of those cache entries that no command before needed."""
-        where = (command.precision, *map(command.flags.get, ("teacher_cache", "model_name_or_path", "data_dir")))
+        where = (
+            command.precision,
+            *map(command.flags.get, ("teacher_cache", "model_name_or_path", "data_dir")),
+        )
         new = {file: size for file, size in entries.items() if (where, file) not in self.cached}
         self.cached |= {(where, file) for file in new}
         return sum(new.values())
@@ -312,23 +409,38 @@ class Estimate:
 
 def caption(estimate, jobs):
     """What the numbers rest on, a line each."""
-    lines = [f"Hours: training rows x epochs (of the memory: passes) / rate, {jobs} "
-             f"{'run' if jobs == 1 else 'runs, each at the full rate,'} at a time."]
+    lines = [
+        f"Hours: training rows x epochs (of the memory: passes) / rate, {jobs} "
+        f"{'run' if jobs == 1 else 'runs, each at the full rate,'} at a time."
+    ]
     rates = estimate.rates
     if rates.given:
-        lines.append(f"Rate: {rates.given:g} examples/s for all, as given; without start and evaluation.")
+        lines.append(
+            f"Rate: {rates.given:g} examples/s for all, as given; without start and evaluation."
+        )
     for source, found in rates.notes.items():
-        lines.append(f"Examples/s from {source}: {'; '.join(f'{name} {rate:.4g}' for name, rate in found.items())}.")
+        lines.append(
+            f"Examples/s from {source}: "
+            f"{'; '.join(f'{name} {rate:.4g}' for name, rate in found.items())}."
+        )
         if source.startswith(STEP.parent.name):
-            lines += ["  FSD_ILG's stands for all structures and baselines, floor's for the student alone; start and "
-                      "evaluation are left out.", "  Another machine, above all a GPU, differs by far: pass "
-                      "--examples_per_second, or let a run of each kind finish first."]
+            lines += [
+                "  FSD_ILG's stands for all structures and baselines, floor's for the student "
+                "alone; start and evaluation are left out.",
+                "  Another machine, above all a GPU, differs by far: pass "
+                "--examples_per_second, or let a run of each kind finish first.",
+            ]
     lines += [f"{note}." for _, note in estimate.files.values()]
     if estimate.chosen_epochs:
-        lines.append(f"Epochs yet to be chosen count as {estimate.most_epochs:g}, the most searched: an upper bound.")
+        lines.append(
+            f"Epochs yet to be chosen count as {estimate.most_epochs:g}, the most searched: an "
+            "upper bound."
+        )
     for layers, (weights, assumed) in sorted(estimate.shapes.items()):
-        lines.append(f"Disk: {weights / 1e6:.1f} M weights in {layers} layers"
-                     f"{', shaped as BERT-base, as no config.json is at hand' if assumed else ''}.")
+        lines.append(
+            f"Disk: {weights / 1e6:.1f} M weights in {layers} layers"
+            f"{', shaped as BERT-base, as no config.json is at hand' if assumed else ''}."
+        )
     return lines
 
 
@@ -343,31 +455,58 @@ def table(rows):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     add = parser.add_argument
-    add("--runs", type=common.expand_path_or_none, help="Folder of runs; the rates of the finished ones in "
-        "it are used.")
+    add(
+        "--runs",
+        type=common.expand_path_or_none,
+        help="Folder of runs; the rates of the finished ones in it are used.",
+    )
     add("--jobs", type=int, default=1, help="Runs at a time. Default 1.")
-    add("--keep", choices=("all", "model", "results"), default="model", help="What scripts/sweep leaves of a finished "
-        "run. Default model.")
+    add(
+        "--keep",
+        choices=("all", "model", "results"),
+        default="model",
+        help="What scripts/sweep leaves of a finished run. Default model.",
+    )
     add("--examples_per_second", type=float, help="Rate of all runs; default: measured ones.")
-    add("--most_epochs", type=float, default=10, help="Epochs of a command that has them yet to be chosen "
-        f"({CHOSEN}...). Default 10.")
+    add(
+        "--most_epochs",
+        type=float,
+        default=10,
+        help=f"Epochs of a command that has them yet to be chosen ({CHOSEN}...). Default 10.",
+    )
     args = parser.parse_args(argv)
     if args.jobs < 1 or (args.examples_per_second is not None and args.examples_per_second <= 0):
         raise UserError("--jobs and --examples_per_second must be above 0")
     stages = read_stages(sys.stdin.readlines(), args.keep)
-    estimate, rows, most = Estimate(Rates(args.examples_per_second, args.runs), args.most_epochs), [], 0
+    estimate, rows, most = (
+        Estimate(Rates(args.examples_per_second, args.runs), args.most_epochs),
+        [],
+        0,
+    )
     for stage, keep, commands in stages:
         costs = [estimate.add(command, keep) for command in commands]
-        rows.append((stage, len(commands), sum(cost[0] for cost in costs) / 3600 / args.jobs, sum(c[1] for c in costs)))
+        rows.append(
+            (
+                stage,
+                len(commands),
+                sum(cost[0] for cost in costs) / 3600 / args.jobs,
+                sum(c[1] for c in costs),
+            )
+        )
         most = max([most, *(cost[2] for cost in costs)])
     if not rows:
         raise UserError("there is no command to estimate: expected one a line on standard input")
     lines = [*table(rows), "", *caption(estimate, args.jobs)]
-    lines.append(f"While {'one run is' if args.jobs == 1 else f'{args.jobs} runs are'} going on, up to "
-                 f"{args.jobs * most / 1e9:.2f} GB more are needed, for checkpoints.")
+    lines.append(
+        f"While {'one run is' if args.jobs == 1 else f'{args.jobs} runs are'} going on, up to "
+        f"{args.jobs * most / 1e9:.2f} GB more are needed, for checkpoints."
+    )
     print("\n".join(lines))
 
 

@@ -1,11 +1,13 @@
-"""A part of a task's training rows held out as its dev set, to choose settings on: the official dev set stays unseen.
+"""A part of a task's training rows held out as its dev set, to choose settings on: the official dev
+set stays unseen.
 
     python scripts/hold_out.py --data_dir glue --tasks mrpc sts-b --output_dir held_out
 
-writes held_out/MRPC/train.tsv and dev.tsv: the rows of glue/MRPC/train.tsv, byte for byte and in its order, each in
-one of the two. Give --data_dir held_out to the scripts then. MNLI's two dev files get the same rows, as a training set
-has no genres of its own to match and to mismatch.
+writes held_out/MRPC/train.tsv and dev.tsv: the rows of glue/MRPC/train.tsv, byte for byte and in
+its order, each in one of the two. Give --data_dir held_out to the scripts then. MNLI's two dev
+files get the same rows, as a training set has no genres of its own to match and to mismatch.
 """
+
 import argparse
 import math
 import random
@@ -30,28 +32,46 @@ def hold_out(task, data_dir, output_dir, fraction, seed):
     held = set(random.Random(seed).sample(range(len(rows)), math.ceil(fraction * len(rows))))
     if len(held) == len(rows):
         raise UserError(f"{source} has {len(rows)} rows: too few to hold out {fraction:g} of them")
-    parts = {"train": [row for i, row in enumerate(rows) if i not in held], "dev": [rows[i] for i in sorted(held)]}
+    parts = {
+        "train": [row for i, row in enumerate(rows) if i not in held],
+        "dev": [rows[i] for i in sorted(held)],
+    }
     for split, name in task.files.items():
         if split not in task.submissions:
             with atomic_path(folder / name) as path:
-                path.write_bytes(b"".join(line + b"\n" for line in header + parts[split.removesuffix("_mm")]))
+                path.write_bytes(
+                    b"".join(line + b"\n" for line in header + parts[split.removesuffix("_mm")])
+                )
     return len(parts["train"]), len(parts["dev"])
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", type=expand_path, required=True, help="The folder with the tasks' "
-                        "official .tsv files.")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data_dir",
+        type=expand_path,
+        required=True,
+        help="The folder with the tasks' official .tsv files.",
+    )
     parser.add_argument("--tasks", nargs="+", required=True, help="Names of GLUE tasks.")
-    parser.add_argument("--output_dir", type=expand_path, required=True, help="The folder for the parts.")
-    parser.add_argument("--fraction", type=float, default=0.15, help="Share of the rows to hold out. Default 0.15.")
+    parser.add_argument(
+        "--output_dir", type=expand_path, required=True, help="The folder for the parts."
+    )
+    parser.add_argument(
+        "--fraction", type=float, default=0.15, help="Share of the rows to hold out. Default 0.15."
+    )
     parser.add_argument("--seed", type=int, default=0, help="Which rows. Default 0.")
     args = parser.parse_args(argv)
     if not 0 < args.fraction < 1:
         raise UserError(f"--fraction must be between 0 and 1, got {args.fraction:g}")
     for task in map(get_task, args.tasks):
         train, dev = hold_out(task, args.data_dir, args.output_dir, args.fraction, args.seed)
-        say(f"{task.name}: {train} rows to train on, {dev} held out, in {Path(args.output_dir) / task.folder}")
+        say(
+            f"{task.name}: {train} rows to train on, {dev} held out, in "
+            f"{Path(args.output_dir) / task.folder}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """What the study compares, and how it chooses: docs/study.md as data and rules."""
+
 from typing import NamedTuple
 
 from common import UserError
@@ -12,6 +13,7 @@ RATES = (1e-6, 1e-2)  # beyond these nobody looks
 
 class Method(NamedTuple):
     """A method's command, and the settings that its trials compare, in the order of their size."""
+
     command: str
     trials: tuple = ()
 
@@ -25,19 +27,30 @@ METHODS = {
     "none": baseline("none"),
     "vkd": baseline("vkd", "--alpha 0.2", "--alpha 0.5", "--alpha 0.7"),
     "fsd_i": Method("glue_with_cka_i.py --internal", ("--beta 4", "--beta 16", "--beta 64")),
-    "fsd_ilg": Method("glue_with_cka_ilg.py --beta 1 --gamma_m 1e-4", (
-        "--gamma_i 4 --gamma_l 4 --gamma_g 1",
-        "--gamma_i 16 --gamma_l 1 --gamma_g 0.1",
-        "--gamma_i 64 --gamma_l 1 --gamma_g 0.01")),
+    "fsd_ilg": Method(
+        "glue_with_cka_ilg.py --beta 1 --gamma_m 1e-4",
+        (
+            "--gamma_i 4 --gamma_l 4 --gamma_g 1",
+            "--gamma_i 16 --gamma_l 1 --gamma_g 0.1",
+            "--gamma_i 64 --gamma_l 1 --gamma_g 0.01",
+        ),
+    ),
     "minilm": baseline("minilm", "--beta 0.1", "--beta 1", "--beta 10"),
-    "rkd": baseline("rkd", "--gamma_d 10 --gamma_a 20", "--gamma_d 100 --gamma_a 200",
-                    "--gamma_d 1000 --gamma_a 2000"),
+    "rkd": baseline(
+        "rkd",
+        "--gamma_d 10 --gamma_a 20",
+        "--gamma_d 100 --gamma_a 200",
+        "--gamma_d 1000 --gamma_a 2000",
+    ),
     "fsd_l": Method("glue_with_cka_i.py", ("--beta 4", "--beta 16", "--beta 64")),
-    "fsd_il": Method("glue_with_cka_ilg.py --beta 1 --gamma_g 0", (
-        "--gamma_i 4 --gamma_l 4", "--gamma_i 16 --gamma_l 1", "--gamma_i 64 --gamma_l 1")),
+    "fsd_il": Method(
+        "glue_with_cka_ilg.py --beta 1 --gamma_g 0",
+        ("--gamma_i 4 --gamma_l 4", "--gamma_i 16 --gamma_l 1", "--gamma_i 64 --gamma_l 1"),
+    ),
     "pkd": baseline("pkd", "--beta 10", "--beta 100", "--beta 1000"),
-    "fsd_g": Method("glue_with_cka_g.py --beta 1", (
-        "--gamma_m 1e-6", "--gamma_m 1e-4", "--gamma_m 1e-2")),
+    "fsd_g": Method(
+        "glue_with_cka_g.py --beta 1", ("--gamma_m 1e-6", "--gamma_m 1e-4", "--gamma_m 1e-2")
+    ),
     "procrustes": baseline("procrustes", "--beta 1", "--beta 10", "--beta 100"),
     "gram": baseline("gram", "--beta 1", "--beta 10", "--beta 100"),
 }
@@ -48,6 +61,7 @@ CLAIMED = ("vkd", "fsd_i", "fsd_ilg")
 
 class Variant(NamedTuple):
     """A form of a method: flags beside its own, and the memory that it needs, if not the usual."""
+
     method: str
     flags: str
     memory: str = "memory"
@@ -61,10 +75,12 @@ VARIANTS = {
     "fsd_l_debiased": Variant("fsd_l", "--cka_estimator debiased"),
     "fsd_l_first": Variant("fsd_l", "--sample_features first"),
     "fsd_l_masked": Variant("fsd_l", "--mask_padding"),
-    "fsd_g_released_6": Variant("fsd_g", "--beta 1e-6 --student_memory_init released",
-                                "memory_released"),
-    "fsd_g_released_7": Variant("fsd_g", "--beta 1e-7 --student_memory_init released",
-                                "memory_released"),
+    "fsd_g_released_6": Variant(
+        "fsd_g", "--beta 1e-6 --student_memory_init released", "memory_released"
+    ),
+    "fsd_g_released_7": Variant(
+        "fsd_g", "--beta 1e-7 --student_memory_init released", "memory_released"
+    ),
     "none_other_layers": Variant("none", "OTHER_LAYERS"),
     "vkd_other_layers": Variant("vkd", "OTHER_LAYERS"),
     "fsd_i_other_layers": Variant("fsd_i", "OTHER_LAYERS"),
@@ -84,19 +100,24 @@ def choose_rate(scores):
     than STABLE points apart.
     """
     rates = sorted(scores["none"])
-    means = {method: {rate: sum(found[rate]) / len(found[rate]) for rate in rates}
-             for method, found in scores.items()}
+    means = {
+        method: {rate: sum(found[rate]) / len(found[rate]) for rate in rates}
+        for method, found in scores.items()
+    }
     for found in means.values():
         best = max(rates, key=lambda rate: (found[rate], rate not in (rates[0], rates[-1])))
         for edge, beyond in ((rates[0], best / 2), (rates[-1], best * 2)):
             if best == edge and RATES[0] <= beyond <= RATES[1]:
                 return None, float(f"{beyond:g}")
-    stable = [rate for rate, found in sorted(scores["none"].items())
-              if max(found) - min(found) < STABLE]
+    stable = [
+        rate for rate, found in sorted(scores["none"].items()) if max(found) - min(found) < STABLE
+    ]
     if not stable:
         tried = ", ".join(f"{rate:g}" for rate in rates)
-        raise UserError(f"at no rate of {tried} are the seeds of the student alone less than "
-                        f"{STABLE} points apart: look at others with --rates")
+        raise UserError(
+            f"at no rate of {tried} are the seeds of the student alone less than "
+            f"{STABLE} points apart: look at others with --rates"
+        )
     return max(stable, key=lambda rate: sum(found[rate] for found in means.values())), None
 
 

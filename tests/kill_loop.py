@@ -1,15 +1,18 @@
-"""Kill runs at random moments and start them again, until they end: with the very bits of one that nothing killed.
+"""Kill runs at random moments and start them again, until they end: with the very bits of one that
+nothing killed.
 
     python tests/kill_loop.py --rounds 100 --seed 1
 
-A round is a distillation (FSD_ILG with its teacher cache and memory) or a clustering, every tenth a distillation by two
-processes, on tiny random models, without a network. Its command is started and killed, by SIGKILL or SIGTERM, at a
-moment drawn from its whole duration, time and again, until it ends by itself. Of these lives of one process a quarter
-begin with a new interpreter; the others are forked from this one, which has all modules loaded, so that more kills hit
-what a run does. After each kill nothing half-written may pass for whole, SIGTERM must have been answered by one line
-and by 143, and the step that it says is saved must be the one that the next life goes on from. At the first fault the
-folder is kept and the exit code is 1. A table of all kills comes last.
+A round is a distillation (FSD_ILG with its teacher cache and memory) or a clustering, every tenth a
+distillation by two processes, on tiny random models, without a network. Its command is started and
+killed, by SIGKILL or SIGTERM, at a moment drawn from its whole duration, time and again, until it
+ends by itself. Of these lives of one process a quarter begin with a new interpreter; the others are
+forked from this one, which has all modules loaded, so that more kills hit what a run does. After
+each kill nothing half-written may pass for whole, SIGTERM must have been answered by one line and
+by 143, and the step that it says is saved must be the one that the next life goes on from. At the
+first fault the folder is kept and the exit code is 1. A table of all kills comes last.
 """
+
 import argparse
 import collections
 import contextlib
@@ -36,9 +39,17 @@ import train_memory
 from common import cli
 
 MOST_KILLS = 5  # of a round, which then ends in peace
-PHASES = {"sample for the start:": "first centroids", "pass 1 of": "clustering", "pass 2 of": "clustering",
-          "pass 3 of": "clustering", "making the teacher cache": "teacher cache", "training:": "training",
-          "evaluating:": "evaluation", "everything is in": "ending", "a memory of": "ending"}
+PHASES = {
+    "sample for the start:": "first centroids",
+    "pass 1 of": "clustering",
+    "pass 2 of": "clustering",
+    "pass 3 of": "clustering",
+    "making the teacher cache": "teacher cache",
+    "training:": "training",
+    "evaluating:": "evaluation",
+    "everything is in": "ending",
+    "a memory of": "ending",
+}
 
 
 class Fault(Exception):
@@ -46,7 +57,10 @@ class Fault(Exception):
 
 
 class Kind(NamedTuple):
-    """A command, and the files that it must leave as a run does that nothing killed. {}: the round's folder."""
+    """A command, and the files that it must leave as a run does that nothing killed. {}: the
+    round's folder.
+    """
+
     module: object
     arguments: list
     files: tuple
@@ -56,33 +70,84 @@ class Kind(NamedTuple):
 def kinds(models):
     """name -> Kind, on the tiny models in a folder."""
     places = ["--cache_dir", "{}/cache"]
-    student = (*places, "--results_csv", "{}/results.csv", "--do_predict", "--teacher_memory_path", models / "memory",
-               "--teacher_cache", "{}/teacher_cache", "--save_steps", 15, "--gradient_accumulation_steps", 2,
-               "--per_gpu_eval_batch_size", 2)
-    left = ("model.safetensors", "student_memory.safetensors", "dev_predictions.tsv", "submission/RTE.tsv",
-            "eval_results.json")
+    student = (
+        *places,
+        "--results_csv",
+        "{}/results.csv",
+        "--do_predict",
+        "--teacher_memory_path",
+        models / "memory",
+        "--teacher_cache",
+        "{}/teacher_cache",
+        "--save_steps",
+        15,
+        "--gradient_accumulation_steps",
+        2,
+        "--per_gpu_eval_batch_size",
+        2,
+    )
+    left = (
+        "model.safetensors",
+        "student_memory.safetensors",
+        "dev_predictions.tsv",
+        "submission/RTE.tsv",
+        "eval_results.json",
+    )
     return {
-        "distillation": Kind(glue_with_cka_ilg, flags(
-            models, "{}/out", *student, "--num_train_epochs", 2, "--per_gpu_train_batch_size", 4), left),
-        "clustering": Kind(train_memory, memory_flags(
-            models, "{}/out", *places, "--save_steps", 50, "--logging_steps", 1, "--per_gpu_train_batch_size", 4,
-            "--memory_learning_rate", 0.5, "--memory_num_train_epochs", 3), ("memory.safetensors", "clusters.tsv")),
-        "two processes": Kind(glue_with_cka_ilg, flags(
-            models, "{}/out", *student, "--num_train_epochs", 2, "--per_gpu_train_batch_size", 4), left, 2),
+        "distillation": Kind(
+            glue_with_cka_ilg,
+            flags(
+                models, "{}/out", *student, "--num_train_epochs", 2, "--per_gpu_train_batch_size", 4
+            ),
+            left,
+        ),
+        "clustering": Kind(
+            train_memory,
+            memory_flags(
+                models,
+                "{}/out",
+                *places,
+                "--save_steps",
+                50,
+                "--logging_steps",
+                1,
+                "--per_gpu_train_batch_size",
+                4,
+                "--memory_learning_rate",
+                0.5,
+                "--memory_num_train_epochs",
+                3,
+            ),
+            ("memory.safetensors", "clusters.tsv"),
+        ),
+        "two processes": Kind(
+            glue_with_cka_ilg,
+            flags(
+                models, "{}/out", *student, "--num_train_epochs", 2, "--per_gpu_train_batch_size", 4
+            ),
+            left,
+            2,
+        ),
     }
 
 
 def make_models(folder):
     save_models(folder)
     write_task(folder, rows=(600, 200, 200))
-    subprocess.run([sys.executable, ROOT / "train_memory.py", *memory_flags(folder, folder / "memory")], check=True,
-                   capture_output=True)
+    subprocess.run(
+        [sys.executable, ROOT / "train_memory.py", *memory_flags(folder, folder / "memory")],
+        check=True,
+        capture_output=True,
+    )
 
 
-# ---- a life -------------------------------------------------------------------------------------------------------
+# ---- a life --------------------------------------------------------------------------------------
+
 
 def live(kind, folder, cold):
-    """In a process that was just forked: become the command of a kind. cold: with an interpreter of its own."""
+    """In a process that was just forked: become the command of a kind. cold: with an interpreter of
+    its own.
+    """
     os.chdir(folder)
     with open("stderr", "wb") as err:
         os.dup2(err.fileno(), 1)
@@ -90,8 +155,20 @@ def live(kind, folder, cold):
     words = [str(word).replace("{}", str(folder)) for word in kind.arguments]
     script = str(Path(kind.module.__file__))
     if cold or kind.processes > 1:
-        launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(kind.processes), "--rdzv_backend", "c10d",
-                    "--rdzv_endpoint", "localhost:0"] if kind.processes > 1 else []
+        launcher = (
+            [
+                "-m",
+                "torch.distributed.run",
+                "--nproc_per_node",
+                str(kind.processes),
+                "--rdzv_backend",
+                "c10d",
+                "--rdzv_endpoint",
+                "localhost:0",
+            ]
+            if kind.processes > 1
+            else []
+        )
         os.execv(sys.executable, [sys.executable, *launcher, script, *words])
     sys.argv = [script, *words]
     sys.exit(cli(kind.module.main, words))
@@ -116,7 +193,10 @@ def kill(process, number):
     """SIGTERM to the command alone; SIGKILL to all its processes at once."""
     doomed = []
     with contextlib.suppress(psutil.NoSuchProcess):
-        doomed = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        doomed = [
+            psutil.Process(process.pid),
+            *psutil.Process(process.pid).children(recursive=True),
+        ]
     for one in doomed if number == signal.SIGKILL else doomed[:1]:
         with contextlib.suppress(psutil.NoSuchProcess):
             one.send_signal(number)
@@ -127,7 +207,11 @@ def kill(process, number):
 
 def phase_of(said):
     """Where a life was, by the last thing that it said."""
-    return PHASES[max(PHASES, key=said.rfind)] if any(said.rfind(mark) >= 0 for mark in PHASES) else "starting"
+    return (
+        PHASES[max(PHASES, key=said.rfind)]
+        if any(said.rfind(mark) >= 0 for mark in PHASES)
+        else "starting"
+    )
 
 
 def finished(folder):
@@ -139,7 +223,9 @@ def finished(folder):
 def check_kill(kind, folder, number, code, said):
     """What may not be after a kill."""
     ours = said
-    if kind.processes > 1:  # torchrun tells of SIGTERM at length; the workers' lines begin with [rank
+    if (
+        kind.processes > 1
+    ):  # torchrun tells of SIGTERM at length; the workers' lines begin with [rank
         ours = re.sub(r"^Traceback.*?SignalException[^\n]*", "", said, flags=re.M | re.S)
     for word in ("Traceback", "Exception ignored", "Error", "threads at exit"):
         if word in ours:
@@ -149,7 +235,11 @@ def check_kill(kind, folder, number, code, said):
         silent = phase_of(said) == "starting" and not said.strip()  # it had not begun to listen
         if (code, answered) != (143, 1) and not (silent and code == -signal.SIGTERM):
             raise Fault(f"SIGTERM was answered by exit code {code} and {answered} lines")
-    if not finished(folder) and (folder / "results.csv").exists() and phase_of(said) not in ("evaluation", "ending"):
+    if (
+        not finished(folder)
+        and (folder / "results.csv").exists()
+        and phase_of(said) not in ("evaluation", "ending")
+    ):
         raise Fault("a row in results.csv of a run that was not done")
 
 
@@ -174,7 +264,8 @@ def saved_step(said):
     return found and int(found[1])
 
 
-# ---- a round ------------------------------------------------------------------------------------------------------
+# ---- a round -------------------------------------------------------------------------------------
+
 
 def play(kind, folder, seconds, draw, count):
     """Kill and start again until the command ends by itself.
@@ -184,7 +275,10 @@ def play(kind, folder, seconds, draw, count):
     folder.mkdir(parents=True)
     reached = promised = None
     for life in range(MOST_KILLS + 1):
-        number, cold = draw.choice((signal.SIGKILL, signal.SIGTERM)), draw.random() < 0.25 or kind.processes > 1
+        number, cold = (
+            draw.choice((signal.SIGKILL, signal.SIGTERM)),
+            draw.random() < 0.25 or kind.processes > 1,
+        )
         process, began = start(kind, folder, cold), time.monotonic()
         wait(process, draw.uniform(0, seconds[cold]) if life < MOST_KILLS else 300)
         if process.exitcode is None:
@@ -197,7 +291,9 @@ def play(kind, folder, seconds, draw, count):
         if begun is not None and reached is not None:
             count["steps lost"] += max(0, reached - begun)
             if promised is not None and begun != promised:
-                raise Fault(f"step {promised} was said to be saved, and the next life goes on from {begun}")
+                raise Fault(
+                    f"step {promised} was said to be saved, and the next life goes on from {begun}"
+                )
             reached = promised = None
         if number is None:
             if code:
@@ -219,13 +315,20 @@ def compare(kind, one, two):
     for name in kind.files:
         if (one / "out" / name).read_bytes() != (two / "out" / name).read_bytes():
             raise Fault(f"{name} differs from that of a run that nothing killed")
-    logs = [[{key: value for key, value in json.loads(line).items() if key != "examples_per_second"}
-             for line in (folder / "out/train_log.jsonl").read_text().splitlines()] for folder in (one, two)]
+    logs = [
+        [
+            {key: value for key, value in json.loads(line).items() if key != "examples_per_second"}
+            for line in (folder / "out/train_log.jsonl").read_text().splitlines()
+        ]
+        for folder in (one, two)
+    ]
     if logs[0] != logs[1]:
         raise Fault("train_log.jsonl differs from that of a run that nothing killed")
     if (two / "results.csv").exists() and len(pd.read_csv(two / "results.csv")) != 1:
         raise Fault("results.csv has not one row")
-    left = [path for path in two.rglob("*") if ".tmp" in path.name or path.name.endswith(".partial")]
+    left = [
+        path for path in two.rglob("*") if ".tmp" in path.name or path.name.endswith(".partial")
+    ]
     if left:
         raise Fault(f"left behind: {', '.join(map(str, left))}")
 
@@ -245,25 +348,49 @@ def table(counts):
     """The counts of each kind, as lines."""
     columns = list(dict.fromkeys(key for count in counts.values() for key in count))
     columns.sort(key=lambda key: (key.startswith("in "), key))
-    rows = [["", *counts], *([key, *(str(count[key]) for count in counts.values())] for key in columns)]
-    return "\n".join("".join(cell.ljust(22 if i == 0 else 16) for i, cell in enumerate(row)).rstrip() for row in rows)
+    rows = [
+        ["", *counts],
+        *([key, *(str(count[key]) for count in counts.values())] for key in columns),
+    ]
+    return "\n".join(
+        "".join(cell.ljust(22 if i == 0 else 16) for i, cell in enumerate(row)).rstrip()
+        for row in rows
+    )
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=10, help="Rounds, the kinds in turn. Default 10.")
-    parser.add_argument("--seed", type=int, default=1, help="Of the moments and signals. Default 1.")
-    parser.add_argument("--kinds", nargs="+", help="Some of: distillation, clustering, two processes. Default: all.")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=10, help="Rounds, the kinds in turn. Default 10."
+    )
+    parser.add_argument(
+        "--seed", type=int, default=1, help="Of the moments and signals. Default 1."
+    )
+    parser.add_argument(
+        "--kinds", nargs="+", help="Some of: distillation, clustering, two processes. Default: all."
+    )
     parser.add_argument("--folder", help="Where to work. Default: a temporary folder.")
     args = parser.parse_args(argv)
-    work, draw = Path(args.folder or tempfile.mkdtemp(prefix="kill_loop-")).resolve(), random.Random(args.seed)
+    work, draw = (
+        Path(args.folder or tempfile.mkdtemp(prefix="kill_loop-")).resolve(),
+        random.Random(args.seed),
+    )
     os.environ["XDG_CACHE_HOME"] = str(work / "cache")
     make_models(work / "models")
-    chosen = {name: kind for name, kind in kinds(work / "models").items() if name in (args.kinds or [name])}
+    chosen = {
+        name: kind
+        for name, kind in kinds(work / "models").items()
+        if name in (args.kinds or [name])
+    }
     seconds, counts = {}, {name: collections.Counter() for name in chosen}
     fault = None
     for name, kind in chosen.items():
-        seconds[name] = [take_time(kind, work / place / name, cold) for cold, place in enumerate(("warm", "straight"))]
+        seconds[name] = [
+            take_time(kind, work / place / name, cold)
+            for cold, place in enumerate(("warm", "straight"))
+        ]
     usual = [name for name in chosen if chosen[name].processes == 1] or list(chosen)
     for i in range(args.rounds):
         name = list(chosen)[-1] if i % 10 == 9 else usual[i % len(usual)]
@@ -278,8 +405,12 @@ def main(argv=None):
             break
         shutil.rmtree(folder)
         print(f"round {i + 1}: {dict(counts[name])}", file=sys.stderr, flush=True)
-    print(", ".join(f"{name} takes {warm:.1f} s, {cold:.1f} s with a new interpreter"
-                    for name, (warm, cold) in seconds.items()))
+    print(
+        ", ".join(
+            f"{name} takes {warm:.1f} s, {cold:.1f} s with a new interpreter"
+            for name, (warm, cold) in seconds.items()
+        )
+    )
     print(table(counts))
     if fault:
         print(fault, file=sys.stderr)

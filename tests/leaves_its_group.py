@@ -1,7 +1,9 @@
-"""leaves_its_group.py SCRIPT ARGUMENT...: run a script, and fail where it leaves its process group behind.
+"""leaves_its_group.py SCRIPT ARGUMENT...: run a script, and fail where it leaves its process group
+behind.
 
 Gloo's threads that outlive the interpreter abort it now and then.
 """
+
 import atexit
 import os
 import runpy

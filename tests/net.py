@@ -9,6 +9,7 @@ predictions, the names of the files that are left, the memory's facts and what r
 method. tests/test_net.py compares the numbers with those in tests/net.json, up to the rounding of
 another machine; `write --portable` makes that file.
 """
+
 import argparse
 import hashlib
 import importlib
@@ -25,8 +26,12 @@ from safetensors.torch import load_file
 
 sys.path.insert(0, str(conftest.ROOT))
 TIMES = ("examples_per_second", "minutes", "seconds", "eta")
-ONE, G, ILG, RIVAL = ("glue_with_cka_i", "glue_with_cka_g", "glue_with_cka_ilg",
-                      "baselines.glue_with_baseline")
+ONE, G, ILG, RIVAL = (
+    "glue_with_cka_i",
+    "glue_with_cka_g",
+    "glue_with_cka_ilg",
+    "baselines.glue_with_baseline",
+)
 SHARED = {  # name -> (script, its own flags)
     "teacher": ("train_teacher", ""),
     "none": (RIVAL, "--method none"),
@@ -56,8 +61,11 @@ SHARED = {  # name -> (script, its own flags)
     "FSD_I, cached": (ONE, "--internal CACHE"),
     "MiniLM, cached": (RIVAL, "--method minilm CACHE"),
 }
-MEMORIES = {"memory": "", "memory, released": "--memory_init released",
-            "memory, normal, masked": "--memory_init normal --mask_padding"}
+MEMORIES = {
+    "memory": "",
+    "memory, released": "--memory_init released",
+    "memory, normal, masked": "--memory_init normal --mask_padding",
+}
 
 
 def hashed(tensors):
@@ -72,16 +80,26 @@ def hashed(tensors):
 def without_times(value):
     """A JSON value without what depends on the clock."""
     if isinstance(value, dict):
-        return {key: without_times(one) for key, one in value.items()
-                if not any(word in key for word in TIMES)}
+        return {
+            key: without_times(one)
+            for key, one in value.items()
+            if not any(word in key for word in TIMES)
+        }
     return value
 
 
 def found_in(output):
     """What a run left."""
-    files = [path for path in sorted(output.rglob("*"))
-             if path.is_file() and "tensorboard" not in path.parts]
-    found = {"files": [str(path.relative_to(output)) for path in files], "weights": {}, "numbers": {}}
+    files = [
+        path
+        for path in sorted(output.rglob("*"))
+        if path.is_file() and "tensorboard" not in path.parts
+    ]
+    found = {
+        "files": [str(path.relative_to(output)) for path in files],
+        "weights": {},
+        "numbers": {},
+    }
     for path in files:
         name = str(path.relative_to(output))
         if path.suffix == ".safetensors":
@@ -95,8 +113,12 @@ def found_in(output):
             rows = path.read_text(encoding="utf-8").splitlines()
             found["predictions"] = rows[0]
             found["numbers"]["predictions"] = [
-                [float(word) if word.replace(".", "").replace("-", "").isdigit() else word
-                 for word in row.split("\t")] for row in rows[1:]]
+                [
+                    float(word) if word.replace(".", "").replace("-", "").isdigit() else word
+                    for word in row.split("\t")
+                ]
+                for row in rows[1:]
+            ]
     return found
 
 
@@ -117,11 +139,27 @@ def work(folder):
         run(name, "train_memory", [*words, *own.split()])
     for name, (script, own) in SHARED.items():
         memory = ["--teacher_memory_path", folder / ("memory" if "--mask" not in own else masked)]
-        own = [more for word in own.split() for more in (
-            memory if word == "MEMORY" else
-            ["--teacher_cache", folder / "teacher_cache"] if word == "CACHE" else [word])]
-        words = conftest.flags(tiny, folder / name, "--max_steps", 4, "--seed", 5, *own,
-                               teacher=script == "train_teacher")
+        own = [
+            more
+            for word in own.split()
+            for more in (
+                memory
+                if word == "MEMORY"
+                else ["--teacher_cache", folder / "teacher_cache"]
+                if word == "CACHE"
+                else [word]
+            )
+        ]
+        words = conftest.flags(
+            tiny,
+            folder / name,
+            "--max_steps",
+            4,
+            "--seed",
+            5,
+            *own,
+            teacher=script == "train_teacher",
+        )
         run(name, script, words)
     return found
 
@@ -145,8 +183,9 @@ def differences(one, other, exact, place=""):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("write", "check"))
     parser.add_argument("file", type=Path)
     parser.add_argument("--portable", action="store_true", help="Without the weights' sha256.")
@@ -156,10 +195,13 @@ def main(argv=None):
     found = json.loads(json.dumps(found))
     if args.what == "write":
         if args.portable:
-            found = {name: {key: one for key, one in run.items() if key != "weights"}
-                     for name, run in found.items()}
-        args.file.write_text(json.dumps(found, indent=None if args.portable else 1) + "\n",
-                             encoding="utf-8")
+            found = {
+                name: {key: one for key, one in run.items() if key != "weights"}
+                for name, run in found.items()
+            }
+        args.file.write_text(
+            json.dumps(found, indent=None if args.portable else 1) + "\n", encoding="utf-8"
+        )
         return 0
     before = json.loads(args.file.read_text(encoding="utf-8"))
     told = list(differences(before, found, exact=not args.portable))

@@ -5,6 +5,7 @@ losses    every loss and its gradients, float32 on the device against float64 on
 kmeans    k-means in float32 on the device against float64 on the CPU; twice the same bits
 waits     a step of every method, plain, cached and masked, without one call that waits for the GPU
 """
+
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -178,8 +179,14 @@ def waits(device):
     from training import models
 
     models.mask_without_waiting()
-    args = SimpleNamespace(models=["tiny"], per_gpu_train_batch_size=8, max_seq_length=24,
-                           compile=False, unpinned=False, dataloader_num_workers=0)
+    args = SimpleNamespace(
+        models=["tiny"],
+        per_gpu_train_batch_size=8,
+        max_seq_length=24,
+        compile=False,
+        unpinned=False,
+        dataloader_num_workers=0,
+    )
     rows, tried = forms.draw_rows(8, 24), 0
     for name in forms.FORMS:
         if "Procrustes" in name or ":" in name or name in ("published", "teacher, forward"):

@@ -1,4 +1,5 @@
 """Memory that is freed stays with the process: pages are touched for the first time only once."""
+
 import os
 import platform
 import subprocess
@@ -26,10 +27,20 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 def faults(**environment):
     """The pages that a second, equal step touches for the first time."""
-    clean = {name: value for name, value in os.environ.items()
-             if not name.startswith("MALLOC_") and name != "GLIBC_TUNABLES"}
-    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, text=True, check=True,
-                          capture_output=True, timeout=100, env=clean | environment)
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("MALLOC_") and name != "GLIBC_TUNABLES"
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=ROOT,
+        text=True,
+        check=True,
+        capture_output=True,
+        timeout=100,
+        env=clean | environment,
+    )
     return int(done.stdout)
 
 

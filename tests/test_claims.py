@@ -1,4 +1,5 @@
 """Claims by rule: which comparisons, their p by scipy, their correction by hand, what is said."""
+
 import math
 import random
 from types import SimpleNamespace
@@ -18,12 +19,23 @@ MASKED = {"--mask_padding": True, "--group_by_length": False}
 def compared(tmp_path, *rows, more=()):
     """What the command writes of these runs, and its text."""
     source, out = runs_csv(tmp_path / "r.csv", *rows), tmp_path / "claims.csv"
-    tables.main([str(source), "--tables", "claims", "--claims_csv", str(out), "--markdown",
-                 str(tmp_path / "claims.md"), *map(str, more)])
+    tables.main(
+        [
+            str(source),
+            "--tables",
+            "claims",
+            "--claims_csv",
+            str(out),
+            "--markdown",
+            str(tmp_path / "claims.md"),
+            *map(str, more),
+        ]
+    )
     return pd.read_csv(out), (tmp_path / "claims.md").read_text(encoding="utf-8")
 
 
 # ---- Holm ---------------------------------------------------------------------------------------
+
 
 def test_holm_by_hand():
     """Of four: 0.005 * 4, 0.01 * 3, 0.03 * 2, and for 0.04 * 1, which is smaller, that again."""
@@ -56,15 +68,33 @@ def test_no_p_counts_as_a_comparison():
 
 # ---- which, and with what numbers ---------------------------------------------------------------
 
+
 def test_all_comparisons_of_the_rule_and_no_others(tmp_path):
-    rows, text = compared(tmp_path, *of("teacher", (0.9,)), *of("none", VKD), *of("VKD", VKD),
-                          *of("RKD", RKD), *of("MiniLM", (0.99,)), *of("Gram", VKD),
-                          *of("FSD_I", FSD), *of("FSD_IL", RKD), *of("FSD_ILG", RKD),
-                          *of("FSD_I", RKD, **MASKED), *of("FSD_L", (0.8,)))
+    rows, text = compared(
+        tmp_path,
+        *of("teacher", (0.9,)),
+        *of("none", VKD),
+        *of("VKD", VKD),
+        *of("RKD", RKD),
+        *of("MiniLM", (0.99,)),
+        *of("Gram", VKD),
+        *of("FSD_I", FSD),
+        *of("FSD_IL", RKD),
+        *of("FSD_ILG", RKD),
+        *of("FSD_I", RKD, **MASKED),
+        *of("FSD_L", (0.8,)),
+    )
     found = list(zip(rows.method, rows.against, strict=True))
-    assert found == [("VKD", "none"), ("FSD_I", "RKD"), ("FSD_I, mask_padding", "RKD"),
-                     ("FSD_IL", "RKD"), ("FSD_ILG", "RKD"), ("FSD_ILG", "FSD_I"), ("FSD_IL", "FSD_I"),
-                     ("FSD_I, mask_padding", "FSD_I")]
+    assert found == [
+        ("VKD", "none"),
+        ("FSD_I", "RKD"),
+        ("FSD_I, mask_padding", "RKD"),
+        ("FSD_IL", "RKD"),
+        ("FSD_ILG", "RKD"),
+        ("FSD_ILG", "FSD_I"),
+        ("FSD_IL", "FSD_I"),
+        ("FSD_I, mask_padding", "FSD_I"),
+    ]
     assert list(rows) == claims.COLUMNS and (rows.n == 3).all() and set(rows.task) == {"RTE"}
     assert "Left out, with a single run: RTE: MiniLM, FSD_L." in text
     assert "p < 0.01 after that" in text and "uncorrected" in text
@@ -74,8 +104,11 @@ def test_the_numbers_are_scipys(tmp_path):
     """Of MRPC the score is the mean of accuracy and F1, run by run."""
     f1 = {"VKD": (0.8, 0.7, 0.75), "FSD_L": (0.9, 0.81, 0.82, 0.84)}
     scores = {"VKD": (0.71, 0.73, 0.72), "FSD_L": (0.77, 0.79, 0.78, 0.8)}
-    runs = [run | {"task": "MRPC", "f1": f1[method][i]} for method in scores
-            for i, run in enumerate(of(method, scores[method]))]
+    runs = [
+        run | {"task": "MRPC", "f1": f1[method][i]}
+        for method in scores
+        for i, run in enumerate(of(method, scores[method]))
+    ]
     rows, _ = compared(tmp_path, *runs)
     means = {m: 50 * (np.array(f1[m]) + scores[m]) for m in scores}
     test = ttest_ind(means["FSD_L"], means["VKD"], equal_var=False)
@@ -88,8 +121,14 @@ def test_the_numbers_are_scipys(tmp_path):
 
 
 def test_each_task_is_corrected_for_its_own_comparisons(tmp_path):
-    rows, _ = compared(tmp_path, *of("VKD", VKD), *of("FSD_I", FSD), *of("FSD_L", RKD),
-                       *of("VKD", VKD, task="WNLI"), *of("FSD_I", FSD, task="WNLI"))
+    rows, _ = compared(
+        tmp_path,
+        *of("VKD", VKD),
+        *of("FSD_I", FSD),
+        *of("FSD_L", RKD),
+        *of("VKD", VKD, task="WNLI"),
+        *of("FSD_I", FSD, task="WNLI"),
+    )
     p = {(row.task, row.method): row for row in rows.itertuples()}
     assert p["WNLI", "FSD_I"].p_holm == p["WNLI", "FSD_I"].p_value == p["RTE", "FSD_I"].p_value
     assert p["RTE", "FSD_I"].p_holm == pytest.approx(2 * p["RTE", "FSD_I"].p_value)
@@ -97,24 +136,32 @@ def test_each_task_is_corrected_for_its_own_comparisons(tmp_path):
 
 def test_the_best_rival_is_that_of_the_seeds_that_all_have(tmp_path):
     """The rows of a claim have further seeds; the student alone is a rival, too."""
-    rows, _ = compared(tmp_path, *of("VKD", (0.60, 0.61, 0.60, 0.50, 0.51, 0.50)),
-                       *of("PKD", (0.580, 0.581, 0.582)), *of("FSD_I", FSD))
+    rows, _ = compared(
+        tmp_path,
+        *of("VKD", (0.60, 0.61, 0.60, 0.50, 0.51, 0.50)),
+        *of("PKD", (0.580, 0.581, 0.582)),
+        *of("FSD_I", FSD),
+    )
     assert set(rows.against) == {"VKD"} and rows.n_against.tolist() == [6]
-    rows, text = compared(tmp_path, *of("VKD", RKD), *of("none", (0.97, 0.98, 0.99)),
-                          *of("FSD_I", FSD))
+    rows, text = compared(
+        tmp_path, *of("VKD", RKD), *of("none", (0.97, 0.98, 0.99)), *of("FSD_I", FSD)
+    )
     assert rows.against.tolist() == ["none", "none"] and rows.verdict.tolist()[1] != "better"
     assert "FSD_I against the student alone, the best rival" in text
 
 
 def test_a_method_that_was_run_as_a_variant_alone_stands_for_itself(tmp_path):
     """As MiniLM on encoders that need --relation_heads."""
-    rows, _ = compared(tmp_path, *of("VKD", VKD), *of("FSD_I", FSD),
-                       *of("MiniLM", RKD, **{"--relation_heads": 12}),
-                       *of("FSD_G", FSD, memory_init="normal"),
-                       *of("VKD", (0.99, 0.98), **{"--group_by_length": True}))
+    rows, _ = compared(
+        tmp_path,
+        *of("VKD", VKD),
+        *of("FSD_I", FSD),
+        *of("MiniLM", RKD, **{"--relation_heads": 12}),
+        *of("FSD_G", FSD, memory_init="normal"),
+        *of("VKD", (0.99, 0.98), **{"--group_by_length": True}),
+    )
     pairs = dict(zip(rows.method, rows.against, strict=True))
-    assert pairs == {"FSD_I": "MiniLM, relation_heads 12",
-                     "VKD, group_by_length": "VKD"}
+    assert pairs == {"FSD_I": "MiniLM, relation_heads 12", "VKD, group_by_length": "VKD"}
 
 
 # ---- what is said -------------------------------------------------------------------------------
@@ -129,21 +176,34 @@ def test_better_and_worse_need_p_below_a_hundredth_after_the_correction(tmp_path
     assert alone < 0.01 < 4 * alone
     rows, text = compared(tmp_path, *of("VKD", first), *of("FSD_I", second))
     assert rows.verdict.tolist() == ["better"]
-    assert ("- RTE: FSD_I is better than VKD, the best rival, by 5.5 points (3.2 to 7.8, "
-            f"p = {alone:.3g} after correction over 1 comparison).\n") in text
-    rows, text = compared(tmp_path, *of("VKD", first), *of("FSD_I", second),
-                          *(run for m in ("FSD_IG", "FSD_L", "FSD_G") for run in of(m, first)))
+    assert (
+        "- RTE: FSD_I is better than VKD, the best rival, by 5.5 points (3.2 to 7.8, "
+        f"p = {alone:.3g} after correction over 1 comparison).\n"
+    ) in text
+    rows, text = compared(
+        tmp_path,
+        *of("VKD", first),
+        *of("FSD_I", second),
+        *(run for m in ("FSD_IG", "FSD_L", "FSD_G") for run in of(m, first)),
+    )
     assert set(rows.verdict) == {claims.NO_DIFFERENCE}
-    assert ("- RTE: no difference is shown between VKD, the best rival, and any of FSD_I, "
-            "FSD_L, FSD_G or FSD_IG after correction over 4 comparisons.\n") in text
+    assert (
+        "- RTE: no difference is shown between VKD, the best rival, and any of FSD_I, "
+        "FSD_L, FSD_G or FSD_IG after correction over 4 comparisons.\n"
+    ) in text
 
 
 def test_the_sentence_names_better_then_worse_then_neither(tmp_path):
     rows, text = compared(
-        tmp_path, *of("none", (0.7, 0.7001, 0.7002)), *of("VKD", NEAR), *of("PKD", (0.6, 0.61)),
-        *of("FSD_L", (0.6001, 0.6002, 0.6003)), *of("FSD_I", (0.8001, 0.8002, 0.8003)),
-        *of("FSD_ILG", (0.8001, 0.8002, 0.8004)), *of("FSD_I", (0.9001, 0.9002, 0.9003), **MASKED,
-                                                      **{"--cka_estimator": "debiased"}))
+        tmp_path,
+        *of("none", (0.7, 0.7001, 0.7002)),
+        *of("VKD", NEAR),
+        *of("PKD", (0.6, 0.61)),
+        *of("FSD_L", (0.6001, 0.6002, 0.6003)),
+        *of("FSD_I", (0.8001, 0.8002, 0.8003)),
+        *of("FSD_ILG", (0.8001, 0.8002, 0.8004)),
+        *of("FSD_I", (0.9001, 0.9002, 0.9003), **MASKED, **{"--cka_estimator": "debiased"}),
+    )
     said = next(line for line in text.splitlines() if line.startswith("- RTE"))
     assert said == (
         "- RTE: FSD_I is better than VKD, the best rival, by 10.0 points (10.0 to 10.0, p < 0.0001 "
@@ -151,7 +211,8 @@ def test_the_sentence_names_better_then_worse_then_neither(tmp_path):
         "10.0, p < 0.0001); FSD_I with debiased + mask_padding is better than FSD_I by 10.0 points "
         "(10.0 to 10.0, p < 0.0001); FSD_L is worse than VKD by 10.0 points (10.0 to 10.0, "
         "p < 0.0001); no difference is shown between the student alone and VKD, between FSD_I and "
-        "FSD_ILG.")
+        "FSD_ILG."
+    )
     assert rows.verdict.tolist().count("worse") == 1
     for row in rows.itertuples():
         assert (row.verdict == claims.NO_DIFFERENCE) == (row.p_holm >= 0.01)
@@ -160,8 +221,9 @@ def test_the_sentence_names_better_then_worse_then_neither(tmp_path):
 
 @pytest.mark.filterwarnings("error")
 def test_without_any_spread_there_is_no_p_and_no_claim(tmp_path):
-    rows, text = compared(tmp_path, *of("VKD", (0.7, 0.7)), *of("FSD_I", (0.8, 0.8)),
-                          *of("FSD_L", (0.8, 0.81)))
+    rows, text = compared(
+        tmp_path, *of("VKD", (0.7, 0.7)), *of("FSD_I", (0.8, 0.8)), *of("FSD_L", (0.8, 0.81))
+    )
     flat, usual = rows.itertuples()
     assert math.isnan(flat.p_value) and math.isnan(flat.low)
     assert flat.verdict == claims.NO_DIFFERENCE
@@ -171,8 +233,12 @@ def test_without_any_spread_there_is_no_p_and_no_claim(tmp_path):
 
 
 def test_variants_without_a_difference_are_told_in_few_words(tmp_path):
-    _, text = compared(tmp_path, *of("FSD_L", FSD), *of("FSD_L", FSD, **MASKED),
-                       *of("FSD_L", FSD, **{"--cka_estimator": "debiased"}))
+    _, text = compared(
+        tmp_path,
+        *of("FSD_L", FSD),
+        *of("FSD_L", FSD, **MASKED),
+        *of("FSD_L", FSD, **{"--cka_estimator": "debiased"}),
+    )
     assert "between FSD_L and any of itself with debiased or itself with mask_padding after" in text
 
 
@@ -186,8 +252,9 @@ def test_nothing_to_compare_is_said(tmp_path, capsys):
 def test_claims_go_between_their_markers(tmp_path):
     source = runs_csv(tmp_path / "r.csv", *of("VKD", VKD), *of("FSD_I", FSD))
     readme = tmp_path / "R.md"
-    readme.write_text("a\n<!-- claims -->\nstale\n<!-- end claims -->\n"
-                      "b\n<!-- table 2 -->\n<!-- end 2 -->\n")
+    readme.write_text(
+        "a\n<!-- claims -->\nstale\n<!-- end claims -->\nb\n<!-- table 2 -->\n<!-- end 2 -->\n"
+    )
     tables.main([str(source), "--insert", str(readme), "--csv", str(tmp_path / "numbers.csv")])
     text = readme.read_text()
     assert text.startswith("a\n<!-- claims -->\n**Claims by rule**\n\n| task | comparison")
@@ -201,16 +268,40 @@ def test_claims_go_between_their_markers(tmp_path):
 
 def test_claims_are_of_one_batch_size(tmp_path):
     size = {"--per_gpu_train_batch_size": 8}
-    rows, text = compared(tmp_path, *of("VKD", VKD), *of("FSD_I", FSD), *of("VKD", FSD, **size),
-                          *of("FSD_I", VKD, **size))
+    rows, text = compared(
+        tmp_path,
+        *of("VKD", VKD),
+        *of("FSD_I", FSD),
+        *of("VKD", FSD, **size),
+        *of("FSD_I", VKD, **size),
+    )
     assert rows.n.tolist() == [3] and rows.difference.iloc[0] > 0
     assert "those of 32 count here" in text
 
 
 def test_a_p_is_never_printed_across_the_level():
     assert claims.p_text(0.00998) == "0.00998" and claims.p_text(1e-9) == "< 0.0001"
-    row = SimpleNamespace(task="RTE", kind=claims.PART, method="FSD_IL", against="FSD_I", n=3,
-                          n_against=3, difference=-0.5, low=-1, high=0, p_value=0.0200,
-                          p_holm=1.0, verdict=claims.NO_DIFFERENCE)
-    assert list(claims.line(row).values()) == ["RTE", "FSD_IL against FSD_I", "3/3", "-0.50",
-                                               "-1.00 to +0.00", "0.02", "1", "no difference shown"]
+    row = SimpleNamespace(
+        task="RTE",
+        kind=claims.PART,
+        method="FSD_IL",
+        against="FSD_I",
+        n=3,
+        n_against=3,
+        difference=-0.5,
+        low=-1,
+        high=0,
+        p_value=0.0200,
+        p_holm=1.0,
+        verdict=claims.NO_DIFFERENCE,
+    )
+    assert list(claims.line(row).values()) == [
+        "RTE",
+        "FSD_IL against FSD_I",
+        "3/3",
+        "-0.50",
+        "-1.00 to +0.00",
+        "0.02",
+        "1",
+        "no difference shown",
+    ]

@@ -1,4 +1,5 @@
 """What the report measures: golden values, the theorems of CKA, second implementations."""
+
 import numpy as np
 import pytest
 import sklearn.decomposition
@@ -36,7 +37,9 @@ def test_golden_values(case):
     for name, value in found.relation_differences().items():
         assert expected[name] is None or value == pytest.approx(expected[name], abs=1e-10)
     assert found.diagonal("biased") == pytest.approx(expected["cka_local"], abs=1e-10)
-    assert found.layer_map("tokens", "biased")[-2, -2] == pytest.approx(np.mean(expected["cka_intra"]), abs=1e-10)
+    assert found.layer_map("tokens", "biased")[-2, -2] == pytest.approx(
+        np.mean(expected["cka_intra"]), abs=1e-10
+    )
     assert found.layer_map("samples", "biased")[-2, -2] == found.diagonal("biased")
 
 
@@ -45,7 +48,10 @@ def test_golden_values(case):
 def test_a_model_beside_itself_is_exactly_one_and_zero(dtype, scale):
     itself = Comparison()
     for seed in range(3):
-        h = view(torch.zeros(6, 2), [scale * drawn(6, 5, 7, seed=10 * seed + k).to(dtype) for k in range(4)])
+        h = view(
+            torch.zeros(6, 2),
+            [scale * drawn(6, 5, 7, seed=10 * seed + k).to(dtype) for k in range(4)],
+        )
         itself.add(h, h)
     for estimator in cka.ESTIMATORS:
         assert itself.diagonal(estimator) == 1
@@ -63,20 +69,28 @@ def test_a_rotated_and_scaled_copy_has_cka_one_and_relation_differences(seed):
     assert all(copy.layer_map(*key)[1, 1] == pytest.approx(1, abs=1e-12) for key in MAPS)
     differences = copy.relation_differences()
     assert all(differences[name] > 0.1 for name in RELATIONS if "euclidean" in name)
-    assert all(differences[name] < 1e-12 for name in RELATIONS if "cosine" in name)  # angles allow both
+    assert all(
+        differences[name] < 1e-12 for name in RELATIONS if "cosine" in name
+    )  # angles allow both
     turned = compared(h_t @ rotation, h_t).relation_differences()
     assert all(value < 1e-12 for value in turned.values())  # and distances a rotation
 
 
 def test_heat_map_pixels_are_cka_of_any_two_mini_batches():
-    h_s, h_t = [drawn(6, 3, 4, seed=k) for k in range(3)], [drawn(6, 3, 5, seed=k + 9) for k in range(3)]
+    h_s, h_t = (
+        [drawn(6, 3, 4, seed=k) for k in range(3)],
+        [drawn(6, 3, 5, seed=k + 9) for k in range(3)],
+    )
     student, teacher = Comparison(), Comparison()
     for one, other in zip(h_s, h_t, strict=True):
         student.add(seen(one), seen(other))
         teacher.add(seen(other), seen(other))
     for estimator in cka.ESTIMATORS:
         pixels = student.heat_map(estimator, teacher)
-        expected = [[cka.linear_cka(y.flatten(1), x.flatten(1), estimator=estimator).item() for x in h_s] for y in h_t]
+        expected = [
+            [cka.linear_cka(y.flatten(1), x.flatten(1), estimator=estimator).item() for x in h_s]
+            for y in h_t
+        ]
         assert pixels == pytest.approx(np.array(expected), abs=1e-12)
         assert student.diagonal(estimator) == pytest.approx(np.diag(expected).mean(), abs=1e-12)
 
@@ -86,8 +100,11 @@ def test_debiased_is_the_unbiased_hsic_of_song():
         n = len(k)
         k, m = (x - np.diag(np.diag(x)) for x in (k, m))
         one = np.ones(n)
-        return (np.trace(k @ m) + one @ k @ one * (one @ m @ one) / ((n - 1) * (n - 2))
-                - 2 / (n - 2) * (one @ k @ m @ one)) / (n * (n - 3))
+        return (
+            np.trace(k @ m)
+            + one @ k @ one * (one @ m @ one) / ((n - 1) * (n - 2))
+            - 2 / (n - 2) * (one @ k @ m @ one)
+        ) / (n * (n - 3))
 
     h_s, h_t = drawn(7, 3, 4).flatten(1).numpy(), drawn(7, 3, 5, seed=1).flatten(1).numpy()
     k, m = h_s @ h_s.T, h_t @ h_t.T
@@ -104,7 +121,9 @@ def test_means_are_over_mini_batches_or_samples_and_a_partial_one_relates_no_sam
     for estimator in cka.ESTIMATORS:
         assert both.diagonal(estimator) == first.diagonal(estimator)
         assert (both.layer_map("samples", estimator) == first.layer_map("samples", estimator)).all()
-        tokens = (6 * first.layer_map("tokens", estimator) + 4 * rest.layer_map("tokens", estimator)) / 10
+        tokens = (
+            6 * first.layer_map("tokens", estimator) + 4 * rest.layer_map("tokens", estimator)
+        ) / 10
         assert both.layer_map("tokens", estimator) == pytest.approx(tokens, abs=1e-12)
     found, one, other = (c.relation_differences() for c in (both, first, rest))
     for name in RELATIONS:
@@ -140,7 +159,8 @@ def test_constant_features_have_cka_zero_not_nan():
     assert not compared(torch.full((5, 4, 3), torch.nan), drawn(5, 4, 3)).finite()
 
 
-# ---- predictions --------------------------------------------------------------------------------------------------
+# ---- predictions ---------------------------------------------------------------------------------
+
 
 def logits(classes):
     return np.eye(2)[classes]
@@ -148,7 +168,9 @@ def logits(classes):
 
 def test_restoration_counts_by_hand():
     #           teacher, student, label
-    rows = np.array([(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 1, 1), (1, 1, 0), (1, 1, 1), (1, 1, 1), (1, 0, 0)])
+    rows = np.array(
+        [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 1, 1), (1, 1, 0), (1, 1, 1), (1, 1, 1), (1, 0, 0)]
+    )
     numbers, classes = restoration(logits(rows[:, 1]), logits(rows[:, 0]), rows[:, 2], RTE)
     assert classes[["teacher", "student", "both"]].to_numpy().tolist() == [[3, 3, 2], [5, 5, 4]]
     assert numbers["accuracy"] == 6 / 8
@@ -158,7 +180,9 @@ def test_restoration_counts_by_hand():
     assert classes.precision.tolist() == pytest.approx([2 / 2, 5 / 6])
     assert classes.recall.tolist() == pytest.approx([2 / 3, 5 / 5])
     assert (numbers["precision"], numbers["recall"]) == pytest.approx((11 / 12, 5 / 6))
-    assert numbers["f1"] == pytest.approx(sklearn.metrics.f1_score(rows[:, 0], rows[:, 1], average="macro"))
+    assert numbers["f1"] == pytest.approx(
+        sklearn.metrics.f1_score(rows[:, 0], rows[:, 1], average="macro")
+    )
 
 
 def test_restoration_where_the_teacher_is_never_wrong_or_sees_one_class():
@@ -182,7 +206,8 @@ def test_restoration_of_scores():
     assert np.isnan(restoration(np.ones((8, 1)), t, labels, STSB)[0]["pearson"])
 
 
-# ---- the global structure -----------------------------------------------------------------------------------------
+# ---- the global structure ------------------------------------------------------------------------
+
 
 def test_centroids_beside_scikit_learn():
     m, x = drawn(6, 10), drawn(9, 10, seed=1)
@@ -190,7 +215,9 @@ def test_centroids_beside_scikit_learn():
     expected = sklearn.metrics.pairwise_distances_argmin(x.numpy(), m.float().numpy())
     assert centroids.nearest(x).tolist() == expected.tolist()
     pca = sklearn.decomposition.PCA(2).fit(m.float().double().numpy())
-    assert centroids.points(x).abs().numpy() == pytest.approx(np.abs(pca.transform(x.numpy())), abs=1e-9)
+    assert centroids.points(x).abs().numpy() == pytest.approx(
+        np.abs(pca.transform(x.numpy())), abs=1e-9
+    )
     assert centroids.plane[2] == pytest.approx(pca.explained_variance_ratio_.sum())
 
 

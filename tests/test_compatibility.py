@@ -3,6 +3,7 @@
 Pins are in requirements.txt. Earlier versions, from torch 2.11 and transformers 5.17 on, run too,
 as on machines where nothing can be installed; on a new one these tests come first.
 """
+
 import re
 
 import accelerate
@@ -34,8 +35,11 @@ def test_hidden_states_are_those_of_their_layers(family):
     layers = next(one for one in model.base_model.modules() if isinstance(one, torch.nn.ModuleList))
     heard, handles = [], []
     for layer in layers:
-        handles.append(layer.register_forward_hook(
-            lambda module, given, out: heard.append(out[0] if isinstance(out, tuple) else out)))
+        handles.append(
+            layer.register_forward_hook(
+                lambda module, given, out: heard.append(out[0] if isinstance(out, tuple) else out)
+            )
+        )
     with torch.no_grad():
         model(**batch.arguments(model))
     for handle in handles:
@@ -55,7 +59,8 @@ def test_an_attention_mask_is_made_without_looking_at_it():
     model, seen = transformers.BertModel(config), []
     model.encoder.layer[0].register_forward_pre_hook(
         lambda module, given, named: seen.append(named.get("attention_mask", (*given, None)[1])),
-        with_kwargs=True)
+        with_kwargs=True,
+    )
     model(input_ids=torch.randint(5, 30, (2, 7)), attention_mask=torch.ones(2, 7))
     assert seen[0] is not None and seen[0].shape[-2:] == (7, 7)
 
@@ -67,8 +72,16 @@ def test_a_run_from_the_teacher_to_the_student(family, tmp_path):
     write_task(folder)
     done = shell("train_memory.py", *memory_flags(folder, tmp_path / "memory"))
     assert done.returncode == 0, done.stderr
-    more = ["--teacher_memory_path", tmp_path / "memory", "--teacher_cache", tmp_path / "cache",
-            "--save_steps", 4, "--save_total_limit", 0]
+    more = [
+        "--teacher_memory_path",
+        tmp_path / "memory",
+        "--teacher_cache",
+        tmp_path / "cache",
+        "--save_steps",
+        4,
+        "--save_total_limit",
+        0,
+    ]
     from_checkpoint = ["--resume_from_checkpoint", tmp_path / "s/checkpoint-4"]
     for name, resume in (("s", []), ("r", from_checkpoint)):
         done = shell("glue_with_cka_ilg.py", *flags(folder, tmp_path / name, *more, *resume))

@@ -1,4 +1,5 @@
 """The report's figures for 1, 3 and 10 models, and its page."""
+
 import base64
 import io
 import re
@@ -19,40 +20,74 @@ RNG = np.random.default_rng(0)
 
 def table(count, *columns):
     """Two runs a model, a number a column."""
-    rows = [{"name": name, "run": run} | dict.fromkeys(columns, 0.5 + 0.1 * run)
-            for name in NAMES[:count] for run in (0, 1)]
+    rows = [
+        {"name": name, "run": run} | dict.fromkeys(columns, 0.5 + 0.1 * run)
+        for name in NAMES[:count]
+        for run in (0, 1)
+    ]
     return pd.DataFrame(rows)
 
 
 def training(count):
-    return pd.concat([table(count, *figures.RELATIONS).assign(step=step, epoch=step / 100) for step in (0, 100, 200)])
+    return pd.concat(
+        [
+            table(count, *figures.RELATIONS).assign(step=step, epoch=step / 100)
+            for step in (0, 100, 200)
+        ]
+    )
 
 
 def layers(count):
-    return {name: {kind: RNG.uniform(-0.1, 1, (5, 3)) for kind in ("biased", "debiased")} for name in NAMES[:count]}
+    return {
+        name: {kind: RNG.uniform(-0.1, 1, (5, 3)) for kind in ("biased", "debiased")}
+        for name in NAMES[:count]
+    }
 
 
 def projection(count, label_names=("no", "yes"), samples=30):
-    panels = {name: {"points": RNG.normal(size=(samples, 2)), "centroids": np.eye(2) if name == "VKD" else None}
-              for name in ("teacher", *NAMES[:count])}
+    panels = {
+        name: {
+            "points": RNG.normal(size=(samples, 2)),
+            "centroids": np.eye(2) if name == "VKD" else None,
+        }
+        for name in ("teacher", *NAMES[:count])
+    }
     labels = np.arange(samples) % 2 if label_names else np.linspace(0, 5, samples)
     return figures.projection(panels, labels, label_names, np.zeros((4, 2)), 0.614, "RTE")
 
 
 def squares(count):
-    return {"teacher": np.eye(4)} | {name: np.full((4, 4), 0.1 * k) for k, name in enumerate(NAMES[:count])}
+    return {"teacher": np.eye(4)} | {
+        name: np.full((4, 4), 0.1 * k) for k, name in enumerate(NAMES[:count])
+    }
 
 
 DRAWN = {  # what is drawn, and its panels for n models
-    "heat_maps": (lambda n: figures.heat_maps(squares(n), "biased", dict.fromkeys(squares(n), 0.5)), lambda n: n + 1),
+    "heat_maps": (
+        lambda n: figures.heat_maps(squares(n), "biased", dict.fromkeys(squares(n), 0.5)),
+        lambda n: n + 1,
+    ),
     "layer_maps": (lambda n: figures.layer_maps(layers(n), "tokens"), lambda n: 2 * n),
-    "restoration": (lambda n: figures.restoration(table(n, "precision", "recall", "f1", "accuracy")), lambda n: 4),
-    "relation_differences": (lambda n: figures.relation_differences(table(n, *figures.RELATIONS)), lambda n: 4),
+    "restoration": (
+        lambda n: figures.restoration(table(n, "precision", "recall", "f1", "accuracy")),
+        lambda n: 4,
+    ),
+    "relation_differences": (
+        lambda n: figures.relation_differences(table(n, *figures.RELATIONS)),
+        lambda n: 4,
+    ),
     "relation_training": (lambda n: figures.relation_training(training(n)), lambda n: 4),
-    "occupancy": (lambda n: figures.occupancy({name: np.arange(9) for name in NAMES[:n]}, 36), lambda n: 1),
+    "occupancy": (
+        lambda n: figures.occupancy({name: np.arange(9) for name in NAMES[:n]}, 36),
+        lambda n: 1,
+    ),
     "projection": (projection, lambda n: n + 1),
-    "cost": (lambda n: figures.cost(pd.DataFrame({"name": NAMES[:n], "training": 0.9, "inference": 1.0}), "VKD"),
-             lambda n: 2),
+    "cost": (
+        lambda n: figures.cost(
+            pd.DataFrame({"name": NAMES[:n], "training": 0.9, "inference": 1.0}), "VKD"
+        ),
+        lambda n: 2,
+    ),
 }
 
 
@@ -86,7 +121,10 @@ def test_heat_maps_share_a_scale_and_say_the_diagonals_mean():
     maps = {"teacher": np.eye(3), "FSD_I": np.diag([0.9, 0.6, 0.3]) - 0.2 + 0.2 * np.eye(3)}
     figure = figures.heat_maps(maps, "debiased", {"teacher": 1, "FSD_I": 0.6})
     assert {axes.images[0].get_clim() for axes in panels_of(figure)} == {(-0.2, 1.0)}
-    assert [axes.get_title() for axes in panels_of(figure)] == ["teacher\ndiagonal 1.000", "FSD_I\ndiagonal 0.600"]
+    assert [axes.get_title() for axes in panels_of(figure)] == [
+        "teacher\ndiagonal 1.000",
+        "FSD_I\ndiagonal 0.600",
+    ]
     assert figure.axes[-1].get_ylabel() == "CKA, debiased"
     assert "teacher" in figure.get_supylabel() and "model" in figure.get_supxlabel()
 
@@ -97,19 +135,26 @@ def test_layer_maps_frame_the_penultimate_pair_and_can_be_read():
     biased, debiased = panels_of(figure)
     assert biased.get_title() == "VKD\nbiased" and debiased.get_title() == "VKD\ndebiased"
     assert {axes.images[0].get_clim() for axes in (biased, debiased)} == {(-0.05, 1)}
-    assert all(patch.get_xy() == (0.5, 2.5) for patch in debiased.patches) and len(debiased.patches) == 2
+    assert (
+        all(patch.get_xy() == (0.5, 2.5) for patch in debiased.patches)
+        and len(debiased.patches) == 2
+    )
     assert "penultimate" in texts(figure)[0] and "samples" in figure.get_suptitle()
     numbers = {text.get_position(): text for text in debiased.texts}
     assert numbers[2, 4].get_text() == "1.00" and numbers[2, 4].get_color() == "black"
     assert numbers[0, 0].get_text() == "-0.05" and numbers[0, 0].get_color() == "white"
-    large = figures.layer_maps({"VKD": {"biased": np.ones((13, 7)), "debiased": np.ones((13, 7))}}, "samples")
+    large = figures.layer_maps(
+        {"VKD": {"biased": np.ones((13, 7)), "debiased": np.ones((13, 7))}}, "samples"
+    )
     assert not any(axes.texts for axes in large.axes)
 
 
 def test_a_dot_a_run_and_a_diamond_for_their_mean_in_percent():
     figure = figures.restoration(table(2, "pearson", "loyalty_wrong"))
     assert [axes.get_title() for axes in figure.axes] == [
-        "Pearson with the teacher", "where the teacher is wrong"]
+        "Pearson with the teacher",
+        "where the teacher is wrong",
+    ]
     runs, mean, *_ = figure.axes[0].collections
     assert runs.get_offsets()[:, 0].tolist() == pytest.approx([50, 60])
     assert mean.get_offsets()[0, 0] == pytest.approx(55)
@@ -131,10 +176,15 @@ def test_training_lines_are_means_over_runs_and_all_differ():
 
 
 def test_occupancy_has_the_centroids_in_the_order_of_the_teacher():
-    figure = figures.occupancy({"teacher": np.array([0, 5, 0, 7]), "VKD": np.array([9, 0, 2, 1])}, 12)
+    figure = figures.occupancy(
+        {"teacher": np.array([0, 5, 0, 7]), "VKD": np.array([9, 0, 2, 1])}, 12
+    )
     axes = figure.axes[0]
     assert axes.images[0].get_array().tolist() == [[7, 5, None, None], [1, None, 9, 2]]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["teacher, 2 in use", "VKD, 3 in use"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "teacher, 2 in use",
+        "VKD, 3 in use",
+    ]
     assert "12 samples" in figure.get_suptitle() and "teacher" in axes.get_xlabel()
 
 
@@ -142,28 +192,49 @@ def test_projection_is_rasterized_bounded_and_shares_its_axes():
     figure = projection(2, samples=6001)
     teacher, vkd, _ = panels_of(figure)
     dots = [axes.collections[0] for axes in panels_of(figure)]
-    assert all(isinstance(d, PathCollection) and d.get_rasterized() and len(d.get_offsets()) == 5000 for d in dots)
+    assert all(
+        isinstance(d, PathCollection) and d.get_rasterized() and len(d.get_offsets()) == 5000
+        for d in dots
+    )
     assert "5000 of 6001 samples" in figure.get_suptitle() and "61 %" in figure.get_supylabel()
-    assert len(teacher.collections) == 2 and len(vkd.collections) == 3 and teacher.get_xlim() == vkd.get_xlim()
+    assert (
+        len(teacher.collections) == 2
+        and len(vkd.collections) == 3
+        and teacher.get_xlim() == vkd.get_xlim()
+    )
     assert texts(figure)[:2] == ["no (3001)", "yes (3000)"] and len(texts(figure)) == 4
     regression = projection(1, None)
     assert regression.axes[-1].get_ylabel() == "score" and "5000" not in regression.get_suptitle()
 
 
 def test_cost_says_what_was_not_measured():
-    measured = pd.DataFrame({"name": ["VKD", "RKD"], "training": [1.0, 0.77], "inference": [1.0, np.nan]})
+    measured = pd.DataFrame(
+        {"name": ["VKD", "RKD"], "training": [1.0, 0.77], "inference": [1.0, np.nan]}
+    )
     figure = figures.cost(measured, "VKD")
     assert "relative to VKD" in figure.get_suptitle()
-    assert [text.get_text() for axes in figure.axes for text in axes.texts] == ["1.00", "0.77", "1.00",
-                                                                                "not measured"]
+    assert [text.get_text() for axes in figure.axes for text in axes.texts] == [
+        "1.00",
+        "0.77",
+        "1.00",
+        "not measured",
+    ]
     assert all(list(axes.lines[0].get_xdata()) == [1, 1] for axes in figure.axes)
 
 
 def test_the_page_escapes_embeds_and_needs_nothing_else():
     bad = "<script>alert('x')</script>"
-    shown = pd.DataFrame({f"method{bad}": ["VKD", bad], "score": ["**90.1**", None], "share": [1 / 3, 0.5]})
-    text = page(bad, [(bad, bad)], [Section(bad, bad, [(f'"{bad}', b"<svg/>", bad)], [(shown, bad)], [bad]),
-                                    Section("Second", "Nothing.", [], [], [])])
+    shown = pd.DataFrame(
+        {f"method{bad}": ["VKD", bad], "score": ["**90.1**", None], "share": [1 / 3, 0.5]}
+    )
+    text = page(
+        bad,
+        [(bad, bad)],
+        [
+            Section(bad, bad, [(f'"{bad}', b"<svg/>", bad)], [(shown, bad)], [bad]),
+            Section("Second", "Nothing.", [], [], []),
+        ],
+    )
     assert "<script" not in text and text.count("&lt;script&gt;") == 13  # each once
     embedded = re.findall(r'<img alt="[^"]*" src="data:image/svg\+xml;base64,([^"]+)">', text)
     assert [base64.b64decode(data) for data in embedded] == [b"<svg/>"]
@@ -173,4 +244,6 @@ def test_the_page_escapes_embeds_and_needs_nothing_else():
         assert f'id="{link}"' in text
     assert "<figcaption>" in text and "<caption>" in text and '<th scope="row">VKD</th>' in text
     assert '<td class="number"><strong>90.1</strong></td><td class="number">0.333333</td>' in text
-    assert '<td class="number">–</td>' in text and '<th scope="col" class="number">score</th>' in text
+    assert (
+        '<td class="number">–</td>' in text and '<th scope="col" class="number">score</th>' in text
+    )

@@ -1,4 +1,7 @@
-"""Places on disk: ~ in paths, symbolic links, damaged and left-over files, full disks, a home that is none."""
+"""Places on disk: ~ in paths, symbolic links, damaged and left-over files, full disks, a home that
+is none.
+"""
+
 import argparse
 import contextlib
 import errno
@@ -30,11 +33,39 @@ from analysis import report
 from common import UserError
 from training import records, runs
 
-SCRIPTS = sorted(path for pattern in ("*.py", "*/*.py") for path in ROOT.glob(pattern)
-                 if "sys.exit(cli(main" in path.read_text().replace("common.", "") and path.parent.name != "tests")
-NO_PATHS = {"tasks", "task", "task_name", "base_url", "only", "flags", "method", "name", "tuned",
-            "commit", "tests", "methods", "rates", "teacher_rate", "student_layers", "seeds", "more_seeds",
-            "variants", "until", "jobs", "epochs", "warmup_ratio", "relation_heads", "learning_rate"}
+SCRIPTS = sorted(
+    path
+    for pattern in ("*.py", "*/*.py")
+    for path in ROOT.glob(pattern)
+    if "sys.exit(cli(main" in path.read_text().replace("common.", "")
+    and path.parent.name != "tests"
+)
+NO_PATHS = {
+    "tasks",
+    "task",
+    "task_name",
+    "base_url",
+    "only",
+    "flags",
+    "method",
+    "name",
+    "tuned",
+    "commit",
+    "tests",
+    "methods",
+    "rates",
+    "teacher_rate",
+    "student_layers",
+    "seeds",
+    "more_seeds",
+    "variants",
+    "until",
+    "jobs",
+    "epochs",
+    "warmup_ratio",
+    "relation_heads",
+    "learning_rate",
+}
 
 
 class Seen(Exception):
@@ -55,12 +86,15 @@ def change_a_byte(path):
     path.write_bytes(content)
 
 
-# ---- paths --------------------------------------------------------------------------------------------------------
+# ---- paths ---------------------------------------------------------------------------------------
+
 
 def parsers_of(script, monkeypatch):
     """A script's parser, or those of its commands."""
+
     def stop(self, *args):
         raise Seen(self)
+
     monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", stop)
     monkeypatch.syspath_prepend(str(script.parent))
     spec = importlib.util.spec_from_file_location(f"seen_{script.stem}", script)
@@ -69,13 +103,19 @@ def parsers_of(script, monkeypatch):
     with pytest.raises(Seen) as seen:
         module.main([])
     (parser,) = seen.value.args
-    commands = [action.choices.values() for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    commands = [
+        action.choices.values()
+        for action in parser._actions
+        if isinstance(action, argparse._SubParsersAction)
+    ]
     return [parser, *(command for found in commands for command in found)]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_every_path_of_every_script_knows_homes(script, monkeypatch):
-    """Of flags that are no numbers, choices or switches, all but NO_PATHS: a new one is a path until it is listed."""
+    """Of flags that are no numbers, choices or switches, all but NO_PATHS: a new one is a path
+    until it is listed.
+    """
     monkeypatch.setenv("HOME", "/home/me")
     for parser in parsers_of(script, monkeypatch):
         for action in parser._actions:
@@ -90,25 +130,52 @@ def test_every_path_of_every_script_knows_homes(script, monkeypatch):
 
 
 def test_the_scripts_looked_at_are_all():
-    assert {"glue_with_cka_ilg", "train_memory", "utils_glue", "glue_with_baseline", "report", "tables", "hold_out",
-            "estimate", "toy_entailment", "check_kmeans", "step", "end_to_end",
-            "predictions"} <= {path.stem for path in SCRIPTS}
+    assert {
+        "glue_with_cka_ilg",
+        "train_memory",
+        "utils_glue",
+        "glue_with_baseline",
+        "report",
+        "tables",
+        "hold_out",
+        "estimate",
+        "toy_entailment",
+        "check_kmeans",
+        "step",
+        "end_to_end",
+        "predictions",
+    } <= {path.stem for path in SCRIPTS}
 
 
 def test_a_run_below_the_users_home(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    glue_with_cka_i.main(flags(tiny, "~/x", "--results_csv=~/r.csv", "--teacher_cache=~/tc", "--run_file=~/tb",
-                               "--max_steps", 1))
+    glue_with_cka_i.main(
+        flags(
+            tiny,
+            "~/x",
+            "--results_csv=~/r.csv",
+            "--teacher_cache=~/tc",
+            "--run_file=~/tb",
+            "--max_steps",
+            1,
+        )
+    )
     assert {"x", "r.csv", "tc", "tb"} <= set(os.listdir(tmp_path)) and not (tmp_path / "~").exists()
 
 
-def test_an_unknown_users_home_and_an_empty_place_are_refused_before_anything_is_made(tiny, tmp_path, monkeypatch,
-                                                                                      capsys):
+def test_an_unknown_users_home_and_an_empty_place_are_refused_before_anything_is_made(
+    tiny, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
-    for more, said in ((["--output_dir", "~no-such-user/x"], "no such user here"), (["--output_dir", ""], "an empty"),
-                       (["--data_dir", ""], "an empty"), (["--model_name_or_path", ""], "an empty"),
-                       (["--resume_from_checkpoint", ""], "an empty"), (["--run_file", "~no-such-user"], "no such")):
+    for more, said in (
+        (["--output_dir", "~no-such-user/x"], "no such user here"),
+        (["--output_dir", ""], "an empty"),
+        (["--data_dir", ""], "an empty"),
+        (["--model_name_or_path", ""], "an empty"),
+        (["--resume_from_checkpoint", ""], "an empty"),
+        (["--run_file", "~no-such-user"], "no such"),
+    ):
         with ended():
             glue_with_cka_i.main(flags(tiny, tmp_path / "s", *more))
         error = capsys.readouterr().err
@@ -122,7 +189,10 @@ def test_an_unknown_users_home_and_an_empty_place_are_refused_before_anything_is
 def test_what_a_process_that_is_gone_left_is_removed_at_once(tmp_path):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    names = {number: tmp_path / f".r.csv.{common.HOST}-{number}.tmp" for number in (gone.pid, os.getppid())}
+    names = {
+        number: tmp_path / f".r.csv.{common.HOST}-{number}.tmp"
+        for number in (gone.pid, os.getppid())
+    }
     elsewhere = tmp_path / f".r.csv.{common.HOST}x-{gone.pid}.tmp"
     for path in (*names.values(), elsewhere):
         path.touch()
@@ -137,20 +207,43 @@ def test_a_table_that_is_no_file_is_refused(tiny, tmp_path, capsys):
 
 
 def test_empty_optional_places_are_none(tiny, tmp_path):
-    glue_with_cka_i.main(flags(tiny, tmp_path / "s", "--max_steps", 1, *(
-        f"--{name}=" for name in ("cache_dir", "config_name", "tokenizer_name", "run_file", "results_csv",
-                                  "teacher_cache", "student_model_name_or_path"))))
+    glue_with_cka_i.main(
+        flags(
+            tiny,
+            tmp_path / "s",
+            "--max_steps",
+            1,
+            *(
+                f"--{name}="
+                for name in (
+                    "cache_dir",
+                    "config_name",
+                    "tokenizer_name",
+                    "run_file",
+                    "results_csv",
+                    "teacher_cache",
+                    "student_model_name_or_path",
+                )
+            ),
+        )
+    )
     assert (tmp_path / "s/tensorboard").is_dir()
 
 
 def test_a_students_folder_is_the_part_after_its_name(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    for word, expected in (("VKD=~/a", "VKD=/home/me/a"), ("~/a,alpha=1", "/home/me/a,alpha=1"), ("VKD=a", "VKD=a"),
-                           ("a,alpha=1", "a,alpha=1"), ("~/b", "/home/me/b")):
+    for word, expected in (
+        ("VKD=~/a", "VKD=/home/me/a"),
+        ("~/a,alpha=1", "/home/me/a,alpha=1"),
+        ("VKD=a", "VKD=a"),
+        ("a,alpha=1", "a,alpha=1"),
+        ("~/b", "/home/me/b"),
+    ):
         assert report.expand_student(word) == expected
 
 
-# ---- symbolic links -----------------------------------------------------------------------------------------------
+# ---- symbolic links ------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("there", [True, False])
 def test_atomic_path_writes_what_a_link_leads_to(there, tmp_path):
@@ -168,7 +261,9 @@ def test_atomic_path_writes_what_a_link_leads_to(there, tmp_path):
         temporary.mkdir()
         (temporary / "new").touch()
     assert all((tmp_path / name).is_symlink() for name in ("file", "folder"))
-    assert (tmp_path / "far/file").read_text() == "new" and os.listdir(tmp_path / "far/folder") == ["new"]
+    assert (tmp_path / "far/file").read_text() == "new" and os.listdir(tmp_path / "far/folder") == [
+        "new"
+    ]
     assert sorted(os.listdir(tmp_path / "far")) == ["file", "folder"]
 
 
@@ -189,12 +284,15 @@ def test_a_table_has_one_lock_whatever_name_it_goes_by(tmp_path):
     records.append_result(tmp_path / "r.csv", {"method": "VKD", "seed": 1})
     with filelock.FileLock(tmp_path / "far/.table.csv.lock"):
         process = multiprocessing.get_context("fork").Process(
-            target=records.append_result, args=(tmp_path / "r.csv", {"method": "VKD", "seed": 2}))
+            target=records.append_result, args=(tmp_path / "r.csv", {"method": "VKD", "seed": 2})
+        )
         process.start()
         process.join(0.5)
         assert process.is_alive()
     process.join()
-    assert (tmp_path / "r.csv").is_symlink() and (tmp_path / "far/table.csv").read_text().count("VKD") == 2
+    assert (tmp_path / "r.csv").is_symlink() and (tmp_path / "far/table.csv").read_text().count(
+        "VKD"
+    ) == 2
 
 
 def moved(checkpoint, place):
@@ -207,14 +305,21 @@ def moved(checkpoint, place):
 
 @pytest.mark.parametrize("named", [None, "link", "place"])
 def test_a_checkpoint_that_was_moved_and_linked_is_the_runs_own(named, tiny, tmp_path, monkeypatch):
-    """It is found, or named by either name; once newer ones are kept, the link goes and what it leads to stays."""
+    """It is found, or named by either name; once newer ones are kept, the link goes and what it
+    leads to stays.
+    """
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     stopped_at(tiny, tmp_path / "s", monkeypatch)
     link = tmp_path / "s/checkpoint-2"
     place = moved(link, tmp_path / "far")
     before = sorted(os.listdir(place))
-    more = {"link": ["--resume_from_checkpoint", link], "place": ["--resume_from_checkpoint", place]}.get(named, [])
-    assert common.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "s", "--save_steps", 2, *more)) == 0
+    more = {
+        "link": ["--resume_from_checkpoint", link],
+        "place": ["--resume_from_checkpoint", place],
+    }.get(named, [])
+    assert (
+        common.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "s", "--save_steps", 2, *more)) == 0
+    )
     assert [entry["step"] for entry in read_log(tmp_path / "s")] == [1, 2, 3, 4, 5, 6]
     assert [path.name for path in (tmp_path / "s").glob("*checkpoint*")] == ["checkpoint-4"]
     assert sorted(os.listdir(place)) == before and not list(tmp_path.rglob("*.tmp*"))
@@ -233,14 +338,24 @@ def test_an_output_folder_of_links(tiny, tmp_path, monkeypatch):
     real = os.replace
 
     def one_file_system_each(source, target):
-        if Path(source).resolve().parent != Path(target).resolve().parent and "far" in str(Path(target).resolve()):
+        if Path(source).resolve().parent != Path(target).resolve().parent and "far" in str(
+            Path(target).resolve()
+        ):
             raise OSError(errno.EXDEV, "Invalid cross-device link")
         real(source, target)
+
     monkeypatch.setattr(os, "replace", one_file_system_each)
     assert glue_with_cka_i.main(flags(tiny, tmp_path / "s")) == 0
-    assert sorted(os.listdir(tmp_path / "far")) == ["model.safetensors", "run.json", "train_log.jsonl"]
+    assert sorted(os.listdir(tmp_path / "far")) == [
+        "model.safetensors",
+        "run.json",
+        "train_log.jsonl",
+    ]
     assert all((tmp_path / "real" / name).is_symlink() for name in os.listdir(tmp_path / "far"))
-    assert json.loads((tmp_path / "far/run.json").read_text())["finished"] and len(read_log(tmp_path / "s")) == 6
+    assert (
+        json.loads((tmp_path / "far/run.json").read_text())["finished"]
+        and len(read_log(tmp_path / "s")) == 6
+    )
     assert not (tmp_path / "real/trained-model").exists()
 
 
@@ -266,7 +381,8 @@ def test_a_claim_cleans_up_links_and_not_what_they_lead_to(tmp_path):
     assert (tmp_path / "far/precious").exists()
 
 
-# ---- changed and left-over files ----------------------------------------------------------------------------------
+# ---- changed and left-over files -----------------------------------------------------------------
+
 
 def test_a_changed_checkpoint_is_refused_by_the_files_name(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -277,7 +393,9 @@ def test_a_changed_checkpoint_is_refused_by_the_files_name(tiny, tmp_path, monke
     for name in ("model.safetensors", "training_state.safetensors", "config.json"):
         whole = (folder / name).read_bytes()
         change_a_byte(folder / name)
-        with pytest.raises(UserError, match=rf"is damaged: {name} should have the sha256 \w+, found \w+: delete"):
+        with pytest.raises(
+            UserError, match=rf"is damaged: {name} should have the sha256 \w+, found \w+: delete"
+        ):
             glue_with_cka_i.main(flags(tiny, tmp_path / "s"))
         (folder / name).write_bytes(whole)
     (folder / "tokenizer_config.json").unlink()
@@ -289,7 +407,9 @@ def test_a_checkpoint_of_an_earlier_version_is_resumed(tiny, tmp_path, monkeypat
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     stopped_at(tiny, tmp_path / "s", monkeypatch)
     path = tmp_path / "s/checkpoint-2/progress.json"
-    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "sha256"}))
+    path.write_text(
+        json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "sha256"})
+    )
     assert glue_with_cka_i.main(flags(tiny, tmp_path / "s")) == 0
     assert len(read_log(tmp_path / "s")) == 6
 
@@ -297,7 +417,9 @@ def test_a_checkpoint_of_an_earlier_version_is_resumed(tiny, tmp_path, monkeypat
 def without_checksum(path):
     """A safetensors file as earlier versions wrote it."""
     with safe_open(path, framework="pt") as file:
-        metadata = {key: json.loads(text) for key, text in file.metadata().items() if key != "checksum"}
+        metadata = {
+            key: json.loads(text) for key, text in file.metadata().items() if key != "checksum"
+        }
     for facts in metadata.values():
         facts.pop("checksum", None)
     save_file(load_file(path), path, {key: json.dumps(facts) for key, facts in metadata.items()})
@@ -310,12 +432,15 @@ def test_a_changed_clustering_is_refused(tiny, tmp_path, monkeypatch):
     def save_and_stop(self, *args):
         real(self, *args)
         raise KeyboardInterrupt
+
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(memory.KMeans, "save", save_and_stop)
         train_memory.main(memory_flags(tiny, tmp_path / "m"))
     whole = state.read_bytes()
     change_a_byte(state)
-    with pytest.raises(UserError, match=r"clustering.safetensors is damaged .* not what was written"):
+    with pytest.raises(
+        UserError, match=r"clustering.safetensors is damaged .* not what was written"
+    ):
         train_memory.main(memory_flags(tiny, tmp_path / "m"))
     state.write_bytes(whole)
     without_checksum(state)
@@ -334,7 +459,9 @@ def test_a_changed_memory_is_refused(tmp_path):
 
 
 def test_leftovers_of_killed_writers_go_after_a_day(tmp_path):
-    old, young, other = (tmp_path / name for name in (".r.csv.11.tmp", ".r.csv.12.tmp", ".r.csv.lock"))
+    old, young, other = (
+        tmp_path / name for name in (".r.csv.11.tmp", ".r.csv.12.tmp", ".r.csv.lock")
+    )
     folder, same_start = tmp_path / ".r.csv.13.tmp-old", tmp_path / ".r.csv.more.14.tmp"
     for path in (old, young, other, same_start):
         path.touch()
@@ -349,7 +476,9 @@ def test_a_killed_teacher_cache_leaves_nothing_once_it_goes_on(tiny, tmp_path, m
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     more = ["--teacher_cache", tmp_path / "tc", "--save_steps", 1]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("training.teacher_cache.move", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            "training.teacher_cache.move", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         glue_with_cka_i.main(flags(tiny, tmp_path / "s", *more))
     (folder,) = (tmp_path / "tc").iterdir()
     (folder / ".partial.json.123.tmp").touch()
@@ -357,11 +486,14 @@ def test_a_killed_teacher_cache_leaves_nothing_once_it_goes_on(tiny, tmp_path, m
     assert not list(folder.glob(".*.tmp")) and not list(folder.glob("*partial*"))
 
 
-# ---- one --run_file for several runs ------------------------------------------------------------------------------
+# ---- one --run_file for several runs -------------------------------------------------------------
+
 
 def curves(folder):
     """The folders below with curves in them."""
-    return sorted({str(path.parent.relative_to(folder)) for path in folder.rglob("events.out.tfevents.*")})
+    return sorted(
+        {str(path.parent.relative_to(folder)) for path in folder.rglob("events.out.tfevents.*")}
+    )
 
 
 def test_runs_with_one_run_file_have_a_folder_each(tmp_path, capsys):
@@ -370,7 +502,9 @@ def test_runs_with_one_run_file_have_a_folder_each(tmp_path, capsys):
         logs.append(records.Log(tmp_path / output, str(board), 0))
     assert [Path(log.folder).relative_to(board).as_posix() for log in logs] == [".", "s", "s-2"]
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 2 and str(tmp_path / "a/s") in said[0] and said[0].endswith(str(board / "s"))
+    assert (
+        len(said) == 2 and str(tmp_path / "a/s") in said[0] and said[0].endswith(str(board / "s"))
+    )
     for output, log in zip(("a/s", "b/s", "c/s"), logs, strict=True):
         for step in (0, 5):  # overwritten, resumed
             assert records.curves_folder(tmp_path / output, str(board), step) == log.folder
@@ -379,10 +513,21 @@ def test_runs_with_one_run_file_have_a_folder_each(tmp_path, capsys):
 def test_a_single_run_writes_into_its_very_run_file(tiny, tmp_path):
     for _ in range(2):
         AcceleratorState._reset_state(reset_partial_state=True)
-        glue_with_cka_i.main(flags(tiny, tmp_path / "s", "--run_file", tmp_path / "tb", "--max_steps", 1,
-                                   "--overwrite_output_dir"))
+        glue_with_cka_i.main(
+            flags(
+                tiny,
+                tmp_path / "s",
+                "--run_file",
+                tmp_path / "tb",
+                "--max_steps",
+                1,
+                "--overwrite_output_dir",
+            )
+        )
     assert curves(tmp_path / "tb") == ["."]
-    glue_with_cka_i.main(flags(tiny, tmp_path / "t", "--run_file", tmp_path / "t", "--max_steps", 1))
+    glue_with_cka_i.main(
+        flags(tiny, tmp_path / "t", "--run_file", tmp_path / "t", "--max_steps", 1)
+    )
     assert curves(tmp_path / "t") == ["."]  # the output folder itself
 
 
@@ -391,7 +536,9 @@ def test_curves_of_an_earlier_version_are_of_the_run_that_is_resumed(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "events.out.tfevents.1").touch()
     assert records.curves_folder(tmp_path / "s", str(tmp_path / "one"), 4) == str(tmp_path / "one")
-    assert records.curves_folder(tmp_path / "s", str(tmp_path / "two"), 0) == str(tmp_path / "two/s")
+    assert records.curves_folder(tmp_path / "s", str(tmp_path / "two"), 0) == str(
+        tmp_path / "two/s"
+    )
 
 
 def claim(output, board, start, found):
@@ -402,8 +549,12 @@ def claim(output, board, start, found):
 def test_runs_that_start_at_once_do_not_share_a_folder(tmp_path):
     fork = multiprocessing.get_context("fork")
     start, found = fork.Event(), fork.Queue()
-    processes = [fork.Process(target=claim, args=(tmp_path / str(k) / "s", str(tmp_path / "tb"), start, found))
-                 for k in range(6)]
+    processes = [
+        fork.Process(
+            target=claim, args=(tmp_path / str(k) / "s", str(tmp_path / "tb"), start, found)
+        )
+        for k in range(6)
+    ]
     for process in processes:
         process.start()
     start.set()
@@ -412,12 +563,15 @@ def test_runs_that_start_at_once_do_not_share_a_folder(tmp_path):
         process.join()
 
 
-# ---- a home that is none, a disk that is full ---------------------------------------------------------------------
+# ---- a home that is none, a disk that is full ----------------------------------------------------
+
 
 def test_without_a_home_the_cache_folder_is_asked_for(tiny, tmp_path, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/dev/null/x")
-    with pytest.raises(UserError, match=r"kept in /dev/null/x/.cache/fsd-glue \(Not a directory\).*--cache_dir"):
+    with pytest.raises(
+        UserError, match=r"kept in /dev/null/x/.cache/fsd-glue \(Not a directory\).*--cache_dir"
+    ):
         glue_with_cka_i.main(flags(tiny, tmp_path / "s"))
     monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -426,9 +580,14 @@ def test_without_a_home_the_cache_folder_is_asked_for(tiny, tmp_path, monkeypatc
 
 
 def test_a_whole_run_without_a_home(tiny, tmp_path):
-    home = {key: value for key, value in os.environ.items() if key != "XDG_CACHE_HOME"} | {"HOME": "/dev/null/x"}
-    done = shell("glue_with_cka_i.py", *flags(tiny, tmp_path / "s", "--cache_dir", tmp_path / "c", "--max_steps", 1),
-                 env=home)
+    home = {key: value for key, value in os.environ.items() if key != "XDG_CACHE_HOME"} | {
+        "HOME": "/dev/null/x"
+    }
+    done = shell(
+        "glue_with_cka_i.py",
+        *flags(tiny, tmp_path / "s", "--cache_dir", tmp_path / "c", "--max_steps", 1),
+        env=home,
+    )
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
 
 
@@ -464,13 +623,23 @@ def write_curves(folder):
         log(step, loss={"ce": 1.0})
 
 
-@pytest.mark.parametrize("write, name", [(write_tensors, "big.safetensors"), (write_text, "big.json"),
-                                         (write_lines, "train_log.jsonl"), (write_curves, "tensorboard")])
+@pytest.mark.parametrize(
+    "write, name",
+    [
+        (write_tensors, "big.safetensors"),
+        (write_text, "big.json"),
+        (write_lines, "train_log.jsonl"),
+        (write_curves, "tensorboard"),
+    ],
+)
 def test_a_full_disk_names_its_file(write, name, tmp_path, capfd):
     with room_for(5000):
         assert common.cli(lambda argv: write(tmp_path)) == 1
     said = capfd.readouterr().err
-    assert said.startswith(f"error: {tmp_path / name} cannot be written (File too large)") and said.count("\n") == 1
+    assert (
+        said.startswith(f"error: {tmp_path / name} cannot be written (File too large)")
+        and said.count("\n") == 1
+    )
     assert not list(tmp_path.glob(".big*"))
 
 
@@ -478,7 +647,10 @@ def test_a_full_device_names_its_file(tmp_path, capsys):
     (tmp_path / "train_log.jsonl").symlink_to("/dev/full")
     lines = records.JsonLines(tmp_path / "train_log.jsonl", 0)
     assert common.cli(lambda argv: lines.write({"step": 1})) == 1
-    assert f"error: {tmp_path / 'train_log.jsonl'} cannot be written (No space left" in capsys.readouterr().err
+    assert (
+        f"error: {tmp_path / 'train_log.jsonl'} cannot be written (No space left"
+        in capsys.readouterr().err
+    )
 
 
 if sys.platform != "linux":

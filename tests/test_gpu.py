@@ -3,6 +3,7 @@
 Without a GPU they are left out, but for `pytest --rehearse`, which runs them on the CPU to see
 whether the tests themselves work; what only a GPU has is left out there, too.
 """
+
 import os
 import shutil
 import subprocess
@@ -16,8 +17,11 @@ from safetensors.torch import load_file
 
 # conftest hides the GPU from the other tests
 VISIBLE = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
-PRECISIONS = [pytest.param([], id="float32"), pytest.param(["--bf16"], id="bf16"),
-              pytest.param(["--fp16"], id="fp16", marks=pytest.mark.gpu_alone)]
+PRECISIONS = [
+    pytest.param([], id="float32"),
+    pytest.param(["--bf16"], id="bf16"),
+    pytest.param(["--fp16"], id="fp16", marks=pytest.mark.gpu_alone),
+]
 
 
 def has_gpu():
@@ -33,7 +37,7 @@ HAS_GPU = has_gpu()
 
 @pytest.fixture(autouse=True)
 def device(request):
-    """"cuda", or in a rehearsal "cpu"."""
+    """ "cuda", or in a rehearsal "cpu"."""
     rehearsal = request.config.getoption("--rehearse")
     if rehearsal and request.node.get_closest_marker("gpu_alone"):
         pytest.skip("only a GPU has it")
@@ -51,6 +55,7 @@ def run(device):
         command = [sys.executable, str(ROOT / script), *map(str, words)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
     return start
 
 
@@ -103,10 +108,14 @@ def test_the_rivals_train(method, precision, run, tiny, tmp_path):
     assert all(total < float("inf") for total in totals(tmp_path / "s"))
 
 
-@pytest.mark.parametrize("more", [
-    pytest.param(["--bf16"], id="bf16"),
-    pytest.param(["--fp16"], id="fp16", marks=pytest.mark.gpu_alone),
-    pytest.param(["--mask_padding"], id="masked")])
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param(["--bf16"], id="bf16"),
+        pytest.param(["--fp16"], id="fp16", marks=pytest.mark.gpu_alone),
+        pytest.param(["--mask_padding"], id="masked"),
+    ],
+)
 def test_cached_and_prepared_ahead(more, run, trained, tiny_without_dropout, tmp_path):
     """FSD_ILG with a cache and loader workers has the losses of FSD_ILG, to half precision."""
     of_g = ["--teacher_memory_path", trained, "--gamma_m", 0.1]
@@ -129,19 +138,32 @@ def test_compiled(run, tiny_without_dropout, tmp_path):
 
 
 def test_a_report_measures_what_the_cpu_measures(run, tiny, tmp_path):
-    shared = ["--model_name_or_path", tiny / "teacher", "--students", f"mine={tiny / 'teacher'}",
-              "--task_name", "RTE", "--data_dir", tiny, "--max_seq_length", 24]
+    shared = [
+        "--model_name_or_path",
+        tiny / "teacher",
+        "--students",
+        f"mine={tiny / 'teacher'}",
+        "--task_name",
+        "RTE",
+        "--data_dir",
+        tiny,
+        "--max_seq_length",
+        24,
+    ]
     for name, more in (("gpu", []), ("cpu", ["--no_cuda"]), ("half", ["--bf16"])):
         run("analysis/report.py", *shared, *more, "--output_dir", tmp_path / name)
     for name in ("heat_maps", "layers", "relation_differences"):
-        found, wanted = (pd.read_csv(tmp_path / place / f"{name}.csv").select_dtypes("float")
-                         for place in ("gpu", "cpu"))
+        found, wanted = (
+            pd.read_csv(tmp_path / place / f"{name}.csv").select_dtypes("float")
+            for place in ("gpu", "cpu")
+        )
         pd.testing.assert_frame_equal(found, wanted, rtol=1e-3, atol=1e-3)
     half = pd.read_csv(tmp_path / "half/heat_maps.csv")
     assert (half.diagonal_biased == 1).all()
 
 
 # ---- two processes on one GPU, over gloo, as NCCL refuses that; of 4 rows each against one of 8 --
+
 
 def in_two(script, words, device):
     environment = os.environ if device == "cpu" else VISIBLE | {"CUDA_VISIBLE_DEVICES": "0"}

@@ -1,5 +1,6 @@
 """benchmarks/gpu.py and what it runs: FLOPs, the queue's gaps, the clock, what travels, and a
 rehearsal of the whole."""
+
 import json
 import os
 import random
@@ -124,16 +125,26 @@ def test_busy_time_and_gaps_are_those_of_a_picture():
 
 def on_an_h100(monkeypatch, *words, **more):
     """The rows of benchmarks/step.py for what a measurement on an H100 would have found."""
-    found = {"seconds": [{"VKD": 0.010, "FSD_I": 0.012}, {"VKD": 0.010, "FSD_I": 0.008},
-                         {"VKD": 0.020, "FSD_I": 0.016}], "peaks": {"VKD": 500, "FSD_I": 600},
-             "flops": {"VKD": 1.978e12, "FSD_I": 1.978e12}, "product": 791.2, "left_out": [],
-             "tokens": {"VKD": 60, "FSD_I": 128}, "samples": {"VKD": 32, "FSD_I": 32},
-             "device": "NVIDIA H100 80GB HBM3"} | more
+    found = {
+        "seconds": [
+            {"VKD": 0.010, "FSD_I": 0.012},
+            {"VKD": 0.010, "FSD_I": 0.008},
+            {"VKD": 0.020, "FSD_I": 0.016},
+        ],
+        "peaks": {"VKD": 500, "FSD_I": 600},
+        "flops": {"VKD": 1.978e12, "FSD_I": 1.978e12},
+        "product": 791.2,
+        "left_out": [],
+        "tokens": {"VKD": 60, "FSD_I": 128},
+        "samples": {"VKD": 32, "FSD_I": 32},
+        "device": "NVIDIA H100 80GB HBM3",
+    } | more
     monkeypatch.setattr(step, "child", lambda *arguments: found)
     seen = []
     monkeypatch.setattr(step, "report", lambda rows, csv, device: seen.extend([*rows, device]))
-    code = step.main(["--models", "bert-base", "--precisions", "bf16", "--forms", "VKD", "FSD_I",
-                      *words])
+    code = step.main(
+        ["--models", "bert-base", "--precisions", "bf16", "--forms", "VKD", "FSD_I", *words]
+    )
     assert code == len(found["left_out"])
     return seen
 
@@ -163,11 +174,28 @@ def test_forms_are_counted_by_the_columns_that_they_compute():
 
 def test_no_further_round_after_so_many_seconds():
     def measured(seconds):
-        return step.measure(SimpleNamespace(
-            models=["tiny"], precisions=["no"], forms=["floor"], rounds=4, steps=1, seconds=seconds,
-            per_gpu_train_batch_size=4, max_seq_length=8, no_cuda=True, library_mask=False,
-            compile=False, padded_encoder=False, returned_memory=False, unpinned=False,
-            dataloader_num_workers=0, batches=2, data_dir=None))["seconds"]
+        return step.measure(
+            SimpleNamespace(
+                models=["tiny"],
+                precisions=["no"],
+                forms=["floor"],
+                rounds=4,
+                steps=1,
+                seconds=seconds,
+                per_gpu_train_batch_size=4,
+                max_seq_length=8,
+                no_cuda=True,
+                library_mask=False,
+                compile=False,
+                padded_encoder=False,
+                returned_memory=False,
+                unpinned=False,
+                dataloader_num_workers=0,
+                batches=2,
+                data_dir=None,
+            )
+        )["seconds"]
+
     assert len(measured(None)) == len(measured(1000)) == 4
     assert len(measured(1e-6)) == 1
 
@@ -185,23 +213,45 @@ def test_a_queue_is_read_off_its_events():
 
     def event(name, kind, start, end, annotation=False):
         times = SimpleNamespace(start=start, end=end, elapsed_us=lambda: end - start)
-        return SimpleNamespace(name=name, device_type=kind, time_range=times,
-                               is_user_annotation=annotation)
-    events = [event("step 0", kinds.CPU, 0, 40), event("step 1", kinds.CPU, 40, 100),
-              event("step 0", kinds.CUDA, 10, 130, True), event("gemm", kinds.CUDA, 10, 50),
-              event("gemm", kinds.CUDA, 40, 60), event("softmax", kinds.CUDA, 90, 130),
-              event("cudaStreamSynchronize", kinds.CPU, 20, 32),
-              event("cudaDeviceSynchronize", kinds.CPU, 100, 130)]
+        return SimpleNamespace(
+            name=name, device_type=kind, time_range=times, is_user_annotation=annotation
+        )
+
+    events = [
+        event("step 0", kinds.CPU, 0, 40),
+        event("step 1", kinds.CPU, 40, 100),
+        event("step 0", kinds.CUDA, 10, 130, True),
+        event("gemm", kinds.CUDA, 10, 50),
+        event("gemm", kinds.CUDA, 40, 60),
+        event("softmax", kinds.CUDA, 90, 130),
+        event("cudaStreamSynchronize", kinds.CPU, 20, 32),
+        event("cudaDeviceSynchronize", kinds.CPU, 100, 130),
+    ]
     found = profile_step.queue(SimpleNamespace(events=lambda: events), profiled=2)
     assert {row["operation"]: (row["calls"], row["ms"], row["%"]) for row in found} == {
-        "(busy)": ("", 0.045, 75.0), "(gaps over 20 µs)": (0.5, 0.015, 25.0),
-        "(waits)": (0.5, 0.006, ""), "(host)": ("", 0.05, "")}
+        "(busy)": ("", 0.045, 75.0),
+        "(gaps over 20 µs)": (0.5, 0.015, 25.0),
+        "(waits)": (0.5, 0.006, ""),
+        "(host)": ("", 0.05, ""),
+    }
     assert profile_step.queue(SimpleNamespace(events=lambda: events[:2]), profiled=2) == []
 
 
 def test_every_method_and_variant_is_a_form():
-    methods = {"none", "VKD", "PKD", "RKD", "MiniLM", "Gram", "Procrustes",
-               "FSD_I", "FSD_L", "FSD_G", "FSD_IL", "FSD_ILG"}
+    methods = {
+        "none",
+        "VKD",
+        "PKD",
+        "RKD",
+        "MiniLM",
+        "Gram",
+        "Procrustes",
+        "FSD_I",
+        "FSD_L",
+        "FSD_G",
+        "FSD_IL",
+        "FSD_ILG",
+    }
     masked = {name.removesuffix(", masked") for name in forms.GROUPS["methods, masked"]}
     assert set(forms.GROUPS["methods"]) == methods == masked
     assert set(forms.GROUPS["methods, cached"]) == {
@@ -220,9 +270,14 @@ def test_a_form_that_cannot_be_measured_is_left_out(monkeypatch, capsys):
         forms=["FSD_L", "floor"],
         rounds=1,
         steps=1,
-        compile=False, padded_encoder=False, returned_memory=False, unpinned=False,
-        dataloader_num_workers=0, seconds=None,
-        batches=1, data_dir=None,
+        compile=False,
+        padded_encoder=False,
+        returned_memory=False,
+        unpinned=False,
+        dataloader_num_workers=0,
+        seconds=None,
+        batches=1,
+        data_dir=None,
         per_gpu_train_batch_size=4,
         max_seq_length=8,
         no_cuda=True,
@@ -247,9 +302,14 @@ FLASH = """
 """
 
 
-@pytest.mark.parametrize("text, said", [
-    (FLASH, ""), (None, "ModuleNotFoundError"),
-    ("def batch_kmeans_Euclid(*args, **more): raise ValueError('wide')", "ValueError: wide")])
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (FLASH, ""),
+        (None, "ModuleNotFoundError"),
+        ("def batch_kmeans_Euclid(*args, **more): raise ValueError('wide')", "ValueError: wide"),
+    ],
+)
 def test_kmeans_beside_flash_kmeans(text, said, tmp_path, monkeypatch, capsys):
     """A stand-in of it finds the same clusters; one that is not there, or fails, is left out."""
     if text:
@@ -258,8 +318,10 @@ def test_kmeans_beside_flash_kmeans(text, said, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.delitem(sys.modules, "flash_kmeans", raising=False)
     monkeypatch.setattr(kmeans, "seconds", lambda function, device, *given: 6.0)
-    words = "--widths 12 --rows 90 --num_centroid 5 --rounds 1 --passes 2 " \
-            "--per_gpu_train_batch_size 32 --csv"
+    words = (
+        "--widths 12 --rows 90 --num_centroid 5 --rounds 1 --passes 2 "
+        "--per_gpu_train_batch_size 32 --csv"
+    )
     kmeans.main([*words.split(), str(tmp_path / "k.csv")])
     table = pd.read_csv(tmp_path / "k.csv").set_index("form")
     assert (table["ms a pass"] == 3000).all()
@@ -293,10 +355,16 @@ def python(name, code, most=1, **more):
 def test_a_job_leaves_its_table_joined_with_others(tmp_path, capsys):
     here = session(tmp_path)
     for part, text in (("kind one", "a,b\n1,2\n"), ("kind two", "a,c\n3,x\n"), ("other", "a\n5\n")):
-        here.run(python(part, f"""
+        here.run(
+            python(
+                part,
+                f"""
             import os
             open({str(here.work / part) + ".csv"!r}, "w").write({text!r})
-            print(os.environ["FSD_COMMIT"])""", part=part))
+            print(os.environ["FSD_COMMIT"])""",
+                part=part,
+            )
+        )
     assert (here.output / "gpu_kind.csv").read_text() == "a,b,c\n1,2,\n3,,x\n"
     assert (here.output / "gpu_other.csv").read_text() == "a\n5\n"
     assert not here.missed and "done in 0.0 min; abc" in capsys.readouterr().out
@@ -322,8 +390,12 @@ def test_failures_and_the_end_of_time(tmp_path, monkeypatch, capsys):
     here.sum_up(5)
     assert here.missed[1].endswith("; error: FSD_L is left out; error: FSD_G, too")
     assert [text.split(" after")[0] for text in here.missed] == [
-        "fails: ended with 3", "says: ended with 1", "hangs: its time was over",
-        "waits for others: no time was left", "late: no time was left"]
+        "fails: ended with 3",
+        "says: ended with 1",
+        "hangs: its time was over",
+        "waits for others: no time was left",
+        "late: no time was left",
+    ]
     assert "0 of 5 jobs are done" in capsys.readouterr().out
     assert "why" in (here.output / "gpu.log").read_text()
 
@@ -365,11 +437,17 @@ def test_what_does_not_end_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "GRACE", 0.5)
     monkeypatch.setattr(gpu, "LEAST", 0)
     here = session(tmp_path)
-    here.run(python("stays", f"""
+    here.run(
+        python(
+            "stays",
+            f"""
         import os, signal, time
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         open({str(tmp_path / "pid")!r}, "w").write(str(os.getpid()))
-        time.sleep(99)""", most=2 / 60))
+        time.sleep(99)""",
+            most=2 / 60,
+        )
+    )
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
 
 
@@ -384,8 +462,9 @@ gpu.STAGES = {{"tests": lambda args, work: [gpu_stages.Job("long", ["-c", words]
 sys.exit(gpu.cli(gpu.main, ["--rehearse", "--output_dir", {str(tmp_path / "out")!r},
                             "--work_dir", {str(tmp_path)!r}]))
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     said, until = tmp_path / "job.out", time.monotonic() + 60
     while not (said.exists() and "words" in said.read_text()):
         assert time.monotonic() < until and process.poll() is None
@@ -400,14 +479,18 @@ sys.exit(gpu.cli(gpu.main, ["--rehearse", "--output_dir", {str(tmp_path / "out")
 def test_results_of_a_study_are_copied_while_it_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "PATIENCE", 0.05)
     here, source = session(tmp_path), tmp_path / "results.csv"
-    job = python("study", f"""
+    job = python(
+        "study",
+        f"""
         import os, pathlib, time
         pathlib.Path({str(source)!r}).write_text("row")
         until = time.monotonic() + 20
         while not pathlib.Path({str(here.output / "gpu_study.csv")!r}).exists():
             assert time.monotonic() < until
             time.sleep(0.05)
-        print("threads", os.environ["OMP_NUM_THREADS"])""", watched=((source, "gpu_study.csv"),))
+        print("threads", os.environ["OMP_NUM_THREADS"])""",
+        watched=((source, "gpu_study.csv"),),
+    )
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
     here.run(job)
     assert not here.missed and (here.output / "gpu_study.csv").read_text() == "row"
@@ -425,18 +508,25 @@ def test_wheels_need_no_installation(tmp_path):
     assert not here.missed
 
 
-@pytest.mark.parametrize("words, said", [
-    (["--stage", "study"], "the study needs --model and --data_dir"),
-    (["--stage", "study", "--model", "nowhere", "--data_dir", "."], "there is no config.json"),
-    (["--stage", "study", "--rehearse", "--methods", "none fsdi"], "found fsdi"),
-    (["--stage", "study", "--rehearse", "--rates", "2e-5,5e-5"], "--rates is learning rates"),
-    (["--stage", "study", "--rehearse", "--searched", "nowhere.csv"], "there is no"),
-    (["--minutes", "0"], "--minutes must be a number above 0"),
-    (["--minutes", "nan"], "--minutes must be a number above 0"),
-    (["--stage", "step"], "torch sees no GPU"),
-    (["--stage", "step", "--wheels", "nowhere"], "there is no *.whl in it"),
-    (["--stage", "step", "--wheels", "."], "damaged.whl is no wheel"),
-    (["--stage", "step", "--rehearse", "--output_dir", "damaged.whl"], "cannot be made a folder")])
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--stage", "study"], "the study needs --model and --data_dir"),
+        (["--stage", "study", "--model", "nowhere", "--data_dir", "."], "there is no config.json"),
+        (["--stage", "study", "--rehearse", "--methods", "none fsdi"], "found fsdi"),
+        (["--stage", "study", "--rehearse", "--rates", "2e-5,5e-5"], "--rates is learning rates"),
+        (["--stage", "study", "--rehearse", "--searched", "nowhere.csv"], "there is no"),
+        (["--minutes", "0"], "--minutes must be a number above 0"),
+        (["--minutes", "nan"], "--minutes must be a number above 0"),
+        (["--stage", "step"], "torch sees no GPU"),
+        (["--stage", "step", "--wheels", "nowhere"], "there is no *.whl in it"),
+        (["--stage", "step", "--wheels", "."], "damaged.whl is no wheel"),
+        (
+            ["--stage", "step", "--rehearse", "--output_dir", "damaged.whl"],
+            "cannot be made a folder",
+        ),
+    ],
+)
 def test_what_it_refuses(words, said, tmp_path):
     (tmp_path / "damaged.whl").write_text("PK")
     done = shell("benchmarks/gpu.py", "--output_dir", tmp_path / "out", *words, cwd=tmp_path)
@@ -444,15 +534,20 @@ def test_what_it_refuses(words, said, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("words, said", [
-    ("step.py --rounds 0", "from 1 on, found 0"), ("profile_step.py --profiled 0", "found 0"),
-    ("profile_step.py --per_gpu_train_batch_size -2", "found -2"),
-    ("profile_step.py --precisions no bf16", "name one of each"),
-    ("profile_step.py --steps 3", "unrecognized"),
-    ("step.py --dataloader_num_workers -1", "found -1"),
-    ("kmeans.py --rows 5 --num_centroid 9", "pass more rows"),
-    ("stand_ins.py . --rows 0", "found 0"),
-    ("stand_ins.py file", "cannot be made a folder")])
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("step.py --rounds 0", "from 1 on, found 0"),
+        ("profile_step.py --profiled 0", "found 0"),
+        ("profile_step.py --per_gpu_train_batch_size -2", "found -2"),
+        ("profile_step.py --precisions no bf16", "name one of each"),
+        ("profile_step.py --steps 3", "unrecognized"),
+        ("step.py --dataloader_num_workers -1", "found -1"),
+        ("kmeans.py --rows 5 --num_centroid 9", "pass more rows"),
+        ("stand_ins.py . --rows 0", "found 0"),
+        ("stand_ins.py file", "cannot be made a folder"),
+    ],
+)
 def test_what_its_benchmarks_refuse(words, said, tmp_path):
     (tmp_path / "file").touch()
     script, *more = words.split()
@@ -460,11 +555,20 @@ def test_what_its_benchmarks_refuse(words, said, tmp_path):
     assert done.returncode and len(done.stderr.splitlines()) == 1 and said in done.stderr
 
 
-@pytest.mark.parametrize("processes, cards, no_cuda, rank, backends, card", [
-    (2, 1, False, 1, ["gloo"], 0), (4, 2, False, 3, ["gloo"], 1), (4, 2, False, 0, ["gloo"], 0),
-    (2, 2, False, 1, [], 1), (2, 0, False, 1, [], 1), (2, 1, True, 1, [], 1)])
-def test_processes_that_share_a_gpu(processes, cards, no_cuda, rank, backends, card, monkeypatch,
-                                    capsys):
+@pytest.mark.parametrize(
+    "processes, cards, no_cuda, rank, backends, card",
+    [
+        (2, 1, False, 1, ["gloo"], 0),
+        (4, 2, False, 3, ["gloo"], 1),
+        (4, 2, False, 0, ["gloo"], 0),
+        (2, 2, False, 1, [], 1),
+        (2, 0, False, 1, [], 1),
+        (2, 1, True, 1, [], 1),
+    ],
+)
+def test_processes_that_share_a_gpu(
+    processes, cards, no_cuda, rank, backends, card, monkeypatch, capsys
+):
     """They take turns at the GPUs, and gloo, as NCCL refuses two on one; else nothing changes."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
     monkeypatch.setenv("LOCAL_RANK", str(rank))
@@ -564,8 +668,14 @@ def test_what_packing_and_joining_refuse(tiny, tmp_path):
     refused("no empty folder", "join", tmp_path / "parts", "--output_dir", second)
     (tmp_path / "a-copy").mkdir()
     (tmp_path / "a-copy" / second.name).write_bytes(b"damaged")  # beside a good one, does no harm
-    done = shell("scripts/carry.py", "join", tmp_path / "parts", tmp_path / "a-copy",
-                 "--output_dir", tmp_path / "whole")
+    done = shell(
+        "scripts/carry.py",
+        "join",
+        tmp_path / "parts",
+        tmp_path / "a-copy",
+        "--output_dir",
+        tmp_path / "whole",
+    )
     assert done.returncode == 0, done.stderr
     (tmp_path / "parts/notes").touch()
     assert packed(tmp_path, tiny).returncode == 1 and (tmp_path / "parts/notes").exists()
@@ -637,7 +747,12 @@ def shell_for_long(script, *words):
 
 
 def test_of_the_tests_the_outcomes_are_kept_and_no_path_of_the_machine():
-    text = ("platform linux -- /opt/somewhere/python3\n[gw1] [ 50%] PASSED tests/test_b.py::two[x] \n"
-            "tests/test_b.py::two[x] \n[gw0] [100%] FAILED tests/test_a.py::one \n==== 2 in 1.0s ====")
+    text = (
+        "platform linux -- /opt/somewhere/python3\n[gw1] [ 50%] PASSED tests/test_b.py::two[x] \n"
+        "tests/test_b.py::two[x] \n[gw0] [100%] FAILED tests/test_a.py::one \n==== 2 in 1.0s ===="
+    )
     assert gpu.outcomes(text) == [
-        "tests/test_a.py::one FAILED", "tests/test_b.py::two[x] PASSED", "==== 2 in 1.0s ===="]
+        "tests/test_a.py::one FAILED",
+        "tests/test_b.py::two[x] PASSED",
+        "==== 2 in 1.0s ====",
+    ]

@@ -1,4 +1,5 @@
 """memory.py: k-means against scikit-learn and by hand, its state, the file, the student's memory."""
+
 import itertools
 
 import numpy as np
@@ -16,7 +17,8 @@ def blobs(seed, rows=300, number=6, width=12, spread=0.6):
     generator = torch.Generator().manual_seed(seed)
     centres = torch.randn(number, width, generator=generator)
     return centres[torch.randint(number, (rows,), generator=generator)] + spread * torch.randn(
-        rows, width, generator=generator)
+        rows, width, generator=generator
+    )
 
 
 def run(x, start, passes, batch=32, rate=1.0):
@@ -39,12 +41,18 @@ def test_is_scikit_learns_lloyd(seed, passes):
     x = blobs(seed)
     start = memory.start_centroids(x, 8, "kmeans++", seed)
     kmeans, found = run(x, start, passes)
-    wanted = SklearnKMeans(8, init=start.numpy(), n_init=1, max_iter=passes, tol=0, algorithm="lloyd").fit(x.numpy())
-    np.testing.assert_allclose(kmeans.centroids.numpy(), wanted.cluster_centers_, rtol=1e-4, atol=1e-5)
+    wanted = SklearnKMeans(
+        8, init=start.numpy(), n_init=1, max_iter=passes, tol=0, algorithm="lloyd"
+    ).fit(x.numpy())
+    np.testing.assert_allclose(
+        kmeans.centroids.numpy(), wanted.cluster_centers_, rtol=1e-4, atol=1e-5
+    )
     assert (nearest(x, kmeans.centroids).numpy() == wanted.labels_).mean() >= 0.999
     inertias = [result["inertia"] for result in found]
     assert all(later <= earlier * (1 + 1e-6) for earlier, later in itertools.pairwise(inertias))
-    assert inertias[0] == pytest.approx(torch.cdist(x, start).amin(1).square().sum().item(), rel=1e-5)
+    assert inertias[0] == pytest.approx(
+        torch.cdist(x, start).amin(1).square().sum().item(), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("empty", [1, 3])
@@ -53,10 +61,14 @@ def test_empty_clusters_restart_as_scikit_learns_do(empty):
     x = blobs(3)
     start = torch.cat([x[:5], torch.full((empty, 12), 99.0) + torch.arange(empty)[:, None]])
     kmeans, found = run(x, start, 1)
-    wanted = SklearnKMeans(5 + empty, init=start.numpy(), n_init=1, max_iter=1, tol=0, algorithm="lloyd").fit(x.numpy())
+    wanted = SklearnKMeans(
+        5 + empty, init=start.numpy(), n_init=1, max_iter=1, tol=0, algorithm="lloyd"
+    ).fit(x.numpy())
     order = torch.cdist(kmeans.centroids, torch.from_numpy(wanted.cluster_centers_)).argmin(1)
     assert order.unique().numel() == 5 + empty  # which empty cluster takes which sample is free
-    np.testing.assert_allclose(kmeans.centroids.numpy(), wanted.cluster_centers_[order], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        kmeans.centroids.numpy(), wanted.cluster_centers_[order], rtol=1e-4, atol=1e-5
+    )
     assert found[0]["restarted"] == empty and found[0]["sizes"][5:] == [1] * empty
     farthest = torch.cdist(x, start).amin(1).topk(empty).indices
     assert sorted(found[0]["assignment"][farthest].tolist()) == list(range(5, 5 + empty))
@@ -64,7 +76,9 @@ def test_empty_clusters_restart_as_scikit_learns_do(empty):
 
 
 def test_a_restart_leaves_no_other_cluster_empty_and_goes_all_the_way():
-    """The farthest sample, 100, is alone in its cluster, so the next one restarts the third; the rate is not for it."""
+    """The farthest sample, 100, is alone in its cluster, so the next one restarts the third; the
+    rate is not for it.
+    """
     x = torch.tensor([[0.0], [1.0], [100.0]])
     kmeans, (found,) = run(x, torch.tensor([[0.4], [90.0], [999.0]]), 1, rate=0.5)
     assert found["assignment"].tolist() == [0, 2, 1] and found["sizes"] == [1, 1, 1]
@@ -76,7 +90,9 @@ def test_the_size_of_the_mini_batches_does_not_matter():
     start = torch.cat([x[:6], torch.full((2, 12), 99.0)])
     wanted = run(x, start, 4, batch=300)[0].centroids
     for batch in (1, 7, 32):
-        torch.testing.assert_close(run(x, start, 4, batch)[0].centroids, wanted, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            run(x, start, 4, batch)[0].centroids, wanted, rtol=1e-5, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("rate", [0.25, 1.0])
@@ -136,7 +152,9 @@ def test_saved_in_the_middle_of_a_pass_and_loaded_it_is_the_same(tmp_path):
 
 
 def test_the_picture_shows_the_principal_axes():
-    """Points and centroids on axes along which the centroids vary most, by a second implementation (SVD)."""
+    """Points and centroids on axes along which the centroids vary most, by a second implementation
+    (SVD).
+    """
     x = blobs(4)
     kmeans = memory.KMeans(x[:6].clone(), 300)
     kmeans.add(x, torch.arange(300))
@@ -144,7 +162,9 @@ def test_the_picture_shows_the_principal_axes():
     _, singular, axes = torch.linalg.svd(x[:6] - x[:6].mean(0), full_matrices=False)
     wanted = (x - x[:6].mean(0)) @ axes[:2].T
     torch.testing.assert_close(found["points"].abs(), wanted.abs(), rtol=1e-4, atol=1e-4)
-    assert found["explained"] == pytest.approx((singular[:2].square().sum() / singular.square().sum()).item(), rel=1e-4)
+    assert found["explained"] == pytest.approx(
+        (singular[:2].square().sum() / singular.square().sum()).item(), rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("init", ["kmeans++", "random", "normal"])
@@ -171,7 +191,8 @@ def test_features_that_are_not_finite_are_refused():
         kmeans.update()
 
 
-# ---- the file -----------------------------------------------------------------------------------------------------
+# ---- the file ------------------------------------------------------------------------------------
+
 
 def test_a_memory_is_read_as_it_was_written(tmp_path):
     facts = {"task": "RTE", "teacher": "a" * 64, "max_seq_length": 8}
@@ -181,7 +202,9 @@ def test_a_memory_is_read_as_it_was_written(tmp_path):
         assert torch.equal(centroids, torch.eye(3)) and found == facts
     wanted = "its teacher is aaaaaaaaaaaa there and bbbbbbbbbbbb here, its max seq length is 8 there and 9 here; train"
     with pytest.raises(UserError, match=wanted):
-        memory.load_memory(tmp_path / memory.FILE, facts | {"teacher": "b" * 64, "max_seq_length": 9})
+        memory.load_memory(
+            tmp_path / memory.FILE, facts | {"teacher": "b" * 64, "max_seq_length": 9}
+        )
 
 
 @pytest.mark.parametrize("content", [b"", b"not a memory", None, "cut"])
@@ -198,18 +221,23 @@ def test_damaged_and_foreign_files_are_refused(content, tmp_path):
         memory.find_memory(tmp_path / "nowhere")
 
 
-# ---- in training --------------------------------------------------------------------------------------------------
+# ---- in training ---------------------------------------------------------------------------------
+
 
 def test_only_the_students_memory_is_trained():
     m_t = 3 + 2 * torch.randn(50, 6 * 8, generator=torch.Generator().manual_seed(0))
     memories = memory.Memories(m_t, width=4, length=6, seed=1)
-    assert [(name, tuple(p.shape)) for name, p in memories.named_parameters()] == [("student", (50, 24))]
+    assert [(name, tuple(p.shape)) for name, p in memories.named_parameters()] == [
+        ("student", (50, 24))
+    ]
     assert memories.state_dict().keys() == {"student"}
     assert memories.student.mean().item() == pytest.approx(3, abs=0.3)
     assert memories.student.std().item() == pytest.approx(2, abs=0.3)
     again = memory.Memories(m_t, width=4, length=6, seed=1)
     assert torch.equal(memories.student, again.student)
-    assert not torch.equal(memories.student, memory.Memories(m_t, width=4, length=6, seed=2).student)
+    assert not torch.equal(
+        memories.student, memory.Memories(m_t, width=4, length=6, seed=2).student
+    )
 
 
 def test_where_the_teachers_memory_has_only_padding_the_students_has_none():

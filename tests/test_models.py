@@ -1,4 +1,5 @@
 """Families of encoders, and what is refused: each mistake gets one sentence that names it."""
+
 import json
 import random
 import re
@@ -22,13 +23,23 @@ from training import flags as flag_module
 def byte_level(folder):
     """A RoBERTa tokenizer over single bytes."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: i for i, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", *alphabet])}
+    vocabulary = {
+        token: i for i, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", *alphabet])
+    }
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel()
     backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<s>", cls_token="<s>", eos_token="</s>", sep_token="</s>",
-        pad_token="<pad>", unk_token="<unk>", mask_token="<mask>", model_max_length=62)
+        tokenizer_object=backend,
+        bos_token="<s>",
+        cls_token="<s>",
+        eos_token="</s>",
+        sep_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        mask_token="<mask>",
+        model_max_length=62,
+    )
 
 
 def sentencepiece_unigram(folder):
@@ -36,9 +47,18 @@ def sentencepiece_unigram(folder):
     rng = random.Random(0)
     (folder / "text").write_text("\n".join(sentence(rng) for _ in range(300)))
     sentencepiece.SentencePieceTrainer.train(
-        input=str(folder / "text"), model_prefix=str(folder / "spiece"), vocab_size=60, hard_vocab_limit=False,
-        minloglevel=2, pad_id=0, unk_id=1, bos_id=-1, eos_id=-1, control_symbols="[CLS],[SEP]",
-        user_defined_symbols="[MASK]")
+        input=str(folder / "text"),
+        model_prefix=str(folder / "spiece"),
+        vocab_size=60,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        pad_id=0,
+        unk_id=1,
+        bos_id=-1,
+        eos_id=-1,
+        control_symbols="[CLS],[SEP]",
+        user_defined_symbols="[MASK]",
+    )
     folder = folder / "sentencepiece"
     folder.mkdir()
     (folder.parent / "spiece.model").rename(folder / "spiece.model")
@@ -52,7 +72,10 @@ FAMILIES = {
     "distilbert": (wordpiece, {"dim": 16, "n_layers": 4, "n_heads": 2, "hidden_dim": 24}),
     "electra": (wordpiece, {"embedding_size": 8}),
     "albert": (sentencepiece_unigram, {"embedding_size": 8}),
-    "xlnet": (wordpiece, {"d_model": 16, "n_layer": 4, "n_head": 2, "d_inner": 24, "max_position_embeddings": None}),
+    "xlnet": (
+        wordpiece,
+        {"d_model": 16, "n_layer": 4, "n_head": 2, "d_inner": 24, "max_position_embeddings": None},
+    ),
     "mpnet": (byte_level, {}),
 }
 
@@ -65,21 +88,40 @@ def test_each_family_trains_and_is_saved_whole(family, tmp_path):
     more = ["--model_type", family, "--max_seq_length", 40, "--num_train_epochs", 1]
     train_teacher.main(flags(folder, tmp_path / "t", *more, teacher=True))
     for name, loss in (("i", ["--internal"]), ("l", [])):
-        glue_with_cka_i.main([*flags(folder, tmp_path / name, *more, *loss),
-                              "--model_name_or_path", str(tmp_path / "t")])
+        glue_with_cka_i.main(
+            [
+                *flags(folder, tmp_path / name, *more, *loss),
+                "--model_name_or_path",
+                str(tmp_path / "t"),
+            ]
+        )
         assert len(read_log(tmp_path / name)) == 3
         student = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / name)
         assert student.config.num_hidden_layers == 2 and student.config.model_type == family
 
 
 def test_two_processes_with_a_parameter_that_nothing_uses(tmp_path):
-    """XLNet's mask embedding gets no gradient, for which DistributedDataParallel would wait in vain."""
+    """XLNet's mask embedding gets no gradient, for which DistributedDataParallel would wait in
+    vain.
+    """
     make_tokenizer, shape = FAMILIES["xlnet"]
     folder = save_models(tmp_path, "xlnet", make_tokenizer(tmp_path), **shape)
     write_task(folder)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d",
-                "--rdzv_endpoint", "localhost:0", str(ROOT / "glue_with_cka_i.py")]
-    done = subprocess.run([*torchrun, *flags(folder, tmp_path / "s")], capture_output=True, text=True)
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--rdzv_backend",
+        "c10d",
+        "--rdzv_endpoint",
+        "localhost:0",
+        str(ROOT / "glue_with_cka_i.py"),
+    ]
+    done = subprocess.run(
+        [*torchrun, *flags(folder, tmp_path / "s")], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert len(read_log(tmp_path / "s")) == 4 and "unused" not in done.stderr
 
@@ -87,10 +129,14 @@ def test_two_processes_with_a_parameter_that_nothing_uses(tmp_path):
 def test_lower_case_is_kept_with_the_student(tmp_path):
     folder = save_models(tmp_path, "roberta", byte_level(tmp_path), type_vocab_size=1)
     write_task(folder)
-    glue_with_cka_i.main(flags(folder, tmp_path / "s", "--do_lower_case", "--max_seq_length", 40, "--max_steps", 1))
+    glue_with_cka_i.main(
+        flags(folder, tmp_path / "s", "--do_lower_case", "--max_seq_length", 40, "--max_steps", 1)
+    )
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "s")
     assert tokenizer("The DOG")["input_ids"] == tokenizer("the dog")["input_ids"]
-    assert transformers.AutoTokenizer.from_pretrained(folder / "teacher").tokenize("DOG") != tokenizer.tokenize("dog")
+    assert transformers.AutoTokenizer.from_pretrained(folder / "teacher").tokenize(
+        "DOG"
+    ) != tokenizer.tokenize("dog")
 
 
 def change_config(folder, **changes):
@@ -120,7 +166,9 @@ def unknown_label(tiny, tmp_path):
 
 
 def three_labels(tiny, tmp_path):
-    teacher = transformers.AutoModelForSequenceClassification.from_pretrained(tiny / "pretrained", num_labels=3)
+    teacher = transformers.AutoModelForSequenceClassification.from_pretrained(
+        tiny / "pretrained", num_labels=3
+    )
     shutil.copytree(tiny / "teacher", tmp_path / "teacher")
     teacher.save_pretrained(tmp_path / "teacher")
     return ["--model_name_or_path", tmp_path / "teacher"]
@@ -151,8 +199,14 @@ MISTAKES = {
     "unknown label": (unknown_label, "found 'maybe' in .*dev.tsv, line"),
     "unknown task": (lambda *_: ["--task_name", "SQuAD"], "cola"),
     "teacher with 3 labels": (three_labels, "has 3 labels, but RTE has 2"),
-    "teacher that is not fine-tuned": (lambda tiny, _: ["--model_name_or_path", tiny / "pretrained"], "not fine-tuned"),
-    "teacher that is nowhere": (lambda *_: ["--model_name_or_path", "no/such/folder"], "does not exist"),
+    "teacher that is not fine-tuned": (
+        lambda tiny, _: ["--model_name_or_path", tiny / "pretrained"],
+        "not fine-tuned",
+    ),
+    "teacher that is nowhere": (
+        lambda *_: ["--model_name_or_path", "no/such/folder"],
+        "does not exist",
+    ),
     "damaged teacher": (damaged_weights, "cannot load the teacher"),
     "another model's tokenizer": (other_tokenizer, "differ in 294 tokens"),
     "a source with another vocabulary": (another_vocabulary, "differ in 2 tokens, such as 'cow'"),
@@ -165,14 +219,35 @@ MISTAKES = {
     "temperature": (lambda *_: ["--temperature", "0"], "--temperature must be above 0"),
     "batch size": (lambda *_: ["--per_gpu_train_batch_size", "0"], "must be at least 1, got 0"),
     "fp16 on a CPU": (lambda *_: ["--fp16"], "needs a GPU"),
-    "layers that do not divide": (lambda *_: ["--do_layerwise", "--student_num_hidden_layers", "3"], "divides"),
+    "layers that do not divide": (
+        lambda *_: ["--do_layerwise", "--student_num_hidden_layers", "3"],
+        "divides",
+    ),
     "seed": (lambda *_: ["--seed", "5000000000"], "--seed must be below"),
-    "table is a folder": (lambda tiny, _: ["--results_csv", tiny / "RTE"], "is a folder: name a file"),
-    "table is none": (lambda tiny, _: ["--results_csv", tiny / "teacher/tokenizer.json"], "is not a table of results"),
-    "output is a file": (lambda tiny, _: ["--output_dir", tiny / "RTE/dev.tsv"], "cannot be made a folder"),
-    "board is a file": (lambda tiny, _: ["--run_file", tiny / "RTE/dev.tsv"], "--run_file .* cannot be used"),
-    "cache is below a file": (lambda tiny, _: ["--cache_dir", tiny / "RTE/dev.tsv/x"], "--cache_dir .* cannot be used"),
-    "output is the teacher": (lambda tiny, _: ["--output_dir", tiny / "teacher"], "which it would overwrite"),
+    "table is a folder": (
+        lambda tiny, _: ["--results_csv", tiny / "RTE"],
+        "is a folder: name a file",
+    ),
+    "table is none": (
+        lambda tiny, _: ["--results_csv", tiny / "teacher/tokenizer.json"],
+        "is not a table of results",
+    ),
+    "output is a file": (
+        lambda tiny, _: ["--output_dir", tiny / "RTE/dev.tsv"],
+        "cannot be made a folder",
+    ),
+    "board is a file": (
+        lambda tiny, _: ["--run_file", tiny / "RTE/dev.tsv"],
+        "--run_file .* cannot be used",
+    ),
+    "cache is below a file": (
+        lambda tiny, _: ["--cache_dir", tiny / "RTE/dev.tsv/x"],
+        "--cache_dir .* cannot be used",
+    ),
+    "output is the teacher": (
+        lambda tiny, _: ["--output_dir", tiny / "teacher"],
+        "which it would overwrite",
+    ),
 }
 
 
@@ -191,12 +266,19 @@ def test_a_mistake_gets_one_sentence(mistake, tiny, tmp_path, capsys):
 def test_names_in_capitals_in_the_right_order_are_fine(tiny, tmp_path):
     shutil.copytree(tiny / "teacher", tmp_path / "teacher")
     change_config(tmp_path / "teacher", id2label={"0": "ENTAILMENT", "1": "NOT_ENTAILMENT"})
-    glue_with_cka_i.main(flags(tiny, tmp_path / "s", "--model_name_or_path", tmp_path / "teacher", "--max_steps", 1))
+    glue_with_cka_i.main(
+        flags(tiny, tmp_path / "s", "--model_name_or_path", tmp_path / "teacher", "--max_steps", 1)
+    )
 
 
-@pytest.mark.parametrize("more, said", [
-    (["--task_name", "mnli"], "has 2 labels, but MNLI has 3"), (["--max_seq_length", "65"], "takes at most 64"),
-    (["--output_dir", "no/such/run"], "there is no trained model in no/such/run")])
+@pytest.mark.parametrize(
+    "more, said",
+    [
+        (["--task_name", "mnli"], "has 2 labels, but MNLI has 3"),
+        (["--max_seq_length", "65"], "takes at most 64"),
+        (["--output_dir", "no/such/run"], "there is no trained model in no/such/run"),
+    ],
+)
 def test_evaluation_alone_checks_the_model_too(more, said, tiny, capsys):
     arguments = [*flags(tiny, tiny / "teacher", *more, "--data_dir", tiny)]
     arguments = [flag for flag in arguments if flag != "--do_train"]
@@ -211,9 +293,11 @@ def test_a_foreign_model_in_the_output_folder_is_refused(tiny, tmp_path, capsys)
 
 
 def test_from_the_shell_there_is_no_traceback(tiny, tmp_path):
-    for arguments, code, said in ((flags(tiny, tmp_path / "s", "--data_dir", "nowhere"), 1, "nowhere"),
-                                  (["--alpha", "much"], 2, "error: argument --alpha"),
-                                  (["--task_name", "RTE"], 2, "required: ")):
+    for arguments, code, said in (
+        (flags(tiny, tmp_path / "s", "--data_dir", "nowhere"), 1, "nowhere"),
+        (["--alpha", "much"], 2, "error: argument --alpha"),
+        (["--task_name", "RTE"], 2, "required: "),
+    ):
         done = shell("glue_with_cka_i.py", *arguments)
         assert done.returncode == code
         assert done.stderr.count("\n") == 1 and said in done.stderr and done.stdout == ""
@@ -230,8 +314,13 @@ INTERFACE = """--model_type bert --model_name_or_path {teacher}
 
 @pytest.mark.parametrize("internal", ["", " --internal"])
 def test_the_command_of_the_interface_runs_literally(internal, tiny, tmp_path):
-    command = (INTERFACE + internal).format(teacher=tiny / "teacher", pretrained=tiny / "pretrained", data=tiny / "RTE",
-                                            output=tmp_path / "s", board=tmp_path / "board")
+    command = (INTERFACE + internal).format(
+        teacher=tiny / "teacher",
+        pretrained=tiny / "pretrained",
+        data=tiny / "RTE",
+        output=tmp_path / "s",
+        board=tmp_path / "board",
+    )
     done = shell("glue_with_cka_i.py", *command.split())
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "board").glob("events.*"))
@@ -242,11 +331,36 @@ def test_old_and_new_spellings_with_their_defaults():
     parser = flag_module.Parser("")
     flag_module.shared_flags(parser)
     flag_module.distillation_flags(parser)
-    required = ["--model_name_or_path", "m", "--data_dir", "d", "--output_dir", "o", "--task_name", "MRPC"]
-    args = parser.parse_args([*required, "--task_name", "wnli", "--per_device_train_batch_size", "4"])
+    required = [
+        "--model_name_or_path",
+        "m",
+        "--data_dir",
+        "d",
+        "--output_dir",
+        "o",
+        "--task_name",
+        "MRPC",
+    ]
+    args = parser.parse_args(
+        [*required, "--task_name", "wnli", "--per_device_train_batch_size", "4"]
+    )
     assert args.task_name == "wnli" and args.per_gpu_train_batch_size == 4
-    defaults = {"config_name": "", "tokenizer_name": "", "cache_dir": "", "per_gpu_eval_batch_size": 8, "max_steps": -1,
-                "gradient_accumulation_steps": 1, "weight_decay": 0.0, "adam_epsilon": 1e-8, "max_grad_norm": 1.0,
-                "warmup_steps": 0, "logging_steps": 500, "save_steps": 500, "seed": 42, "alpha": 0.5,
-                "temperature": 5.0, "max_seq_length": 128}
+    defaults = {
+        "config_name": "",
+        "tokenizer_name": "",
+        "cache_dir": "",
+        "per_gpu_eval_batch_size": 8,
+        "max_steps": -1,
+        "gradient_accumulation_steps": 1,
+        "weight_decay": 0.0,
+        "adam_epsilon": 1e-8,
+        "max_grad_norm": 1.0,
+        "warmup_steps": 0,
+        "logging_steps": 500,
+        "save_steps": 500,
+        "seed": 42,
+        "alpha": 0.5,
+        "temperature": 5.0,
+        "max_seq_length": 128,
+    }
     assert {key: getattr(args, key) for key in defaults} == defaults

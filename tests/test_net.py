@@ -1,4 +1,5 @@
 """What every method does on tiny models stays what it was: see tests/net.py."""
+
 import json
 
 import net
@@ -9,9 +10,19 @@ def test_every_method_does_what_it_did(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # net.work sets its own
     before = json.loads((ROOT / "tests/net.json").read_text(encoding="utf-8"))
     found = json.loads(json.dumps(net.work(tmp_path / "net")))
-    assert list(net.differences(before, {
-        name: {key: one for key, one in run.items() if key != "weights"}
-        for name, run in found.items()}, exact=False)) == []
+    assert (
+        list(
+            net.differences(
+                before,
+                {
+                    name: {key: one for key, one in run.items() if key != "weights"}
+                    for name, run in found.items()
+                },
+                exact=False,
+            )
+        )
+        == []
+    )
 
 
 def test_a_difference_is_told():

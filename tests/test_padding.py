@@ -1,4 +1,7 @@
-"""Padding that no loss reads is not computed: what is cut, that nothing else changes, and what is never cut."""
+"""Padding that no loss reads is not computed: what is cut, that nothing else changes, and what is
+never cut.
+"""
+
 import json
 
 import numpy as np
@@ -57,12 +60,18 @@ RUNS = {
     "I": (glue_with_cka_i.main, ["--internal"], False),
     "I, masked": (glue_with_cka_i.main, ["--internal", MASK], True),
     "I, debiased, masked": (
-        glue_with_cka_i.main, ["--internal", MASK, "--cka_estimator", "debiased"], True),
+        glue_with_cka_i.main,
+        ["--internal", MASK, "--cka_estimator", "debiased"],
+        True,
+    ),
     "L": (glue_with_cka_i.main, [], False),
     "L, masked": (glue_with_cka_i.main, [MASK], True),
     "L, first tokens": (glue_with_cka_i.main, ["--sample_features", "first"], True),
     "I and L, I of no weight": (
-        glue_with_cka_ilg.main, ["--gamma_g", "0", "--gamma_i", "0"], False),
+        glue_with_cka_ilg.main,
+        ["--gamma_g", "0", "--gamma_i", "0"],
+        False,
+    ),
 }
 
 
@@ -109,7 +118,8 @@ def assert_the_same_cut_or_not(loop):
     for indices in (torch.arange(8), torch.tensor([20, 3, 7])):
         (cut, gradients), (whole, wanted) = (
             losses_and_gradients(loop, indices, Rows(loop.data.features, short))
-            for short in (True, False))
+            for short in (True, False)
+        )
         assert cut == pytest.approx(whole, rel=1e-10, abs=1e-12)
         assert gradients.keys() == wanted.keys() and len(wanted) > 20
         for key, gradient in gradients.items():
@@ -127,31 +137,63 @@ def test_losses_and_gradients_are_those_of_whole_rows(
 
 def test_and_those_of_the_global_structure(tiny_without_dropout, tmp_path, monkeypatch):
     train_memory.main(memory_flags(tiny_without_dropout, tmp_path / "m", MASK))
-    given = flags(tiny_without_dropout, tmp_path / "s", MASK, "--teacher_memory_path",
-                  tmp_path / "m", "--gamma_m", 0.1)
+    given = flags(
+        tiny_without_dropout,
+        tmp_path / "s",
+        MASK,
+        "--teacher_memory_path",
+        tmp_path / "m",
+        "--gamma_m",
+        0.1,
+    )
     loop = loop_of(monkeypatch, glue_with_cka_g.main, given)
     assert loop.cut
     loop.terms["F_MM"].module.double()
     assert_the_same_cut_or_not(loop)
 
 
-@pytest.mark.parametrize("family, shape", [
-    ("roberta", {}), ("distilbert", {"dim": 16, "n_layers": 4, "n_heads": 2, "hidden_dim": 24}),
-    ("mpnet", {}), ("electra", {"embedding_size": 8}), ("albert", {"embedding_size": 8}),
-    ("xlnet", {"d_model": 16, "n_layer": 4, "n_head": 2, "d_inner": 24,
-               "max_position_embeddings": None})])
+@pytest.mark.parametrize(
+    "family, shape",
+    [
+        ("roberta", {}),
+        ("distilbert", {"dim": 16, "n_layers": 4, "n_heads": 2, "hidden_dim": 24}),
+        ("mpnet", {}),
+        ("electra", {"embedding_size": 8}),
+        ("albert", {"embedding_size": 8}),
+        (
+            "xlnet",
+            {
+                "d_model": 16,
+                "n_layer": 4,
+                "n_head": 2,
+                "d_inner": 24,
+                "max_position_embeddings": None,
+            },
+        ),
+    ],
+)
 def test_other_families_mean_the_same_without_padding(family, shape, tmp_path, monkeypatch):
-    """Position numbers from the first real token, biases of relative positions, padding on the left."""
-    names = {"hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout",
-             "seq_classif_dropout", "summary_last_dropout", "classifier_dropout_prob"}
+    """Position numbers from the first real token, biases of relative positions, padding on the
+    left.
+    """
+    names = {
+        "hidden_dropout_prob",
+        "attention_probs_dropout_prob",
+        "dropout",
+        "attention_dropout",
+        "seq_classif_dropout",
+        "summary_last_dropout",
+        "classifier_dropout_prob",
+    }
     known = transformers.AutoConfig.for_model(family)
     given = shape | {name: 0.0 for name in names if hasattr(known, name)}
     folder = save_models(tmp_path, family, **given)
     if family == "xlnet":
         pad_on_the_left(folder)
     write_task(folder)
-    loop = loop_of(monkeypatch, glue_with_baseline.main,
-                   flags(folder, tmp_path / "s", "--method", "vkd"))
+    loop = loop_of(
+        monkeypatch, glue_with_baseline.main, flags(folder, tmp_path / "s", "--method", "vkd")
+    )
     assert loop.cut
     assert_the_same_cut_or_not(loop)
 
@@ -181,15 +223,23 @@ def test_a_family_that_mixes_in_what_it_does_not_mask_keeps_it():
     """FNet has no attention mask at all."""
     torch.manual_seed(0)
     config = transformers.FNetConfig(
-        vocab_size=40, num_labels=2, hidden_size=16, num_hidden_layers=2, intermediate_size=24,
-        type_vocab_size=2, max_position_embeddings=64, tpu_short_seq_length=LENGTH)
+        vocab_size=40,
+        num_labels=2,
+        hidden_size=16,
+        num_hidden_layers=2,
+        intermediate_size=24,
+        type_vocab_size=2,
+        max_position_embeddings=64,
+        tpu_short_seq_length=LENGTH,
+    )
     model = transformers.FNetForSequenceClassification(config)
     mask = (torch.arange(LENGTH) < torch.tensor([[9], [14]])).byte()
     features = {"input_ids": torch.randint(5, 40, (2, LENGTH)) * mask, "attention_mask": mask}
     assert not models.ignores_padding(model, features)
     assert model.training  # as it was
     bert = transformers.BertForSequenceClassification(
-        transformers.BertConfig(vocab_size=40, **SHAPE, **PAIR_LABELS))
+        transformers.BertConfig(vocab_size=40, **SHAPE, **PAIR_LABELS)
+    )
     assert models.ignores_padding(bert, features)
     features["attention_mask"] = torch.ones_like(mask)
     assert models.ignores_padding(model, features) is None  # without any nothing can be tried
@@ -202,7 +252,8 @@ def test_dev_rows_are_tried_where_training_rows_have_no_padding(tmp_path):
     write_task(folder)
     (folder / "RTE" / "dev.tsv").write_text(
         "index\tsentence1\tsentence2\tlabel\n0\tdog\tcat\tentailment\n"
-        "1\tthe dog sees a cat\tthe cat sees a dog\tnot_entailment\n")
+        "1\tthe dog sees a cat\tthe cat sees a dog\tnot_entailment\n"
+    )
     glue_with_baseline.main(flags(folder, tmp_path / "s", "--method", "vkd", "--max_seq_length", 8))
     model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "s").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "s")
@@ -221,16 +272,19 @@ def test_the_teacher_is_asked_as_well(tiny, tmp_path, monkeypatch):
 
     def ask(model, features):
         return real(model, features) if model.config.num_hidden_layers == 2 else False
+
     monkeypatch.setattr(models, "ignores_padding", ask)
-    loop = loop_of(monkeypatch, glue_with_baseline.main,
-                   flags(tiny, tmp_path / "s", "--method", "vkd"))
+    loop = loop_of(
+        monkeypatch, glue_with_baseline.main, flags(tiny, tmp_path / "s", "--method", "vkd")
+    )
     assert not loop.cut
 
 
 def test_bigbird_keeps_its_attention(tmp_path, monkeypatch):
     """It falls back to full attention, for good, once it has met a short row."""
-    folder = save_models(tmp_path, "big_bird", block_size=2, num_random_blocks=1,
-                         attention_type="block_sparse")
+    folder = save_models(
+        tmp_path, "big_bird", block_size=2, num_random_blocks=1, attention_type="block_sparse"
+    )
     write_task(folder)
     loop = loop_of(monkeypatch, glue_with_cka_i.main, flags(folder, tmp_path / "s", MASK))
     kinds = {model.base_model.attention_type for model in (loop.student, loop.teacher.model)}
@@ -245,12 +299,12 @@ def test_a_feed_forward_part_in_chunks_gets_whole_rows(more, tmp_path):
 
 
 def test_first_tokens_are_no_padding():
-    h = torch.arange(24.).view(2, 4, 3)
+    h = torch.arange(24.0).view(2, 4, 3)
     batch = {"attention_mask": torch.tensor([[0, 0, 1, 1], [1, 1, 1, 0]]).bool()}
     assert torch.equal(first_tokens(h, batch), torch.stack([h[0, 2], h[1, 0]]))
 
 
-# ---- unpadding ------------------------------------------------------------------------------------------------------
+# ---- unpadding -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -262,6 +316,7 @@ def widths(monkeypatch):
         if module.out_features == SHAPE["intermediate_size"]:
             found.append(tuple(x.shape[:-1]))
         return forward(module, x)
+
     monkeypatch.setattr(torch.nn.Linear, "forward", listen)
     return found
 
@@ -297,14 +352,18 @@ def test_what_is_left_out_comes_back_as_zeros():
 
 def test_attention_keeps_its_dropout(tiny):
     config = transformers.AutoConfig.from_pretrained(
-        tiny / "teacher", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.5)
+        tiny / "teacher", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.5
+    )
     model = transformers.AutoModelForSequenceClassification.from_config(config)
     mask = (torch.arange(6) < torch.tensor([[6], [2]])).long()
     features = {"input_ids": torch.full((2, 6), 7) * mask, "attention_mask": mask}
 
     def twice():
-        return [MiniBatch(Rows(features, cut=True)[torch.arange(2)], "cpu").forward(model).logits
-                for _ in range(2)]
+        return [
+            MiniBatch(Rows(features, cut=True)[torch.arange(2)], "cpu").forward(model).logits
+            for _ in range(2)
+        ]
+
     assert not torch.equal(*twice())
     model.eval()
     assert torch.equal(*twice())
@@ -312,7 +371,8 @@ def test_attention_keeps_its_dropout(tiny):
 
 def test_a_causal_encoder_is_left_alone(tiny):
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
-        tiny / "teacher", is_decoder=True)
+        tiny / "teacher", is_decoder=True
+    )
     assert unpadding.encoder_of(model) is None
 
 
@@ -322,25 +382,34 @@ def test_where_there_is_little_padding_nothing_is_taken_apart(tiny):
     little[0, 9] = 0
     much = torch.ones(4, 10, dtype=torch.long)
     much[0, 3:] = 0
-    other = transformers.MPNetForSequenceClassification(transformers.MPNetConfig(
-        vocab_size=40, **{k: v for k, v in SHAPE.items() if k != "max_position_embeddings"}))
+    other = transformers.MPNetForSequenceClassification(
+        transformers.MPNetConfig(
+            vocab_size=40, **{k: v for k, v in SHAPE.items() if k != "max_position_embeddings"}
+        )
+    )
     for one, mask, left_out in ((model, little, False), (model, much, True), (other, much, False)):
         with unpadding.without_padding(one, mask) as rows:
             assert (rows is not None) == left_out
     assert not unpadding.active
 
 
-# ---- whole runs -----------------------------------------------------------------------------------------------------
+# ---- whole runs ----------------------------------------------------------------------------------
 
 
 def never_cut(monkeypatch):
     monkeypatch.setattr(models, "ignores_padding", lambda model, features: False)
 
 
-@pytest.mark.parametrize("more", [
-    ("--method", "vkd"), ("--method", "pkd", "--evaluate_during_training"),
-    ("--method", "minilm", "--group_by_length"), ("--method", "vkd", MASK),
-    ("--method", "vkd", "--gradient_accumulation_steps", 2)])
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--method", "vkd"),
+        ("--method", "pkd", "--evaluate_during_training"),
+        ("--method", "minilm", "--group_by_length"),
+        ("--method", "vkd", MASK),
+        ("--method", "vkd", "--gradient_accumulation_steps", 2),
+    ],
+)
 def test_a_run_is_the_same_cut_or_not(more, tiny_without_dropout, tmp_path, monkeypatch):
     """Losses, weights, dev metrics, and the logged relations, which are those of whole rows."""
     main = glue_with_baseline.main
@@ -349,8 +418,15 @@ def test_a_run_is_the_same_cut_or_not(more, tiny_without_dropout, tmp_path, monk
     main(flags(tiny_without_dropout, tmp_path / "whole", *more))
     assert_same_training(tmp_path / "cut", tmp_path / "whole")
     logs = [read_log(tmp_path / name) for name in ("cut", "whole")]
-    numbers = [[value for entry in log for key, value in entry.items()
-                if key.startswith(("rd_", "dev_", "acc"))] for log in logs]
+    numbers = [
+        [
+            value
+            for entry in log
+            for key, value in entry.items()
+            if key.startswith(("rd_", "dev_", "acc"))
+        ]
+        for log in logs
+    ]
     assert len(numbers[0]) >= 4 * len(logs[0])
     assert numbers[0] == pytest.approx(numbers[1], rel=1e-3, abs=1e-5)
 
@@ -379,43 +455,69 @@ def test_resumed_is_uninterrupted(tiny, tmp_path, monkeypatch):
 def test_two_processes_are_one(tiny_without_dropout, tmp_path):
     """Both cut to the longest row of the global mini-batch, and observe whole ones."""
     more = ["--beta", "0", "--group_by_length", "--teacher_cache", tmp_path / "c"]
-    two_processes("glue_with_cka_i.py", flags(
-        tiny_without_dropout, tmp_path / "two", *more, "--per_gpu_train_batch_size", 4))
+    two_processes(
+        "glue_with_cka_i.py",
+        flags(tiny_without_dropout, tmp_path / "two", *more, "--per_gpu_train_batch_size", 4),
+    )
     glue_with_cka_i.main(flags(tiny_without_dropout, tmp_path / "one", *more))
     assert_same_training(tmp_path / "one", tmp_path / "two")
-    one, two = ([entry["rd_inter_euclidean"] for entry in read_log(tmp_path / name)]
-                for name in ("one", "two"))
+    one, two = (
+        [entry["rd_inter_euclidean"] for entry in read_log(tmp_path / name)]
+        for name in ("one", "two")
+    )
     assert one == pytest.approx(two, rel=1e-3)
 
 
-# ---- what is kept of the teacher ------------------------------------------------------------------------------------
+# ---- what is kept of the teacher -----------------------------------------------------------------
 
 
 def lengths_computed(monkeypatch):
-    """Fills with the row length of every forward of a teacher that is cached or runs beside the student."""
+    """Fills with the row length of every forward of a teacher that is cached or runs beside the
+    student.
+    """
     found, forward = [], MiniBatch.forward
 
     def listen(batch, model, *args, **kwargs):
         if not model.training:
             found.append(next(iter(batch.inputs.values())).shape[1])
         return forward(batch, model, *args, **kwargs)
+
     monkeypatch.setattr(MiniBatch, "forward", listen)
     return found
 
 
-@pytest.mark.parametrize("name, kind, cut", [
-    ("VKD", "logits", True), ("MiniLM", "attention", True), ("I, masked", "tokens", True),
-    ("I", "tokens", False), ("L, masked", "features", False), ("RKD, first tokens", "features", False)])
+@pytest.mark.parametrize(
+    "name, kind, cut",
+    [
+        ("VKD", "logits", True),
+        ("MiniLM", "attention", True),
+        ("I, masked", "tokens", True),
+        ("I", "tokens", False),
+        ("L, masked", "features", False),
+        ("RKD, first tokens", "features", False),
+    ],
+)
 def test_a_cached_teacher_reads_what_its_files_hold(
     name, kind, cut, tiny_without_dropout, tmp_path, monkeypatch
 ):
-    """Hidden states are kept whole, for runs with padding and without; the student is cut all the same."""
+    """Hidden states are kept whole, for runs with padding and without; the student is cut all the
+    same.
+    """
     main, own, _ = RUNS[name]
     found = lengths_computed(monkeypatch)
 
     def cache(folder):
-        loop_of(monkeypatch, main, flags(
-            tiny_without_dropout, tmp_path / folder / "s", *own, "--teacher_cache", tmp_path / folder))
+        loop_of(
+            monkeypatch,
+            main,
+            flags(
+                tiny_without_dropout,
+                tmp_path / folder / "s",
+                *own,
+                "--teacher_cache",
+                tmp_path / folder,
+            ),
+        )
         (path,) = (tmp_path / folder).glob(f"rte-*/{kind}*.npy")
         return np.load(path).astype("f4")
 
@@ -425,7 +527,9 @@ def test_a_cached_teacher_reads_what_its_files_hold(
     never_cut(monkeypatch)
     whole = cache("whole")
     assert short.shape == whole.shape
-    real = whole != 0 if kind == "tokens" and cut else short != 0  # of queries, keys, values: real tokens
+    real = (
+        whole != 0 if kind == "tokens" and cut else short != 0
+    )  # of queries, keys, values: real tokens
     assert real.mean() > 0.2
     np.testing.assert_allclose(short[real], whole[real], rtol=2e-2, atol=2e-3)
 
@@ -434,7 +538,7 @@ def test_places_in_whole_rows():
     mask = torch.tensor([[0, 1, 1, 0, 0], [0, 0, 1, 1, 0]]).bool()
     assert span(mask) == slice(1, 4) and span(mask & False) == slice(0, 5)
     targets = {"columns": torch.arange(1, 4)}
-    x = torch.arange(1., 19).view(2, 3, 3)
+    x = torch.arange(1.0, 19).view(2, 3, 3)
     whole = uncut(x, targets, 5, 5)
     assert torch.equal(whole[:, 1:4, 1:4], x) and whole.sum() == x.sum()
     assert uncut(x, {}, 3, 3) is x
@@ -442,7 +546,9 @@ def test_places_in_whole_rows():
 
 def test_rows_of_evaluation_come_back_in_their_order(tiny, tmp_path):
     """They are read from the longest to the shortest."""
-    glue_with_baseline.main(flags(tiny, tmp_path / "s", "--method", "vkd", "--per_gpu_eval_batch_size", 5))
+    glue_with_baseline.main(
+        flags(tiny, tmp_path / "s", "--method", "vkd", "--per_gpu_eval_batch_size", 5)
+    )
     model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "s").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "s")
     rows = utils_glue.load_features(get_task("rte"), tiny, "dev", tokenizer, LENGTH).tensors

@@ -1,4 +1,5 @@
 """The peers that the benchmarks set beside ours: they do what ours does, on the same rows."""
+
 import subprocess
 import sys
 
@@ -40,15 +41,49 @@ def test_it_reads_the_same_mini_batches():
 
 def step(tiny, tmp_path, *chosen):
     return shell(
-        "benchmarks/step.py", "--models", "tiny", "--precisions", "bf16", "--no_peak", "--no_cuda",
-        "--rounds", 1, "--batches", 2, "--steps", 2, "--per_gpu_train_batch_size", 8,
-        "--max_seq_length", 24, "--data_dir", tiny, "--task_name", "RTE", "--tokenizer_name",
-        tiny / "teacher", "--csv", tmp_path / "step.csv", "--forms", *chosen)
+        "benchmarks/step.py",
+        "--models",
+        "tiny",
+        "--precisions",
+        "bf16",
+        "--no_peak",
+        "--no_cuda",
+        "--rounds",
+        1,
+        "--batches",
+        2,
+        "--steps",
+        2,
+        "--per_gpu_train_batch_size",
+        8,
+        "--max_seq_length",
+        24,
+        "--data_dir",
+        tiny,
+        "--task_name",
+        "RTE",
+        "--tokenizer_name",
+        tiny / "teacher",
+        "--csv",
+        tmp_path / "step.csv",
+        "--forms",
+        *chosen,
+    )
 
 
 def test_a_step_beside_them_on_real_rows(tiny, tmp_path):
-    done = step(tiny, tmp_path, "plain: VKD", "plain: teacher", "VKD", "VKD, padded", "VKD, grouped",
-                "FSD_L", "FSD_I, masked, not grouped", "teacher, trained")
+    done = step(
+        tiny,
+        tmp_path,
+        "plain: VKD",
+        "plain: teacher",
+        "VKD",
+        "VKD, padded",
+        "VKD, grouped",
+        "FSD_L",
+        "FSD_I, masked, not grouped",
+        "teacher, trained",
+    )
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(tmp_path / "step.csv").set_index("form")
     assert set(table["rows"]) == {"RTE"}
@@ -65,6 +100,7 @@ def test_a_step_beside_them_on_real_rows(tiny, tmp_path):
 def test_a_library_that_is_missing_is_named(tiny, tmp_path):
     try:
         import textbrewer  # noqa: F401
+
         pytest.skip("TextBrewer is installed here")
     except ImportError:
         pass
@@ -73,20 +109,47 @@ def test_a_library_that_is_missing_is_named(tiny, tmp_path):
     assert list(pd.read_csv(tmp_path / "step.csv").form) == ["VKD"]
 
 
-@pytest.mark.parametrize("words, said", [
-    (["--task_name", "STS-B"], "this benchmark is of two classes"),
-    (["--task_name", "nothing"], "a task name among"),
-    (["--tokenizer_name", "/nowhere/at/all"], "/nowhere/at/all")])
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--task_name", "STS-B"], "this benchmark is of two classes"),
+        (["--task_name", "nothing"], "a task name among"),
+        (["--tokenizer_name", "/nowhere/at/all"], "/nowhere/at/all"),
+    ],
+)
 def test_rows_that_no_form_takes(words, said, tiny):
-    done = shell("benchmarks/step.py", "--models", "tiny", "--precisions", "no", "--no_peak",
-                 "--forms", "VKD", "--data_dir", tiny, "--tokenizer_name", tiny / "teacher", *words)
+    done = shell(
+        "benchmarks/step.py",
+        "--models",
+        "tiny",
+        "--precisions",
+        "no",
+        "--no_peak",
+        "--forms",
+        "VKD",
+        "--data_dir",
+        tiny,
+        "--tokenizer_name",
+        tiny / "teacher",
+        *words,
+    )
     assert done.returncode and said in done.stderr and "Traceback" not in done.stderr
 
 
 def test_the_plain_loop_from_the_shell(tiny, tmp_path):
     train_teacher.main(flags(tiny, tmp_path / "t", "--max_steps", 1, teacher=True))
-    shared = ["--data_dir", tiny, "--task_name", "RTE", "--max_seq_length", 24,
-              "--model_name_or_path", tiny / "pretrained", "--per_gpu_train_batch_size", 8]
+    shared = [
+        "--data_dir",
+        tiny,
+        "--task_name",
+        "RTE",
+        "--max_seq_length",
+        24,
+        "--model_name_or_path",
+        tiny / "pretrained",
+        "--per_gpu_train_batch_size",
+        8,
+    ]
     for more in ([], ["--teacher", tmp_path / "t", "--bf16"]):
         done = shell("benchmarks/plain_loop.py", *shared, *more)
         assert done.returncode == 0, done.stderr

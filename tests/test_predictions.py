@@ -1,4 +1,5 @@
 """Published predictions: collected whole, and the metrics of results computed again from them."""
+
 import csv
 import json
 
@@ -88,13 +89,16 @@ def edited(folder, change):
 
 # ---- the file -----------------------------------------------------------------------------------
 
+
 def test_a_row_a_run_and_dev_set_below_its_labels(published, runs):
     rows = list(csv.DictReader(published.open()))
     assert list(rows[0]) == list(predictions.COLUMNS)
     facts = [(row["run"], row["task"], row["method"], row["seed"], row["split"]) for row in rows]
-    assert facts[:3] == [("label", "CoLA", "", "", "dev"),
-                         ("CoLA,seed=1", "CoLA", "FSD_I", "1", "dev"),
-                         ("CoLA,seed=2", "CoLA", "FSD_I", "2", "dev")]
+    assert facts[:3] == [
+        ("label", "CoLA", "", "", "dev"),
+        ("CoLA,seed=1", "CoLA", "FSD_I", "1", "dev"),
+        ("CoLA,seed=2", "CoLA", "FSD_I", "2", "dev"),
+    ]
     mrpc = [fact for fact in facts if fact[1] == "MRPC"]
     assert [fact[0] for fact in mrpc] == ["label", "MRPC,seed=1", "MRPC,seed=2", "teacher"]
     assert [fact[4] for fact in facts if fact[1] == "MNLI"] == ["dev"] * 3 + ["dev_mm"] * 3
@@ -188,9 +192,11 @@ def test_scores_close_together_keep_their_order(tmp_path):
 
 # ---- the check ----------------------------------------------------------------------------------
 
+
 def test_labels_twice_are_refused_and_a_file_given_twice_is_read_once(published, runs, capsys):
-    assert checked(published, runs / "r.csv", runs / "r2.csv", runs / "r.csv", capsys=capsys)[1][-1] == (
-        "9 of 9 rows agree with their predictions")
+    assert checked(published, runs / "r.csv", runs / "r2.csv", runs / "r.csv", capsys=capsys)[1][
+        -1
+    ] == ("9 of 9 rows agree with their predictions")
     lines = published.read_text().splitlines()
     own = next(line for line in lines if line.startswith("label,MRPC"))
     published.write_text("\n".join([*lines, own]) + "\n")
@@ -220,8 +226,9 @@ def test_results_with_folders_match_by_their_names(published, runs, capsys):
     assert checked(published, runs / "own.csv", runs / "r2.csv", capsys=capsys)[0] == 0
     rows.assign(run=rows.run + "x").to_csv(runs / "other.csv", index=False)
     code, lines = checked(published, runs / "other.csv", runs / "r2.csv", capsys=capsys)
-    assert code == 1 and lines[-1] == ("1 of 9 rows agree with their predictions; "
-                                       "predictions without a row: 8")
+    assert code == 1 and lines[-1] == (
+        "1 of 9 rows agree with their predictions; predictions without a row: 8"
+    )
 
 
 def test_results_without_names_match_by_method_seed_and_start(published, runs, capsys):
@@ -240,8 +247,10 @@ def test_results_without_names_match_by_method_seed_and_start(published, runs, c
 def test_a_broken_prediction_is_found(published, runs, capsys):
     for split, name in (("dev", "acc"), ("dev_mm", "acc_mm")):
         rows = list(csv.reader(published.open()))
-        truth, row = (next(row for row in rows if row[:2] == [run, "MNLI"] and row[5] == split)
-                      for run in ("label", "MNLI,seed=2"))
+        truth, row = (
+            next(row for row in rows if row[:2] == [run, "MNLI"] and row[5] == split)
+            for run in ("label", "MNLI,seed=2")
+        )
         labels, words = truth[6].split(), row[6].split()
         i = next(i for i, word in enumerate(words) if word == labels[i])
         words[i] = "2" if words[i] != "2" else "1"
@@ -269,8 +278,11 @@ def test_a_broken_number_of_any_metric_is_found(published, runs, capsys, column)
 
 
 def test_missing_runs_are_found_on_either_side(published, runs, capsys):
-    lines = [line for line in published.read_text().split("\n")
-             if not line.startswith(('"STS-B,seed=1"', '"MNLI,seed=1",MNLI,FSD_I,1,2026,dev_mm'))]
+    lines = [
+        line
+        for line in published.read_text().split("\n")
+        if not line.startswith(('"STS-B,seed=1"', '"MNLI,seed=1",MNLI,FSD_I,1,2026,dev_mm'))
+    ]
     published.write_text("\n".join(lines))
     rows = pd.read_csv(runs / "r.csv")
     rows[rows.run != "CoLA,seed=2"].to_csv(runs / "fewer.csv", index=False)
@@ -282,7 +294,8 @@ def test_missing_runs_are_found_on_either_side(published, runs, capsys):
         "FSD_I on STS-B with seed 1 (STS-B,seed=1, 2026) in "
         f"{runs}/fewer.csv: there are no predictions",
         "FSD_I on CoLA with seed 2 (CoLA,seed=2, 2026): there are predictions, but no row",
-        "6 of 8 rows agree with their predictions; predictions without a row: 1"]
+        "6 of 8 rows agree with their predictions; predictions without a row: 1",
+    ]
 
 
 def test_predictions_without_a_row_alone_are_wrong(published, runs, capsys):
@@ -291,11 +304,13 @@ def test_predictions_without_a_row_alone_are_wrong(published, runs, capsys):
     assert lines[-1] == "8 of 8 rows agree with their predictions; predictions without a row: 1"
 
 
-WRONG = {"label": ("label,MRPC,", "other,MRPC,", "40 predictions, but no row of labels before"),
-         "class": (" 1", " 2", "line 2 has '2' where a class of"),
-         "fewer": ("1,2026,dev,", "1,2026,dev,0 ", "has 41 predictions, but 40 labels"),
-         "split": (",dev,", ",test,", "'test' where a dev set of"),
-         "task": (",CoLA,", ",CoLAX,", "a task name among")}
+WRONG = {
+    "label": ("label,MRPC,", "other,MRPC,", "40 predictions, but no row of labels before"),
+    "class": (" 1", " 2", "line 2 has '2' where a class of"),
+    "fewer": ("1,2026,dev,", "1,2026,dev,0 ", "has 41 predictions, but 40 labels"),
+    "split": (",dev,", ",test,", "'test' where a dev set of"),
+    "task": (",CoLA,", ",CoLAX,", "a task name among"),
+}
 
 
 @pytest.mark.parametrize("name", WRONG)

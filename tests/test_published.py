@@ -1,4 +1,5 @@
 """What is published in results/ fits together."""
+
 from pathlib import Path
 
 import pytest

@@ -1,4 +1,5 @@
 """Tables, logs and records that were not left as we wrote them: read as meant, or refused by line."""
+
 import importlib
 import io
 import json
@@ -23,13 +24,29 @@ from common import UserError
 from scripts import estimate
 from training import records
 
-HEAD = ("method,task,seed,acc,minutes,parameters,device,machine,precision,processes,started,commit,"
-        "teacher,torch,transformers,--learning_rate,--mask_padding,--output_dir,--tokenizer_name")
+HEAD = (
+    "method,task,seed,acc,minutes,parameters,device,machine,precision,processes,started,commit,"
+    "teacher,torch,transformers,--learning_rate,--mask_padding,--output_dir,--tokenizer_name"
+)
 ROW = 'cpu,"M, 2 cores",bf16,1,{started},123456,,2.1,5.0,0.0001,,{folder},'
-CLEAN = "\n".join([HEAD, *(
-    f"{method},RTE,{seed},{acc},2.5,17000000," + ROW.format(started=f"2026-0{seed}", folder=folder)
-    for method, seed, acc, folder in (("VKD", 1, 0.5, "007"), ("VKD", 2, 0.75, "1"),
-                                      ("FSD_I", 1, 0.625, "2026"), ("FSD_I", 2, 0.875, "12")))]) + "\n"
+CLEAN = (
+    "\n".join(
+        [
+            HEAD,
+            *(
+                f"{method},RTE,{seed},{acc},2.5,17000000,"
+                + ROW.format(started=f"2026-0{seed}", folder=folder)
+                for method, seed, acc, folder in (
+                    ("VKD", 1, 0.5, "007"),
+                    ("VKD", 2, 0.75, "1"),
+                    ("FSD_I", 1, 0.625, "2026"),
+                    ("FSD_I", 2, 0.875, "12"),
+                )
+            ),
+        ]
+    )
+    + "\n"
+)
 LINES = CLEAN.splitlines()
 
 
@@ -52,12 +69,16 @@ MESSY = {
     "semicolons": spreadsheet(CLEAN),
     "tabs": spreadsheet(CLEAN, "\t"),
     "mark and semicolons": "\ufeff" + spreadsheet(CLEAN),
-    "points beside semicolons": CLEAN.replace('"M, 2 cores"', "?").replace(",", ";").replace("?", "M, 2 cores"),
+    "points beside semicolons": CLEAN.replace('"M, 2 cores"', "?")
+    .replace(",", ";")
+    .replace("?", "M, 2 cores"),
     "empty rows": "\n\n" + "\n\n".join([*LINES, "," * HEAD.count(","), "  "]) + "\n\n",
     "empty rows of a spreadsheet": spreadsheet(CLEAN) + ";" * HEAD.count(",") + "\r\n",
     "second header": "\n".join([*LINES[:3], HEAD, *LINES[3:]]),
     "second file with a mark": "\n".join([*LINES[:3], "\ufeff" + HEAD, *LINES[3:]]),
-    "second file, quoted": "\n".join([*LINES[:3], "\ufeff" + HEAD.replace("method", '"method"', 1), *LINES[3:]]),
+    "second file, quoted": "\n".join(
+        [*LINES[:3], "\ufeff" + HEAD.replace("method", '"method"', 1), *LINES[3:]]
+    ),
     "padded": "\n".join(line + ",," for line in LINES),
     "old line ends": CLEAN.replace("\n", "\r"),
 }
@@ -70,16 +91,21 @@ def messy(request, tmp_path):
 
 # ---- tables -------------------------------------------------------------------------------------
 
+
 def test_committed_tables_read_as_pandas_reads_them():
     found = 0
     for path in [*(ROOT / "results").glob("*.csv"), tables.PUBLISHED]:
         plain = pd.read_csv(path)
-        keys = [name for name in ("method", "form", "machine") if name in plain][:1] or [plain.columns[0]]
+        keys = [name for name in ("method", "form", "machine") if name in plain][:1] or [
+            plain.columns[0]
+        ]
         pd.testing.assert_frame_equal(records.read_table(path, keys)[0], plain, check_exact=True)
         if {"method", "seed"} <= set(plain) and "predictions" not in plain:
             as_before = pd.read_csv(path, dtype=table.TEXTS)
             found_now = table.read_runs(path)[list(as_before)]  # beside flags that came later
-            if "--sample_features" in as_before:  # L's is filled in: earlier rows have the rivals' alone
+            if (
+                "--sample_features" in as_before
+            ):  # L's is filled in: earlier rows have the rivals' alone
                 given = as_before["--sample_features"].notna()
                 assert set(found_now["--sample_features"][~given].dropna()) <= {"flat"}
                 found_now["--sample_features"] = found_now["--sample_features"].where(given)
@@ -104,7 +130,10 @@ def test_the_commands_read_a_table_as_it_is_meant(messy, tmp_path, capsys):
         files = [(tmp_path / name).read_bytes() for name in ("out.csv", "numbers.csv")]
         outputs.append((capsys.readouterr(), files))
     assert outputs[0] == outputs[1]
-    assert "VKD | 62.50 ± 17.68" in outputs[0][0].out and "--learning_rate 0.0001\n" in outputs[0][0].out
+    assert (
+        "VKD | 62.50 ± 17.68" in outputs[0][0].out
+        and "--learning_rate 0.0001\n" in outputs[0][0].out
+    )
     assert "VKD on RTE: 50.00" in outputs[0][0].err  # the run in the folder 007 alone
 
 
@@ -134,24 +163,63 @@ def test_a_second_header_may_have_other_columns(tmp_path):
 
 
 REFUSED = {
-    "fewer cells": (CLEAN.replace("VKD,RTE,2", "VKD,2"), r"line 3 has 18 cells, but line 1 names 19 columns"),
-    "more cells": (CLEAN.replace('"M, 2 cores"', "M, 2 cores", 1), r"line 2 has 20 cells, but line 1 names 19"),
+    "fewer cells": (
+        CLEAN.replace("VKD,RTE,2", "VKD,2"),
+        r"line 3 has 18 cells, but line 1 names 19 columns",
+    ),
+    "more cells": (
+        CLEAN.replace('"M, 2 cores"', "M, 2 cores", 1),
+        r"line 2 has 20 cells, but line 1 names 19",
+    ),
     "decimal commas": (CLEAN.replace("0.75", "0,75"), r"line 3 has 20 cells.*semicolons"),
-    "quoted decimal commas": (CLEAN.replace("0.75", '"0,75"'), r"line 3 has '0,75' in the column acc.*semicolons"),
-    "after a second header": (CLEAN + "method,seed\nVKD,3,4\n", r"line 7 has 3 cells, but line 6 names 2 columns"),
+    "quoted decimal commas": (
+        CLEAN.replace("0.75", '"0,75"'),
+        r"line 3 has '0,75' in the column acc.*semicolons",
+    ),
+    "after a second header": (
+        CLEAN + "method,seed\nVKD,3,4\n",
+        r"line 7 has 3 cells, but line 6 names 2 columns",
+    ),
     "no seed": (CLEAN.replace("VKD,RTE,1,", "VKD,RTE,,"), r"line 2 has nothing in the column seed"),
-    "no method": ("\n" + CLEAN.replace("FSD_I,RTE,1,", " ,RTE,1,"), r"line 5 has nothing in the column method"),
-    "a seed of no number": (CLEAN.replace("RTE,2,0.875", "RTE,two,0.875"), r"line 5 has 'two' in the column seed"),
-    "a metric of no number": (CLEAN.replace("0.625", "good"), r"line 4 has 'good' in the column acc"),
-    "a truth for a number": (re.sub(r"0\.\d+,2.5", "True,2.5", CLEAN), r"line 2 has 'True' in the column acc"),
+    "no method": (
+        "\n" + CLEAN.replace("FSD_I,RTE,1,", " ,RTE,1,"),
+        r"line 5 has nothing in the column method",
+    ),
+    "a seed of no number": (
+        CLEAN.replace("RTE,2,0.875", "RTE,two,0.875"),
+        r"line 5 has 'two' in the column seed",
+    ),
+    "a metric of no number": (
+        CLEAN.replace("0.625", "good"),
+        r"line 4 has 'good' in the column acc",
+    ),
+    "a truth for a number": (
+        re.sub(r"0\.\d+,2.5", "True,2.5", CLEAN),
+        r"line 2 has 'True' in the column acc",
+    ),
     "minutes": (CLEAN.replace(",2.5,", ",2 min,", 1), r"line 2 has '2 min' in the column minutes"),
-    "a flag": (CLEAN.replace("0.0001", "small", 1), r"line 2 has 'small' in the column --learning_rate"),
-    "thousands": (spreadsheet(CLEAN).replace("17000000", "17.000.000", 1), r"line 2 has '17.000.000' in the column p"),
-    "no columns": (CLEAN.replace("method", "who", 1), r"is not a table of results \(line 1 has no column method\)"),
-    "no text": (CLEAN.replace("FSD_I", "FSD_é").encode("latin-1"), r"line 4 has bytes that are not UTF-8"),
+    "a flag": (
+        CLEAN.replace("0.0001", "small", 1),
+        r"line 2 has 'small' in the column --learning_rate",
+    ),
+    "thousands": (
+        spreadsheet(CLEAN).replace("17000000", "17.000.000", 1),
+        r"line 2 has '17.000.000' in the column p",
+    ),
+    "no columns": (
+        CLEAN.replace("method", "who", 1),
+        r"is not a table of results \(line 1 has no column method\)",
+    ),
+    "no text": (
+        CLEAN.replace("FSD_I", "FSD_é").encode("latin-1"),
+        r"line 4 has bytes that are not UTF-8",
+    ),
     "sixteen bits": (CLEAN.encode("utf-16"), r"line 1 has bytes that are not UTF-8"),
     "a quote": (CLEAN.replace("FSD_I", '"FSD_I', 1), r"line 4 has a quoted cell that does not end"),
-    "the last quote": (CLEAN.replace(",12,\n", ',"12,\n'), r"line 5 has a quoted cell that does not end"),
+    "the last quote": (
+        CLEAN.replace(",12,\n", ',"12,\n'),
+        r"line 5 has a quoted cell that does not end",
+    ),
     "two glued files": (CLEAN.rstrip("\n,") + CLEAN, r"line 5 has 36 cells"),
     "nothing": ("\n\n", r"is not a table of results \(it is empty\)"),
 }
@@ -161,14 +229,20 @@ REFUSED = {
 def test_refused_tables(case, tmp_path):
     text, words = REFUSED[case]
     source = written(tmp_path, text)
-    for main in (table.main, tables.main, lambda argv: best.main([*argv, "--flags", "learning_rate"])):
+    for main in (
+        table.main,
+        tables.main,
+        lambda argv: best.main([*argv, "--flags", "learning_rate"]),
+    ):
         with pytest.raises(UserError, match=rf"r\.csv.*{words}") as refused:
             main([str(source)])
         assert "\n" not in str(refused.value)
 
 
 def test_lines_are_those_of_the_file(tmp_path):
-    source = written(tmp_path, CLEAN.replace('"M, 2 cores"', '"M,\n2 cores"', 1).replace("0.875", "x"))
+    source = written(
+        tmp_path, CLEAN.replace('"M, 2 cores"', '"M,\n2 cores"', 1).replace("0.875", "x")
+    )
     with pytest.raises(UserError, match="line 6 has 'x' in the column acc"):
         table.read_runs(source)
     with pytest.raises(UserError, match=r"absent\.csv cannot be read \(No such file"):
@@ -196,7 +270,10 @@ def test_missing_columns_are_said(tmp_path):
                 main([str(tmp_path / "r.csv")])
     text = "method,task,seed,acc,--beta\nVKD,RTE,1,0.5,1\n"  # enough for a search
     best.main([str(written(tmp_path, text)), "--flags", "beta"])
-    partly = CLEAN + "method,task,seed,acc,parameters,minutes,--learning_rate\nVKD,RTE,3,0.5,17000000,2,0.0001\n"
+    partly = (
+        CLEAN
+        + "method,task,seed,acc,parameters,minutes,--learning_rate\nVKD,RTE,3,0.5,17000000,2,0.0001\n"
+    )
     with pytest.raises(UserError, match=r"differ in processes \(1.0, nan\)"):  # and not a traceback
         table.main([str(written(tmp_path, partly))])
 
@@ -206,7 +283,9 @@ def test_texts_stay_texts(tmp_path):
     row = "VKD,{},RTE,123,0011,7,{},{},2026,0.5\n"
     path = written(tmp_path, text + row.format(1, "007", "01") + row.format(2, "NA", "1e5"))
     found = records.read_results(path)
-    assert found["--output_dir"].tolist() == ["007", "NA"] and found["--tokenizer_name"].tolist() == ["01", "1e5"]
+    assert found["--output_dir"].tolist() == ["007", "NA"] and found[
+        "--tokenizer_name"
+    ].tolist() == ["01", "1e5"]
     columns = ["commit", "data", "machine", "--teacher_memory_path"]
     assert found[columns].iloc[0].tolist() == ["123", "0011", "7", "2026"]
     records.append_result(path, {"method": "VKD", "seed": 3, "--output_dir": "03"})
@@ -217,7 +296,9 @@ def test_texts_stay_texts(tmp_path):
 def test_booleans_of_a_spreadsheet(word, tmp_path):
     """Rows of before --group_by_length, appended to: what was masked was grouped, in any spelling."""
     path = written(tmp_path, f"method,seed,acc,--mask_padding\nFSD_I,1,0.5,{word}\nFSD_I,2,0.5,\n")
-    records.append_result(path, {"method": "FSD_I", "seed": 3, "acc": 0.5, "--group_by_length": False})
+    records.append_result(
+        path, {"method": "FSD_I", "seed": 3, "acc": 0.5, "--group_by_length": False}
+    )
     assert records.read_results(path)["--group_by_length"].tolist() == [True, False, False]
     path.write_text(path.read_text().replace(word, "WAHR"))
     with pytest.raises(UserError, match="line 2 has 'WAHR' in the column --mask_padding"):
@@ -226,26 +307,60 @@ def test_booleans_of_a_spreadsheet(word, tmp_path):
 
 def test_every_boolean_flag_is_known_as_such():
     given = set()
-    for script in (train_teacher, glue_with_cka_i, glue_with_cka_g, glue_with_cka_ilg, glue_with_baseline):
-        given |= {f"--{action.dest}" for action in script.make_parser()._actions if action.const is True
-                  and not action.metavar}
+    for script in (
+        train_teacher,
+        glue_with_cka_i,
+        glue_with_cka_g,
+        glue_with_cka_ilg,
+        glue_with_baseline,
+    ):
+        given |= {
+            f"--{action.dest}"
+            for action in script.make_parser()._actions
+            if action.const is True and not action.metavar
+        }
     assert given - {"--do_train", "--do_eval", "--do_predict"} == set(records.BOOLEANS)
 
 
 def test_every_flag_of_numbers_is_known_as_such():
     given = {}
-    for script in (train_teacher, glue_with_cka_i, glue_with_cka_g, glue_with_cka_ilg, glue_with_baseline):
+    for script in (
+        train_teacher,
+        glue_with_cka_i,
+        glue_with_cka_g,
+        glue_with_cka_ilg,
+        glue_with_baseline,
+    ):
         given |= {f"--{action.dest}": action.type for action in script.make_parser()._actions}
-    numbers = {flag for flag, kind in given.items() if kind in (int, float)} - {"--seed", "--local_rank"}
+    numbers = {flag for flag, kind in given.items() if kind in (int, float)} - {
+        "--seed",
+        "--local_rank",
+    }
     assert numbers == {name for name in records.NUMBERS if name.startswith("--")}
     assert not any(map(records.is_text, numbers))
 
 
 def write_run(folder, method="VKD", **changes):
-    run = {"finished": True, "method": method, "seed": 1, "arguments": {"task_name": "RTE", "seed": 1},
-           "results": {"acc": 0.5}, "train_seconds": 60, "examples_per_second": 1, "parameters": 1e6, "device": "cpu",
-           "machine": "M", "precision": "no", "processes": 1, "steps": 1, "started": "2026", "commit": "abc",
-           "teacher": None, "versions": {"torch": "2", "transformers": "5"}, "command": "glue_with_cka_i.py"}
+    run = {
+        "finished": True,
+        "method": method,
+        "seed": 1,
+        "arguments": {"task_name": "RTE", "seed": 1},
+        "results": {"acc": 0.5},
+        "train_seconds": 60,
+        "examples_per_second": 1,
+        "parameters": 1e6,
+        "device": "cpu",
+        "machine": "M",
+        "precision": "no",
+        "processes": 1,
+        "steps": 1,
+        "started": "2026",
+        "commit": "abc",
+        "teacher": None,
+        "versions": {"torch": "2", "transformers": "5"},
+        "command": "glue_with_cka_i.py",
+    }
     run = {key: value for key, value in (run | changes).items() if value != "gone"}
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
@@ -254,8 +369,10 @@ def write_run(folder, method="VKD", **changes):
 def test_runs_in_folders_named_by_digits(tmp_path, capsys):
     for name, method in (("007", "VKD"), ("1", "FSD_I")):
         write_run(tmp_path / "runs" / name, method)
-        records.append_result(tmp_path / "r.csv", table.read_runs(tmp_path / "runs").iloc[-1].to_dict()
-                              | {"--output_dir": name})
+        records.append_result(
+            tmp_path / "r.csv",
+            table.read_runs(tmp_path / "runs").iloc[-1].to_dict() | {"--output_dir": name},
+        )
     for source in (tmp_path / "runs", tmp_path / "r.csv"):
         table.main([str(source)])
         tables.main([str(source), "--tables", "2"])
@@ -263,11 +380,19 @@ def test_runs_in_folders_named_by_digits(tmp_path, capsys):
         assert re.search(r"--output_dir \S*007\n", capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("changes, words", [
-    ({"method": "gone"}, "has no method"), ({"versions": "gone"}, "has no versions"),
-    ({"versions": {}}, "has no torch"), ({"arguments": {}}, "has no task_name"),
-    ({"arguments": [1]}, "arguments is no JSON object"), ({"results": None}, "results is no JSON object"),
-    ({"data": {"train": None}}, "not the record of a finished run"), ({"train_seconds": "x"}, "not the record")])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"method": "gone"}, "has no method"),
+        ({"versions": "gone"}, "has no versions"),
+        ({"versions": {}}, "has no torch"),
+        ({"arguments": {}}, "has no task_name"),
+        ({"arguments": [1]}, "arguments is no JSON object"),
+        ({"results": None}, "results is no JSON object"),
+        ({"data": {"train": None}}, "not the record of a finished run"),
+        ({"train_seconds": "x"}, "not the record"),
+    ],
+)
 def test_a_run_json_that_lacks_something_is_named(changes, words, tmp_path):
     write_run(tmp_path / "runs" / "a")
     write_run(tmp_path / "runs" / "b", **changes)
@@ -286,26 +411,37 @@ def test_a_run_json_that_is_no_record(tmp_path):
             estimate.measured_rates(tmp_path)
     write_run(tmp_path / "b", command="gone")
     (tmp_path / "a/run.json").unlink()
-    with pytest.raises(UserError, match=r"b/run\.json is not the record of a finished run \(it has no command\)"):
+    with pytest.raises(
+        UserError, match=r"b/run\.json is not the record of a finished run \(it has no command\)"
+    ):
         estimate.measured_rates(tmp_path)
 
 
 # ---- other tables of ours -----------------------------------------------------------------------
 
+
 def test_a_file_of_means_is_read_as_it_is_meant(tmp_path, capsys):
     text = tables.PUBLISHED.read_text(encoding="utf-8")
     lines = text.splitlines()
-    commas = "\n".join(";".join(re.sub(r"^(\d+)\.", r"\1,", cell) for cell in re.split(r",(?! BERT)", line))
-                       for line in lines).replace('"', "")
+    commas = "\n".join(
+        ";".join(re.sub(r"^(\d+)\.", r"\1,", cell) for cell in re.split(r",(?! BERT)", line))
+        for line in lines
+    ).replace('"', "")
     tables.main([str(written(tmp_path, text))])
     plain = capsys.readouterr().out
-    for changed in ("\ufeff" + text, "\ufeff" + commas, "\n".join([*lines[:9], "", lines[0], *lines[9:]])):
+    for changed in (
+        "\ufeff" + text,
+        "\ufeff" + commas,
+        "\n".join([*lines[:9], "", lines[0], *lines[9:]]),
+    ):
         tables.main([str(written(tmp_path, changed))])
         assert capsys.readouterr().out == plain
-    for changed, words in (("\n".join([lines[0], "", "VKD,RTE,f1,1,1,1"]), "line 3 has the metric f1, not one of RTE"),
-                           (text + "VKD,RTE,acc,high,1,1", f"line {len(lines) + 1} has 'high' in the column mean"),
-                           (text + "VKD,RTE,acc,5", f"line {len(lines) + 1} has 4 cells"),
-                           (text + "VKD,,acc,5,1,1", f"line {len(lines) + 1} has nothing in the column task")):
+    for changed, words in (
+        ("\n".join([lines[0], "", "VKD,RTE,f1,1,1,1"]), "line 3 has the metric f1, not one of RTE"),
+        (text + "VKD,RTE,acc,high,1,1", f"line {len(lines) + 1} has 'high' in the column mean"),
+        (text + "VKD,RTE,acc,5", f"line {len(lines) + 1} has 4 cells"),
+        (text + "VKD,,acc,5,1,1", f"line {len(lines) + 1} has nothing in the column task"),
+    ):
         with pytest.raises(UserError, match=rf"r\.csv, {words}"):
             tables.main([str(written(tmp_path, changed))])
 
@@ -318,28 +454,54 @@ VKD,bert-base,no,8,24,10.5,1.0,900,cpu,"M, 2 cores",2.1,0123456
 
 def test_benchmarks_are_read_as_they_are_meant(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    benchmarks, scale = importlib.import_module("benchmarks.report"), importlib.import_module("benchmarks.scale")
+    benchmarks, scale = (
+        importlib.import_module("benchmarks.report"),
+        importlib.import_module("benchmarks.scale"),
+    )
     readme, found = tmp_path / "README.md", []
-    semicolons = re.sub(r",(?! )", ";", STEP).replace(".5;", ",5;").replace("8.25", "8,25").replace("0.75", "0,75")
-    for text in (STEP, "\ufeff" + semicolons.replace("1.0;", "1,0;"), STEP.replace("\n", "\n\n"), STEP.replace(
-            '"FSD', STEP.split("\n")[0] + '\n"FSD')):
+    semicolons = (
+        re.sub(r",(?! )", ";", STEP)
+        .replace(".5;", ",5;")
+        .replace("8.25", "8,25")
+        .replace("0.75", "0,75")
+    )
+    for text in (
+        STEP,
+        "\ufeff" + semicolons.replace("1.0;", "1,0;"),
+        STEP.replace("\n", "\n\n"),
+        STEP.replace('"FSD', STEP.split("\n")[0] + '\n"FSD'),
+    ):
         path = written(tmp_path, text, "step.csv")
         readme.write_text("<!-- table step --><!-- end step -->", encoding="utf-8")
         benchmarks.main([str(path), "--insert", str(readme)])
-        found.append((capsys.readouterr().out, readme.read_text(encoding="utf-8"), scale.read_rates([path])))
+        found.append(
+            (capsys.readouterr().out, readme.read_text(encoding="utf-8"), scale.read_rates([path]))
+        )
         costs = cost.read_cost(path, "VKD")
         assert costs["x VKD"].tolist() == [1.0, 0.75] and costs["B"].tolist() == [8, 8]
         monkeypatch.setattr(estimate, "STEP", path)
-        assert estimate.step_rates() == ({("VKD", "no"): 10.5, ("FSD_I, cached", "no"): 8.25}, "M, 2 cores")
+        assert estimate.step_rates() == (
+            {("VKD", "no"): 10.5, ("FSD_I, cached", "no"): 8.25},
+            "M, 2 cores",
+        )
     assert all(one == found[0] for one in found)
     assert "| 8.25 | 0.75 |" in found[0][0] and "commit 0123456" in found[0][0]
     for read, text, words in (
-            (lambda path: cost.read_cost(path, "VKD"), STEP.replace("0.75", "slow"), "line 3 has 'slow'"),
-            (lambda path: scale.read_rates([path]), STEP.replace("8.25", "slow"), "line 3 has 'slow'"),
-            (lambda path: scale.read_rates([path]), CLEAN, r"is no table of benchmarks/step\.py"),
-            (lambda path: benchmarks.main([str(path)]), STEP + "VKD,1\n", "line 4 has 2 cells"),
-            (lambda path: benchmarks.main([str(path)]), "form,machine\nx,M\n", "no table of a benchmark"),
-            (lambda path: benchmarks.main([str(path) + "x"]), STEP, r"cannot be read")):
+        (
+            lambda path: cost.read_cost(path, "VKD"),
+            STEP.replace("0.75", "slow"),
+            "line 3 has 'slow'",
+        ),
+        (lambda path: scale.read_rates([path]), STEP.replace("8.25", "slow"), "line 3 has 'slow'"),
+        (lambda path: scale.read_rates([path]), CLEAN, r"is no table of benchmarks/step\.py"),
+        (lambda path: benchmarks.main([str(path)]), STEP + "VKD,1\n", "line 4 has 2 cells"),
+        (
+            lambda path: benchmarks.main([str(path)]),
+            "form,machine\nx,M\n",
+            "no table of a benchmark",
+        ),
+        (lambda path: benchmarks.main([str(path) + "x"]), STEP, r"cannot be read"),
+    ):
         with pytest.raises(UserError, match=words):
             read(written(tmp_path, text, "step.csv"))
 
@@ -347,11 +509,26 @@ def test_benchmarks_are_read_as_they_are_meant(tmp_path, monkeypatch, capsys):
 # ---- markers ------------------------------------------------------------------------------------
 
 MARKERS = {
-    "start twice": ("{start}\na\n{start}\n{end}\n", r"<!-- table {name} --> more than once, in the lines 3, 5"),
-    "end twice": ("{start}\n{end}\n\n{end}\n", r"<!-- end {name} --> more than once, in the lines 4, 6"),
-    "both twice": ("{start}\n{end}\n{start}\n{end}\n", r"<!-- table {name} --> more than once, in the lines 3, 5"),
-    "end before start": ("{end}\n{start}\n", r"<!-- end {name} --> in line 3, before <!-- table {name} --> in line 4"),
-    "another's within": ("{start}\n<!-- table x -->\n{end}\n", r"<!-- table x --> between .* line 3 and .* line 5"),
+    "start twice": (
+        "{start}\na\n{start}\n{end}\n",
+        r"<!-- table {name} --> more than once, in the lines 3, 5",
+    ),
+    "end twice": (
+        "{start}\n{end}\n\n{end}\n",
+        r"<!-- end {name} --> more than once, in the lines 4, 6",
+    ),
+    "both twice": (
+        "{start}\n{end}\n{start}\n{end}\n",
+        r"<!-- table {name} --> more than once, in the lines 3, 5",
+    ),
+    "end before start": (
+        "{end}\n{start}\n",
+        r"<!-- end {name} --> in line 3, before <!-- table {name} --> in line 4",
+    ),
+    "another's within": (
+        "{start}\n<!-- table x -->\n{end}\n",
+        r"<!-- table x --> between .* line 3 and .* line 5",
+    ),
     "no end": ("{start}\n", r"no lines? "),
 }
 
@@ -364,13 +541,15 @@ def test_unclear_markers_leave_the_file_as_it_is(case, tmp_path, monkeypatch):
     means = tables.PUBLISHED
     text, words = MARKERS[case]
     for name, command in (
-            ("RTE", lambda readme: table.main([str(source), "--insert", readme])),
-            ("3", lambda readme: tables.main([str(means), "--insert", readme])),
-            ("step", lambda readme: benchmarks.main([str(step), "--insert", readme])),
-            ("7", report.places)):
+        ("RTE", lambda readme: table.main([str(source), "--insert", readme])),
+        ("3", lambda readme: tables.main([str(means), "--insert", readme])),
+        ("step", lambda readme: benchmarks.main([str(step), "--insert", readme])),
+        ("7", report.places),
+    ):
         other = "6" if name == "7" else "2"  # that one is fine, and is not written either
         before = f"before <!-- table {other} -->\n<!-- end {other} -->\n" + text.format(
-            start=f"<!-- table {name} -->", end=f"<!-- end {name} -->")
+            start=f"<!-- table {name} -->", end=f"<!-- end {name} -->"
+        )
         readme = written(tmp_path, before, "README.md")
         if name == "7" and case == "no end":
             continue  # the places with both lines count
@@ -390,8 +569,12 @@ def test_tables_cannot_go_into_a_file_that_is_none(tmp_path):
 
 # ---- output -------------------------------------------------------------------------------------
 
-SCRIPTS = sorted(str(path.relative_to(ROOT)) for folder in (".", "analysis", "baselines", "benchmarks", "scripts")
-                 for path in (ROOT / folder).glob("*.py") if "__main__" in path.read_text(encoding="utf-8"))
+SCRIPTS = sorted(
+    str(path.relative_to(ROOT))
+    for folder in (".", "analysis", "baselines", "benchmarks", "scripts")
+    for path in (ROOT / folder).glob("*.py")
+    if "__main__" in path.read_text(encoding="utf-8")
+)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -400,8 +583,14 @@ def test_help_can_be_printed_in_any_encoding(script, monkeypatch):
     text = (ROOT / script).read_text(encoding="utf-8")
     assert re.search(r"sys\.exit\((common\.)?cli\(main[,)]", text)  # its main goes through cli
     main = importlib.import_module(script.removesuffix(".py").replace("/", ".")).main
-    for encoding, errors in (("ascii", "strict"), ("ascii", "surrogateescape"), ("latin-1", "strict")):
-        streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors=errors) for _ in range(2)]
+    for encoding, errors in (
+        ("ascii", "strict"),
+        ("ascii", "surrogateescape"),
+        ("latin-1", "strict"),
+    ):
+        streams = [
+            io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors=errors) for _ in range(2)
+        ]
         with monkeypatch.context() as patch:
             patch.setattr(sys, "stdout", streams[0])
             patch.setattr(sys, "stderr", streams[1])
@@ -413,8 +602,11 @@ def test_help_can_be_printed_in_any_encoding(script, monkeypatch):
 
 
 def test_tables_can_be_printed_in_any_encoding(tmp_path, monkeypatch):
-    done = subprocess.run([sys.executable, ROOT / "analysis/tables.py", tables.PUBLISHED], capture_output=True,
-                          env={"PYTHONIOENCODING": "ascii", "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        [sys.executable, ROOT / "analysis/tables.py", tables.PUBLISHED],
+        capture_output=True,
+        env={"PYTHONIOENCODING": "ascii", "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0 and not done.stderr
     assert rb"**55.49 \xb1 1.61**" in done.stdout
     utf8 = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
@@ -435,8 +627,19 @@ def test_output_that_is_no_text_stream(monkeypatch):
 
 # ---- logs ---------------------------------------------------------------------------------------
 
-FOREIGN = [b"[1]", b"5", b"{}", b'{"epoch": 1}', b'{"step": "2"}', b'{"step": null}', b'{"step": true}',
-           b'{"step": NaN}', b"{no", b"\xff\xfe", b"\x00\x00\x00"]
+FOREIGN = [
+    b"[1]",
+    b"5",
+    b"{}",
+    b'{"epoch": 1}',
+    b'{"step": "2"}',
+    b'{"step": null}',
+    b'{"step": true}',
+    b'{"step": NaN}',
+    b"{no",
+    b"\xff\xfe",
+    b"\x00\x00\x00",
+]
 
 
 @pytest.mark.parametrize("line", FOREIGN)
@@ -444,9 +647,12 @@ def test_a_foreign_line_is_left_out_of_a_resumed_log(line, tmp_path, capsys):
     path = tmp_path / "train_log.jsonl"
     path.write_bytes(b'{"step": 1}\n' + line + b'\n\n{"step": 2}\n{"step": 3}\n')
     records.JsonLines(path, step=2).write({"step": 3, "again": True})
-    assert path.read_text(encoding="utf-8") == '{"step": 1}\n{"step": 2}\n{"step": 3, "again": true}\n'
+    assert (
+        path.read_text(encoding="utf-8") == '{"step": 1}\n{"step": 2}\n{"step": 3, "again": true}\n'
+    )
     assert capsys.readouterr().err == (
-        f"note: left out of {path}, as no JSON object with a number as step: line 2.\n")
+        f"note: left out of {path}, as no JSON object with a number as step: line 2.\n"
+    )
     path.write_bytes(b'{"step": 1}\n' + line)  # cut, as by a kill: nothing to be said
     records.JsonLines(path, step=2)
     assert path.read_text(encoding="utf-8") == '{"step": 1}\n' and not capsys.readouterr().err
@@ -468,8 +674,10 @@ def test_the_report_leaves_foreign_lines_out(tmp_path, capsys):
     student = SimpleNamespace(folder=tmp_path, name="x", run=0)
     curves = findings.training_curves([student], notes.append)
     assert curves.step.tolist() == [1, 2] and curves[RELATIONS[0]].tolist() == [0.25, 0.25]
-    assert notes == [f"left out of {path}, as no JSON object with a number as step: line 3, 4, 5, 6, 7, 8, 9, 10, 11, "
-                     "12 and 2 more."]
+    assert notes == [
+        f"left out of {path}, as no JSON object with a number as step: line 3, 4, 5, 6, 7, 8, 9, "
+        "10, 11, 12 and 2 more."
+    ]
     assert not capsys.readouterr().err
     del entry["epoch"]
     for text in ("", "{no\n{}\n", '{"step": 1}\n', json.dumps(entry) + "\n"):

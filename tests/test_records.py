@@ -1,4 +1,7 @@
-"""Files: whole or absent, logs that resume, results.csv under concurrent writers, and the table made of it."""
+"""Files: whole or absent, logs that resume, results.csv under concurrent writers, and the table
+made of it.
+"""
+
 import json
 import multiprocessing
 import os
@@ -41,7 +44,10 @@ def test_atomic_path_replaces_folders(tmp_path):
 def test_a_file_never_replaces_a_folder(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "precious").touch()
-    with pytest.raises(UserError, match="is a folder"), common.atomic_path(tmp_path / "folder") as temporary:
+    with (
+        pytest.raises(UserError, match="is a folder"),
+        common.atomic_path(tmp_path / "folder") as temporary,
+    ):
         temporary.write_text("text")
     assert (tmp_path / "folder" / "precious").exists()
 
@@ -51,25 +57,34 @@ def test_json_lines_drop_what_was_written_after_the_checkpoint(tmp_path):
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
     records.JsonLines(path, step=2).write({"step": 3, "again": True})
     assert [json.loads(line) for line in path.read_text().splitlines()] == [
-        {"step": 1}, {"step": 2}, {"step": 3, "again": True}]
+        {"step": 1},
+        {"step": 2},
+        {"step": 3, "again": True},
+    ]
     records.JsonLines(path, step=0)
     assert path.read_text() == ""
 
 
 def append(path, worker):
     for i in range(5):
-        records.append_result(path, {"method": f"m{worker}", "seed": i} | ({f"extra{worker}": 1} if worker else {}))
+        records.append_result(
+            path, {"method": f"m{worker}", "seed": i} | ({f"extra{worker}": 1} if worker else {})
+        )
 
 
 def test_results_of_concurrent_runs_all_arrive(tmp_path):
-    workers = [multiprocessing.get_context("fork").Process(target=append, args=(tmp_path / "r.csv", w))
-               for w in range(3)]
+    workers = [
+        multiprocessing.get_context("fork").Process(target=append, args=(tmp_path / "r.csv", w))
+        for w in range(3)
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
     rows = pd.read_csv(tmp_path / "r.csv")
-    assert sorted(zip(rows.method, rows.seed, strict=True)) == [(f"m{w}", i) for w in range(3) for i in range(5)]
+    assert sorted(zip(rows.method, rows.seed, strict=True)) == [
+        (f"m{w}", i) for w in range(3) for i in range(5)
+    ]
     assert {"extra1", "extra2"} <= set(rows)
 
 
@@ -110,6 +125,7 @@ def test_user_errors_are_one_line_and_other_errors_are_not_hidden(capsys):
 
     def bug(argv):
         raise ZeroDivisionError
+
     assert common.cli(wrong) == 1
     assert capsys.readouterr().err == "error: x was 1, not 2: pass 2\n"
     with pytest.raises(ZeroDivisionError):
@@ -117,26 +133,47 @@ def test_user_errors_are_one_line_and_other_errors_are_not_hidden(capsys):
 
 
 def runs_csv(path, *rows):
-    common = {"task": "MRPC", "minutes": 2.0, "parameters": 17e6, "device": "cpu", "machine": "M, 2 cores",
-              "precision": "bf16", "processes": 1, "torch": "2", "transformers": "5", "commit": "abc",
-              "--learning_rate": 1e-4, "--num_train_epochs": 4, "--output_dir": "/somewhere"}
+    common = {
+        "task": "MRPC",
+        "minutes": 2.0,
+        "parameters": 17e6,
+        "device": "cpu",
+        "machine": "M, 2 cores",
+        "precision": "bf16",
+        "processes": 1,
+        "torch": "2",
+        "transformers": "5",
+        "commit": "abc",
+        "--learning_rate": 1e-4,
+        "--num_train_epochs": 4,
+        "--output_dir": "/somewhere",
+    }
     pd.DataFrame([common | row for row in rows]).to_csv(path, index=False)
     return path
 
 
 def test_table_has_mean_and_sample_deviation(tmp_path, capsys):
-    source = runs_csv(tmp_path / "r.csv", {"method": "VKD", "seed": 1, "acc": 0.7},
-                      {"method": "FSD_G", "seed": 1, "acc": 0.75, "machine": "N, 4 cores"},
-                      {"method": "VKD", "seed": 2, "acc": 0.8}, {"method": "FSD_I", "seed": 1, "acc": 0.75})
+    source = runs_csv(
+        tmp_path / "r.csv",
+        {"method": "VKD", "seed": 1, "acc": 0.7},
+        {"method": "FSD_G", "seed": 1, "acc": 0.75, "machine": "N, 4 cores"},
+        {"method": "VKD", "seed": 2, "acc": 0.8},
+        {"method": "FSD_I", "seed": 1, "acc": 0.75},
+    )
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- table MRPC -->\nstale\n<!-- end MRPC -->\nafter\n")
-    assert table.main([str(source), "--insert", str(readme), "--csv", str(tmp_path / "out.csv")]) is None
+    assert (
+        table.main([str(source), "--insert", str(readme), "--csv", str(tmp_path / "out.csv")])
+        is None
+    )
     printed = capsys.readouterr().out
     assert "| VKD | 75.00 ± 7.07 | 2 | 17.0 M | 2.0 |" in printed  # sqrt((5² + 5²) / 1) = 7.07
     assert "| FSD_I | 75.00 | 1 |" in printed
     assert printed.index("VKD") < printed.index("FSD_I") < printed.index("FSD_G")  # as in ORDER
-    assert ("seeds 1, 2 (not every method has all); students: learning rate 0.0001, epochs 4, precision bf16; "
-            "M, 2 cores and N, 4 cores; 8 minutes") in printed
+    assert (
+        "seeds 1, 2 (not every method has all); students: learning rate 0.0001, epochs 4, "
+        "precision bf16; M, 2 cores and N, 4 cores; 8 minutes"
+    ) in printed
     text = readme.read_text()
     assert printed.strip() in text and "stale" not in text
     assert text.startswith("before\n") and text.endswith("after\n")
@@ -144,53 +181,106 @@ def test_table_has_mean_and_sample_deviation(tmp_path, capsys):
 
 
 def test_table_refuses_what_cannot_be_compared(tmp_path):
-    mixed = runs_csv(tmp_path / "a.csv", {"method": "VKD", "seed": 1, "acc": 0.7},
-                     {"method": "FSD_I", "seed": 1, "acc": 0.8, "--num_train_epochs": 9})
+    mixed = runs_csv(
+        tmp_path / "a.csv",
+        {"method": "VKD", "seed": 1, "acc": 0.7},
+        {"method": "FSD_I", "seed": 1, "acc": 0.8, "--num_train_epochs": 9},
+    )
     with pytest.raises(UserError, match=r"differ in --num_train_epochs \(4, 9\)"):
         table.main([str(mixed)])
     twice = runs_csv(tmp_path / "b.csv", *[{"method": "VKD", "seed": 1, "acc": 0.7}] * 2)
     with pytest.raises(UserError, match="VKD with seed 1 is there twice"):
         table.main([str(twice)])
-    seeds = runs_csv(tmp_path / "c.csv", {"method": "FSD_I", "seed": 1, "--beta": 3},
-                     {"method": "FSD_I", "seed": 2, "--beta": 6})
+    seeds = runs_csv(
+        tmp_path / "c.csv",
+        {"method": "FSD_I", "seed": 1, "--beta": 3},
+        {"method": "FSD_I", "seed": 2, "--beta": 6},
+    )
     with pytest.raises(UserError, match=r"runs of FSD_I differ in --beta \(3, 6\)"):
         table.main([str(seeds)])
-    teachers = runs_csv(tmp_path / "d.csv", {"method": "FSD_I", "seed": 1, "teacher": "aaa"},
-                        {"method": "VKD", "seed": 1, "teacher": "bbb"})
+    teachers = runs_csv(
+        tmp_path / "d.csv",
+        {"method": "FSD_I", "seed": 1, "teacher": "aaa"},
+        {"method": "VKD", "seed": 1, "teacher": "bbb"},
+    )
     with pytest.raises(UserError, match=r"different teachers \(aaa, bbb\)"):
         table.main([str(teachers)])
-    memories = runs_csv(tmp_path / "f.csv", {"method": "FSD_G", "seed": 1, "memory": "aaa"},
-                        {"method": "FSD_G", "seed": 2, "memory": "bbb"})
+    memories = runs_csv(
+        tmp_path / "f.csv",
+        {"method": "FSD_G", "seed": 1, "memory": "aaa"},
+        {"method": "FSD_G", "seed": 2, "memory": "bbb"},
+    )
     with pytest.raises(UserError, match=r"different teacher memories \(aaa, bbb\)"):
         table.main([str(memories)])
-    fewer = runs_csv(tmp_path / "e.csv", {"method": "FSD_I", "seed": 1, "--max_train_samples": 100},
-                     {"method": "VKD", "seed": 1})
+    fewer = runs_csv(
+        tmp_path / "e.csv",
+        {"method": "FSD_I", "seed": 1, "--max_train_samples": 100},
+        {"method": "VKD", "seed": 1},
+    )
     with pytest.raises(UserError, match="differ in --max_train_samples"):
         table.main([str(fewer)])
     with pytest.raises(UserError, match="neither a results"):
         table.main([str(tmp_path)])
 
 
-RUN = {"finished": True, "method": "FSD_G", "seed": 1, "arguments": {"task_name": "MRPC", "seed": 1},
-       "results": {"acc": 0.5}, "train_seconds": 60, "examples_per_second": 1, "parameters": 1e6, "device": "cpu",
-       "machine": "M", "precision": "no", "processes": 1, "steps": 1, "started": "2026", "commit": "abc",
-       "teacher": "t", "teacher_memory": {"sha256": "m" * 64}, "versions": {"torch": "2", "transformers": "5"}}
+RUN = {
+    "finished": True,
+    "method": "FSD_G",
+    "seed": 1,
+    "arguments": {"task_name": "MRPC", "seed": 1},
+    "results": {"acc": 0.5},
+    "train_seconds": 60,
+    "examples_per_second": 1,
+    "parameters": 1e6,
+    "device": "cpu",
+    "machine": "M",
+    "precision": "no",
+    "processes": 1,
+    "steps": 1,
+    "started": "2026",
+    "commit": "abc",
+    "teacher": "t",
+    "teacher_memory": {"sha256": "m" * 64},
+    "versions": {"torch": "2", "transformers": "5"},
+}
 
 
 def test_a_finished_run_says_its_peak_memory(tiny, tmp_path):
-    done = shell("train_teacher.py", *flags(tiny, tmp_path / "a", "--results_csv", tmp_path / "r.csv", "--max_steps", 1,
-                                            teacher=True))
+    done = shell(
+        "train_teacher.py",
+        *flags(
+            tiny,
+            tmp_path / "a",
+            "--results_csv",
+            tmp_path / "r.csv",
+            "--max_steps",
+            1,
+            teacher=True,
+        ),
+    )
     assert done.returncode == 0, done.stderr
     peak = common.read_json(tmp_path / "a/run.json")["peak_memory_mib"]
-    assert 50 < peak < 50_000  # torch alone takes more than the one; KiB or bytes would be more than the other
+    assert (
+        50 < peak < 50_000
+    )  # torch alone takes more than the one; KiB or bytes would be more than the other
     assert pd.read_csv(tmp_path / "r.csv").peak_memory_mib.tolist() == [peak]
 
 
 def test_runs_with_and_without_a_peak_memory_are_of_one_table(tmp_path, capsys):
     later = RUN | {"seed": 2, "arguments": RUN["arguments"] | {"seed": 2}, "peak_memory_mib": 900}
-    assert "peak_memory_mib" not in records.result_row(RUN) and records.result_row(later)["peak_memory_mib"] == 900
-    for folder, run in (("a", RUN), ("b", later), ("c", later | {"seed": 3, "peak_memory_mib": 950,
-                                                                 "arguments": RUN["arguments"] | {"seed": 3}})):
+    assert (
+        "peak_memory_mib" not in records.result_row(RUN)
+        and records.result_row(later)["peak_memory_mib"] == 900
+    )
+    for folder, run in (
+        ("a", RUN),
+        ("b", later),
+        (
+            "c",
+            later
+            | {"seed": 3, "peak_memory_mib": 950, "arguments": RUN["arguments"] | {"seed": 3}},
+        ),
+    ):
         common.write_json(tmp_path / folder / "run.json", run)
     table.main([str(tmp_path)])
     assert "| FSD_G | 50.00 ± 0.00 | 3 |" in capsys.readouterr().out
@@ -198,7 +288,9 @@ def test_runs_with_and_without_a_peak_memory_are_of_one_table(tmp_path, capsys):
 
 def test_a_memory_among_the_runs_is_no_row(tmp_path, capsys):
     common.write_json(tmp_path / "a/run.json", RUN)
-    common.write_json(tmp_path / "memory/run.json", {"finished": True, "method": "memory", "memory": {}})
+    common.write_json(
+        tmp_path / "memory/run.json", {"finished": True, "method": "memory", "memory": {}}
+    )
     table.main([str(tmp_path), "--csv", str(tmp_path / "out.csv")])
     assert "| FSD_G | 50.00 | 1 |" in capsys.readouterr().out
     assert pd.read_csv(tmp_path / "out.csv").memory.tolist() == ["m" * 12]

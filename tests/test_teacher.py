@@ -1,4 +1,7 @@
-"""The teacher runs no more than is needed; mini-batches wait for nothing; what is only faster changes nothing."""
+"""The teacher runs no more than is needed; mini-batches wait for nothing; what is only faster
+changes nothing.
+"""
+
 import copy
 import json
 import shutil
@@ -30,7 +33,9 @@ from training.teacher import Teacher, first_layers
 def test_the_first_layers_say_what_the_whole_model_says(family, tmp_path):
     make_tokenizer, shape = FAMILIES[family]
     folder = save_models(tmp_path, family, make_tokenizer(tmp_path), **shape)
-    teacher = transformers.AutoModelForSequenceClassification.from_pretrained(folder / "teacher").eval()
+    teacher = transformers.AutoModelForSequenceClassification.from_pretrained(
+        folder / "teacher"
+    ).eval()
     ids = torch.randint(5, 30, (3, 9))
     mask = torch.ones_like(ids)
     mask[0, 6:] = 0
@@ -38,17 +43,29 @@ def test_the_first_layers_say_what_the_whole_model_says(family, tmp_path):
     for depth in (1, 3):
         encoder = first_layers(teacher, depth)
         found = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        wanted = teacher(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[depth]
+        wanted = teacher(
+            input_ids=ids, attention_mask=mask, output_hidden_states=True
+        ).hidden_states[depth]
         torch.testing.assert_close(found, wanted)
         assert not found.requires_grad
-        rest = {p.data_ptr() for p in encoder.base_model.parameters()} - {p.data_ptr() for p in teacher.parameters()}
+        rest = {p.data_ptr() for p in encoder.base_model.parameters()} - {
+            p.data_ptr() for p in teacher.parameters()
+        }
         assert len(rest) <= 2  # a pooler at most: the weights are shared
     assert torch.equal(before, torch.get_rng_state())
 
 
 @pytest.mark.parametrize("stored", [torch.float16, torch.float32])
-@pytest.mark.parametrize("family, whole", [
-    ("bert", False), ("roberta", False), ("mpnet", False), ("roberta-prelayernorm", True), ("megatron-bert", True)])
+@pytest.mark.parametrize(
+    "family, whole",
+    [
+        ("bert", False),
+        ("roberta", False),
+        ("mpnet", False),
+        ("roberta-prelayernorm", True),
+        ("megatron-bert", True),
+    ],
+)
 def test_a_family_that_ends_in_a_norm_is_not_cut(family, whole, stored, tmp_path):
     """Its last hidden state is not that of the layer; nor do poolers of another dtype matter."""
     config = transformers.AutoConfig.for_model(family, **SHAPE, vocab_size=50)
@@ -58,8 +75,10 @@ def test_a_family_that_ends_in_a_norm_is_not_cut(family, whole, stored, tmp_path
             torch.nn.init.normal_(parameter)
     model.to(stored).save_pretrained(tmp_path)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path).float().eval()
-    accelerator, rows = accelerate.Accelerator(cpu=True), {"input_ids": torch.randint(5, 30, (6, 9)),
-                                                           "attention_mask": torch.ones(6, 9)}
+    accelerator, rows = (
+        accelerate.Accelerator(cpu=True),
+        {"input_ids": torch.randint(5, 30, (6, 9)), "attention_mask": torch.ones(6, 9)},
+    )
     batch = MiniBatch(Rows(rows)[torch.arange(6)], accelerator.device)
     wanted = model(**batch.inputs, output_hidden_states=True).hidden_states
     teacher = Teacher(model, accelerator)
@@ -69,11 +88,22 @@ def test_a_family_that_ends_in_a_norm_is_not_cut(family, whole, stored, tmp_path
         assert depth == 0 or (teacher.runs(depth) is model.base_model) == whole
 
 
-@pytest.mark.parametrize("more, logging_steps, layers", [
-    (["--beta", 0], 100, 4), (["--internal"], 100, 4), (["--internal", "--alpha", 1], 100, 3),
-    (["--internal", "--alpha", 1, "--do_layerwise"], 100, 2), (["--beta", 0, "--alpha", 1], 100, 0)])
-def test_no_layer_above_the_last_one_needed_is_run(more, logging_steps, layers, tiny, tmp_path, monkeypatch):
-    """Of the second of three steps: the first one tries how to cut, the last one also observes the relations."""
+@pytest.mark.parametrize(
+    "more, logging_steps, layers",
+    [
+        (["--beta", 0], 100, 4),
+        (["--internal"], 100, 4),
+        (["--internal", "--alpha", 1], 100, 3),
+        (["--internal", "--alpha", 1, "--do_layerwise"], 100, 2),
+        (["--beta", 0, "--alpha", 1], 100, 0),
+    ],
+)
+def test_no_layer_above_the_last_one_needed_is_run(
+    more, logging_steps, layers, tiny, tmp_path, monkeypatch
+):
+    """Of the second of three steps: the first one tries how to cut, the last one also observes the
+    relations.
+    """
     runs, real = [], transformers.models.bert.modeling_bert.BertLayer.forward
     step = distill.Loop.step
 
@@ -86,8 +116,11 @@ def test_no_layer_above_the_last_one_needed_is_run(more, logging_steps, layers, 
             if loop.state.step == 1:
                 patch.setattr(transformers.models.bert.modeling_bert.BertLayer, "forward", counted)
             return step(loop, *args)
+
     monkeypatch.setattr(distill.Loop, "step", second_step)
-    glue_with_cka_i.main(flags(tiny, tmp_path / "s", *more, "--max_steps", 3, "--logging_steps", logging_steps))
+    glue_with_cka_i.main(
+        flags(tiny, tmp_path / "s", *more, "--max_steps", 3, "--logging_steps", logging_steps)
+    )
     assert runs.count(False) == layers  # the teacher's, in eval mode
     assert runs.count(True) == 2
 
@@ -97,34 +130,47 @@ def test_half_weights_give_the_bits_of_autocast(tiny):
     model = transformers.AutoModelForSequenceClassification.from_pretrained(tiny / "teacher").eval()
     rows = {"input_ids": torch.randint(5, 30, (6, 9)), "attention_mask": torch.ones(6, 9)}
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        wanted = model(**{key: value.long() for key, value in rows.items()}, output_hidden_states=True)
+        wanted = model(
+            **{key: value.long() for key, value in rows.items()}, output_hidden_states=True
+        )
     teacher = Teacher(model, accelerator)
     assert model.bert.encoder.layer[0].intermediate.dense.weight.dtype == torch.bfloat16
     batch = MiniBatch(Rows(rows)[torch.arange(6)], accelerator.device)
     found = teacher(batch, (1, 3))
     assert torch.equal(found.logits, wanted.logits)
-    assert all(torch.equal(h, wanted.hidden_states[k]) for h, k in zip(found.features, (1, 3), strict=True))
+    assert all(
+        torch.equal(h, wanted.hidden_states[k]) for h, k in zip(found.features, (1, 3), strict=True)
+    )
     assert torch.equal(teacher(batch, (3,), logits=False).features[0], wanted.hidden_states[3])
 
 
-# ---- waiting ------------------------------------------------------------------------------------------------------
+# ---- waiting -------------------------------------------------------------------------------------
+
 
 class Waits(TorchDispatchMode):
-    """Remembers the operations that make the processor wait for a GPU: numbers or shapes taken from tensors."""
+    """Remembers the operations that make the processor wait for a GPU: numbers or shapes taken from
+    tensors.
+    """
 
     def __init__(self):
         super().__init__()
         self.found = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero,
-                                       torch.ops.aten.masked_select, torch.ops.aten.is_nonzero):
+        if function.overloadpacket in (
+            torch.ops.aten._local_scalar_dense,
+            torch.ops.aten.nonzero,
+            torch.ops.aten.masked_select,
+            torch.ops.aten.is_nonzero,
+        ):
             self.found.append(str(function))
         return function(*args, **(kwargs or {}))
 
 
 def integrated(more):
-    args = glue_with_cka_ilg.make_parser().parse_args([*more, "--teacher_memory_path", "-", "--gamma_m", "0.1"])
+    args = glue_with_cka_ilg.make_parser().parse_args(
+        [*more, "--teacher_memory_path", "-", "--gamma_m", "0.1"]
+    )
     return args, glue_with_cka_ilg.terms(args, memory.Memories(torch.randn(5, 24 * 16), 16, 24, 1))
 
 
@@ -134,22 +180,43 @@ def rival(more):
     return args, glue_with_baseline.terms(args)
 
 
-@pytest.mark.parametrize("make, more", [
-    (integrated, []), (integrated, ["--mask_padding"]), (rival, ["--method", "pkd"]), (rival, ["--method", "rkd"]),
-    (rival, ["--method", "minilm"]), (rival, ["--method", "gram"]), (rival, ["--method", "procrustes"])])
+@pytest.mark.parametrize(
+    "make, more",
+    [
+        (integrated, []),
+        (integrated, ["--mask_padding"]),
+        (rival, ["--method", "pkd"]),
+        (rival, ["--method", "rkd"]),
+        (rival, ["--method", "minilm"]),
+        (rival, ["--method", "gram"]),
+        (rival, ["--method", "procrustes"]),
+    ],
+)
 def test_a_step_between_logs_waits_for_nothing(make, more, tiny, monkeypatch):
     """Not the loop, its terms, the optimizer or transformers: no number leaves the device."""
     monkeypatch.setattr(unpadding, "encoder_of", lambda model: None)  # as on a GPU
     accelerator = accelerate.Accelerator(cpu=True)
     models.mask_without_waiting()
     args, terms = make([*flags(tiny, "-"), *more])
-    teacher, student = (transformers.AutoModelForSequenceClassification.from_pretrained(tiny / "teacher")
-                        for _ in range(2))
-    rows = {"input_ids": torch.randint(5, 30, (8, 24)), "attention_mask": torch.ones(8, 24, dtype=torch.uint8),
-            "labels": torch.randint(2, (8,))}
+    teacher, student = (
+        transformers.AutoModelForSequenceClassification.from_pretrained(tiny / "teacher")
+        for _ in range(2)
+    )
+    rows = {
+        "input_ids": torch.randint(5, 30, (8, 24)),
+        "attention_mask": torch.ones(8, 24, dtype=torch.uint8),
+        "labels": torch.randint(2, (8,)),
+    }
     rows["attention_mask"][:, 15:] = 0
-    loop = distill.Loop(args, accelerator, student.train(), Teacher(teacher.eval(), accelerator),
-                        terms, [(3, 3)], rows)
+    loop = distill.Loop(
+        args,
+        accelerator,
+        student.train(),
+        Teacher(teacher.eval(), accelerator),
+        terms,
+        [(3, 3)],
+        rows,
+    )
     item = loop.data[torch.arange(8)]
     loop.step([item], observe=False)
     with Waits() as waits:
@@ -160,7 +227,8 @@ def test_a_step_between_logs_waits_for_nothing(make, more, tiny, monkeypatch):
     assert waits.found  # the relation differences: the mode does see such operations
 
 
-# ---- order and loading --------------------------------------------------------------------------------------------
+# ---- order and loading ---------------------------------------------------------------------------
+
 
 def test_rows_of_like_length_share_mini_batches_but_the_order_stays_random():
     rows, size = 1003, 8
@@ -172,48 +240,80 @@ def test_rows_of_like_length_share_mini_batches_but_the_order_stays_random():
 
     def padded(batches):
         return sum((lengths[batch].max() - lengths[batch]).sum().item() for batch in batches)
+
     assert padded(grouped) < padded(plain) / 4
     firsts = torch.tensor([lengths[batch].max() for batch in grouped]).double()
-    assert torch.corrcoef(torch.stack([firsts[1:], firsts[:-1]]))[0, 1].abs() < 0.3  # no trend in the order
-    assert [b.tolist() for b in grouped] == [b.tolist() for b in epoch_order(rows, size, 1, 0, lengths)]
+    assert (
+        torch.corrcoef(torch.stack([firsts[1:], firsts[:-1]]))[0, 1].abs() < 0.3
+    )  # no trend in the order
+    assert [b.tolist() for b in grouped] == [
+        b.tolist() for b in epoch_order(rows, size, 1, 0, lengths)
+    ]
     assert grouped[0].tolist() != epoch_order(rows, size, 1, 1, lengths)[0].tolist()
-    assert SORTED * size < rows  # not the whole epoch is sorted: its mini-batches differ from one to the next
+    assert (
+        SORTED * size < rows
+    )  # not the whole epoch is sorted: its mini-batches differ from one to the next
 
 
 def test_a_later_start_continues_the_same_order():
     lengths = torch.randint(5, 100, (50,))
     whole = list(windows(50, 8, 2, 3, 0, 9, lengths))
     for one, two in zip(whole[5:], windows(50, 8, 2, 3, 5, 9, lengths), strict=True):
-        assert one[:2] == two[:2] and all(torch.equal(a, b) for a, b in zip(one[2], two[2], strict=True))
+        assert one[:2] == two[:2] and all(
+            torch.equal(a, b) for a, b in zip(one[2], two[2], strict=True)
+        )
 
 
 def test_workers_change_nothing(tiny, tmp_path):
     for name, more in (("none", []), ("two", ["--dataloader_num_workers", 2])):
-        glue_with_cka_i.main(flags(tiny, tmp_path / name, "--mask_padding", "--teacher_cache", tmp_path / name, *more))
+        glue_with_cka_i.main(
+            flags(
+                tiny, tmp_path / name, "--mask_padding", "--teacher_cache", tmp_path / name, *more
+            )
+        )
     a, b = (load_file(tmp_path / name / "model.safetensors") for name in ("none", "two"))
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
 def test_masked_losses_are_those_of_unpadded_samples(tiny_without_dropout, tmp_path):
-    """I and L of the first mini-batch, from each sample alone without padding, by transformers and the equations."""
+    """I and L of the first mini-batch, from each sample alone without padding, by transformers and
+    the equations.
+    """
     for name, more in (("i", ["--internal"]), ("l", [])):
-        glue_with_cka_i.main(flags(tiny_without_dropout, tmp_path / name, "--mask_padding", "--learning_rate", 0,
-                                   "--max_steps", 1, *more))
-    teacher, student = (transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
-                        for folder in (tiny_without_dropout / "teacher", tmp_path / "i"))
+        glue_with_cka_i.main(
+            flags(
+                tiny_without_dropout,
+                tmp_path / name,
+                "--mask_padding",
+                "--learning_rate",
+                0,
+                "--max_steps",
+                1,
+                *more,
+            )
+        )
+    teacher, student = (
+        transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+        for folder in (tiny_without_dropout / "teacher", tmp_path / "i")
+    )
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_without_dropout / "teacher")
     rows = training_rows(tiny_without_dropout, tokenizer)
     lengths = rows["attention_mask"].sum(1)
     _, _, (indices,) = next(windows(21, 8, 1, 42, 0, 1))
     intra, flat = 0.0, [torch.zeros(8, 24, 16, dtype=torch.float64) for _ in range(2)]
     for place, i in enumerate(indices):
-        sample = {key: rows[key][i:i + 1, :lengths[i]].long() for key in ("input_ids", "token_type_ids")}
+        sample = {
+            key: rows[key][i : i + 1, : lengths[i]].long()
+            for key in ("input_ids", "token_type_ids")
+        }
         with torch.no_grad():
-            h_s = student(**sample, output_hidden_states=True).hidden_states[1][0].double()  # (length, D)
+            h_s = (
+                student(**sample, output_hidden_states=True).hidden_states[1][0].double()
+            )  # (length, D)
             h_t = teacher(**sample, output_hidden_states=True).hidden_states[3][0].double()
         intra -= log_cka(h_s, h_t) / 8
         for all_rows, h in zip(flat, (h_s, h_t), strict=True):
-            all_rows[place, :lengths[i]] = h
+            all_rows[place, : lengths[i]] = h
     assert read_log(tmp_path / "i")[0]["intra"] == pytest.approx(intra, rel=1e-4)
     local = -log_cka(*(all_rows.flatten(1) for all_rows in flat))
     assert read_log(tmp_path / "l")[0]["local"] == pytest.approx(local, rel=1e-3)
@@ -230,14 +330,18 @@ def log_cka(x, y):
     return ((k * l_).sum() / (k.norm() * l_.norm())).log().item()
 
 
-# ---- arithmetic ---------------------------------------------------------------------------------------------------
+# ---- arithmetic ----------------------------------------------------------------------------------
+
 
 @pytest.mark.skipif(not cka.HAS_ONEDNN, reason="this torch has no oneDNN")
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(4, 6, 10), (7, 10), (1, 1, 10)])
 def test_quick_linear_layers_are_linear_layers(shape, bias, monkeypatch):
     monkeypatch.setattr(cka, "ONEDNN", True)  # as on an AMD processor
-    model, x = torch.nn.Sequential(torch.nn.Linear(10, 5, bias=bias)), torch.randn(*shape, requires_grad=True)
+    model, x = (
+        torch.nn.Sequential(torch.nn.Linear(10, 5, bias=bias)),
+        torch.randn(*shape, requires_grad=True),
+    )
     exact = copy.deepcopy(model).double()
     quick_linears(model, accelerate.Accelerator(cpu=True))
     assert type(model[0]) is QuickLinear and model.state_dict().keys() == exact.state_dict().keys()
@@ -245,8 +349,11 @@ def test_quick_linear_layers_are_linear_layers(shape, bias, monkeypatch):
     found, wanted = model(x), exact(z)
     torch.testing.assert_close(found, wanted.float())
     upstream = torch.randn_like(found)
-    for a, b in zip(torch.autograd.grad(found, [x, *model.parameters()], upstream),
-                    torch.autograd.grad(wanted, [z, *exact.parameters()], upstream.double()), strict=True):
+    for a, b in zip(
+        torch.autograd.grad(found, [x, *model.parameters()], upstream),
+        torch.autograd.grad(wanted, [z, *exact.parameters()], upstream.double()),
+        strict=True,
+    ):
         torch.testing.assert_close(a, b.float())
 
 
@@ -255,10 +362,22 @@ def test_compiled_training_is_the_same_training(tiny_without_dropout, tmp_path):
     """Without dropout, whose random numbers differ; and the model is saved as a plain one."""
     write_task(tmp_path, rows=(8, 4, 1))
     for name, more in (("eager", []), ("compiled", ["--compile"])):
-        glue_with_cka_i.main(flags(tiny_without_dropout, tmp_path / name, "--internal", "--data_dir", tmp_path,
-                                   "--max_steps", 2, *more))
+        glue_with_cka_i.main(
+            flags(
+                tiny_without_dropout,
+                tmp_path / name,
+                "--internal",
+                "--data_dir",
+                tmp_path,
+                "--max_steps",
+                2,
+                *more,
+            )
+        )
     for a, b in zip(read_log(tmp_path / "eager"), read_log(tmp_path / "compiled"), strict=True):
         assert a["total"] == pytest.approx(b["total"], rel=1e-4)
     assert json.loads((tmp_path / "compiled/run.json").read_text())["arguments"]["compile"]
-    assert load_file(tmp_path / "compiled/model.safetensors").keys() == load_file(
-        tmp_path / "eager/model.safetensors").keys()
+    assert (
+        load_file(tmp_path / "compiled/model.safetensors").keys()
+        == load_file(tmp_path / "eager/model.safetensors").keys()
+    )

@@ -1,4 +1,7 @@
-"""--teacher_cache: what it holds, that it changes nothing but rounding, and that it is never stale, torn or double."""
+"""--teacher_cache: what it holds, that it changes nothing but rounding, and that it is never stale,
+torn or double.
+"""
+
 import json
 import shutil
 import subprocess
@@ -10,7 +13,16 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from conftest import ROOT, flags, memory_flags, read_log, save_models, teacher_features, two_processes, write_task
+from conftest import (
+    ROOT,
+    flags,
+    memory_flags,
+    read_log,
+    save_models,
+    teacher_features,
+    two_processes,
+    write_task,
+)
 from safetensors.torch import load_file
 
 import glue_with_cka_g
@@ -27,11 +39,27 @@ METHODS = {
     "FSD_I, α 1": (glue_with_cka_i, ["--internal", "--alpha", 1], {"tokens-3-biased"}),
     "FSD_L": (glue_with_cka_i, [], {"logits", "features-3"}),
     "FSD_G": (glue_with_cka_g, ["--gamma_m", 0.1, "MEMORY"], {"logits", "relations"}),
-    "FSD_ILG": (glue_with_cka_ilg, ["--gamma_m", 0.1, "MEMORY"], {"logits", "features-3", "relations"}),
-    "FSD_IG": (glue_with_cka_ilg, ["--gamma_l", 0, "MEMORY"], {"logits", "tokens-3-biased", "relations"}),
-    "masked": (glue_with_cka_i, ["--internal", "--mask_padding"], {"logits", "tokens-3-biased-masked"}),
+    "FSD_ILG": (
+        glue_with_cka_ilg,
+        ["--gamma_m", 0.1, "MEMORY"],
+        {"logits", "features-3", "relations"},
+    ),
+    "FSD_IG": (
+        glue_with_cka_ilg,
+        ["--gamma_l", 0, "MEMORY"],
+        {"logits", "tokens-3-biased", "relations"},
+    ),
+    "masked": (
+        glue_with_cka_i,
+        ["--internal", "--mask_padding"],
+        {"logits", "tokens-3-biased-masked"},
+    ),
     "masked L": (glue_with_cka_i, ["--mask_padding"], {"logits", "features-3"}),
-    "debiased": (glue_with_cka_i, ["--internal", "--cka_estimator", "debiased"], {"logits", "tokens-3-debiased"}),
+    "debiased": (
+        glue_with_cka_i,
+        ["--internal", "--cka_estimator", "debiased"],
+        {"logits", "tokens-3-debiased"},
+    ),
     "layerwise": (glue_with_cka_i, ["--internal", "--do_layerwise"], {"logits", "tokens-2-biased"}),
     "bf16": (glue_with_cka_i, ["--internal", "--bf16"], {"logits", "tokens-3-biased"}),
 }
@@ -42,26 +70,34 @@ def run(script, folder, output, *more):
 
 
 def files(cache):
-    return {path.stem.split("-" if path.stem.startswith("relations") else None)[0] for path in cache.glob("*/*.npy")}
+    return {
+        path.stem.split("-" if path.stem.startswith("relations") else None)[0]
+        for path in cache.glob("*/*.npy")
+    }
 
 
 def assert_same_log(one, two, **tolerance):
     for a, b in zip(read_log(one), read_log(two), strict=True):
         times = {"examples_per_second"}
         assert {k: v for k, v in a.items() if k not in times} == pytest.approx(
-            {k: v for k, v in b.items() if k not in times}, **tolerance)
+            {k: v for k, v in b.items() if k not in times}, **tolerance
+        )
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_cached_losses_are_the_uncached_ones(name, trained, tiny, tiny_without_dropout, tmp_path):
-    """To half-precision accuracy, step after step, the first run that makes the cache and a second that reads it."""
+    """To half-precision accuracy, step after step, the first run that makes the cache and a second
+    that reads it.
+    """
     script, more, expected = METHODS[name]
     if "MEMORY" in more:  # it belongs to the teacher without dropout
         tiny, more = tiny_without_dropout, [*more[:-1], "--teacher_memory_path", trained]
     run(script, tiny, tmp_path / "plain", *more)
     for place in ("first", "second"):
         run(script, tiny, tmp_path / place, *more, "--teacher_cache", tmp_path / "cache")
-        assert_same_log(tmp_path / "plain", tmp_path / place, rel=3e-2 if name == "bf16" else 5e-3, abs=1e-4)
+        assert_same_log(
+            tmp_path / "plain", tmp_path / place, rel=3e-2 if name == "bf16" else 5e-3, abs=1e-4
+        )
     assert files(tmp_path / "cache") == expected
     assert_same_log(tmp_path / "first", tmp_path / "second", rel=0, abs=0)
     a, b = (load_file(tmp_path / place / "model.safetensors") for place in ("first", "second"))
@@ -69,7 +105,9 @@ def test_cached_losses_are_the_uncached_ones(name, trained, tiny, tiny_without_d
 
 
 def count_calls(monkeypatch, stop_after=None):
-    """A list to which every teacher forward adds its number of samples; the run is killed at `stop_after`."""
+    """A list to which every teacher forward adds its number of samples; the run is killed at
+    `stop_after`.
+    """
     seen, real = [], Teacher.__call__
 
     def counted(teacher, batch, *args, **kwargs):
@@ -77,6 +115,7 @@ def count_calls(monkeypatch, stop_after=None):
             raise KeyboardInterrupt
         seen.append(batch.size)
         return real(teacher, batch, *args, **kwargs)
+
     monkeypatch.setattr(Teacher, "__call__", counted)
     return seen
 
@@ -87,17 +126,32 @@ def test_a_second_run_leaves_the_teacher_alone(tiny, tmp_path, monkeypatch):
     shared = ["--teacher_cache", tmp_path / "cache", "--logging_steps", 4]
     run(glue_with_cka_i, tiny, tmp_path / "a", *shared)
     assert seen == [8, 8, 5]  # 21 rows, once
-    run(glue_with_cka_i, tiny, tmp_path / "b", *shared, "--seed", 1, "--learning_rate", 1e-4, "--alpha", 0.2)
+    run(
+        glue_with_cka_i,
+        tiny,
+        tmp_path / "b",
+        *shared,
+        "--seed",
+        1,
+        "--learning_rate",
+        1e-4,
+        "--alpha",
+        0.2,
+    )
     assert seen == [8, 8, 5]
     run(glue_with_cka_i, tiny, tmp_path / "c", *shared, "--beta", 0)  # its logits are there
     assert seen == [8, 8, 5, 8, 5]  # relations at steps 4 and 6
-    run(glue_with_cka_i, tiny, tmp_path / "d", *shared, "--internal")  # makes the tokens, not the logits again
+    run(
+        glue_with_cka_i, tiny, tmp_path / "d", *shared, "--internal"
+    )  # makes the tokens, not the logits again
     assert seen[5:8] == [8, 8, 5]
     assert files(tmp_path / "cache") == {"logits", "features-3", "tokens-3-biased"}
 
 
 def test_the_files_hold_what_transformers_says(tiny_without_dropout, tmp_path):
-    run(glue_with_cka_i, tiny_without_dropout, tmp_path / "s", "--teacher_cache", tmp_path / "cache")
+    run(
+        glue_with_cka_i, tiny_without_dropout, tmp_path / "s", "--teacher_cache", tmp_path / "cache"
+    )
     (path,) = (tmp_path / "cache").glob("*/features-3.npy")
     found = np.load(path, allow_pickle=False)
     assert found.dtype == np.float16 and found.shape == (21, 24, 16)
@@ -105,7 +159,11 @@ def test_the_files_hold_what_transformers_says(tiny_without_dropout, tmp_path):
     np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3)
     facts = json.loads((path.parent / "facts.json").read_text())
     run_facts = json.loads((tmp_path / "s/run.json").read_text())
-    assert facts["teacher"] == run_facts["teacher"] and facts["rows"] == 21 and facts["max_seq_length"] == 24
+    assert (
+        facts["teacher"] == run_facts["teacher"]
+        and facts["rows"] == 21
+        and facts["max_seq_length"] == 24
+    )
     assert str(path) in run_facts["teacher_cache"]
 
 
@@ -116,6 +174,7 @@ def test_whatever_changes_the_outputs_gets_files_of_its_own(tiny, tmp_path):
         AcceleratorState._reset_state(reset_partial_state=True)
         run(glue_with_cka_i, folder, tmp_path / name, "--beta", 0, "--teacher_cache", cache, *more)
         return len(list(cache.iterdir()))
+
     assert entries_after("plain", tiny) == 1
     assert entries_after("same", tiny, "--learning_rate", 1e-5) == 1
     other = save_models(tmp_path / "other", seed=1)  # another teacher, the same data
@@ -127,7 +186,9 @@ def test_whatever_changes_the_outputs_gets_files_of_its_own(tiny, tmp_path):
     train.write_text(train.read_text().replace("the", "a", 1))
     assert entries_after("data", renamed) == 3
     train.write_text((tiny / "RTE/train.tsv").read_text())
-    assert entries_after("moved", renamed) == 3  # the first one's again, wherever teacher and data lie
+    assert (
+        entries_after("moved", renamed) == 3
+    )  # the first one's again, wherever teacher and data lie
     config = renamed / "teacher/config.json"
     config.write_text(config.read_text().replace('"hidden_act": "gelu"', '"hidden_act": "relu"'))
     assert entries_after("configuration", renamed) == 4  # the same weights, another computation
@@ -137,23 +198,46 @@ def test_whatever_changes_the_outputs_gets_files_of_its_own(tiny, tmp_path):
 
 
 def test_another_memory_gets_relations_of_its_own(tiny_without_dropout, trained, tmp_path):
-    train_memory.main(memory_flags(tiny_without_dropout, tmp_path / "m", "--seed", 4, "--memory_init", "random"))
+    train_memory.main(
+        memory_flags(tiny_without_dropout, tmp_path / "m", "--seed", 4, "--memory_init", "random")
+    )
     for name, memory in (("a", trained), ("b", tmp_path / "m")):
-        run(glue_with_cka_g, tiny_without_dropout, tmp_path / name, "--teacher_memory_path", memory, "--gamma_m", 0.1,
-            "--teacher_cache", tmp_path / "cache")
+        run(
+            glue_with_cka_g,
+            tiny_without_dropout,
+            tmp_path / name,
+            "--teacher_memory_path",
+            memory,
+            "--gamma_m",
+            0.1,
+            "--teacher_cache",
+            tmp_path / "cache",
+        )
     assert len(list((tmp_path / "cache").glob("*/relations-*.npy"))) == 2
     assert len(list((tmp_path / "cache").glob("*/logits.npy"))) == 1
 
 
 def test_runs_that_start_at_once_make_it_once(tiny, tmp_path):
     more = ["--internal", "--teacher_cache", tmp_path / "cache", "--max_steps", 2]
-    commands = [[sys.executable, str(ROOT / "glue_with_cka_i.py"), *flags(tiny, tmp_path / name, *more)]
-                for name in "abc"]
+    commands = [
+        [sys.executable, str(ROOT / "glue_with_cka_i.py"), *flags(tiny, tmp_path / name, *more)]
+        for name in "abc"
+    ]
     run(glue_with_cka_i, tiny, tmp_path / "s", "--beta", 0, "--teacher_cache", tmp_path / "cache")
     (folder,) = {path.parent for path in (tmp_path / "cache").glob("*/logits.npy")}
     with filelock.FileLock(folder / ".lock"):  # as another run that is writing
-        run(glue_with_cka_i, tiny, tmp_path / "t", "--beta", 0, "--teacher_cache", tmp_path / "cache")  # needs no more
-        runs = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
+        run(
+            glue_with_cka_i,
+            tiny,
+            tmp_path / "t",
+            "--beta",
+            0,
+            "--teacher_cache",
+            tmp_path / "cache",
+        )  # needs no more
+        runs = [
+            subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands
+        ]
         for process in runs:
             assert any("waiting for another run" in line for line in process.stderr)
     said = "".join(process.communicate(timeout=300)[1] for process in runs)
@@ -167,7 +251,9 @@ def test_a_killed_making_goes_on(tiny, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         count_calls(patch, stop_after=2)
         glue_with_cka_i.main(flags(tiny, tmp_path / "s", *cache))
-    assert not list((tmp_path / "cache").glob("*/*.npy")) and list((tmp_path / "cache").glob("*/*.npy.partial"))
+    assert not list((tmp_path / "cache").glob("*/*.npy")) and list(
+        (tmp_path / "cache").glob("*/*.npy.partial")
+    )
     with open(next((tmp_path / "cache").glob("*/features-3.npy.partial")), "ab") as file:
         file.write(b"torn")  # of a mini-batch that was not made safe
     with monkeypatch.context() as patch:
@@ -187,22 +273,39 @@ def test_other_files_than_those_of_the_killed_run_start_afresh(tiny, tmp_path, m
         glue_with_cka_i.main(flags(tiny, tmp_path / "s", *cache))
     with monkeypatch.context() as patch:
         seen = count_calls(patch)
-        glue_with_cka_i.main(flags(tiny, tmp_path / "t", *cache, "--beta", 0, "--logging_steps", 100))
+        glue_with_cka_i.main(
+            flags(tiny, tmp_path / "t", *cache, "--beta", 0, "--logging_steps", 100)
+        )
         assert seen[:3] == [8, 8, 5]
-    assert files(tmp_path / "cache") == {"logits"} and not list((tmp_path / "cache").glob("*/*partial*"))
+    assert files(tmp_path / "cache") == {"logits"} and not list(
+        (tmp_path / "cache").glob("*/*partial*")
+    )
 
 
 def test_leftovers_of_two_killed_runs_are_not_mixed_up(tiny, tmp_path, monkeypatch):
-    """VKD killed after two mini-batches, FSD_L before its first safe point, VKD again: no row is made up."""
+    """VKD killed after two mini-batches, FSD_L before its first safe point, VKD again: no row is
+    made up.
+    """
     cache = ["--teacher_cache", tmp_path / "cache"]
     for stop, save_steps, more in ((2, 1, ["--beta", 0]), (1, 100, [])):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             count_calls(patch, stop_after=stop)
-            glue_with_cka_i.main(flags(tiny, tmp_path / "s", *cache, "--save_steps", save_steps, *more,
-                                       "--overwrite_output_dir"))
+            glue_with_cka_i.main(
+                flags(
+                    tiny,
+                    tmp_path / "s",
+                    *cache,
+                    "--save_steps",
+                    save_steps,
+                    *more,
+                    "--overwrite_output_dir",
+                )
+            )
     run(glue_with_cka_i, tiny, tmp_path / "t", "--beta", 0, *cache)
     run(glue_with_cka_i, tiny, tmp_path / "u", "--beta", 0, "--teacher_cache", tmp_path / "whole")
-    found, wanted = (next((tmp_path / name).glob("*/logits.npy")).read_bytes() for name in ("cache", "whole"))
+    found, wanted = (
+        next((tmp_path / name).glob("*/logits.npy")).read_bytes() for name in ("cache", "whole")
+    )
     assert found == wanted
 
 
@@ -221,22 +324,40 @@ def test_a_place_that_is_no_folder_is_refused(tiny, tmp_path):
 def test_a_disk_too_small_is_refused_before_anything_is_written(tiny, tmp_path, monkeypatch):
     small = shutil.disk_usage(tmp_path)._replace(free=10_000)
     monkeypatch.setattr(teacher_cache.shutil, "disk_usage", lambda path: small)
-    with pytest.raises(UserError, match=r"needs 0.0 MB more in .*, where 0.0 MB are free: name another"):
+    with pytest.raises(
+        UserError, match=r"needs 0.0 MB more in .*, where 0.0 MB are free: name another"
+    ):
         run(glue_with_cka_i, tiny, tmp_path / "s", "--teacher_cache", tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*/*.npy*"))
 
 
-@pytest.mark.parametrize("harm", [lambda path: path.write_bytes(path.read_bytes()[:-10]),
-                                  lambda path: path.write_bytes(b"something else"), lambda path: path.write_bytes(b""),
-                                  lambda path: path.unlink() or path.mkdir(),
-                                  lambda path: np.save(path, np.zeros(3)),
-                                  lambda path: np.save(path, np.array([{}]), allow_pickle=True)])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:-10]),
+        lambda path: path.write_bytes(b"something else"),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.unlink() or path.mkdir(),
+        lambda path: np.save(path, np.zeros(3)),
+        lambda path: np.save(path, np.array([{}]), allow_pickle=True),
+    ],
+)
 def test_a_damaged_file_is_said_to_be_one(harm, tiny, tmp_path):
     run(glue_with_cka_i, tiny, tmp_path / "s", "--beta", 0, "--teacher_cache", tmp_path / "cache")
     (path,) = (tmp_path / "cache").glob("*/logits.npy")
     harm(path)
-    with pytest.raises(UserError, match=r"logits.npy should hold float32 \(21, 2\), found .*: delete it"):
-        run(glue_with_cka_i, tiny, tmp_path / "t", "--beta", 0, "--teacher_cache", tmp_path / "cache")
+    with pytest.raises(
+        UserError, match=r"logits.npy should hold float32 \(21, 2\), found .*: delete it"
+    ):
+        run(
+            glue_with_cka_i,
+            tiny,
+            tmp_path / "t",
+            "--beta",
+            0,
+            "--teacher_cache",
+            tmp_path / "cache",
+        )
 
 
 def test_features_that_half_precision_cannot_hold_are_refused(tiny, tmp_path, monkeypatch):
@@ -245,23 +366,49 @@ def test_features_that_half_precision_cannot_hold_are_refused(tiny, tmp_path, mo
     def large(*args, **kwargs):
         outputs = real(*args, **kwargs)
         return outputs._replace(features=tuple(h * 1e6 for h in outputs.features))
+
     monkeypatch.setattr(Teacher, "__call__", large)
-    with pytest.raises(UserError, match="features-3 have numbers that float16 cannot hold: run without"):
+    with pytest.raises(
+        UserError, match="features-3 have numbers that float16 cannot hold: run without"
+    ):
         run(glue_with_cka_i, tiny, tmp_path / "s", "--teacher_cache", tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*/*partial*"))
 
 
 def test_two_processes_make_and_read_one_cache(trained, tiny_without_dropout, tmp_path):
     more = ["--teacher_memory_path", trained, "--gamma_m", 0.1]
-    run(glue_with_cka_ilg, tiny_without_dropout, tmp_path / "one", *more, "--teacher_cache", tmp_path / "by_one")
+    run(
+        glue_with_cka_ilg,
+        tiny_without_dropout,
+        tmp_path / "one",
+        *more,
+        "--teacher_cache",
+        tmp_path / "by_one",
+    )
     for name in ("two", "again"):
-        two_processes("glue_with_cka_ilg.py", flags(
-            tiny_without_dropout, tmp_path / name, *more, "--per_gpu_train_batch_size", 4, "--save_steps", 2,
-            "--no_cuda", "--teacher_cache", tmp_path / "by_two"))
+        two_processes(
+            "glue_with_cka_ilg.py",
+            flags(
+                tiny_without_dropout,
+                tmp_path / name,
+                *more,
+                "--per_gpu_train_batch_size",
+                4,
+                "--save_steps",
+                2,
+                "--no_cuda",
+                "--teacher_cache",
+                tmp_path / "by_two",
+            ),
+        )
         assert_same_log(tmp_path / "one", tmp_path / name, rel=2e-3, abs=1e-4)
     for path in (tmp_path / "by_one").glob("*/*.npy"):
-        np.testing.assert_allclose(np.load(tmp_path / "by_two" / path.parent.name / path.name), np.load(path),
-                                   rtol=2e-3, atol=2e-3)
+        np.testing.assert_allclose(
+            np.load(tmp_path / "by_two" / path.parent.name / path.name),
+            np.load(path),
+            rtol=2e-3,
+            atol=2e-3,
+        )
 
 
 def test_a_resumed_run_needs_the_cache_too(tiny, tmp_path):

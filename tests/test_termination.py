@@ -1,4 +1,7 @@
-"""SIGTERM: a run saves what it has, says so in one line, ends with 143, and goes on to the very bits of another."""
+"""SIGTERM: a run saves what it has, says so in one line, ends with 143, and goes on to the very
+bits of another.
+"""
+
 import contextlib
 import os
 import re
@@ -44,6 +47,7 @@ def raises_a_signal(real, at):
         if len(calls) == at:
             terminate(os.getpid())
         return real(*args, **kwargs)
+
     return function
 
 
@@ -53,7 +57,9 @@ def same_files(one, two, *names):
 
 
 def log_without_speed(output):
-    return [{k: v for k, v in entry.items() if k != "examples_per_second"} for entry in read_log(output)]
+    return [
+        {k: v for k, v in entry.items() if k != "examples_per_second"} for entry in read_log(output)
+    ]
 
 
 def last_line(capsys):
@@ -61,11 +67,16 @@ def last_line(capsys):
     return re.split(r"[\r\n]", capsys.readouterr().err.rstrip("\n"))[-1] + "\n"
 
 
-# ---- a training ---------------------------------------------------------------------------------------------------
+# ---- a training ----------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("step", [1, 4, 5])
-def test_a_training_saves_the_step_it_is_in_and_goes_on_to_the_same_bits(step, tiny, tmp_path, monkeypatch, capsys):
-    """4 is a step that is saved anyway; the bits of 3 steps are in the meter at 5, as every fourth is logged."""
+def test_a_training_saves_the_step_it_is_in_and_goes_on_to_the_same_bits(
+    step, tiny, tmp_path, monkeypatch, capsys
+):
+    """4 is a step that is saved anyway; the bits of 3 steps are in the meter at 5, as every fourth
+    is logged.
+    """
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     more = ["--save_steps", 4, "--logging_steps", 4, "--evaluate_during_training"]
     glue_with_cka_i.main(flags(tiny, tmp_path / "straight", *more))
@@ -82,7 +93,9 @@ def test_a_training_saves_the_step_it_is_in_and_goes_on_to_the_same_bits(step, t
     assert log_without_speed(tmp_path / "cut") == log_without_speed(tmp_path / "straight")
 
 
-def test_after_the_last_step_the_model_is_placed_and_not_trained_again(tiny, tmp_path, monkeypatch, capsys):
+def test_after_the_last_step_the_model_is_placed_and_not_trained_again(
+    tiny, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with monkeypatch.context() as patch:
         patch.setattr(runs.Loop, "step", raises_a_signal(runs.Loop.step, 6))
@@ -98,9 +111,12 @@ def test_a_state_with_a_nan_is_not_saved(tiny, tmp_path, monkeypatch, capsys):
 
     def bad(self):
         raise check
+
     monkeypatch.setattr(runs.Loop, "step", raises_a_signal(runs.Loop.step, 2))
     monkeypatch.setattr("training.checkpoints.Meter.check", bad)
-    assert common.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "s", "--logging_steps", 100)) == 1
+    assert (
+        common.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "s", "--logging_steps", 100)) == 1
+    )
     assert last_line(capsys).endswith(f"error: {check}\n")
     assert not list((tmp_path / "s").glob("checkpoint-*"))
 
@@ -116,18 +132,32 @@ def test_elsewhere_it_ends_at_once(where, tiny, tmp_path, monkeypatch, capsys):
 def test_a_finished_run_is_not_terminated(tiny, tmp_path, monkeypatch):
     """At the moment in which its last record is written, and in the last pass of a clustering."""
     monkeypatch.setattr(runs.records, "result_row", raises_a_signal(records.result_row, 1))
-    assert common.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "s", "--results_csv", tmp_path / "r.csv")) == 0
+    assert (
+        common.cli(
+            glue_with_cka_i.main, flags(tiny, tmp_path / "s", "--results_csv", tmp_path / "r.csv")
+        )
+        == 0
+    )
     assert common.read_json(tmp_path / "s/run.json")["finished"]
     monkeypatch.setattr(memory, "save_memory", raises_a_signal(memory.save_memory, 1))
     assert common.cli(train_memory.main, memory_flags(tiny, tmp_path / "m")) == 0
     assert common.read_json(tmp_path / "m/run.json")["finished"]
 
 
-# ---- a clustering, a teacher cache --------------------------------------------------------------------------------
+# ---- a clustering, a teacher cache ---------------------------------------------------------------
 
-@pytest.mark.parametrize("batch, said", [(2, "mini-batch 2 of 3 in pass 1 is saved"), (3, "pass 1 of 3 is saved"),
-                                         (4, "mini-batch 1 of 3 in pass 2 is saved")])
-def test_a_clustering_saves_and_ends_in_the_same_memory(batch, said, tiny, tmp_path, monkeypatch, capsys):
+
+@pytest.mark.parametrize(
+    "batch, said",
+    [
+        (2, "mini-batch 2 of 3 in pass 1 is saved"),
+        (3, "pass 1 of 3 is saved"),
+        (4, "mini-batch 1 of 3 in pass 2 is saved"),
+    ],
+)
+def test_a_clustering_saves_and_ends_in_the_same_memory(
+    batch, said, tiny, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     train_memory.main(memory_flags(tiny, tmp_path / "straight"))
     with monkeypatch.context() as patch:
@@ -145,7 +175,9 @@ def test_a_teacher_cache_keeps_what_is_done(tiny, tmp_path, monkeypatch, capsys)
     glue_with_cka_i.main(flags(tiny, tmp_path / "straight", "--teacher_cache", tmp_path / "whole"))
     with monkeypatch.context() as patch:
         numbers = teacher_cache.TeacherCache.numbers
-        patch.setattr(teacher_cache.TeacherCache, "numbers", raises_a_signal(numbers, 3))  # two files a mini-batch
+        patch.setattr(
+            teacher_cache.TeacherCache, "numbers", raises_a_signal(numbers, 3)
+        )  # two files a mini-batch
         assert common.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "cut", *kept)) == 143
     assert last_line(capsys) == SAID.format("16 of 21 samples of the teacher cache are saved")
     assert common.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "cut", *kept)) == 0
@@ -155,7 +187,8 @@ def test_a_teacher_cache_keeps_what_is_done(tiny, tmp_path, monkeypatch, capsys)
     same_files(tmp_path / "straight", tmp_path / "cut", "model.safetensors")
 
 
-# ---- the handler --------------------------------------------------------------------------------------------------
+# ---- the handler ---------------------------------------------------------------------------------
+
 
 def test_a_second_signal_does_not_disturb_the_cleaning_up(capsys):
     cleaned = []
@@ -166,8 +199,13 @@ def test_a_second_signal_does_not_disturb_the_cleaning_up(capsys):
         finally:
             terminate(os.getpid())
             cleaned.append(True)
+
     assert common.cli(main) == 143
-    assert cleaned and capsys.readouterr().err == "terminated; the same command goes on from what was saved last\n"
+    assert (
+        cleaned
+        and capsys.readouterr().err
+        == "terminated; the same command goes on from what was saved last\n"
+    )
 
 
 def test_it_comes_again_where_python_drops_an_exception(capsys):
@@ -179,8 +217,11 @@ def test_it_comes_again_where_python_drops_an_exception(capsys):
         deaf = Deaf()
         del deaf
         time.sleep(30)
+
     assert common.cli(main) == 143
-    assert capsys.readouterr().err == "terminated; the same command goes on from what was saved last\n"
+    assert (
+        capsys.readouterr().err == "terminated; the same command goes on from what was saved last\n"
+    )
 
 
 def test_a_mistake_that_is_told_meanwhile_is_still_one_line(capsys):
@@ -188,6 +229,7 @@ def test_a_mistake_that_is_told_meanwhile_is_still_one_line(capsys):
         termination.hold()
         terminate(os.getpid())
         raise common.UserError("this is wrong")
+
     assert common.cli(main) == 1 and capsys.readouterr().err == "error: this is wrong\n"
 
 
@@ -200,17 +242,20 @@ def test_a_child_that_was_forked_ends_as_ever():
         time.sleep(0.2)  # Python forgets what it hears while it forks
         terminate(child)
         return os.waitpid(child, 0)[1]
+
     assert common.cli(main) == signal.SIGTERM
 
 
-# ---- from outside -------------------------------------------------------------------------------------------------
+# ---- from outside --------------------------------------------------------------------------------
 
 LONG = ["--save_steps", 1000, "--num_train_epochs", 60, "--logging_steps", 5]
 
 
 def start(command, output, until, **kwargs):
     """Start a command; returns its process once its log shows the step `until`."""
-    process = subprocess.Popen([str(word) for word in command], cwd=ROOT, text=True, start_new_session=True, **kwargs)
+    process = subprocess.Popen(
+        [str(word) for word in command], cwd=ROOT, text=True, start_new_session=True, **kwargs
+    )
     log, deadline = output / "train_log.jsonl", time.monotonic() + 120
     while not (log.exists() and f'"step": {until},' in log.read_text()):
         assert process.poll() is None, process.stderr and process.stderr.read()
@@ -230,7 +275,12 @@ def ended_well(process, children=()):
 def test_sigterm_to_all_processes_of_a_run_with_a_loaders_worker(tiny, tmp_path):
     """The worker lives until its parent has saved, then ends."""
     arguments = flags(tiny, tmp_path / "cut", "--dataloader_num_workers", 1, *LONG)
-    process = start([sys.executable, "glue_with_cka_i.py", *arguments], tmp_path / "cut", 40, stderr=subprocess.PIPE)
+    process = start(
+        [sys.executable, "glue_with_cka_i.py", *arguments],
+        tmp_path / "cut",
+        40,
+        stderr=subprocess.PIPE,
+    )
     children = psutil.Process(process.pid).children(recursive=True)
     assert children
     os.killpg(process.pid, signal.SIGTERM)
@@ -245,8 +295,20 @@ def test_sigterm_to_all_processes_of_a_run_with_a_loaders_worker(tiny, tmp_path)
 
 
 def torchrun(script, arguments):
-    return [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d",
-            "--rdzv_endpoint", "localhost:0", "tests/leaves_its_group.py", script, *arguments]
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--rdzv_backend",
+        "c10d",
+        "--rdzv_endpoint",
+        "localhost:0",
+        "tests/leaves_its_group.py",
+        script,
+        *arguments,
+    ]
 
 
 def workers_of(process, script):
@@ -274,7 +336,9 @@ def straight_pair(tiny, tmp_path_factory):
 def test_two_processes_stop_at_one_step(told, tiny, tmp_path, straight_pair):
     """SIGTERM to torchrun, which passes it on, or to one worker alone."""
     arguments = flags(tiny, tmp_path / "cut", *PAIR)
-    process = start(torchrun("glue_with_cka_i.py", arguments), tmp_path / "cut", 40, stderr=subprocess.PIPE)
+    process = start(
+        torchrun("glue_with_cka_i.py", arguments), tmp_path / "cut", 40, stderr=subprocess.PIPE
+    )
     workers = workers_of(process, "glue_with_cka_i.py")
     assert len(workers) == 2
     terminate(process if told == "torchrun" else workers[told])
@@ -283,7 +347,9 @@ def test_two_processes_stop_at_one_step(told, tiny, tmp_path, straight_pair):
     step = int(checkpoint.name.split("-")[1])
     assert SAID.format(f"step {step} of 180 is saved") in said and "exitcode  : 1 " not in said
     assert said.count("terminated; ") == 1 and "threads at exit" not in said
-    subprocess.run(torchrun("glue_with_cka_i.py", arguments), cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(
+        torchrun("glue_with_cka_i.py", arguments), cwd=ROOT, check=True, capture_output=True
+    )
     same_files(straight_pair, tmp_path / "cut", "model.safetensors", "dev_predictions.tsv")
     assert log_without_speed(tmp_path / "cut") == log_without_speed(straight_pair)
 
@@ -291,14 +357,34 @@ def test_two_processes_stop_at_one_step(told, tiny, tmp_path, straight_pair):
 def test_two_processes_of_a_clustering_stop_at_one_mini_batch(tiny, tmp_path):
     """They share no step, and meet in the store alone; one of them is told."""
     write_task(tmp_path, rows=(300, 4, 1))
-    arguments = [str(word) for word in memory_flags(
-        tiny, tmp_path / "m", "--data_dir", tmp_path, "--per_gpu_train_batch_size", 1, "--save_steps", 1000,
-        "--logging_steps", 10, "--memory_num_train_epochs", 3)]
-    process = start(torchrun("train_memory.py", arguments), tmp_path / "m", 40, stderr=subprocess.PIPE)
+    arguments = [
+        str(word)
+        for word in memory_flags(
+            tiny,
+            tmp_path / "m",
+            "--data_dir",
+            tmp_path,
+            "--per_gpu_train_batch_size",
+            1,
+            "--save_steps",
+            1000,
+            "--logging_steps",
+            10,
+            "--memory_num_train_epochs",
+            3,
+        )
+    ]
+    process = start(
+        torchrun("train_memory.py", arguments), tmp_path / "m", 40, stderr=subprocess.PIPE
+    )
     terminate(workers_of(process, "train_memory.py")["1"])
     said = process.communicate(timeout=60)[1]
-    assert re.search(r"terminated; (mini-batch \d+ of 150 in pass \d|pass \d of 3) is saved, and the same", said), said
-    done = subprocess.run(torchrun("train_memory.py", arguments), cwd=ROOT, capture_output=True, text=True)
+    assert re.search(
+        r"terminated; (mini-batch \d+ of 150 in pass \d|pass \d of 3) is saved, and the same", said
+    ), said
+    done = subprocess.run(
+        torchrun("train_memory.py", arguments), cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0 and "going on after" in done.stderr
     steps = pd.DataFrame(read_log(tmp_path / "m")).step
     assert steps.is_monotonic_increasing and steps.iloc[-1] % 150 == 0
@@ -315,9 +401,9 @@ def test_an_agreement_gives_up_on_processes_that_are_gone(monkeypatch):
         agreement.asks(2)
 
 
-# ---- a sweep ------------------------------------------------------------------------------------------------------
+# ---- a sweep -------------------------------------------------------------------------------------
 
-SAVING = '''
+SAVING = """
 import os, signal, sys, time
 from pathlib import Path
 folder = Path(sys.argv[sys.argv.index("--output_dir") + 1])
@@ -330,19 +416,28 @@ for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, end)
 (folder / "started").touch()
 time.sleep(60)
-'''
+"""
 
 
-@pytest.mark.parametrize("number, passed", [("SIGTERM", "SIGTERM"), ("SIGHUP", "SIGTERM"), ("SIGINT", "SIGINT")])
+@pytest.mark.parametrize(
+    "number, passed", [("SIGTERM", "SIGTERM"), ("SIGHUP", "SIGTERM"), ("SIGINT", "SIGINT")]
+)
 def test_a_sweep_that_is_told_to_end_lets_its_runs_save(number, passed, tmp_path):
     def heed():  # a shell cannot trap what it was started without, as SIGHUP under nohup
         for one in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
             signal.signal(one, signal.SIG_DFL)
+
     (tmp_path / "scripts").mkdir()
     shutil.copy(ROOT / "scripts/sweep", tmp_path / "scripts")
     (tmp_path / "saving.py").write_text(SAVING)
-    process = subprocess.Popen(["scripts/sweep", "runs", "a", "--", "saving.py"], cwd=tmp_path, stderr=subprocess.PIPE,
-                               env=os.environ | {"PYTHON": sys.executable}, text=True, preexec_fn=heed)
+    process = subprocess.Popen(
+        ["scripts/sweep", "runs", "a", "--", "saving.py"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHON": sys.executable},
+        text=True,
+        preexec_fn=heed,
+    )
     deadline = time.monotonic() + 30
     while not (tmp_path / "runs/a/started").exists():
         assert process.poll() is None and time.monotonic() < deadline
@@ -352,12 +447,27 @@ def test_a_sweep_that_is_told_to_end_lets_its_runs_save(number, passed, tmp_path
     assert process.returncode == 130 and (tmp_path / "runs/a/saved").read_text() == passed
 
 
-# ---- at random ----------------------------------------------------------------------------------------------------
+# ---- at random -----------------------------------------------------------------------------------
+
 
 @pytest.mark.slow
 def test_runs_that_are_killed_at_random_end_in_the_same_bits(tmp_path):
     """A few rounds of the kill loop, which says what went wrong."""
-    done = subprocess.run([sys.executable, "tests/kill_loop.py", "--rounds", "2", "--kinds", "distillation",
-                           "clustering", "--folder", tmp_path / "work"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "tests/kill_loop.py",
+            "--rounds",
+            "2",
+            "--kinds",
+            "distillation",
+            "clustering",
+            "--folder",
+            tmp_path / "work",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     assert re.search(r"^equal ends +1 +1$", done.stdout, re.M)

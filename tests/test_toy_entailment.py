@@ -1,4 +1,5 @@
 """The toy task: its logic by hand and in random worlds, its files, and that no shortcut solves it."""
+
 import random
 import subprocess
 import sys
@@ -38,8 +39,18 @@ BOTH_WAYS = [  # premise, hypothesis, premise entails hypothesis, hypothesis ent
     (clause("no", "dog", "run"), clause("no", "dog", "sprint"), True, False),
     (clause("every", "dog", "sprint"), clause("every", "puppy", "run"), True, False),
     (clause("every", "dog", "run"), clause("every", "dog", "sprint"), False, True),
-    (clause("a", "dog", "run", negated=True), clause("a", "dog", "sprint", negated=True), True, False),
-    (clause("a", "puppy", "run", negated=True), clause("a", "dog", "run", negated=True), True, False),
+    (
+        clause("a", "dog", "run", negated=True),
+        clause("a", "dog", "sprint", negated=True),
+        True,
+        False,
+    ),
+    (
+        clause("a", "puppy", "run", negated=True),
+        clause("a", "dog", "run", negated=True),
+        True,
+        False,
+    ),
     # negation and quantifiers
     (clause("a", "dog", "run"), clause("a", "dog", "run", negated=True), False, False),
     (clause("a", "dog", "run"), clause("no", "dog", "run"), False, False),
@@ -59,10 +70,25 @@ BOTH_WAYS = [  # premise, hypothesis, premise entails hypothesis, hypothesis ent
     (in_the("kitchen", "a", "dog", "run"), clause("a", "dog", "run"), True, False),
     (in_the("house", "no", "dog", "run"), in_the("kitchen", "no", "dog", "run"), True, False),
     # who did it to whom
-    (clause("a", "dog", "chase", "cat"), clause("a", "dog", "chase", "cat", passive=True), True, True),
-    (clause("no", "dog", "chase", "cat", passive=True), clause("no", "dog", "chase", "kitten"), True, False),
+    (
+        clause("a", "dog", "chase", "cat"),
+        clause("a", "dog", "chase", "cat", passive=True),
+        True,
+        True,
+    ),
+    (
+        clause("no", "dog", "chase", "cat", passive=True),
+        clause("no", "dog", "chase", "kitten"),
+        True,
+        False,
+    ),
     (clause("a", "dog", "chase", "cat"), clause("a", "cat", "chase", "dog"), False, False),
-    (clause("a", "dog", "chase", "cat", passive=True), clause("a", "cat", "chase", "dog"), False, False),
+    (
+        clause("a", "dog", "chase", "cat", passive=True),
+        clause("a", "cat", "chase", "dog"),
+        False,
+        False,
+    ),
     (clause("a", "dog", "chase", "kitten"), clause("a", "dog", "follow", "cat"), True, False),
 ]
 
@@ -80,25 +106,37 @@ def test_conjunction_entails_its_parts_and_not_the_crossed_ones():
     assert not entails(premise, clause("a", "boy", "sleep"))
 
 
-@pytest.mark.parametrize("premise, text", [
-    ([clause("a", "animal", "sleep")], "An animal slept."),
-    ([clause("more than two", "puppy", "run", negated=True)], "More than two puppies did not run."),
-    ([clause("a", "dog", "chase", "cat", passive=True)], "A cat was chased by a dog."),
-    ([clause("no", "dog", "hug", "cat", passive=True)], "No cat was hugged by any dog."),
-    ([in_the("park", "every", "child", "walk"), clause("two", "dog", "run")],
-     "Every child walked in the park and two dogs ran."),
-])
+@pytest.mark.parametrize(
+    "premise, text",
+    [
+        ([clause("a", "animal", "sleep")], "An animal slept."),
+        (
+            [clause("more than two", "puppy", "run", negated=True)],
+            "More than two puppies did not run.",
+        ),
+        ([clause("a", "dog", "chase", "cat", passive=True)], "A cat was chased by a dog."),
+        ([clause("no", "dog", "hug", "cat", passive=True)], "No cat was hugged by any dog."),
+        (
+            [in_the("park", "every", "child", "walk"), clause("two", "dog", "run")],
+            "Every child walked in the park and two dogs ran.",
+        ),
+    ],
+)
 def test_render(premise, text):
     assert render(premise) == text
 
 
-# --- the theorem: entailed where every world that makes the premise true makes the hypothesis true ---
+# --- the theorem: entailed where every world that makes the premise true makes the hypothesis true
+# ---
+
 
 def holds(c, world):
     """Whether a clause is true of a world, [(kind of individual, [(verb, kind of object, place)])]."""
+
     def does(events):
         asked = c.verb, c.object, c.place
         return any(all(map(toy.is_a, event, asked)) for event in events)
+
     did = [does(events) != c.negated for kind, events in world if toy.is_a(kind, c.noun)]
     kind, count = toy.DETERMINERS[c.det]
     return {"least": sum(did) >= count, "most": sum(did) <= count, "every": all(did)}[kind]
@@ -106,14 +144,20 @@ def holds(c, world):
 
 def random_world(c, rng):
     """A random world with every kind in it, where mostly the clause's own kinds of event happen."""
+
     def below(kind, word):
         words = list(toy.CHILDREN[kind])
         near = [near for near in words if toy.is_a(near, word)]
         return rng.choice(near if rng.random() < 0.8 else words)
+
     activity, world = rng.choice([0, 0.3, 0.8, 1]), []
     for kind in list(toy.CHILDREN["noun"]) * rng.choice([1, 2, 4]):
-        events = [(below("transitive", c.verb), below("noun", c.object), None) if c.object else
-                  (below("verb", c.verb), None, below("place", c.place)) for _ in range(2)]
+        events = [
+            (below("transitive", c.verb), below("noun", c.object), None)
+            if c.object
+            else (below("verb", c.verb), None, below("place", c.place))
+            for _ in range(2)
+        ]
         world.append((kind, [event for event in events if rng.random() < activity]))
     return world
 
@@ -130,11 +174,15 @@ def test_no_random_world_contradicts_an_entailment():
         hypothesis = toy.draw_clause(rng)
         for premise in toy.draw_premise(hypothesis, rng):
             if toy.clause_entails(premise, hypothesis):
-                assert counterexample(premise, hypothesis, rng, tries=10) is None, (premise, hypothesis)
+                assert counterexample(premise, hypothesis, rng, tries=10) is None, (
+                    premise,
+                    hypothesis,
+                )
                 checked += 1
 
 
 # --- the examples ---
+
 
 def test_same_seed_same_rows_other_seed_other_rows(task):
     assert toy.make_task(SIZES, seed=0) == task
@@ -166,7 +214,9 @@ def accuracy(task, features):
 def overlap(rows):
     """The share of the hypothesis's words that are in the premise, (N, 1)."""
     words = [[set(text.lower().rstrip(".").split()) for text in row[:2]] for row in rows]
-    return np.array([[len(premise & hypothesis) / len(hypothesis)] for premise, hypothesis in words])
+    return np.array(
+        [[len(premise & hypothesis) / len(hypothesis)] for premise, hypothesis in words]
+    )
 
 
 def test_neither_the_hypothesis_nor_the_overlap_gives_the_label_away(task):
@@ -176,7 +226,11 @@ def test_neither_the_hypothesis_nor_the_overlap_gives_the_label_away(task):
 
 def test_files_are_in_the_format_of_glue(tmp_path):
     toy.main(["--data_dir", str(tmp_path), "--train", "20", "--dev", "6", "--test", "4"])
-    assert sorted(path.name for path in (tmp_path / "RTE").iterdir()) == ["dev.tsv", "test.tsv", "train.tsv"]
+    assert sorted(path.name for path in (tmp_path / "RTE").iterdir()) == [
+        "dev.tsv",
+        "test.tsv",
+        "train.tsv",
+    ]
     for split, size in {"train": 20, "dev": 6, "test": 4}.items():
         table = pd.read_csv(tmp_path / "RTE" / f"{split}.tsv", sep="\t", quoting=3)
         columns = ["index", "sentence1", "sentence2", "label"]
@@ -194,4 +248,7 @@ def test_a_bad_size_is_the_users_mistake(tmp_path):
 def test_runs_from_any_folder(tmp_path):
     command = [sys.executable, toy.__file__, "--data_dir", "here", "--train", "-1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (1, "error: --train should be from 1 to 100000 rows; found -1\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: --train should be from 1 to 100000 rows; found -1\n",
+    )

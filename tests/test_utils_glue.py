@@ -1,4 +1,7 @@
-"""utils_glue.py: reading, cached features, metrics, submission files and download, on small made-up files."""
+"""utils_glue.py: reading, cached features, metrics, submission files and download, on small made-up
+files.
+"""
+
 import contextlib
 import hashlib
 import http.server
@@ -19,7 +22,13 @@ from common import UserError, cli
 from glue_data.download import download_task
 from glue_data.submission import write_submission, zip_submission
 from glue_data.tasks import TASKS, find_file, get_task, read_examples
-from utils_glue import compute_metrics, feature_cache_dir, load_features, predictions_from_logits, tokenizer_fingerprint
+from utils_glue import (
+    compute_metrics,
+    feature_cache_dir,
+    load_features,
+    predictions_from_logits,
+    tokenizer_fingerprint,
+)
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "glue"
 PAIRS = "index\tsentence1\tsentence2\tlabel\n0\ta b\tc\tentailment\n1\ta b a b a b\tc c c c\tnot_entailment\n"
@@ -39,10 +48,21 @@ def expect_error(*parts):
     return pytest.raises(UserError, match=rf"(?s)^Expected{lookaheads}.*\.$")
 
 
-# ------------------------------------------------------------------------------------------ table, reading
+# ------------------------------------------------------------------------------------------ table,
+# reading
 
-@pytest.mark.parametrize("name, key", [("SST-2", "sst-2"), ("sst2", "sst-2"), ("STSB", "sts-b"),
-                                       ("wnli", "wnli"), ("CoLA", "cola"), ("AX", "ax")])
+
+@pytest.mark.parametrize(
+    "name, key",
+    [
+        ("SST-2", "sst-2"),
+        ("sst2", "sst-2"),
+        ("STSB", "sts-b"),
+        ("wnli", "wnli"),
+        ("CoLA", "cola"),
+        ("AX", "ax"),
+    ],
+)
 def test_task_names(name, key):
     assert get_task(name) is TASKS[key]
 
@@ -54,8 +74,11 @@ def test_unknown_task_lists_the_choices():
 
 def test_both_places_are_found_and_both_are_named(tmp_path):
     rte = get_task("rte")
-    with expect_error(str(tmp_path / "RTE" / "dev.tsv"), str(tmp_path / "dev.tsv"),
-                      f"utils_glue.py download --data_dir {tmp_path} --tasks rte"):
+    with expect_error(
+        str(tmp_path / "RTE" / "dev.tsv"),
+        str(tmp_path / "dev.tsv"),
+        f"utils_glue.py download --data_dir {tmp_path} --tasks rte",
+    ):
         find_file(rte, tmp_path, "dev")
     outside = put(tmp_path, "dev.tsv", PAIRS)
     assert find_file(rte, tmp_path, "dev") == outside
@@ -71,37 +94,107 @@ MNLI_DEV = MNLI_HEADER.replace("label1", "label1\tlabel2")
 PAIR_LABEL = "index\tsentence1\tsentence2\tlabel"
 QQP = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate"
 READABLE = {  # id -> (task, split, file, content, expected examples)
-    "cola without header": ("cola", "train", "train.tsv", "gj04\t1\t\tA b.\ngj04\t0\t*\tB a.\n",
-                            [("0", "A b.", None, 1), ("1", "B a.", None, 0)]),
-    "cola test with header": ("cola", "test", "test.tsv", "index\tsentence\n0\tA b.\n",
-                              [("0", "A b.", None, None)]),
-    "no final newline": ("cola", "dev", "dev.tsv", "gj04\t1\t\tA\ngj04\t1\t\tB",
-                         [("0", "A", None, 1), ("1", "B", None, 1)]),
-    "byte order mark": ("mrpc", "dev", "dev.tsv", "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
-                        "1\t7\t8\tx\ty\n", [("0", "x", "y", 1)]),
-    "quotes": ("sst-2", "dev", "dev.tsv", 'sentence\tlabel\n" a ""b\t1\n\'c"\t0\n',
-               [("0", '" a ""b', None, 1), ("1", "'c\"", None, 0)]),
-    "carriage returns": ("wnli", "dev", "dev.tsv", f"{PAIR_LABEL}\r\n3\ta\tb\t1\r\n", [("3", "a", "b", 1)]),
-    "only newlines end rows": ("sst-2", "train", "train.tsv",
-                               "sentence\tlabel\na\x85b\u2028c\x0bd\t1\ne\rf\t0\n",
-                               [("0", "a\x85b\u2028c\x0bd", None, 1), ("1", "e\rf", None, 0)]),
-    "scores": ("sts-b", "dev", "dev.tsv", "index\tsentence1\tsentence2\tscore\n0\ta\tb\t3.800\n1\ta\tb\t5\n",
-               [("0", "a", "b", 3.8), ("1", "a", "b", 5.0)]),
-    "mnli with extra rows": ("mnli", "train", "train.tsv", MNLI_HEADER
-                             + "40\t1\t1e\ttravel\t(\t(\t(\t(\ta\tb\tneutral\tneutral\n"
-                             + f"1000000\t{MNLI_SIDES}\tc\td\tn/a\tcontradiction\n",
-                             [("40", "a", "b", 2), ("1000000", "c", "d", 0)]),
-    "mnli matched": ("mnli", "dev", "dev_matched.tsv",
-                     f"{MNLI_DEV}5\t{MNLI_SIDES}\ta\tb\tneutral\tneutral\tentailment\n",
-                     [("5", "a", "b", 1)]),
-    "mnli mismatched": ("mnli", "dev_mm", "dev_mismatched.tsv",
-                        f"{MNLI_DEV}6\t{MNLI_SIDES}\tc\td\tentailment\tneutral\tneutral\n",
-                        [("6", "c", "d", 2)]),
+    "cola without header": (
+        "cola",
+        "train",
+        "train.tsv",
+        "gj04\t1\t\tA b.\ngj04\t0\t*\tB a.\n",
+        [("0", "A b.", None, 1), ("1", "B a.", None, 0)],
+    ),
+    "cola test with header": (
+        "cola",
+        "test",
+        "test.tsv",
+        "index\tsentence\n0\tA b.\n",
+        [("0", "A b.", None, None)],
+    ),
+    "no final newline": (
+        "cola",
+        "dev",
+        "dev.tsv",
+        "gj04\t1\t\tA\ngj04\t1\t\tB",
+        [("0", "A", None, 1), ("1", "B", None, 1)],
+    ),
+    "byte order mark": (
+        "mrpc",
+        "dev",
+        "dev.tsv",
+        "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t7\t8\tx\ty\n",
+        [("0", "x", "y", 1)],
+    ),
+    "quotes": (
+        "sst-2",
+        "dev",
+        "dev.tsv",
+        'sentence\tlabel\n" a ""b\t1\n\'c"\t0\n',
+        [("0", '" a ""b', None, 1), ("1", "'c\"", None, 0)],
+    ),
+    "carriage returns": (
+        "wnli",
+        "dev",
+        "dev.tsv",
+        f"{PAIR_LABEL}\r\n3\ta\tb\t1\r\n",
+        [("3", "a", "b", 1)],
+    ),
+    "only newlines end rows": (
+        "sst-2",
+        "train",
+        "train.tsv",
+        "sentence\tlabel\na\x85b\u2028c\x0bd\t1\ne\rf\t0\n",
+        [("0", "a\x85b\u2028c\x0bd", None, 1), ("1", "e\rf", None, 0)],
+    ),
+    "scores": (
+        "sts-b",
+        "dev",
+        "dev.tsv",
+        "index\tsentence1\tsentence2\tscore\n0\ta\tb\t3.800\n1\ta\tb\t5\n",
+        [("0", "a", "b", 3.8), ("1", "a", "b", 5.0)],
+    ),
+    "mnli with extra rows": (
+        "mnli",
+        "train",
+        "train.tsv",
+        MNLI_HEADER
+        + "40\t1\t1e\ttravel\t(\t(\t(\t(\ta\tb\tneutral\tneutral\n"
+        + f"1000000\t{MNLI_SIDES}\tc\td\tn/a\tcontradiction\n",
+        [("40", "a", "b", 2), ("1000000", "c", "d", 0)],
+    ),
+    "mnli matched": (
+        "mnli",
+        "dev",
+        "dev_matched.tsv",
+        f"{MNLI_DEV}5\t{MNLI_SIDES}\ta\tb\tneutral\tneutral\tentailment\n",
+        [("5", "a", "b", 1)],
+    ),
+    "mnli mismatched": (
+        "mnli",
+        "dev_mm",
+        "dev_mismatched.tsv",
+        f"{MNLI_DEV}6\t{MNLI_SIDES}\tc\td\tentailment\tneutral\tneutral\n",
+        [("6", "c", "d", 2)],
+    ),
     "qqp": ("qqp", "train", "train.tsv", f"{QQP}\n9\tn/a\tn/a\ta\tb\t1\n", [("9", "a", "b", 1)]),
-    "qqp test": ("qqp", "test", "test.tsv", "id\tquestion1\tquestion2\n0\ta\tb\n", [("0", "a", "b", None)]),
-    "qnli": ("qnli", "dev", "dev.tsv", "index\tquestion\tsentence\tlabel\n0\ta\tb\tnot_entailment\n",
-             [("0", "a", "b", 1)]),
-    "ax": ("ax", "test", "diagnostic.tsv", "index\tsentence1\tsentence2\n0\ta\tb", [("0", "a", "b", None)]),
+    "qqp test": (
+        "qqp",
+        "test",
+        "test.tsv",
+        "id\tquestion1\tquestion2\n0\ta\tb\n",
+        [("0", "a", "b", None)],
+    ),
+    "qnli": (
+        "qnli",
+        "dev",
+        "dev.tsv",
+        "index\tquestion\tsentence\tlabel\n0\ta\tb\tnot_entailment\n",
+        [("0", "a", "b", 1)],
+    ),
+    "ax": (
+        "ax",
+        "test",
+        "diagnostic.tsv",
+        "index\tsentence1\tsentence2\n0\ta\tb",
+        [("0", "a", "b", None)],
+    ),
 }
 
 
@@ -114,22 +207,52 @@ def test_reading(tmp_path, task, split, file, content, expected):
 
 HEADER = f"{PAIR_LABEL}\n"
 UNREADABLE = {  # id -> (task, content, parts of the error)
-    "columns": ("rte", f"{HEADER}0\ta\tb\tentailment\n1\tb\tentailment\n",
-                ["4 columns", "found 3", "line 3"]),
+    "columns": (
+        "rte",
+        f"{HEADER}0\ta\tb\tentailment\n1\tb\tentailment\n",
+        ["4 columns", "found 3", "line 3"],
+    ),
     "blank line": ("rte", f"{HEADER}\n0\ta\tb\tentailment\n", ["4 columns", "found 1", "line 2"]),
-    "empty text": ("rte", f"{HEADER}0\t \t\tentailment\n", ["sentence1 or sentence2", "none", "line 2"]),
-    "label": ("rte", f"{HEADER}0\ta\tb\tneutral\n", ["entailment, not_entailment", "'neutral'", "line 2"]),
+    "empty text": (
+        "rte",
+        f"{HEADER}0\t \t\tentailment\n",
+        ["sentence1 or sentence2", "none", "line 2"],
+    ),
+    "label": (
+        "rte",
+        f"{HEADER}0\ta\tb\tneutral\n",
+        ["entailment, not_entailment", "'neutral'", "line 2"],
+    ),
     "second header": ("rte", PAIRS + HEADER, ["'label'", "line 4"]),
-    "not utf-8": ("rte", f"{HEADER}0\ta\tb\tentailment\n".encode() + b"1\t\xe9\n",
-                  ["UTF-8", "0xe9", "line 3"]),
+    "not utf-8": (
+        "rte",
+        f"{HEADER}0\ta\tb\tentailment\n".encode() + b"1\t\xe9\n",
+        ["UTF-8", "0xe9", "line 3"],
+    ),
     "empty file": ("rte", "", ["rows", "none"]),
     "header alone": ("rte", HEADER, ["rows", "none"]),
     "empty cola": ("cola", "", ["rows", "none"]),
-    "missing column": ("rte", "index\tsentence1\tlabel\n0\ta\tentailment\n", ["no sentence2", "line 1"]),
+    "missing column": (
+        "rte",
+        "index\tsentence1\tlabel\n0\ta\tentailment\n",
+        ["no sentence2", "line 1"],
+    ),
     "test file as dev": ("rte", "index\tsentence1\tsentence2\n0\ta\tb\n", ["no label", "line 1"]),
-    "high score": ("sts-b", "sentence1\tsentence2\tscore\na\tb\t5.1\n", ["0 to 5", "'5.1'", "line 2"]),
-    "low score": ("sts-b", "sentence1\tsentence2\tscore\na\tb\t-0.1\n", ["0 to 5", "'-0.1'", "line 2"]),
-    "score nan": ("sts-b", "sentence1\tsentence2\tscore\na\tb\tnan\n", ["0 to 5", "'nan'", "line 2"]),
+    "high score": (
+        "sts-b",
+        "sentence1\tsentence2\tscore\na\tb\t5.1\n",
+        ["0 to 5", "'5.1'", "line 2"],
+    ),
+    "low score": (
+        "sts-b",
+        "sentence1\tsentence2\tscore\na\tb\t-0.1\n",
+        ["0 to 5", "'-0.1'", "line 2"],
+    ),
+    "score nan": (
+        "sts-b",
+        "sentence1\tsentence2\tscore\na\tb\tnan\n",
+        ["0 to 5", "'nan'", "line 2"],
+    ),
     "no score": ("sts-b", "sentence1\tsentence2\tscore\na\tb\tx\n", ["0 to 5", "'x'", "line 2"]),
     "cola label": ("cola", "gj04\t1\t\ta\ngj04\t2\t\tb\n", ["0, 1", "'2'", "line 2"]),
 }
@@ -142,24 +265,33 @@ def test_faulty_files(tmp_path, task, content, parts):
         read_examples(get_task(task), tmp_path, "dev")
 
 
-PARTIAL = {"QQP": {"train": 32946, "dev": 1000}, "QNLI": {"train": 9833, "dev": 5463, "test": 5463},
-           "MNLI": {"train": 15130, "dev": 9815, "dev_mm": 1000}}
+PARTIAL = {
+    "QQP": {"train": 32946, "dev": 1000},
+    "QNLI": {"train": 9833, "dev": 5463, "test": 5463},
+    "MNLI": {"train": 15130, "dev": 9815, "dev_mm": 1000},
+}
 
 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason="needs the shared GLUE data")
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_real_files(task):
-    """Every official file reads with the table's number of rows, the subsets with those of their README."""
+    """Every official file reads with the table's number of rows, the subsets with those of their
+    README.
+    """
     for split, rows in PARTIAL.get(task.name, task.rows).items():
         examples = read_examples(task, REAL_DATA, split)
         assert len(examples) == rows
         if split in task.submissions:
-            assert [example.index for example in examples] == [str(number) for number in range(rows)]
+            assert [example.index for example in examples] == [
+                str(number) for number in range(rows)
+            ]
         elif task.labels:
             assert {example.label for example in examples} == set(range(len(task.labels)))
 
 
-# ------------------------------------------------------------------------------------------------ features
+# ------------------------------------------------------------------------------------------------
+# features
+
 
 class CountingTokenizer(BertTokenizer):
     calls = 0
@@ -183,34 +315,53 @@ def load(tmp_path, tokenizer):
 
     def load(tokenizer=tokenizer, length=8, **kwargs):
         cache_dir = tmp_path / "cache"
-        return load_features(get_task("rte"), tmp_path, "dev", tokenizer, length, cache_dir, **kwargs)
+        return load_features(
+            get_task("rte"), tmp_path, "dev", tokenizer, length, cache_dir, **kwargs
+        )
+
     return load
 
 
 def equal(first, second):
     tensors, others = first.tensors, second.tensors
-    return (first[1:] == second[1:] and list(tensors) == list(others)
-            and all(torch.equal(tensors[key], others[key]) and tensors[key].dtype == others[key].dtype
-                    for key in tensors))
+    return (
+        first[1:] == second[1:]
+        and list(tensors) == list(others)
+        and all(
+            torch.equal(tensors[key], others[key]) and tensors[key].dtype == others[key].dtype
+            for key in tensors
+        )
+    )
 
 
 def test_features(load, tmp_path, tokenizer):
     features = load()
-    pad, cls, sep, a, b, c = (WORDS.index(word) for word in ("[PAD]", "[CLS]", "[SEP]", "a", "b", "c"))
+    pad, cls, sep, a, b, c = (
+        WORDS.index(word) for word in ("[PAD]", "[CLS]", "[SEP]", "a", "b", "c")
+    )
     rows = [[cls, a, b, sep, c, sep, pad, pad], [cls, a, b, a, sep, c, c, sep]]
     assert features.tensors["input_ids"].tolist() == rows
     assert features.tensors["attention_mask"].tolist() == [[1] * 6 + [0] * 2, [1] * 8]
-    assert features.tensors["token_type_ids"].tolist() == [[0, 0, 0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 0, 1, 1, 1]]
+    assert features.tensors["token_type_ids"].tolist() == [
+        [0, 0, 0, 0, 1, 1, 0, 0],
+        [0, 0, 0, 0, 0, 1, 1, 1],
+    ]
     assert features.tensors["labels"].tolist() == [0, 1]
     assert {key: tensor.dtype for key, tensor in features.tensors.items()} == {
-        "input_ids": torch.int32, "attention_mask": torch.uint8, "token_type_ids": torch.uint8, "labels": torch.int64}
+        "input_ids": torch.int32,
+        "attention_mask": torch.uint8,
+        "token_type_ids": torch.uint8,
+        "labels": torch.int64,
+    }
     assert features.indices == ["0", "1"]
     digest = hashlib.sha256(PAIRS.encode()).hexdigest()
     assert features.source == {"file": "dev.tsv", "sha256": digest, "rows": 2, "truncated": 1}
     assert [path.name[:9] for path in (tmp_path / "cache").iterdir()] == ["rte_dev_8"]
     content = next((tmp_path / "cache").iterdir()).read_bytes()
     assert digest.encode() in content and tokenizer_fingerprint(tokenizer).encode() in content
-    assert [path.name for path in (tmp_path / "RTE").iterdir()] == ["dev.tsv"], "data folder touched"
+    assert [path.name for path in (tmp_path / "RTE").iterdir()] == ["dev.tsv"], (
+        "data folder touched"
+    )
 
 
 def test_chunks_do_not_matter(load, monkeypatch):
@@ -227,7 +378,9 @@ def test_an_exact_fit_is_not_truncated(load):
 def test_scores_and_test_splits(tmp_path, tokenizer):
     put(tmp_path, "STS-B/dev.tsv", "index\tsentence1\tsentence2\tscore\n0\ta\tb\t3.8\n")
     put(tmp_path, "CoLA/test.tsv", "index\tsentence\n0\ta\n")
-    labels = load_features(get_task("sts-b"), tmp_path, "dev", tokenizer, 8, tmp_path / "c").tensors["labels"]
+    labels = load_features(
+        get_task("sts-b"), tmp_path, "dev", tokenizer, 8, tmp_path / "c"
+    ).tensors["labels"]
     assert labels.dtype == torch.float32 and labels.item() == pytest.approx(3.8)
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
     features = load_features(get_task("cola"), tmp_path, "test", tokenizer, 8, tmp_path / "c")
@@ -240,7 +393,9 @@ def test_a_cache_hit_does_not_tokenize(load, tmp_path, tokenizer):
     assert calls > 0
     assert equal(load(), first)
     again = CountingTokenizer.from_pretrained(tmp_path / "bert")
-    again(["a"], truncation=True, max_length=3, padding="max_length")  # leaves its state in the tokenizer
+    again(
+        ["a"], truncation=True, max_length=3, padding="max_length"
+    )  # leaves its state in the tokenizer
     calls += 1
     assert equal(load(tokenizer=again), first)
     assert equal(load(), first)
@@ -253,7 +408,9 @@ def test_max_samples_comes_after_the_cache(load):
     load()
     calls, features = CountingTokenizer.calls, load(max_samples=1)
     assert CountingTokenizer.calls == calls
-    assert features.indices == ["0"] and {len(tensor) for tensor in features.tensors.values()} == {1}
+    assert features.indices == ["0"] and {len(tensor) for tensor in features.tensors.values()} == {
+        1
+    }
     assert features.source["rows"] == 2
     with expect_error("at least 1", "found 0"):
         load(max_samples=0)
@@ -278,10 +435,17 @@ def flip_last_byte(data):
     return data[:-1] + bytes([data[-1] ^ 1])
 
 
-@pytest.mark.parametrize("damage", [
-    lambda data: b"", lambda data: data[:20], lambda data: data[:-5], flip_last_byte,
-    lambda data: data.replace(b"format 1", b"format 0"),
-    lambda data: data.replace(b"__metadata__", b"__metadada__")])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[:20],
+        lambda data: data[:-5],
+        flip_last_byte,
+        lambda data: data.replace(b"format 1", b"format 0"),
+        lambda data: data.replace(b"__metadata__", b"__metadada__"),
+    ],
+)
 def test_damaged_caches_are_rebuilt(load, tmp_path, damage):
     first = load()
     path = next((tmp_path / "cache").iterdir())
@@ -299,6 +463,7 @@ def test_a_failing_write_leaves_no_cache(load, tmp_path, monkeypatch):
     def fail(tensors, path, metadata):
         Path(path).write_bytes(b"half")
         raise OSError("disk full")
+
     monkeypatch.setattr("safetensors.torch.save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         load()
@@ -320,21 +485,34 @@ def test_default_cache_folder(monkeypatch, tmp_path):
 
 def test_fingerprints_without_a_backend():
     """Slow tokenizers are told apart by vocabulary and arguments."""
+
     class Slow:
         padding_side = truncation_side = "right"
         pad_token_id, model_input_names = 0, ["input_ids"]
 
         def __init__(self, vocab, **init_kwargs):
             self.get_vocab, self.init_kwargs = lambda: vocab, init_kwargs
-    first, reordered, renumbered, configured = map(tokenizer_fingerprint, [
-        Slow({"a": 0, "b": 1}), Slow({"b": 1, "a": 0}), Slow({"a": 1, "b": 0}), Slow({"a": 0, "b": 1}, x=1)])
+
+    first, reordered, renumbered, configured = map(
+        tokenizer_fingerprint,
+        [
+            Slow({"a": 0, "b": 1}),
+            Slow({"b": 1, "a": 0}),
+            Slow({"a": 1, "b": 0}),
+            Slow({"a": 0, "b": 1}, x=1),
+        ],
+    )
     assert first == reordered and len({first, renumbered, configured}) == 3
 
 
-# ------------------------------------------------------------------------------------------------- metrics
+# -------------------------------------------------------------------------------------------------
+# metrics
+
 
 def average_ranks(values):
-    return np.array([(values < value).sum() + ((values == value).sum() + 1) / 2 for value in values])
+    return np.array(
+        [(values < value).sum() + ((values == value).sum() + 1) / 2 for value in values]
+    )
 
 
 def plain_pearson(x, y):
@@ -353,10 +531,20 @@ def plain_f1(p, y):
     return 2 * (p * y).sum() / (p.sum() + y.sum())
 
 
-PLAIN = {"acc": lambda p, y: np.mean(p == y), "f1": plain_f1, "mcc": plain_mcc, "pearson": plain_pearson,
-         "spearmanr": lambda p, y: plain_pearson(average_ranks(p), average_ranks(y))}
-NAMES = {"cola": ["mcc"], "mrpc": ["acc", "f1"], "qqp": ["acc", "f1"], "sts-b": ["pearson", "spearmanr"],
-         "ax": ["mcc"]}
+PLAIN = {
+    "acc": lambda p, y: np.mean(p == y),
+    "f1": plain_f1,
+    "mcc": plain_mcc,
+    "pearson": plain_pearson,
+    "spearmanr": lambda p, y: plain_pearson(average_ranks(p), average_ranks(y)),
+}
+NAMES = {
+    "cola": ["mcc"],
+    "mrpc": ["acc", "f1"],
+    "qqp": ["acc", "f1"],
+    "sts-b": ["pearson", "spearmanr"],
+    "ax": ["mcc"],
+}
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -366,7 +554,9 @@ def test_metrics(name, seed):
     if task.labels:
         labels = rng.integers(len(task.labels), size=50)
         logits = rng.normal(size=(50, len(task.labels))) + np.eye(len(task.labels))[labels]
-        predictions = np.array([max(range(len(row)), key=row.__getitem__) for row in logits.tolist()])
+        predictions = np.array(
+            [max(range(len(row)), key=row.__getitem__) for row in logits.tolist()]
+        )
     else:
         labels = rng.integers(11, size=50) / 2
         logits = (labels + rng.normal(size=50)).round(1)[:, None].astype(np.float32)
@@ -383,11 +573,23 @@ def test_metrics(name, seed):
 @pytest.mark.filterwarnings("error")
 def test_constant_predictions_are_silent():
     labels = np.array([0, 1, 2.5])
-    assert compute_metrics(get_task("sts-b"), np.ones(3), labels) == {"pearson": 0.0, "spearmanr": 0.0}
-    assert compute_metrics(get_task("sts-b"), np.ones(1), np.ones(1)) == {"pearson": 0.0, "spearmanr": 0.0}
-    assert compute_metrics(get_task("sts-b"), labels, np.ones(3)) == {"pearson": 0.0, "spearmanr": 0.0}
+    assert compute_metrics(get_task("sts-b"), np.ones(3), labels) == {
+        "pearson": 0.0,
+        "spearmanr": 0.0,
+    }
+    assert compute_metrics(get_task("sts-b"), np.ones(1), np.ones(1)) == {
+        "pearson": 0.0,
+        "spearmanr": 0.0,
+    }
+    assert compute_metrics(get_task("sts-b"), labels, np.ones(3)) == {
+        "pearson": 0.0,
+        "spearmanr": 0.0,
+    }
     assert compute_metrics(get_task("cola"), np.zeros(2, int), np.array([0, 1])) == {"mcc": 0.0}
-    assert compute_metrics(get_task("mrpc"), np.zeros(2, int), np.zeros(2, int)) == {"acc": 1.0, "f1": 0.0}
+    assert compute_metrics(get_task("mrpc"), np.zeros(2, int), np.zeros(2, int)) == {
+        "acc": 1.0,
+        "f1": 0.0,
+    }
 
 
 def test_metrics_want_equal_shapes():
@@ -395,14 +597,19 @@ def test_metrics_want_equal_shapes():
         compute_metrics(get_task("rte"), np.zeros(2), np.zeros(3))
 
 
-# ---------------------------------------------------------------------------------------- submission files
+# ----------------------------------------------------------------------------------------
+# submission files
 
-@pytest.mark.parametrize("name, split, file, predictions, words", [
-    ("mnli", "test_mm", "MNLI-mm.tsv", [2, 0, 1], ["neutral", "contradiction", "entailment"]),
-    ("rte", "test", "RTE.tsv", [1, 0], ["not_entailment", "entailment"]),
-    ("qqp", "test", "QQP.tsv", [1, 0], ["1", "0"]),
-    ("sts-b", "test", "STS-B.tsv", [5.2, -0.1, 2.34567], ["5.000", "0.000", "2.346"]),
-])
+
+@pytest.mark.parametrize(
+    "name, split, file, predictions, words",
+    [
+        ("mnli", "test_mm", "MNLI-mm.tsv", [2, 0, 1], ["neutral", "contradiction", "entailment"]),
+        ("rte", "test", "RTE.tsv", [1, 0], ["not_entailment", "entailment"]),
+        ("qqp", "test", "QQP.tsv", [1, 0], ["1", "0"]),
+        ("sts-b", "test", "STS-B.tsv", [5.2, -0.1, 2.34567], ["5.000", "0.000", "2.346"]),
+    ],
+)
 def test_submission_files(tmp_path, name, split, file, predictions, words):
     indices = [str(number) for number in range(len(words))]
     write_submission(tmp_path / "new" / file, get_task(name), split, indices, np.array(predictions))
@@ -433,9 +640,21 @@ def test_zip_of_all_eleven(submission, tmp_path, capsys):
     assert cli(utils_glue.main, args) == 0 and "a.zip" in capsys.readouterr().out
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         assert set(archive.namelist()) == {
-            "CoLA.tsv", "SST-2.tsv", "MRPC.tsv", "STS-B.tsv", "QQP.tsv", "MNLI-m.tsv", "MNLI-mm.tsv",
-            "QNLI.tsv", "RTE.tsv", "WNLI.tsv", "AX.tsv"}
-        assert {entry.date_time[0] for entry in archive.infolist()} == {1980}, "the clock is in the zip"
+            "CoLA.tsv",
+            "SST-2.tsv",
+            "MRPC.tsv",
+            "STS-B.tsv",
+            "QQP.tsv",
+            "MNLI-m.tsv",
+            "MNLI-mm.tsv",
+            "QNLI.tsv",
+            "RTE.tsv",
+            "WNLI.tsv",
+            "AX.tsv",
+        }
+        assert {entry.date_time[0] for entry in archive.infolist()} == {1980}, (
+            "the clock is in the zip"
+        )
         rows = ["index\tprediction", "0\tcontradiction", "1\tentailment", "2\tcontradiction", ""]
         assert archive.read("AX.tsv").decode().split("\n") == rows
     for path in tmp_path.rglob("*.tsv"):
@@ -471,14 +690,24 @@ def test_every_problem_is_named(submission, tmp_path):
     with pytest.raises(UserError) as caught:
         zip_submission(submission, tmp_path / "a.zip")
     problems = str(caught.value).split("\n")
-    assert ["STS-B" in problems[0] and "'6'" in problems[0], "QNLI.tsv in exactly one of" in problems[1],
-            "AX.tsv in exactly one of" in problems[2]] == [True] * 3 == [True] * len(problems)
+    assert (
+        [
+            "STS-B" in problems[0] and "'6'" in problems[0],
+            "QNLI.tsv in exactly one of" in problems[1],
+            "AX.tsv in exactly one of" in problems[2],
+        ]
+        == [True] * 3
+        == [True] * len(problems)
+    )
 
 
-# ------------------------------------------------------------------------------------------------ download
+# ------------------------------------------------------------------------------------------------
+# download
+
 
 class Server(http.server.ThreadingHTTPServer):
     """Serves `files` (path -> bytes) on 127.0.0.1; the first `failures` requests get an error 503."""
+
     files, failures, requests, cut = {}, 0, 0, 0
 
     class RequestHandlerClass(http.server.BaseHTTPRequestHandler):
@@ -490,7 +719,7 @@ class Server(http.server.ThreadingHTTPServer):
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body[:len(body) - self.server.cut])
+            self.wfile.write(body[: len(body) - self.server.cut])
 
         def log_message(self, *args):
             pass
@@ -512,9 +741,11 @@ def server(monkeypatch, tmp_path):
         thread.join()
 
 
-QNLI_FILES = {"train.tsv": "index\tquestion\tsentence\tlabel\n0\ta\tb\tentailment\n1\ta\tb\tentailment\n",
-              "dev.tsv": "index\tquestion\tsentence\tlabel\n0\tc\td\tnot_entailment\n",
-              "test.tsv": "index\tquestion\tsentence\n0\ta\td\n"}
+QNLI_FILES = {
+    "train.tsv": "index\tquestion\tsentence\tlabel\n0\ta\tb\tentailment\n1\ta\tb\tentailment\n",
+    "dev.tsv": "index\tquestion\tsentence\tlabel\n0\tc\td\tnot_entailment\n",
+    "test.tsv": "index\tquestion\tsentence\n0\ta\td\n",
+}
 SMALL_QNLI = TASKS["qnli"]._replace(rows={"train": 2, "dev": 1, "test": 1})
 
 
@@ -528,26 +759,45 @@ def zip_of(files):
 
 @pytest.fixture
 def qnli(server, monkeypatch):
-    """The server with a QNLI archive: another folder, a stray copy, a resource fork, escaping members."""
+    """The server with a QNLI archive: another folder, a stray copy, a resource fork, escaping
+    members.
+    """
     strays = ["QNLIv2/original/dev.tsv", "__MACOSX/train.tsv", "../../../test.tsv", "../../new.tsv"]
     files = {f"QNLIv2/{name}": content for name, content in QNLI_FILES.items()}
-    server.files["glue/data/QNLIv2.zip"] = zip_of({"QNLIv2/": ""} | files | dict.fromkeys(strays, "stray"))
+    server.files["glue/data/QNLIv2.zip"] = zip_of(
+        {"QNLIv2/": ""} | files | dict.fromkeys(strays, "stray")
+    )
     monkeypatch.setitem(TASKS, "qnli", SMALL_QNLI)
     return server
 
 
 def files_below(folder):
-    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_text()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 QNLI_PLACED = {f"QNLI/{name}": content for name, content in QNLI_FILES.items()}
 
 
 def test_download_of_a_zip(qnli, tmp_path, capsys):
-    args = ["download", "--data_dir", str(tmp_path / "data"), "--tasks", "QNLI", "--base_url", qnli.url]
+    args = [
+        "download",
+        "--data_dir",
+        str(tmp_path / "data"),
+        "--tasks",
+        "QNLI",
+        "--base_url",
+        qnli.url,
+    ]
     assert cli(utils_glue.main, args) == 0
     assert files_below(tmp_path / "data") == QNLI_PLACED
-    assert files_below(tmp_path).keys() == {"sums/glue.sha256", *(f"data/{name}" for name in QNLI_PLACED)}
+    assert files_below(tmp_path).keys() == {
+        "sums/glue.sha256",
+        *(f"data/{name}" for name in QNLI_PLACED),
+    }
     assert cli(utils_glue.main, args) == 0 and qnli.requests == 1, "a task already there is skipped"
     put(tmp_path, "data/QNLI/dev.tsv", "mine")
     assert cli(utils_glue.main, [*args, "--overwrite"]) == 0
@@ -555,7 +805,10 @@ def test_download_of_a_zip(qnli, tmp_path, capsys):
     capsys.readouterr()
     assert cli(utils_glue.main, ["check", "--data_dir", str(tmp_path / "data")]) == 0
     assert [line.split() for line in capsys.readouterr().out.splitlines()[1:]] == [
-        ["QNLI", "train", "2", "2"], ["QNLI", "dev", "1", "1"], ["QNLI", "test", "1", "1"]]
+        ["QNLI", "train", "2", "2"],
+        ["QNLI", "dev", "1", "1"],
+        ["QNLI", "test", "1", "1"],
+    ]
 
 
 def test_a_partial_folder_is_not_replaced(qnli, tmp_path):
@@ -576,7 +829,8 @@ def test_download_of_mrpc(server, tmp_path):
     sources = {
         "senteval/senteval_data/msr_paraphrase_train.txt": train,
         "senteval/senteval_data/msr_paraphrase_test.txt": test,
-        "glue/data/mrpc_dev_ids.tsv": "2\t12\n1\t11\n"}
+        "glue/data/mrpc_dev_ids.tsv": "2\t12\n1\t11\n",
+    }
     server.files = {path: text.encode() for path, text in sources.items()}
     task = TASKS["mrpc"]._replace(rows={"train": 2, "dev": 2, "test": 2})
     download_task(task, tmp_path, server.url)
@@ -584,7 +838,10 @@ def test_download_of_mrpc(server, tmp_path):
     assert found == {
         "train.tsv": "\n".join(["\ufeff" + header, mrpc_row(0), mrpc_row(3), ""]),
         "dev.tsv": "\n".join(["\ufeff" + header, mrpc_row(1), mrpc_row(2), ""]),
-        "test.tsv": "\n".join([header.replace("Quality", "index"), mrpc_row(8), "1" + mrpc_row(9)[1:], ""])}
+        "test.tsv": "\n".join(
+            [header.replace("Quality", "index"), mrpc_row(8), "1" + mrpc_row(9)[1:], ""]
+        ),
+    }
     for path, name in task.downloads.items():
         assert (tmp_path / "MRPC" / name).read_bytes() == server.files[path]
 
@@ -602,13 +859,25 @@ def test_real_mrpc_is_split_as_glue_does(tmp_path):
 
 
 def test_wrong_checksums_and_row_counts_are_refused(qnli, tmp_path, monkeypatch, capsys):
-    args = ["download", "--data_dir", str(tmp_path / "data"), "--tasks", "qnli", "--base_url", qnli.url]
+    args = [
+        "download",
+        "--data_dir",
+        str(tmp_path / "data"),
+        "--tasks",
+        "qnli",
+        "--base_url",
+        qnli.url,
+    ]
     good = hashlib.sha256(QNLI_FILES["dev.tsv"].encode()).hexdigest()
     monkeypatch.setitem(TASKS, "qnli", SMALL_QNLI._replace(rows={"train": 3, "dev": 1, "test": 1}))
     bad = "0" * 64
-    for sums, parts in ((f"{bad}  QNLI/dev.tsv\n{bad}  RTE/dev.tsv\n", ["QNLI/dev.tsv", bad, good]),
-                        (f"{good}  QNLI/dev.tsv\n{bad}  RTE/dev.tsv\n",
-                         ["number of rows 3 of QNLI/train.tsv", "found 2"])):
+    for sums, parts in (
+        (f"{bad}  QNLI/dev.tsv\n{bad}  RTE/dev.tsv\n", ["QNLI/dev.tsv", bad, good]),
+        (
+            f"{good}  QNLI/dev.tsv\n{bad}  RTE/dev.tsv\n",
+            ["number of rows 3 of QNLI/train.tsv", "found 2"],
+        ),
+    ):
         download.CHECKSUMS.write_text(sums)
         assert cli(utils_glue.main, args) == 1
         error = capsys.readouterr().err
@@ -649,8 +918,11 @@ def test_known_checksums():
     """glue.sha256 has sha256sum's format and names files of the table alone."""
     text = Path(download.__file__).with_name("glue.sha256").read_text()
     lines = [line.split("  ") for line in text.splitlines()]
-    known = {f"{task.folder}/{name}" for task in TASKS.values()
-             for name in (*task.files.values(), *task.downloads.values())}
+    known = {
+        f"{task.folder}/{name}"
+        for task in TASKS.values()
+        for name in (*task.files.values(), *task.downloads.values())
+    }
     assert len(lines) == 15 and {place for _, place in lines} <= known
     assert all(len(digest) == 64 and int(digest, 16) for digest, _ in lines)
     for digest, place in lines if REAL_DATA.is_dir() else []:

@@ -4,12 +4,18 @@ glibc maps every large tensor anew and gives it back when it is freed; the kerne
 pages on first touch, thousands in a step: a tenth of the step's time on a CPU (results/LOG.md).
 No number that is computed depends on it.
 """
+
 import contextlib
 import ctypes
 import os
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
-SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+SETTINGS = (
+    "MALLOC_TRIM_THRESHOLD_",
+    "MALLOC_MMAP_MAX_",
+    "MALLOC_MMAP_THRESHOLD_",
+    "GLIBC_TUNABLES",
+)
 
 
 def keep_freed_memory():

@@ -1,21 +1,35 @@
 """Queries, keys and values of a model's last self-attention, heard while it runs; for MiniLM."""
+
 import contextlib
 
 import accelerate
 
 from common import UserError
 
-FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "albert", "distilbert", "mpnet")
+FAMILIES = (
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "electra",
+    "albert",
+    "distilbert",
+    "mpnet",
+)
 PROJECTIONS = (("query", "key", "value"), ("q_lin", "k_lin", "v_lin"), ("q", "k", "v"))
 
 
 def last_attention(model):
     """The model, unwrapped, and the three projections of its last self-attention."""
-    plain = accelerate.utils.extract_model_from_parallel(model, keep_fp32_wrapper=True, keep_torch_compile=False)
+    plain = accelerate.utils.extract_model_from_parallel(
+        model, keep_fp32_wrapper=True, keep_torch_compile=False
+    )
     family = plain.config.model_type
     if family not in FAMILIES:
-        raise UserError(f"MiniLM needs a model whose attention is softmax(QKᵀ/√d), of the families "
-                        f"{', '.join(FAMILIES)}; found {family}: take one of these, or another method")
+        raise UserError(
+            f"MiniLM needs a model whose attention is softmax(QKᵀ/√d), of the families "
+            f"{', '.join(FAMILIES)}; found {family}: take one of these, or another method"
+        )
     for module in plain.modules():
         children = dict(module.named_children())
         for names in PROJECTIONS:
@@ -31,15 +45,21 @@ def has_position_bias(model):
 
 @contextlib.contextmanager
 def heard(model):
-    """Within it, the list yielded fills with the last queries, keys and values of a forward, (k, A, W, d) each."""
+    """Within it, the list yielded fills with the last queries, keys and values of a forward, (k, A,
+    W, d) each.
+    """
     plain, projections = last_attention(model)
     heads, outputs = plain.config.num_attention_heads, [None] * 3
 
     def listener(i):
         def listen(module, arguments, x):
             outputs[i] = x.unflatten(-1, (heads, -1)).transpose(1, 2)  # (k, W, A*d) -> (k, A, W, d)
+
         return listen
-    handles = [projection.register_forward_hook(listener(i)) for i, projection in enumerate(projections)]
+
+    handles = [
+        projection.register_forward_hook(listener(i)) for i, projection in enumerate(projections)
+    ]
     try:
         yield outputs
     finally:

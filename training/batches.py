@@ -1,4 +1,7 @@
-"""Global mini-batches: their order, the rows of each process, and the models' outputs gathered over processes."""
+"""Global mini-batches: their order, the rows of each process, and the models' outputs gathered over
+processes.
+"""
+
 import contextlib
 import inspect
 import math
@@ -16,12 +19,14 @@ SORTED = 16  # mini-batches whose rows are sorted by length among themselves, wh
 
 
 class Outputs(NamedTuple):
-    """What a model says of a mini-batch: logits (B, K); features, one (B, W, D) for each layer asked for; attention,
-    the last layer's queries, keys and values, (B, A, W, d) each, A being its heads.
+    """What a model says of a mini-batch: logits (B, K); features, one (B, W, D) for each layer
+    asked for; attention, the last layer's queries, keys and values, (B, A, W, d) each, A being its
+    heads.
 
-    Of a teacher whose outputs are cached instead what the structures need of its features: tokens, one
-    cka.token_structure (B, W, W) a layer, and relations, cka.memory_relations to its memory.
+    Of a teacher whose outputs are cached instead what the structures need of its features: tokens,
+    one cka.token_structure (B, W, W) a layer, and relations, cka.memory_relations to its memory.
     """
+
     logits: torch.Tensor | None = None
     features: tuple = ()
     tokens: tuple = ()
@@ -30,13 +35,14 @@ class Outputs(NamedTuple):
 
 
 def epoch_order(rows, batch_size, seed, epoch, lengths=None):
-    """The mini-batches of an epoch, a tuple of index tensors. lengths: (rows,), to group rows by length.
+    """The mini-batches of an epoch, a tuple of index tensors. lengths: (rows,), to group rows by
+    length.
 
-    Grouped are the rows of every SORTED mini-batches that follow each other in the random order; the order of the
-    mini-batches stays random.
+    Grouped are the rows of every SORTED mini-batches that follow each other in the random order;
+    the order of the mini-batches stays random.
     """
     own = 1000 * seed + epoch  # as published; beyond these it would be that of another seed's epoch
-    if epoch >= 1000 or own >= 2 ** 32:
+    if epoch >= 1000 or own >= 2**32:
         own = mix(seed, "epoch", epoch)
     generator = torch.Generator().manual_seed(own)
     order = torch.randperm(rows, generator=generator)
@@ -48,40 +54,59 @@ def epoch_order(rows, batch_size, seed, epoch, lengths=None):
 
 
 def windows(rows, batch_size, accumulation, seed, first_step, total_steps, lengths=None):
-    """For each optimizer step from first_step on: (step, epoch, mini-batches), each mini-batch a tensor of indices.
+    """For each optimizer step from first_step on: (step, epoch, mini-batches), each mini-batch a
+    tensor of indices.
 
-    The order of an epoch depends on the seed and the epoch alone, so a resumed run needs no state to find its place.
+    The order of an epoch depends on the seed and the epoch alone, so a resumed run needs no state
+    to find its place.
     """
     steps = math.ceil(math.ceil(rows / batch_size) / accumulation)
     for step in range(first_step, total_steps):
         epoch, place = divmod(step, steps)
         if place == 0 or step == first_step:
             batches = epoch_order(rows, batch_size, seed, epoch, lengths)
-        yield step + 1, epoch + (place + 1) / steps, batches[place * accumulation:(place + 1) * accumulation]
+        yield (
+            step + 1,
+            epoch + (place + 1) / steps,
+            batches[place * accumulation : (place + 1) * accumulation],
+        )
 
 
 class Rows(torch.utils.data.Dataset):
-    """A data set whose items are mini-batches, rows[indices] -> dict, so that a loader's workers can prepare them.
+    """A data set whose items are mini-batches, rows[indices] -> dict, so that a loader's workers
+    can prepare them.
 
-    features: name -> tensor (rows, ...); indices are those of a global mini-batch, of which process `rank` of `world`
-    computes its share. cut: leave out the columns before the first and after the last token of the longest row. cache:
-    a TeacherCache to read, too.
+    features: name -> tensor (rows, ...); indices are those of a global mini-batch, of which process
+    `rank` of `world` computes its share. cut: leave out the columns before the first and after the
+    last token of the longest row. cache: a TeacherCache to read, too.
     """
 
     def __init__(self, features, cut=False, rank=0, world=1, cache=None):
-        self.features, self.cut, self.rank, self.world, self.cache = features, cut, rank, world, cache
+        self.features, self.cut, self.rank, self.world, self.cache = (
+            features,
+            cut,
+            rank,
+            world,
+            cache,
+        )
 
     def __getitem__(self, indices):
-        """indices (B,); inputs, the (k, W') of this process; targets, of the whole mini-batch: labels (B,),
-        attention_mask (B, W') and, if columns may be left out, `columns` (W',), which of the W these are; teacher, the
-        cached outputs.
+        """indices (B,); inputs, the (k, W') of this process; targets, of the whole mini-batch:
+        labels (B,), attention_mask (B, W') and, if columns may be left out, `columns` (W',), which
+        of the W these are; teacher, the cached outputs.
         """
         mask = self.features["attention_mask"][indices].bool()
         columns = span(mask) if self.cut else slice(None)
-        mine = indices[self.rank::self.world]
-        if len(mine) < math.ceil(len(indices) / self.world):  # of a partial mini-batch: filled up, dropped by `gather`
+        mine = indices[self.rank :: self.world]
+        if len(mine) < math.ceil(
+            len(indices) / self.world
+        ):  # of a partial mini-batch: filled up, dropped by `gather`
             mine = torch.cat([mine, indices[:1]])
-        inputs = {key: value[mine][:, columns].long() for key, value in self.features.items() if key != "labels"}
+        inputs = {
+            key: value[mine][:, columns].long()
+            for key, value in self.features.items()
+            if key != "labels"
+        }
         targets = {"attention_mask": mask[:, columns]}
         if self.cut:
             targets["columns"] = torch.arange(columns.start, columns.stop)
@@ -92,27 +117,42 @@ class Rows(torch.utils.data.Dataset):
 
     def loader(self, batches, workers, pin_memory):
         """The items of these index tensors, prepared ahead by so many worker processes."""
-        # a generator of its own: the loader draws a seed, which would shift the training's random numbers
-        return torch.utils.data.DataLoader(self, None, sampler=batches, num_workers=workers, pin_memory=pin_memory,
-                                           generator=torch.Generator(), worker_init_fn=outlive_saving)
+        # a generator of its own: the loader draws a seed, which would shift the training's random
+        # numbers
+        return torch.utils.data.DataLoader(
+            self,
+            None,
+            sampler=batches,
+            num_workers=workers,
+            pin_memory=pin_memory,
+            generator=torch.Generator(),
+            worker_init_fn=outlive_saving,
+        )
 
 
 def span(mask):
-    """The columns from the first to the last that is no padding in all rows, a slice. mask: (B, W) bool."""
+    """The columns from the first to the last that is no padding in all rows, a slice. mask: (B, W)
+    bool.
+    """
     real = mask.any(0).nonzero()
     return slice(int(real[0]), int(real[-1]) + 1) if len(real) else slice(0, mask.shape[1])
 
 
 def outlive_saving(worker):
-    """SIGTERM to all processes of a run leaves a loader's workers the seconds in which their parent saves."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(30))  # they end before, when the loader is closed
+    """SIGTERM to all processes of a run leaves a loader's workers the seconds in which their parent
+    saves.
+    """
+    signal.signal(
+        signal.SIGTERM, lambda *_: signal.alarm(30)
+    )  # they end before, when the loader is closed
 
 
 class GatherRows(torch.autograd.Function):
     """(k, ...) of this process -> (processes, k, ...) of all.
 
-    Every process computes the same loss from the gathered rows, and DistributedDataParallel averages the parameters'
-    gradients; so a row's gradient, times the number of processes, is that of one process with the whole mini-batch.
+    Every process computes the same loss from the gathered rows, and DistributedDataParallel
+    averages the parameters' gradients; so a row's gradient, times the number of processes, is that
+    of one process with the whole mini-batch.
     """
 
     @staticmethod
@@ -128,7 +168,8 @@ class GatherRows(torch.autograd.Function):
 
 
 class MiniBatch:
-    """One global mini-batch on the device: an item of Rows, and how all processes' outputs come together.
+    """One global mini-batch on the device: an item of Rows, and how all processes' outputs come
+    together.
 
     world: over how many processes its rows are spread.
     """
@@ -137,27 +178,40 @@ class MiniBatch:
         self.indices, self.size, self.world = item["indices"], len(item["indices"]), world
         self.inputs, self.targets, self.teacher = (
             {key: value.to(device, non_blocking=True) for key, value in item[part].items()}
-            for part in ("inputs", "targets", "teacher"))
+            for part in ("inputs", "targets", "teacher")
+        )
 
     def gather(self, x):
-        """(k, ...) rows of this process -> (B, ...) of the global mini-batch, in the order of its indices."""
+        """(k, ...) rows of this process -> (B, ...) of the global mini-batch, in the order of its
+        indices.
+        """
         if self.world == 1:
             return x
-        return GatherRows.apply(x).transpose(0, 1).flatten(0, 1)[:self.size]  # (P, k, ...) -> (k, P, ...) -> (B, ...)
+        return (
+            GatherRows.apply(x).transpose(0, 1).flatten(0, 1)[: self.size]
+        )  # (P, k, ...) -> (k, P, ...) -> (B, ...)
 
     def arguments(self, model):
-        """This process's rows as the arguments that the model's forward has; some have no token_type_ids."""
-        plain = accelerate.utils.extract_model_from_parallel(model, keep_fp32_wrapper=True, keep_torch_compile=False)
+        """This process's rows as the arguments that the model's forward has; some have no
+        token_type_ids.
+        """
+        plain = accelerate.utils.extract_model_from_parallel(
+            model, keep_fp32_wrapper=True, keep_torch_compile=False
+        )
         accepted = set(inspect.signature(plain.forward).parameters)
         types = getattr(plain.config, "type_vocab_size", None)
-        if types is not None and types < 2:  # RoBERTa's one type is what it takes when none are given
+        if (
+            types is not None and types < 2
+        ):  # RoBERTa's one type is what it takes when none are given
             accepted.discard("token_type_ids")
         return {key: value for key, value in self.inputs.items() if key in accepted}
 
     def forward(self, model, layers=(), attention=False):
-        """The model's Outputs for the global mini-batch, with the hidden states at `layers` and no others.
+        """The model's Outputs for the global mini-batch, with the hidden states at `layers` and no
+        others.
 
-        Where padding may be cut off, what is left of it is not computed either, as far as the model can do without.
+        Where padding may be cut off, what is left of it is not computed either, as far as the model
+        can do without.
         """
         listening = heard(model) if attention else contextlib.nullcontext(())
         leaving_out = contextlib.nullcontext()
@@ -169,14 +223,18 @@ class MiniBatch:
         if rows:
             hidden, qkv = map(rows.pad, hidden), [rows.pad(x, dim=2) for x in qkv]
         logits = self.gather(out.logits) if "logits" in out else None
-        return Outputs(logits, tuple(map(self.gather, hidden)), attention=tuple(map(self.gather, qkv)))
+        return Outputs(
+            logits, tuple(map(self.gather, hidden)), attention=tuple(map(self.gather, qkv))
+        )
 
 
 def uncut(x, targets, *shape):
-    """What was computed of a cut mini-batch at its place in whole rows, 0 elsewhere: (B, ...) -> (B, *shape)."""
+    """What was computed of a cut mini-batch at its place in whole rows, 0 elsewhere: (B, ...) ->
+    (B, *shape).
+    """
     for dim, size in enumerate(shape, start=1):
         if x.shape[dim] != size:
-            whole = x.new_zeros(*x.shape[:dim], size, *x.shape[dim + 1:])
+            whole = x.new_zeros(*x.shape[:dim], size, *x.shape[dim + 1 :])
             x = whole.index_copy(dim, targets["columns"], x)
     return x
 
@@ -188,7 +246,9 @@ def first_tokens(h, targets):
 
 
 def flat(h, targets, length, mask_padding):
-    """Features of samples as rows: (B, W', D) -> (B, W*D), W = length; with mask_padding, padded positions are 0."""
+    """Features of samples as rows: (B, W', D) -> (B, W*D), W = length; with mask_padding, padded
+    positions are 0.
+    """
     if not mask_padding:
         return h.flatten(1)
     h = h * targets["attention_mask"].unsqueeze(-1)

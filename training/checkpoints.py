@@ -1,4 +1,7 @@
-"""The state of a training, and checkpoints: a HuggingFace folder of the student plus that state. Nothing is pickled."""
+"""The state of a training, and checkpoints: a HuggingFace folder of the student plus that state.
+Nothing is pickled.
+"""
+
 import math
 import re
 from pathlib import Path
@@ -13,10 +16,11 @@ from training.records import as_of_today
 
 
 class Meter:
-    """Sums of named scalars, kept on the device so that no step waits for it; read only when logging or saving.
+    """Sums of named scalars, kept on the device so that no step waits for it; read only when
+    logging or saving.
 
-    undefined, of: by name, how many of the values that the scalars are means of were undefined, and of how many; `of`
-    is known without the device.
+    undefined, of: by name, how many of the values that the scalars are means of were undefined, and
+    of how many; `of` is known without the device.
     """
 
     def __init__(self, names, device):
@@ -25,28 +29,43 @@ class Meter:
         self.of = {}
         self.sums = torch.zeros(len(self.names), dtype=torch.float64, device=device)
         self.count = 0
-        self.first_bad = torch.zeros(len(self.names), dtype=torch.int64, device=device)  # step of the first NaN or inf
+        self.first_bad = torch.zeros(
+            len(self.names), dtype=torch.int64, device=device
+        )  # step of the first NaN or inf
 
     def add(self, step, values, counted=None):
         """counted: name -> distill.Counted, of the scalars that leave undefined values out."""
         for name, found in (counted or {}).items():
             self.undefined[self.names.index(name)] += found.undefined
             self.of[name] = self.of.get(name, 0) + found.of
-        values = torch.stack([torch.as_tensor(values[name]).detach().double() for name in self.names])
+        values = torch.stack(
+            [torch.as_tensor(values[name]).detach().double() for name in self.names]
+        )
         self.sums += values
         self.count += 1
-        self.first_bad = torch.where((self.first_bad == 0) & ~values.isfinite(), step, self.first_bad)
+        self.first_bad = torch.where(
+            (self.first_bad == 0) & ~values.isfinite(), step, self.first_bad
+        )
 
     def check(self):
         """Refuse to go on, or to save, after a NaN."""
-        bad = [(step, name) for step, name in zip(self.first_bad.tolist(), self.names, strict=True) if step]
+        bad = [
+            (step, name)
+            for step, name in zip(self.first_bad.tolist(), self.names, strict=True)
+            if step
+        ]
         if bad:
             step, name = min(bad, key=lambda pair: pair[0])
-            raise UserError(f"the loss term {name} was not a finite number at step {step}: lower --learning_rate or "
-                            "the term's weight, or run without --fp16; earlier checkpoints are whole")
+            raise UserError(
+                f"the loss term {name} was not a finite number at step {step}: lower "
+                "--learning_rate or the term's weight, or run without --fp16; earlier checkpoints "
+                "are whole"
+            )
 
     def read(self):
-        """Since the last reading: the means, how many undefined values each was without, and of which most were so."""
+        """Since the last reading: the means, how many undefined values each was without, and of
+        which most were so.
+        """
         means = dict(zip(self.names, (self.sums / max(self.count, 1)).tolist(), strict=True))
         counts = dict(zip(self.names, self.undefined.tolist(), strict=True))
         undefined = {f"undefined_{name}": int(counts[name]) for name in self.of}
@@ -58,28 +77,39 @@ class Meter:
 
 
 def make_optimizer(args, model, losses, precision):
-    """AdamW, with --weight_decay on all but biases, norms and the losses' parameters, which have their own rate."""
+    """AdamW, with --weight_decay on all but biases, norms and the losses' parameters, which have
+    their own rate.
+    """
     decayed = {p: p.ndim > 1 for p in model.parameters()}
-    groups = [{"params": [p for p, d in decayed.items() if d], "weight_decay": args.weight_decay},
-              {"params": [p for p, d in decayed.items() if not d], "weight_decay": 0.0}]
+    groups = [
+        {"params": [p for p, d in decayed.items() if d], "weight_decay": args.weight_decay},
+        {"params": [p for p, d in decayed.items() if not d], "weight_decay": 0.0},
+    ]
     if own := list(losses.parameters()):
         rate = getattr(args, "student_memory_learning_rate", None)
-        groups.append({"params": own, "weight_decay": 0.0, "lr": args.learning_rate if rate is None else rate})
-    fused = precision != "fp16"  # a fused step hides from accelerate that the loss scaler skipped it
+        groups.append(
+            {"params": own, "weight_decay": 0.0, "lr": args.learning_rate if rate is None else rate}
+        )
+    fused = (
+        precision != "fp16"
+    )  # a fused step hides from accelerate that the loss scaler skipped it
     return torch.optim.AdamW(groups, lr=args.learning_rate, eps=args.adam_epsilon, fused=fused)
 
 
 class State:
-    """All that a resumed run needs beside the student's weights: the losses' own parameters (such as the student
-    memory), optimizer, schedule, random numbers, running sums.
+    """All that a resumed run needs beside the student's weights: the losses' own parameters (such
+    as the student memory), optimizer, schedule, random numbers, running sums.
     """
 
     def __init__(self, args, accelerator, student, losses, total_steps, meter):
         self.accelerator, self.losses, self.meter = accelerator, losses, meter
-        self.optimizer = accelerator.prepare(make_optimizer(args, student, losses, accelerator.mixed_precision))
+        self.optimizer = accelerator.prepare(
+            make_optimizer(args, student, losses, accelerator.mixed_precision)
+        )
         warmup = args.warmup_steps or math.ceil(args.warmup_ratio * total_steps)
         self.scheduler = transformers.get_linear_schedule_with_warmup(
-            self.optimizer.optimizer, warmup, total_steps)
+            self.optimizer.optimizer, warmup, total_steps
+        )
         self.step, self.seconds, self.examples = 0, 0.0, 0
 
     def random_state(self):
@@ -96,13 +126,21 @@ class State:
         for i, entry in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{key}": value for key, value in entry.items()}
         for key, value in self.random_state().items():
-            tensors[f"random.{key}"] = self.accelerator.gather(value[None].to(self.accelerator.device))
+            tensors[f"random.{key}"] = self.accelerator.gather(
+                value[None].to(self.accelerator.device)
+            )
         scaler = self.accelerator.scaler
         return {key: value.cpu().contiguous() for key, value in tensors.items()}, {
-            "step": self.step, "seconds": self.seconds, "examples": self.examples, "meter_count": self.meter.count,
+            "step": self.step,
+            "seconds": self.seconds,
+            "examples": self.examples,
+            "meter_count": self.meter.count,
             "meter_of": self.meter.of,
-            "scheduler": {k: v for k, v in self.scheduler.state_dict().items() if k != "lr_lambdas"},
-            "scaler": scaler.state_dict() if scaler else None}
+            "scheduler": {
+                k: v for k, v in self.scheduler.state_dict().items() if k != "lr_lambdas"
+            },
+            "scaler": scaler.state_dict() if scaler else None,
+        }
 
     def unpack(self, tensors, progress):
         optimizer = self.optimizer.state_dict()
@@ -111,8 +149,13 @@ class State:
             if kind == "optimizer":
                 i, name = rest.split(".")
                 optimizer["state"].setdefault(int(i), {})[name] = value
-        self.losses.load_state_dict({key.removeprefix("losses."): value for key, value in tensors.items()
-                                     if key.startswith("losses.")})
+        self.losses.load_state_dict(
+            {
+                key.removeprefix("losses."): value
+                for key, value in tensors.items()
+                if key.startswith("losses.")
+            }
+        )
         groups = optimizer["param_groups"]
         self.scheduler.load_state_dict(progress["scheduler"] | {"lr_lambdas": [None] * len(groups)})
         for group, rate in zip(groups, progress["scheduler"]["_last_lr"], strict=True):
@@ -128,7 +171,11 @@ class State:
             torch.cuda.set_rng_state(tensors["random.cuda"][rank], self.accelerator.device)
         if progress["scaler"] and self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(progress["scaler"])
-        self.step, self.seconds, self.examples = progress["step"], progress["seconds"], progress["examples"]
+        self.step, self.seconds, self.examples = (
+            progress["step"],
+            progress["seconds"],
+            progress["examples"],
+        )
 
 
 def step_of(checkpoint):
@@ -138,49 +185,86 @@ def step_of(checkpoint):
 
 def checkpoints(folder):
     """The whole checkpoints in a folder, oldest first."""
-    found = [p for p in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
+    found = [
+        p for p in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)
+    ]
     return sorted((p for p in found if (p / "progress.json").is_file()), key=step_of)
 
 
 def save_checkpoint(output_dir, step, save_model, tensors, progress, keep):
     """Write checkpoint-STEP atomically and delete all but the newest `keep` (0 keeps all).
 
-    progress.json has the sha256 of the other files beside the progress: a resumed run goes on from just these.
+    progress.json has the sha256 of the other files beside the progress: a resumed run goes on from
+    just these.
     """
     with atomic_path(Path(output_dir) / f"checkpoint-{step}") as folder:
         save_model(folder)
         save_file(tensors, folder / "training_state.safetensors")
-        sums = {str(file.relative_to(folder)): sha256_of_file(file) for file in sorted(folder.rglob("*"))
-                if file.is_file()}
+        sums = {
+            str(file.relative_to(folder)): sha256_of_file(file)
+            for file in sorted(folder.rglob("*"))
+            if file.is_file()
+        }
         write_json(folder / "progress.json", progress | {"sha256": sums})
     for old in checkpoints(output_dir)[:-keep] if keep > 0 else []:
         remove_folder(old)
 
 
 def check_whole(folder):
-    """Refuse a checkpoint whose files are not those that were saved; earlier versions wrote no sums to tell by."""
+    """Refuse a checkpoint whose files are not those that were saved; earlier versions wrote no sums
+    to tell by.
+    """
     for name, expected in read_json(folder / "progress.json").get("sha256", {}).items():
         found = sha256_of_file(folder / name) if (folder / name).is_file() else "no file"
         if found != expected:
-            raise UserError(f"the checkpoint {folder} is damaged: {name} should have the sha256 {expected[:12]}, found "
-                            f"{found[:12]}: delete the checkpoint to go on from an older one or to start afresh")
+            raise UserError(
+                f"the checkpoint {folder} is damaged: {name} should have the sha256 "
+                f"{expected[:12]}, found {found[:12]}: delete the checkpoint to go on from an "
+                "older one or to start afresh"
+            )
 
 
 def restore(state, folder):
     """Give a State what save_checkpoint wrote of one."""
     try:
-        state.unpack(load_file(folder / "training_state.safetensors"), read_json(folder / "progress.json"))
+        state.unpack(
+            load_file(folder / "training_state.safetensors"), read_json(folder / "progress.json")
+        )
     except (OSError, ValueError, KeyError, IndexError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"the checkpoint {folder} is damaged ({type(error).__name__}: {error}): delete it to go on "
-                        "from an older one or to start afresh") from None
+        raise UserError(
+            f"the checkpoint {folder} is damaged ({type(error).__name__}: {error}): delete it to "
+            "go on from an older one or to start afresh"
+        ) from None
 
 
 # Flags that may change between a killed run and its resumption: they do not touch what is trained.
-FREE_TO_CHANGE = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "run_file", "results_csv", "data_dir",
-                  "cache_dir", "overwrite_cache", "student_model_name_or_path", "save_steps", "save_total_limit",
-                  "logging_steps", "do_eval", "do_predict", "eval_all_checkpoints", "evaluate_during_training",
-                  "max_eval_samples", "max_predict_samples", "per_gpu_eval_batch_size", "model_name_or_path",
-                  "model_type", "student_model_type", "teacher_memory_path", "teacher_cache", "dataloader_num_workers"}
+FREE_TO_CHANGE = {
+    "output_dir",
+    "overwrite_output_dir",
+    "resume_from_checkpoint",
+    "run_file",
+    "results_csv",
+    "data_dir",
+    "cache_dir",
+    "overwrite_cache",
+    "student_model_name_or_path",
+    "save_steps",
+    "save_total_limit",
+    "logging_steps",
+    "do_eval",
+    "do_predict",
+    "eval_all_checkpoints",
+    "evaluate_during_training",
+    "max_eval_samples",
+    "max_predict_samples",
+    "per_gpu_eval_batch_size",
+    "model_name_or_path",
+    "model_type",
+    "student_model_type",
+    "teacher_memory_path",
+    "teacher_cache",
+    "dataloader_num_workers",
+}
 
 
 def run_settings(args):
@@ -189,39 +273,59 @@ def run_settings(args):
 
 
 def check_output(args, method):
-    """Refuse an output folder that holds a finished run or a foreign model, unless it may be overwritten."""
+    """Refuse an output folder that holds a finished run or a foreign model, unless it may be
+    overwritten.
+    """
     output = Path(args.output_dir)
     if args.overwrite_output_dir:
         return
     run = read_json(output / "run.json")
     if run and (run.get("method") == "memory") != (method == "memory"):
-        raise UserError(f"the output folder {output} holds a run of {run.get('method')}, and this one is of {method}: "
-                        "pass --overwrite_output_dir to replace it, or name another --output_dir")
+        raise UserError(
+            f"the output folder {output} holds a run of {run.get('method')}, and this one is of "
+            f"{method}: pass --overwrite_output_dir to replace it, or name another --output_dir"
+        )
     if run.get("finished"):
-        raise UserError(f"the output folder {output} holds a finished run: pass --overwrite_output_dir to replace it, "
-                        "or name another --output_dir")
+        raise UserError(
+            f"the output folder {output} holds a finished run: pass --overwrite_output_dir to "
+            "replace it, or name another --output_dir"
+        )
     if (output / "config.json").exists() and not (output / "run.json").exists():
-        raise UserError(f"the output folder {output} holds a model that no run of this project wrote: name another "
-                        "--output_dir, or pass --overwrite_output_dir to replace it")
+        raise UserError(
+            f"the output folder {output} holds a model that no run of this project wrote: name "
+            "another --output_dir, or pass --overwrite_output_dir to replace it"
+        )
 
 
 def newest_checkpoint(args):
-    """The checkpoint that the flags point to, or None: one that is named, else this run's, else the student's."""
+    """The checkpoint that the flags point to, or None: one that is named, else this run's, else the
+    student's.
+    """
     output, wanted = Path(args.output_dir), args.resume_from_checkpoint
     student = Path(getattr(args, "student_model_name_or_path", None) or output)
     if isinstance(wanted, str):
         if not (Path(wanted) / "progress.json").is_file():
-            raise UserError(f"--resume_from_checkpoint {wanted} is no checkpoint of this project: it has no "
-                            "progress.json")
-        own = {path.resolve(): path for path in checkpoints(output)}  # a link to where one was moved is the run's, too
+            raise UserError(
+                f"--resume_from_checkpoint {wanted} is no checkpoint of this project: it has no "
+                "progress.json"
+            )
+        own = {
+            path.resolve(): path for path in checkpoints(output)
+        }  # a link to where one was moved is the run's, too
         found = own.get(Path(wanted).resolve(), Path(wanted))
         if own and found.parent.resolve() != output.resolve() and not args.overwrite_output_dir:
-            raise UserError(f"--resume_from_checkpoint {wanted} is of another run than the checkpoints in {output}: "
-                            "name another --output_dir, or pass --overwrite_output_dir to replace them")
+            raise UserError(
+                f"--resume_from_checkpoint {wanted} is of another run than the checkpoints in "
+                f"{output}: name another --output_dir, or pass --overwrite_output_dir to replace "
+                "them"
+            )
         return found
     if not student.is_dir():
-        raise UserError(f"--student_model_name_or_path {student} is no folder: give the --output_dir, or a folder with "
-                        "a checkpoint to go on from (the student's start is --model_name_or_path_for_copy)")
+        raise UserError(
+            f"--student_model_name_or_path {student} is no folder: give the --output_dir, or a "
+            "folder with a checkpoint to go on from (the student's start is "
+            "--model_name_or_path_for_copy)"
+        )
     found = [*checkpoints(student), *(checkpoints(output) if student != output else [])]
     if wanted and not found:
         raise UserError(f"--resume_from_checkpoint: there is no checkpoint in {student}")
@@ -229,7 +333,9 @@ def newest_checkpoint(args):
 
 
 def checkpoint_to_resume(args, settings):
-    """The checkpoint this run goes on from, or None for a fresh start; refuses to touch what is not this run's."""
+    """The checkpoint this run goes on from, or None for a fresh start; refuses to touch what is not
+    this run's.
+    """
     check_output(args, settings["method"])
     finished = read_json(Path(args.output_dir) / "run.json").get("finished")
     found = None if finished and not args.resume_from_checkpoint else newest_checkpoint(args)
@@ -246,7 +352,12 @@ def checkpoint_to_resume(args, settings):
 
 def other_settings(where, then, now):
     """The UserError that says in what the settings of what is in `where` differ from this run's."""
-    changed = [f"{key} was {then.get(key)} and is {now.get(key)}" for key in sorted({*then, *now})
-               if then.get(key) != now.get(key)]
-    return UserError(f"{where} was written with other settings ({'; '.join(changed)}): run with those to go on, pass "
-                     "--overwrite_output_dir to start afresh, or name another --output_dir")
+    changed = [
+        f"{key} was {then.get(key)} and is {now.get(key)}"
+        for key in sorted({*then, *now})
+        if then.get(key) != now.get(key)
+    ]
+    return UserError(
+        f"{where} was written with other settings ({'; '.join(changed)}): run with those to go on, "
+        "pass --overwrite_output_dir to start afresh, or name another --output_dir"
+    )

@@ -1,8 +1,11 @@
-"""What a classifier's outputs mean: its classes put into the task's order by their names, and that order tested.
+"""What a classifier's outputs mean: its classes put into the task's order by their names, and that
+order tested.
 
-Names alone cannot decide, as many models have LABEL_0 and LABEL_1 or words of their own. So a teacher is also scored
-on labelled rows: where its classes fit in another order clearly better, it is refused.
+Names alone cannot decide, as many models have LABEL_0 and LABEL_1 or words of their own. So a
+teacher is also scored on labelled rows: where its classes fit in another order clearly better, it
+is refused.
 """
+
 import itertools
 import re
 
@@ -11,21 +14,33 @@ import torch
 
 from glue_data.tasks import get_task
 
-DOUBT = 0.001  # p of a sign test below which one order of the classes is clearly better than another
-NLI = {"contradiction": "contradiction contradictory contradicts", "neutral": "neutral",
-       "entailment": "entailment entails entailed",
-       "not_entailment": "not_entailment non_entailment no_entailment not_entailed"}
+DOUBT = (
+    0.001  # p of a sign test below which one order of the classes is clearly better than another
+)
+NLI = {
+    "contradiction": "contradiction contradictory contradicts",
+    "neutral": "neutral",
+    "entailment": "entailment entails entailed",
+    "not_entailment": "not_entailment non_entailment no_entailment not_entailed",
+}
 WORDS = {  # task -> for each of its classes, the spellings beside the data file's
-    "CoLA": ("unacceptable not_acceptable ungrammatical incorrect", "acceptable grammatical correct"),
+    "CoLA": (
+        "unacceptable not_acceptable ungrammatical incorrect",
+        "acceptable grammatical correct",
+    ),
     "SST-2": ("negative neg", "positive pos"),
     "MRPC": ("not_equivalent not_paraphrase different", "equivalent paraphrase"),
     "QQP": ("not_duplicate not_duplicates different", "duplicate duplicates"),
     "WNLI": (NLI["not_entailment"], NLI["entailment"]),
-    **{name: tuple(NLI[label] for label in get_task(name).labels) for name in ("MNLI", "QNLI", "RTE")},
+    **{
+        name: tuple(NLI[label] for label in get_task(name).labels)
+        for name in ("MNLI", "QNLI", "RTE")
+    },
 }
 
 
-# ---- by name ------------------------------------------------------------------------------------------------------
+# ---- by name -------------------------------------------------------------------------------------
+
 
 def plain(word):
     """A class's name without case, hyphens and spaces: "Not entailment" -> "not_entailment"."""
@@ -33,17 +48,24 @@ def plain(word):
 
 
 def order_of(config, task):
-    """The task's class of each output of a model, where the model's names say plainly that it is another order.
+    """The task's class of each output of a model, where the model's names say plainly that it is
+    another order.
 
-    A list of K class indices, or None: names in the task's order, LABEL_0 ... in theirs, or words of another kind.
+    A list of K class indices, or None: names in the task's order, LABEL_0 ... in theirs, or words
+    of another kind.
     """
     if task.labels is None or config.num_labels != len(task.labels):
         return None
-    spellings = [{plain(label), *words.split()} for label, words in zip(task.labels, WORDS[task.name], strict=True)]
+    spellings = [
+        {plain(label), *words.split()}
+        for label, words in zip(task.labels, WORDS[task.name], strict=True)
+    ]
     if task.labels == ("0", "1"):  # a data file without words: its numbers are the classes
         spellings = [names | {f"label_{k}"} for k, names in enumerate(spellings)]
     names = [plain(config.id2label.get(k, "")) for k in range(config.num_labels)]
-    order = [next((c for c, known in enumerate(spellings) if name in known), None) for name in names]
+    order = [
+        next((c for c, known in enumerate(spellings) if name in known), None) for name in names
+    ]
     usual = list(range(len(task.labels)))
     return order if sorted(order, key=str) == usual and order != usual else None
 
@@ -59,8 +81,11 @@ def name_classes(config, task):
 
 def permute_classes(model, order):
     """Give a classifier its outputs in another order: output k becomes number order[k]."""
-    head = [module for module in model.modules()
-            if isinstance(module, torch.nn.Linear) and module.out_features == len(order)][-1]
+    head = [
+        module
+        for module in model.modules()
+        if isinstance(module, torch.nn.Linear) and module.out_features == len(order)
+    ][-1]
     places = torch.tensor(order).argsort()
     with torch.no_grad():
         for parameter in head.parameters():
@@ -68,7 +93,8 @@ def permute_classes(model, order):
 
 
 def put_in_order(model, task):
-    """Bring a fine-tuned classifier's outputs into the task's order, where its names say another one.
+    """Bring a fine-tuned classifier's outputs into the task's order, where its names say another
+    one.
 
     Returns what was done, in words, or None.
     """
@@ -82,17 +108,25 @@ def put_in_order(model, task):
     return f"has its classes in the order {', '.join(found)}: they are put in {task.name}'s, {', '.join(task.labels)}"
 
 
-# ---- by score -----------------------------------------------------------------------------------------------------
+# ---- by score ------------------------------------------------------------------------------------
+
 
 def clearly_better(these, those):
-    """True where the answers `these` are right more often than `those`, by more than luck. Both (N,) bool."""
+    """True where the answers `these` are right more often than `those`, by more than luck. Both
+    (N,) bool.
+    """
     from scipy.stats import binomtest  # here and below, as it imports for a second
+
     wins, losses = (these & ~those).sum(), (those & ~these).sum()
-    return wins > losses and binomtest(int(wins), int(wins + losses), alternative="greater").pvalue < DOUBT
+    return (
+        wins > losses
+        and binomtest(int(wins), int(wins + losses), alternative="greater").pvalue < DOUBT
+    )
 
 
 def best_order(logits, labels):
-    """The order of a classifier's outputs that fits clearly better than the present one and the constant answer.
+    """The order of a classifier's outputs that fits clearly better than the present one and the
+    constant answer.
 
     logits: (N, K). labels: (N,). Returns the class of each output, or None.
     """
@@ -101,7 +135,11 @@ def best_order(logits, labels):
     orders = [np.array(order) for order in itertools.permutations(range(logits.shape[1]))]
     best = max(orders, key=lambda order: (order[predictions] == labels).sum())
     right = best[predictions] == labels
-    return best.tolist() if clearly_better(right, present) and clearly_better(right, constant) else None
+    return (
+        best.tolist()
+        if clearly_better(right, present) and clearly_better(right, constant)
+        else None
+    )
 
 
 def correlation(x, y):
@@ -110,21 +148,26 @@ def correlation(x, y):
 
 
 def other_scale(scores, labels):
-    """True where scores (N,) clearly follow the labels (N,), |r| of 0.5 or more, upside down or far from their values.
+    """True where scores (N,) clearly follow the labels (N,), |r| of 0.5 or more, upside down or far
+    from their values.
 
     Far: with more than twice the squared error that one and the same score, the labels' mean, has.
     """
     from scipy.stats import pearsonr
+
     r = correlation(scores, labels)
     clear = abs(r) >= 0.5 and len(labels) > 2 and pearsonr(scores, labels).pvalue < DOUBT
     return clear and (r < 0 or np.square(scores - labels).mean() > 2 * np.var(labels))
 
 
 def no_better_than_constant(task, logits, labels):
-    """True where a teacher's answers are not clearly better than one and the same for every row (p < 0.05)."""
+    """True where a teacher's answers are not clearly better than one and the same for every row (p
+    < 0.05).
+    """
     if task.labels is None:
         return correlation(logits[:, 0], labels) <= 2 / np.sqrt(len(labels))
     from scipy.stats import binomtest
+
     right, constant = logits.argmax(1) == labels, labels == np.bincount(labels).argmax()
     wins, losses = int((right & ~constant).sum()), int((constant & ~right).sum())
     return wins <= losses or binomtest(wins, wins + losses, alternative="greater").pvalue >= 0.05
@@ -139,10 +182,11 @@ def constant_answer(task, labels):
 
 
 def other_meaning(task, name, logits, labels, where, was=None):
-    """The sentence that refuses a teacher whose outputs mean something else, as the labels say; None if they do not.
+    """The sentence that refuses a teacher whose outputs mean something else, as the labels say;
+    None if they do not.
 
-    logits: (N, K). labels: (N,). where: the rows in words. was: the order that put_in_order has undone, if any, as
-    the advice is for the file.
+    logits: (N, K). labels: (N,). where: the rows in words. was: the order that put_in_order has
+    undone, if any, as the advice is for the file.
     """
     if not np.isfinite(logits).all():
         return f"the teacher {name} says what is no finite number on {where}: fine-tune it again"
@@ -150,9 +194,11 @@ def other_meaning(task, name, logits, labels, where, was=None):
         if other_scale(logits[:, 0], labels):
             r = correlation(logits[:, 0], labels)
             return (
-                f"the teacher {name} follows the scores of {where} (r = {r:.2f}) on another scale, from "
-                f"{logits.min():.2f} to {logits.max():.2f} where {task.name} has {labels.min():.2f} to "
-                f"{labels.max():.2f}, and the student would learn both: fine-tune one with train_teacher.py")
+                f"the teacher {name} follows the scores of {where} (r = {r:.2f}) on another scale, "
+                f"from {logits.min():.2f} to {logits.max():.2f} where {task.name} has "
+                f"{labels.min():.2f} to {labels.max():.2f}, and the student would learn both: "
+                "fine-tune one with train_teacher.py"
+            )
         return None
     order = best_order(logits, labels)
     if order is None:
@@ -161,7 +207,9 @@ def other_meaning(task, name, logits, labels, where, was=None):
     words = {k: task.labels[order[c]] for k, c in enumerate(was or range(len(order)))}
     written = ", ".join(f'"{k}": "{word}"' for k, word in words.items())
     return (
-        f"the teacher {name} has its classes in another order than {task.name}: on {where} it is right in "
-        f"{(predictions == labels).mean():.1%}, and in {(np.array(order)[predictions] == labels).mean():.1%} if its "
-        f"outputs are {', '.join(words.values())}: write that as \"id2label\": {{{written}}} into its config.json, or "
-        "fine-tune one with train_teacher.py")
+        f"the teacher {name} has its classes in another order than {task.name}: on {where} it is "
+        f"right in {(predictions == labels).mean():.1%}, and in "
+        f"{(np.array(order)[predictions] == labels).mean():.1%} if its "
+        f'outputs are {", ".join(words.values())}: write that as "id2label": {{{written}}} into its config.json, or '
+        "fine-tune one with train_teacher.py"
+    )

@@ -1,7 +1,9 @@
-"""Linear layers in float32 on an AMD processor by oneDNN, as cka.product: the same numbers but for rounding.
+"""Linear layers in float32 on an AMD processor by oneDNN, as cka.product: the same numbers but for
+rounding.
 
 Mixed precision, GPUs and other processors do not come here.
 """
+
 import torch
 
 import cka
@@ -21,16 +23,20 @@ class _Linear(torch.autograd.Function):
     def backward(ctx, gradient):
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-        return (product(gradient, weight.mT) if needs_x else None,
-                product(gradient.mT, x.mT) if needs_weight else None,
-                gradient.sum(0) if needs_bias else None)
+        return (
+            product(gradient, weight.mT) if needs_x else None,
+            product(gradient.mT, x.mT) if needs_weight else None,
+            gradient.sum(0) if needs_bias else None,
+        )
 
 
 class QuickLinear(torch.nn.Linear):
     """A linear layer that computes so."""
 
     def forward(self, x):
-        flat = x.reshape(-1, x.shape[-1])  # (..., p) -> (n, p); views are made out here, as RoCBERT adds in place
+        flat = x.reshape(
+            -1, x.shape[-1]
+        )  # (..., p) -> (n, p); views are made out here, as RoCBERT adds in place
         return _Linear.apply(flat, self.weight, self.bias).view(*x.shape[:-1], -1)
 
 

@@ -1,4 +1,5 @@
 """What comes from a folder or a hub, and one sentence for whatever cannot be loaded."""
+
 import contextlib
 import difflib
 import pickle
@@ -25,15 +26,19 @@ def loading(what, name):
         yield
     except pickle.UnpicklingError as error:
         needs = re.search(r"GLOBAL (\S+)", str(error))
-        raise UserError(f"cannot load the {what} {name}: its pytorch_model.bin holds more than weights"
-                        f"{f' ({needs[1]})' if needs else ''}, and no code in a file is ever run: save it again with "
-                        "save_pretrained, as safetensors") from None
+        raise UserError(
+            f"cannot load the {what} {name}: its pytorch_model.bin holds more than weights"
+            f"{f' ({needs[1]})' if needs else ''}, and no code in a file is ever run: save it "
+            "again with save_pretrained, as safetensors"
+        ) from None
     except Exception as error:  # tokenizers and safetensors raise kinds of their own
         reason = str(error).strip().split("\n")[0]
         where = "" if Path(name).is_dir() else f"; there is no folder {name} here either"
-        raise UserError(f"cannot load the {what} {name}: expected a folder with config.json, model.safetensors and a "
-                        f"tokenizer, or a hub name that can be reached ({type(error).__name__}: {reason}){where}"
-                        ) from None
+        raise UserError(
+            f"cannot load the {what} {name}: expected a folder with config.json, model.safetensors "
+            f"and a tokenizer, or a hub name that can be reached ({type(error).__name__}: "
+            f"{reason}){where}"
+        ) from None
 
 
 def refuse_missing_folder(what, name):
@@ -46,30 +51,45 @@ def refuse_missing_folder(what, name):
     beside = len(folder.parts) == 2 and folder.parent.is_dir()
     if not (beside or folder.is_absolute() or name.startswith(".") or name.count("/") > 1):
         return  # a hub name is NAME or OWNER/NAME
-    there = sorted(path.name for path in folder.parent.iterdir() if path.is_dir()) if folder.parent.is_dir() else []
+    there = (
+        sorted(path.name for path in folder.parent.iterdir() if path.is_dir())
+        if folder.parent.is_dir()
+        else []
+    )
     close = difflib.get_close_matches(folder.name, there, 1)
-    raise UserError(f"the {what} {name} does not exist{f'; {folder.parent} has {close[0]}' if close else ''}: give a "
-                    "folder with config.json, or a model's hub name")
+    raise UserError(
+        f"the {what} {name} does not exist{f'; {folder.parent} has {close[0]}' if close else ''}: "
+        "give a folder with config.json, or a model's hub name"
+    )
 
 
 def load_config(args, name, what, **changes):
-    """The configuration of a model, of the family that --model_type names, without choices of what it returns."""
+    """The configuration of a model, of the family that --model_type names, without choices of what
+    it returns.
+    """
     family = (getattr(args, "model_type", None) or "").lower()
     with loading(what, name):
         try:
-            config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False, **hub_arguments(args),
-                                                             **changes)
+            config = transformers.AutoConfig.from_pretrained(
+                name, trust_remote_code=False, **hub_arguments(args), **changes
+            )
         except ValueError:  # of a version that wrote no model_type
             if family not in transformers.CONFIG_MAPPING:
                 raise
-            config = transformers.CONFIG_MAPPING[family].from_pretrained(name, **hub_arguments(args), **changes)
+            config = transformers.CONFIG_MAPPING[family].from_pretrained(
+                name, **hub_arguments(args), **changes
+            )
     if family and config.model_type != family:
-        raise UserError(f"--model_type is {args.model_type}, but the {what} {name} is of type {config.model_type}: "
-                        "pass its own type or another model")
+        raise UserError(
+            f"--model_type is {args.model_type}, but the {what} {name} is of type "
+            f"{config.model_type}: pass its own type or another model"
+        )
     if config.num_hidden_layers < 1:
-        raise UserError(f"the config.json of the {what} {name} has num_hidden_layers "
-                        f"{config.num_hidden_layers}: a model needs at least 1 layer, so correct it or give "
-                        "another model")
+        raise UserError(
+            f"the config.json of the {what} {name} has num_hidden_layers "
+            f"{config.num_hidden_layers}: a model needs at least 1 layer, so correct it or give "
+            "another model"
+        )
     for key, value in OUTPUTS.items():
         setattr(config, key, value)
     return config

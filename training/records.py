@@ -1,4 +1,5 @@
 """What a run leaves on disk beside its checkpoints: run.json, logs, results.csv."""
+
 import contextlib
 import csv
 import importlib.metadata
@@ -16,31 +17,128 @@ from pathlib import Path
 import filelock
 import numpy as np
 
-from common import UserError, atomic_path, follow, is_main_process, make_folder, naming, read_json, say
+from common import (
+    UserError,
+    atomic_path,
+    follow,
+    is_main_process,
+    make_folder,
+    naming,
+    read_json,
+    say,
+)
 
-PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "scikit-learn", "scipy", "numpy",
-            "pandas")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "tokenizers",
+    "safetensors",
+    "scikit-learn",
+    "scipy",
+    "numpy",
+    "pandas",
+)
 RESULT = ("method", "seed")  # the columns that every results.csv has
 METRICS = ("mcc", "acc", "f1", "pearson", "spearmanr", "eval_loss")
-PATHS = ("_dir", "_file", "_path", "_csv", "name_or_path", "name_or_path_for_copy",
-         "tokenizer_name", "config_name", "teacher_cache")  # how flags of files and folders end
-TEXTS = ("method", "task", "metric", "run", "form", "model", "device", "machine", "precision", "started",
-         "commit", "teacher", "data", "memory", "memory_init", "torch", "transformers",
-         "--resume_from_checkpoint", "--student_layers")
+PATHS = (
+    "_dir",
+    "_file",
+    "_path",
+    "_csv",
+    "name_or_path",
+    "name_or_path_for_copy",
+    "tokenizer_name",
+    "config_name",
+    "teacher_cache",
+)  # how flags of files and folders end
+TEXTS = (
+    "method",
+    "task",
+    "metric",
+    "run",
+    "form",
+    "model",
+    "device",
+    "machine",
+    "precision",
+    "started",
+    "commit",
+    "teacher",
+    "data",
+    "memory",
+    "memory_init",
+    "torch",
+    "transformers",
+    "--resume_from_checkpoint",
+    "--student_layers",
+)
 NUMBERS = (
-    "seed", *METRICS, *(f"{name}_mm" for name in METRICS), "minutes", "examples_per_second",
-    "peak_memory_mib", "parameters", "processes", "steps", *(f"--{name}" for name in (
-        "student_num_hidden_layers", "max_seq_length", "max_train_samples", "max_eval_samples",
-        "max_predict_samples", "logging_steps", "save_steps", "save_total_limit",
-        "per_gpu_train_batch_size", "per_gpu_eval_batch_size", "gradient_accumulation_steps",
-        "learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm", "num_train_epochs",
-        "max_steps", "warmup_steps", "warmup_ratio", "dataloader_num_workers", "alpha", "temperature", "beta",
-        "gamma_i", "gamma_l", "gamma_g", "gamma_m", "gamma_d", "gamma_a",
-        "student_memory_learning_rate", "relation_heads")))
-BOOLEANS = tuple(f"--{name}" for name in (
-    "do_lower_case", "mask_padding", "group_by_length", "copy_teacher", "do_layerwise", "internal", "bf16", "fp16",
-    "compile", "no_cuda", "overwrite_cache", "overwrite_output_dir", "evaluate_during_training",
-    "eval_all_checkpoints"))
+    "seed",
+    *METRICS,
+    *(f"{name}_mm" for name in METRICS),
+    "minutes",
+    "examples_per_second",
+    "peak_memory_mib",
+    "parameters",
+    "processes",
+    "steps",
+    *(
+        f"--{name}"
+        for name in (
+            "student_num_hidden_layers",
+            "max_seq_length",
+            "max_train_samples",
+            "max_eval_samples",
+            "max_predict_samples",
+            "logging_steps",
+            "save_steps",
+            "save_total_limit",
+            "per_gpu_train_batch_size",
+            "per_gpu_eval_batch_size",
+            "gradient_accumulation_steps",
+            "learning_rate",
+            "weight_decay",
+            "adam_epsilon",
+            "max_grad_norm",
+            "num_train_epochs",
+            "max_steps",
+            "warmup_steps",
+            "warmup_ratio",
+            "dataloader_num_workers",
+            "alpha",
+            "temperature",
+            "beta",
+            "gamma_i",
+            "gamma_l",
+            "gamma_g",
+            "gamma_m",
+            "gamma_d",
+            "gamma_a",
+            "student_memory_learning_rate",
+            "relation_heads",
+        )
+    ),
+)
+BOOLEANS = tuple(
+    f"--{name}"
+    for name in (
+        "do_lower_case",
+        "mask_padding",
+        "group_by_length",
+        "copy_teacher",
+        "do_layerwise",
+        "internal",
+        "bf16",
+        "fp16",
+        "compile",
+        "no_cuda",
+        "overwrite_cache",
+        "overwrite_output_dir",
+        "evaluate_during_training",
+        "eval_all_checkpoints",
+    )
+)
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 
 
@@ -50,8 +148,10 @@ def read_run(folder):
     found = read_json(path)
     for part in ("arguments", "results", "versions", "data", "teacher_memory"):
         if not isinstance(found.get(part, {}), dict):
-            raise UserError(f"{path} is damaged ({part} is no JSON object): delete the folder it "
-                            "is in, or name another one")
+            raise UserError(
+                f"{path} is damaged ({part} is no JSON object): delete the folder it "
+                "is in, or name another one"
+            )
     return found
 
 
@@ -62,8 +162,10 @@ def complete_run(folder):
         yield
     except (KeyError, TypeError, AttributeError) as error:
         missing = f"it has no {error.args[0]}" if isinstance(error, KeyError) else error
-        raise UserError(f"{Path(folder) / 'run.json'} is not the record of a finished run "
-                        f"({missing}): repeat the run, or move its folder away") from None
+        raise UserError(
+            f"{Path(folder) / 'run.json'} is not the record of a finished run "
+            f"({missing}): repeat the run, or move its folder away"
+        ) from None
 
 
 def provenance():
@@ -72,7 +174,9 @@ def provenance():
 
     def git(*words):
         with contextlib.suppress(OSError):
-            return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True).stdout.strip()
+            return subprocess.run(
+                ["git", *words], cwd=here, capture_output=True, text=True
+            ).stdout.strip()
         return ""
 
     return {
@@ -80,8 +184,13 @@ def provenance():
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         # a copy may come without .git, or with that of another commit
         "commit": os.environ.get("FSD_COMMIT") or git("rev-parse", "HEAD") or "unknown",
-        "uncommitted_changes": bool(git("status", "--porcelain", "--untracked-files=no", "--", "*.py")),
-        "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}},
+        "uncommitted_changes": bool(
+            git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
+        ),
+        "versions": {
+            "python": platform.python_version(),
+            **{p: importlib.metadata.version(p) for p in PACKAGES},
+        },
         "machine": f"{processor()}, {os.cpu_count()} cores",
     }
 
@@ -90,14 +199,20 @@ def processor():
     """The processor's name, as in "AMD EPYC"."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n")
-        return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+        return next(
+            (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
+            platform.machine(),
+        )
     return platform.processor() or platform.machine()
 
 
-# ---- logs and tables ----------------------------------------------------------------------------------------------
+# ---- logs and tables -----------------------------------------------------------------------------
+
 
 class JsonLines:
-    """A log of one JSON object a line; opening it at a step drops what a killed run had written after that step."""
+    """A log of one JSON object a line; opening it at a step drops what a killed run had written
+    after that step.
+    """
 
     def __init__(self, path, step):
         self.path = Path(path)
@@ -112,13 +227,18 @@ class JsonLines:
 
 
 def as_of_today(settings):
-    """A run's flags, name -> value, of whatever version wrote them, with what the later ones were then.
+    """A run's flags, name -> value, of whatever version wrote them, with what the later ones were
+    then.
 
-    Before --group_by_length existed, --mask_padding grouped rows by length (not of train_memory.py).
-    Before --student_memory_init, M_s started with the mean and deviation of M_t's numbers.
-    Before --student_layers, a student's layers were the first ones, as they are without it.
+    Before --group_by_length existed, --mask_padding grouped rows by length (not of
+    train_memory.py). Before --student_memory_init, M_s started with the mean and deviation of M_t's
+    numbers. Before --student_layers, a student's layers were the first ones, as they are without
+    it.
     """
-    masked, clusters = str(settings.get("mask_padding")).lower() == "true", "num_centroid" in settings
+    masked, clusters = (
+        str(settings.get("mask_padding")).lower() == "true",
+        "num_centroid" in settings,
+    )
     added = {"group_by_length": masked and not clusters}
     if "warmup_steps" in settings:
         added["warmup_ratio"] = 0.0
@@ -134,9 +254,12 @@ def as_of_today(settings):
 def fill_missing(table):
     """A table of results with the flags that its rows did not have yet, by `as_of_today`."""
     import pandas as pd  # here and below, as a run without a table does without it
+
     columns = {column: column.removeprefix("--") for column in table if column.startswith("--")}
-    given = ({name: value for name, value in zip(columns.values(), row, strict=True) if pd.notna(value)}
-             for row in table[list(columns)].itertuples(index=False, name=None))
+    given = (
+        {name: value for name, value in zip(columns.values(), row, strict=True) if pd.notna(value)}
+        for row in table[list(columns)].itertuples(index=False, name=None)
+    )
     rows = list(map(as_of_today, given))
     for name in ("group_by_length", "student_memory_init", "warmup_ratio", "sample_features"):
         if any(name in row for row in rows):
@@ -150,6 +273,7 @@ def read_log(path, numbers=(), note=None):
     What they have of `numbers` must be numbers, too. Other lines are left out, and `note` (by
     default stderr) is told which; but the last one may have been cut by a kill.
     """
+
     def real(value):
         return isinstance(value, (int, float)) and not isinstance(value, bool)
 
@@ -169,7 +293,8 @@ def read_log(path, numbers=(), note=None):
         some = ", ".join(map(str, foreign[:10]))
         some += f" and {len(foreign) - 10} more" if foreign[10:] else ""
         (note or (lambda text: say(f"note: {text}")))(
-            f"left out of {path}, as no JSON object with a number as step: line {some}.")
+            f"left out of {path}, as no JSON object with a number as step: line {some}."
+        )
     return found
 
 
@@ -196,9 +321,10 @@ def split_cells(path):
     try:
         text = Path(path).read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
-        line = error.object[:error.start].count(b"\n") + 1
-        raise wrong_line(path, line, "bytes that are not UTF-8",
-                         "save the table as UTF-8 or name another") from None
+        line = error.object[: error.start].count(b"\n") + 1
+        raise wrong_line(
+            path, line, "bytes that are not UTF-8", "save the table as UTF-8 or name another"
+        ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): name another file") from None
     text = text.replace("\ufeff", "")  # the byte order mark; each of joined files may have one
@@ -232,17 +358,28 @@ def read_cells(path, keys, what):
             columns |= dict.fromkeys(header)
             missing = [name for name in keys if name not in cells]
             if missing:
-                raise UserError(f"{path} is {what} (line {line} has no column {missing[0]}): move "
-                                "it away or name another file")
+                raise UserError(
+                    f"{path} is {what} (line {line} has no column {missing[0]}): move "
+                    "it away or name another file"
+                )
             continue
         if len(cells) != len(header):
             has = f"{len(cells)} cells, but line {top} names {len(header)} columns"
-            raise wrong_line(path, line, has, "mend or delete that line (commas in a cell need "
-                             "quotes around it, decimal commas semicolons between the cells)")
+            raise wrong_line(
+                path,
+                line,
+                has,
+                "mend or delete that line (commas in a cell need "
+                "quotes around it, decimal commas semicolons between the cells)",
+            )
         row = dict(zip(header, cells, strict=True))
         if separator != ",":
-            row = {c: text if is_text(c[0]) or not DECIMAL_COMMA.fullmatch(text.strip())
-                   else text.replace(",", ".") for c, text in row.items()}
+            row = {
+                c: text
+                if is_text(c[0]) or not DECIMAL_COMMA.fullmatch(text.strip())
+                else text.replace(",", ".")
+                for c, text in row.items()
+            }
         rows.append((line, row))
     if not header:
         raise UserError(f"{path} is {what} (it is empty): move it away or name another file")
@@ -264,6 +401,7 @@ def read_table(path, keys, filled=(), numbers=(), what="no table of ours", dtype
     written, be it 007 or NA. What is read as it is meant: see read_cells. Else a UserError.
     """
     import pandas as pd
+
     columns, rows = read_cells(path, keys, what)
     cells = {c: [row.get(c, "") for _, row in rows] for c in columns}
     lines = [line for line, _ in rows]
@@ -278,32 +416,44 @@ def read_table(path, keys, filled=(), numbers=(), what="no table of ours", dtype
             if name in filled and (missing or not text.strip()):
                 raise wrong_line(path, line, f"nothing in the column {name}")
             if name in BOOLEANS and not missing and text.strip().lower() not in ("true", "false"):
-                raise wrong_line(path, line, f"{text!r} in the column {name}, which is of True and False")
+                raise wrong_line(
+                    path, line, f"{text!r} in the column {name}, which is of True and False"
+                )
             if name in numbers and not missing and not is_number(text):
                 comma = " (decimal commas need semicolons between the cells)" if "," in text else ""
-                raise wrong_line(path, line, f"{text!r} in the column {name}, which is of numbers",
-                                 f"mend or delete that line{comma}")
+                raise wrong_line(
+                    path,
+                    line,
+                    f"{text!r} in the column {name}, which is of numbers",
+                    f"mend or delete that line{comma}",
+                )
     return table, lines
 
 
 def read_results(path, dtype=None, filled=RESULT):
     """A results.csv as a table, known by its columns method and seed, with today's flags."""
-    return fill_missing(read_table(path, RESULT, filled, NUMBERS, "not a table of results", dtype)[0])
+    return fill_missing(
+        read_table(path, RESULT, filled, NUMBERS, "not a table of results", dtype)[0]
+    )
 
 
 def append_result(path, row):
-    """Put one run's row into a shared results.csv, under a lock and atomically; new columns widen the table.
+    """Put one run's row into a shared results.csv, under a lock and atomically; new columns widen
+    the table.
 
-    A run is known by its folder and start: one that is killed right after this and repeated is not in it twice, one
-    that is overwritten by another stays.
+    A run is known by its folder and start: one that is killed right after this and repeated is not
+    in it twice, one that is overwritten by another stays.
     """
     import pandas as pd
+
     path = follow(path)  # so that two names of one table have one lock
     make_folder(path.parent)
     with filelock.FileLock(path.with_name(f".{path.name}.lock")):
         table = pd.DataFrame([{key: str(value) for key, value in row.items()}])
         if path.is_file():
-            before = fill_missing(read_table(path, RESULT, what="not a table of results", dtype=str)[0])
+            before = fill_missing(
+                read_table(path, RESULT, what="not a table of results", dtype=str)[0]
+            )
             keys = [key for key in ("started", "--output_dir") if key in before and key in table]
             same = (before[keys] == table[keys].iloc[0]).all(axis=1) & bool(keys)
             table = pd.concat([before[~same], table], ignore_index=True)
@@ -312,10 +462,12 @@ def append_result(path, row):
 
 
 def curves_folder(output_dir, run_file, step):
-    """The TensorBoard folder of a run: --run_file, or one below it of the run's own where another run has that.
+    """The TensorBoard folder of a run: --run_file, or one below it of the run's own where another
+    run has that.
 
-    A file .output_dir in a folder says whose it is, so that the same command finds its own again. Curves without one
-    are of an earlier version: a run's own where it is resumed, at a step above 0, else another's.
+    A file .output_dir in a folder says whose it is, so that the same command finds its own again.
+    Curves without one are of an earlier version: a run's own where it is resumed, at a step above
+    0, else another's.
     """
     if not run_file:
         return os.path.join(output_dir, "tensorboard")
@@ -325,13 +477,19 @@ def curves_folder(output_dir, run_file, step):
         folders = [whole]
         while len(folders) == 1 or folders[-1].exists():
             folders.append(whole / (here.name + (f"-{len(folders)}" if len(folders) > 1 else "")))
-        owners = [read_text(folder / ".output_dir") or owner_before(folder, here, step) for folder in folders]
+        owners = [
+            read_text(folder / ".output_dir") or owner_before(folder, here, step)
+            for folder in folders
+        ]
         mine = owners.index(str(here)) if str(here) in owners else owners.index("")
         make_folder(folders[mine])
         with atomic_path(folders[mine] / ".output_dir") as temporary:
             temporary.write_text(str(here), encoding="utf-8")
     if mine:
-        say(f"--run_file {run_file} has the curves of another run ({owners[0]}): this run's go to {folders[mine]}")
+        say(
+            f"--run_file {run_file} has the curves of another run ({owners[0]}): this run's go to "
+            f"{folders[mine]}"
+        )
     return str(folders[mine])
 
 
@@ -355,15 +513,20 @@ class Log:
         self.writer = self.lines = None
         if is_main_process():
             from torch.utils.tensorboard import SummaryWriter  # here, as a run alone writes curves
+
             self.lines = JsonLines(Path(output_dir) / "train_log.jsonl", step)
             self.folder = curves_folder(output_dir, run_file, step)
             with naming(self.folder):
                 self.writer = SummaryWriter(self.folder, purge_step=step + 1)
 
     def __call__(self, step, **groups):
-        """Write the scalars of a step, group=name -> value; TensorBoard shows a group's curves together."""
+        """Write the scalars of a step, group=name -> value; TensorBoard shows a group's curves
+        together.
+        """
         if self.writer:
-            self.lines.write({"step": step} | {k: v for scalars in groups.values() for k, v in scalars.items()})
+            self.lines.write(
+                {"step": step} | {k: v for scalars in groups.values() for k, v in scalars.items()}
+            )
             with naming(self.folder):
                 for group, scalars in groups.items():
                     for name, value in scalars.items():
@@ -381,34 +544,57 @@ class Log:
                 self.writer.add_figure(name, figure, step)
 
     def close(self, step, settings, metrics):
-        """The final dev metrics, the HPARAMS tab (settings with these metrics), and the end of the file."""
+        """The final dev metrics, the HPARAMS tab (settings with these metrics), and the end of the
+        file.
+        """
         if self.writer:
-            plain = {k: v if isinstance(v, (int, float, bool, str)) else str(v) for k, v in settings.items()}
+            plain = {
+                k: v if isinstance(v, (int, float, bool, str)) else str(v)
+                for k, v in settings.items()
+            }
             with naming(self.folder):
                 for name, value in metrics.items():
                     self.writer.add_scalar(f"dev/{name}", value, step)
                 if plain:
-                    self.writer.add_hparams(plain, {f"final/{k}": v for k, v in metrics.items()}, run_name=".")
+                    self.writer.add_hparams(
+                        plain, {f"final/{k}": v for k, v in metrics.items()}, run_name="."
+                    )
                 self.writer.close()
 
 
 def result_row(run):
     """The row of results.csv for a run, from the content of its run.json."""
-    arguments = {k: v for k, v in as_of_today(run["arguments"]).items()
-                 if k not in ("do_train", "do_eval", "do_predict") and v is not None and v != ""
-                 and (v is not False or k == "group_by_length")}  # a row without it is an older one
+    arguments = {
+        k: v
+        for k, v in as_of_today(run["arguments"]).items()
+        if k not in ("do_train", "do_eval", "do_predict")
+        and v is not None
+        and v != ""
+        and (v is not False or k == "group_by_length")
+    }  # a row without it is an older one
     return {
-        "method": run["method"], "task": arguments.pop("task_name"), "seed": arguments.pop("seed"),
-        **run["results"], "minutes": round(run["train_seconds"] / 60, 2),
+        "method": run["method"],
+        "task": arguments.pop("task_name"),
+        "seed": arguments.pop("seed"),
+        **run["results"],
+        "minutes": round(run["train_seconds"] / 60, 2),
         "examples_per_second": round(run["examples_per_second"], 1),
-        **{k: run[k] for k in ("peak_memory_mib",) if k in run},  # runs of earlier versions do not say
+        **{
+            k: run[k] for k in ("peak_memory_mib",) if k in run
+        },  # runs of earlier versions do not say
         "parameters": run["parameters"],
-        "device": run["device"], "machine": run["machine"], "precision": run["precision"],
-        "processes": run["processes"], "steps": run["steps"],
-        "started": run["started"], "commit": run["commit"][:12], "teacher": (run["teacher"] or "")[:12],
+        "device": run["device"],
+        "machine": run["machine"],
+        "precision": run["precision"],
+        "processes": run["processes"],
+        "steps": run["steps"],
+        "started": run["started"],
+        "commit": run["commit"][:12],
+        "teacher": (run["teacher"] or "")[:12],
         "data": run.get("data", {}).get("train", {}).get("sha256", "")[:12],
         "memory": run.get("teacher_memory", {}).get("sha256", "")[:12],
         "memory_init": run.get("teacher_memory", {}).get("memory_init", ""),
-        "torch": run["versions"]["torch"], "transformers": run["versions"]["transformers"],
+        "torch": run["versions"]["torch"],
+        "transformers": run["versions"]["transformers"],
         **{f"--{k}": v for k, v in arguments.items()},
     }

@@ -1,4 +1,5 @@
 """Seeds of random streams that must not be those of another run, process or use."""
+
 import numpy as np
 
 

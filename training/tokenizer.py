@@ -1,4 +1,7 @@
-"""The tokenizer of a run: lower-casing where asked for, refused where it is not the model's, and saved as it is."""
+"""The tokenizer of a run: lower-casing where asked for, refused where it is not the model's, and
+saved as it is.
+"""
+
 import tempfile
 from pathlib import Path
 
@@ -18,7 +21,9 @@ def load_tokenizer(args):
     tokenizer = read_tokenizer(args, name, config, **options)
     check_vocabulary_is_there(tokenizer, name)
     if tokenizer.pad_token_id is None:
-        raise UserError(f"the tokenizer {name} has no padding token, which batches of equal length need")
+        raise UserError(
+            f"the tokenizer {name} has no padding token, which batches of equal length need"
+        )
     if args.do_lower_case and not lowers_case(tokenizer):
         tokenizer = add_lower_case(tokenizer, config, name)
     if args.tokenizer_name and has_tokenizer(args.model_name_or_path):
@@ -28,7 +33,9 @@ def load_tokenizer(args):
 
 
 def read_tokenizer(args, name, config, **options):
-    """The tokenizer of a folder or hub name; of one that does not say its class, that of the model's family."""
+    """The tokenizer of a folder or hub name; of one that does not say its class, that of the
+    model's family.
+    """
     options |= hub_arguments(args) | {"trust_remote_code": False}  # no code in a file is ever run
     with loading("tokenizer", name):
         try:
@@ -38,10 +45,15 @@ def read_tokenizer(args, name, config, **options):
 
 
 def check_vocabulary_is_there(tokenizer, name):
-    """Refuse what transformers makes up for a folder without a tokenizer: special tokens and nothing else."""
+    """Refuse what transformers makes up for a folder without a tokenizer: special tokens and
+    nothing else.
+    """
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
-        raise UserError(f"there is no tokenizer in {name}, only special tokens: put the files of the model's own "
-                        "tokenizer there (tokenizer.json, or its vocabulary), or name it with --tokenizer_name")
+        raise UserError(
+            f"there is no tokenizer in {name}, only special tokens: put the files of the model's "
+            "own tokenizer there (tokenizer.json, or its vocabulary), or name it with "
+            "--tokenizer_name"
+        )
 
 
 def lowers_case(tokenizer):
@@ -54,31 +66,42 @@ def lowers_case(tokenizer):
 
 
 def add_lower_case(tokenizer, config, name):
-    """The tokenizer with lower-casing before all else, for families that have no such option of their own.
+    """The tokenizer with lower-casing before all else, for families that have no such option of
+    their own.
 
-    Some classes make their normalizer anew when they are loaded; for these it becomes transformers' general class,
-    which keeps what is in tokenizer.json.
+    Some classes make their normalizer anew when they are loaded; for these it becomes transformers'
+    general class, which keeps what is in tokenizer.json.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise UserError(f"--do_lower_case: the tokenizer {name}, {type(tokenizer).__name__}, has no "
-                        "lower-casing: leave the flag out, or lower-case the data")
+        raise UserError(
+            f"--do_lower_case: the tokenizer {name}, {type(tokenizer).__name__}, has no "
+            "lower-casing: leave the flag out, or lower-case the data"
+        )
     steps = [normalizers.Lowercase()] + ([backend.normalizer] if backend.normalizer else [])
     backend.normalizer = normalizers.Sequence(steps)
     if is_saved_whole(tokenizer, config):
         return tokenizer
     general = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=backend, **tokenizer.special_tokens_map, model_max_length=tokenizer.model_max_length,
-        padding_side=tokenizer.padding_side, truncation_side=tokenizer.truncation_side,
-        model_input_names=tokenizer.model_input_names)
+        tokenizer_object=backend,
+        **tokenizer.special_tokens_map,
+        model_max_length=tokenizer.model_max_length,
+        padding_side=tokenizer.padding_side,
+        truncation_side=tokenizer.truncation_side,
+        model_input_names=tokenizer.model_input_names,
+    )
     if is_saved_whole(general, config):
         return general
-    raise UserError(f"--do_lower_case: the tokenizer {name}, {type(tokenizer).__name__}, loses it when it is "
-                    "saved: leave the flag out, or lower-case the data")
+    raise UserError(
+        f"--do_lower_case: the tokenizer {name}, {type(tokenizer).__name__}, loses it when it is "
+        "saved: leave the flag out, or lower-case the data"
+    )
 
 
 def is_saved_whole(tokenizer, config):
-    """True where a tokenizer that is saved beside a model's configuration is loaded again as the same."""
+    """True where a tokenizer that is saved beside a model's configuration is loaded again as the
+    same.
+    """
     with tempfile.TemporaryDirectory() as folder:
         config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -94,7 +117,8 @@ def saved_reads_alike(tokenizer, folder):
 def match_token_types(tokenizer, config):
     """Have the tokenizer give token types just to a model that knows two or more.
 
-    RoBERTa knows one. BERT knows two, but transformers' general class, which many folders name, keeps them back.
+    RoBERTa knows one. BERT knows two, but transformers' general class, which many folders name,
+    keeps them back.
     """
     types, names = getattr(config, "type_vocab_size", None), tokenizer.model_input_names
     if types is None or (types >= 2) == ("token_type_ids" in names):
@@ -111,24 +135,39 @@ def check_tokenizer(args, tokenizer, config, name):
     """Refuse a tokenizer whose vocabulary or length is not the model's."""
     size, rows = len(tokenizer), config.vocab_size
     if size > rows or rows - size > 1024:  # some checkpoints pad their embeddings to a round number
-        raise UserError(f"the tokenizer {args.tokenizer_name or args.model_name_or_path} has {size} tokens, but the "
-                        f"model {name} has embeddings for {rows}: pass the model's own tokenizer as --tokenizer_name")
-    longest = min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or 10 ** 9)
+        raise UserError(
+            f"the tokenizer {args.tokenizer_name or args.model_name_or_path} has {size} tokens, "
+            f"but the model {name} has embeddings for {rows}: pass the model's own tokenizer as "
+            "--tokenizer_name"
+        )
+    longest = min(
+        tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or 10**9
+    )
     if 0 < longest < args.max_seq_length:
-        raise UserError(f"--max_seq_length is {args.max_seq_length}, but {name} takes at most {longest} tokens")
+        raise UserError(
+            f"--max_seq_length is {args.max_seq_length}, but {name} takes at most {longest} tokens"
+        )
 
 
 def has_tokenizer(folder):
     """True where a folder has files of a tokenizer."""
-    return any(file for pattern in ("*token*", "vocab*", "merges*", "*.model") for file in Path(folder).glob(pattern))
+    return any(
+        file
+        for pattern in ("*token*", "vocab*", "merges*", "*.model")
+        for file in Path(folder).glob(pattern)
+    )
 
 
 def check_vocabulary(args, tokenizer, source, config):
-    """Refuse a tokenizer that reads text as other token ids than that of the model whose layers are to be used."""
+    """Refuse a tokenizer that reads text as other token ids than that of the model whose layers are
+    to be used.
+    """
     if Path(source).is_dir() and not has_tokenizer(source):
         return
     other = read_tokenizer(args, source, config)
     differ = dict(tokenizer.get_vocab().items() ^ other.get_vocab().items())
     if differ:
-        raise UserError(f"the tokenizer in use and that of {source} differ in {len(differ)} tokens, such as "
-                        f"{min(differ)!r}: take models of one vocabulary, and their own tokenizer")
+        raise UserError(
+            f"the tokenizer in use and that of {source} differ in {len(differ)} tokens, such as "
+            f"{min(differ)!r}: take models of one vocabulary, and their own tokenizer"
+        )

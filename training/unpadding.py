@@ -7,6 +7,7 @@ of 32 rows of MRPC that is cut to its longest row is one third padding still.
 
 Not on a GPU: there each length would be a kernel of its own, and the host is what limits a step.
 """
+
 import contextlib
 import functools
 from typing import NamedTuple
@@ -16,8 +17,14 @@ import torch
 import torch.nn.functional as F
 
 # families whose encoder computes tokens one by one but for softmax(QKᵀ/√d)V, and its name in them
-ENCODERS = {"bert": "encoder", "roberta": "encoder", "xlm-roberta": "encoder",
-            "camembert": "encoder", "electra": "encoder", "distilbert": "transformer"}
+ENCODERS = {
+    "bert": "encoder",
+    "roberta": "encoder",
+    "xlm-roberta": "encoder",
+    "camembert": "encoder",
+    "electra": "encoder",
+    "distilbert": "transformer",
+}
 
 
 class Unpadding(NamedTuple):
@@ -71,6 +78,7 @@ def take_over():
         if active:
             return attend_within_rows(query, key, value, **more)
         return sdpa_attention_forward(module, query, key, value, attention_mask, **more)
+
     AttentionInterface.register("sdpa", attend)
 
 
@@ -79,10 +87,13 @@ def attend_within_rows(query, key, value, **more):
     parts, start = [], 0
     for rows, length in active[-1].groups:
         stop = start + rows * length
-        own = (x[0, :, start:stop].unflatten(1, (rows, length)).transpose(0, 1)
-               for x in (query, key, value))  # (rows, A, length, d)
+        own = (
+            x[0, :, start:stop].unflatten(1, (rows, length)).transpose(0, 1)
+            for x in (query, key, value)
+        )  # (rows, A, length, d)
         found = F.scaled_dot_product_attention(
-            *own, dropout_p=more.get("dropout", 0.0), scale=more.get("scaling"))
+            *own, dropout_p=more.get("dropout", 0.0), scale=more.get("scaling")
+        )
         parts.append(found.transpose(1, 2).flatten(0, 1))  # (rows * length, A, d)
         start = stop
     return torch.cat(parts).unsqueeze(0), None
@@ -91,7 +102,8 @@ def attend_within_rows(query, key, value, **more):
 def encoder_of(model):
     """The encoder that can do without padding, or None: another family, another device."""
     plain = accelerate.utils.extract_model_from_parallel(
-        model, keep_fp32_wrapper=True, keep_torch_compile=True)
+        model, keep_fp32_wrapper=True, keep_torch_compile=True
+    )
     if hasattr(plain, "_orig_mod") or plain.device.type != "cpu":
         return None
     config = plain.config
@@ -123,8 +135,10 @@ def without_padding(model, mask):
         outputs.last_hidden_state = rows.pad(outputs.last_hidden_state)
         return outputs
 
-    hooks = [encoder.register_forward_pre_hook(before, with_kwargs=True),
-             encoder.register_forward_hook(after)]
+    hooks = [
+        encoder.register_forward_pre_hook(before, with_kwargs=True),
+        encoder.register_forward_hook(after),
+    ]
     active.append(rows)
     try:
         yield rows
