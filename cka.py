@@ -12,7 +12,7 @@ import platform
 
 import torch
 
-from training.choices import ESTIMATORS, REDUCTIONS
+from choices import ESTIMATORS, REDUCTIONS
 
 PSI = ("euclidean", "cosine")
 FEWEST_ROWS = {"biased": 2, "debiased": 4}  # with fewer, the estimator is 0/0

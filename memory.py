@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 import cka
 from common import UserError, atomic_path, checksum
-from training.seeds import mix
+from seeds import mix
 
 FILE = "memory.safetensors"
 SAMPLE = 4  # the start is drawn from a sample of so many features a centroid

@@ -13,9 +13,10 @@ glue_with_cka_g.py and glue_with_cka_ilg.py as --teacher_memory_path, with this 
 import math
 import sys
 
+import choices
 from common import UserError, cli, say
 from glue_data.tasks import get_task
-from training import choices, flags
+from training import flags
 
 NO_USE = (
     "do_eval",

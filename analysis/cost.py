@@ -12,7 +12,8 @@ import pandas as pd
 from analysis import figures
 from analysis.findings import Topic, by_model, looked_up
 from common import UserError
-from training.records import as_of_today, read_table
+from training.records import as_of_today
+from training.results_csv import read_table
 
 PAPER_SPEED = {
     "VKD": (1.0, 1.0),

@@ -16,7 +16,7 @@ import cka
 import utils_glue
 from analysis import captions, figures, tables
 from analysis.compare import MAP, RELATIONS, cka_of, restoration
-from training import records
+from training import logs, results_csv
 
 PAPER_DIAGONAL = {"none": 0.927, "VKD": 0.934, "PKD": 0.937, "FSD_ILG": 0.958}  # Table 6
 PAPER_RANK = {"VKD": 2.89, "PKD": 2.64, "RKD": 2.44, "FSD_ILG": 2.03}  # Table 7
@@ -62,7 +62,7 @@ class Topic:
 
 def method_of(record):
     """A finished run's method with its variants in the name, as the tables call it."""
-    return tables.name_variants(pd.DataFrame([records.result_row(record)])).method[0]
+    return tables.name_variants(pd.DataFrame([results_csv.result_row(record)])).method[0]
 
 
 # ---- numbers as text -----------------------------------------------------------------------------
@@ -339,7 +339,7 @@ def training_curves(students, note=None):
         if not path.is_file():
             continue
         columns = ["step", "epoch", *RELATIONS]
-        log = pd.DataFrame([entry for _, entry in records.read_log(path, columns, note)])
+        log = pd.DataFrame([entry for _, entry in logs.read_log(path, columns, note)])
         if set(columns) <= set(log):
             kept = log.dropna(subset=RELATIONS)[columns]
             parts.append(kept.assign(name=student.name, run=student.run))

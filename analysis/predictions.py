@@ -28,7 +28,7 @@ import common
 from analysis import table
 from common import UserError
 from glue_data.tasks import get_task
-from training import records
+from training import results_csv
 
 COLUMNS = ("run", "task", "method", "seed", "started", "split", "predictions")
 LABEL = "label"  # the name of the row of true labels; its method is empty
@@ -125,7 +125,7 @@ def read_run(path, task):
             "--do_eval, or move its folder away"
         )
     keys = ("index", LABEL, "prediction")
-    _, rows = records.read_cells(path, keys, WHAT)
+    _, rows = results_csv.read_cells(path, keys, WHAT)
     index = [row["index", 0] for _, row in rows]
     return index, *(
         [word(task, row[name, 0], path, line) for line, row in rows] for name in keys[1:]
@@ -134,12 +134,12 @@ def read_run(path, task):
 
 def word(task, text, path, line):
     """One class, or one score, as it is published."""
-    if task.labels is None and (not text or records.is_number(text)):
+    if task.labels is None and (not text or results_csv.is_number(text)):
         return f"{float(text or 'nan'):.9g}"  # pandas writes NaN as nothing
     if task.labels and text in map(str, range(len(task.labels))):
         return text
     kind = f"class of {task.name}, 0 to {len(task.labels) - 1}" if task.labels else "number"
-    raise records.wrong_line(path, line, f"{text!r} where a {kind} is expected")
+    raise results_csv.wrong_line(path, line, f"{text!r} where a {kind} is expected")
 
 
 def write(path, found):
@@ -168,11 +168,11 @@ def read(paths):
     labels, metrics = {}, {}
     csv.field_size_limit(sys.maxsize)  # a dev set is one cell
     for path in paths:
-        for line, cells in records.read_cells(path, COLUMNS, WHAT)[1]:
+        for line, cells in results_csv.read_cells(path, COLUMNS, WHAT)[1]:
             row = {name: cells[name, 0] for name in COLUMNS}
             task, split = get_task(row["task"]), row["split"]
             if split not in dev_splits(task):
-                raise records.wrong_line(
+                raise results_csv.wrong_line(
                     path,
                     line,
                     f"{split!r} where a dev set of {task.name} is "
@@ -182,7 +182,7 @@ def read(paths):
             values = np.array(words, dtype=np.int64 if task.labels else np.float32)
             if row["run"] == LABEL and not row["method"]:
                 if (path, task.name, split) in labels:
-                    raise records.wrong_line(
+                    raise results_csv.wrong_line(
                         path, line, f"the labels of {task.name}, {split} again"
                     )
                 labels[path, task.name, split] = values
@@ -190,9 +190,9 @@ def read(paths):
             truth = labels.get((path, task.name, split))
             if truth is None or len(truth) != len(values):
                 has = "no row of labels before it" if truth is None else f"{len(truth)} labels"
-                raise records.wrong_line(path, line, f"{len(values)} predictions, but {has}")
+                raise results_csv.wrong_line(path, line, f"{len(values)} predictions, but {has}")
             if not row["seed"].isdecimal():
-                raise records.wrong_line(path, line, f"the seed {row['seed']!r}, no number")
+                raise results_csv.wrong_line(path, line, f"the seed {row['seed']!r}, no number")
             run = Run(task.name, row["method"], int(row["seed"]), row["run"], row["started"])
             own = metrics.setdefault(run, {})
             new = {
@@ -200,7 +200,7 @@ def read(paths):
                 for name in task.metrics
             }
             if new.keys() & own.keys():
-                raise records.wrong_line(path, line, f"the {split} predictions of {run} again")
+                raise results_csv.wrong_line(path, line, f"the {split} predictions of {run} again")
             own |= new
     return metrics
 

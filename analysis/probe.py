@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common
 from analysis import table
 from common import UserError
-from training import flags, records
+from training import flags, logs, records, results_csv
 
 SCRIPTS = {
     f"{name}.py": name for name in ("glue_with_cka_i", "glue_with_cka_g", "glue_with_cka_ilg")
@@ -93,7 +93,7 @@ def train(words, probes, batches):
     module.main(words, loop)
     output = Path(args.output_dir)
     run, path = records.read_run(output), output / "probe.jsonl"
-    found = records.read_log(path) if path.is_file() else []
+    found = logs.read_log(path) if path.is_file() else []
     if not found:
         raise UserError(
             f"the training in {output} has no {path.name}, as it was done without a probe or has "
@@ -114,7 +114,7 @@ def read(paths):
     import pandas as pd
 
     parts = [
-        records.read_table(
+        results_csv.read_table(
             path,
             COLUMNS,
             ["step", "quantity", "value"],

@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 
 import cka
+from choices import ESTIMATORS
 from common import UserError
 from distill import Loop
 from memory import Memories
+from seeds import mix
 from training.batches import MiniBatch, first_tokens, flat
-from training.choices import ESTIMATORS
-from training.records import JsonLines
-from training.seeds import mix
+from training.logs import JsonLines
 
 FILE = (
     "probe.jsonl"  # in the run's folder: a line a measured step, so that a resumed run has them all

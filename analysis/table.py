@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common
 from common import UserError
 from glue_data.tasks import get_task
-from training import records
-from training.records import PATHS
+from training import records, results_csv
+from training.results_csv import PATHS
 
 ORDER = (
     "teacher",
@@ -96,11 +96,11 @@ def read_runs(source):
     """One row a finished run, from a folder of run folders or from a results.csv."""
     source = Path(source)
     if source.is_file():
-        if "predictions" in records.header_of(source):
+        if "predictions" in results_csv.header_of(source):
             raise UserError(
                 f"{source} has the predictions of runs, not their results: give the results.csv"
             )
-        runs = records.read_results(source, TEXTS, (*records.RESULT, "task"))
+        runs = results_csv.read_results(source, TEXTS, (*results_csv.RESULT, "task"))
         check_columns(runs, ["task"])
         return runs
     rows = []
@@ -108,7 +108,7 @@ def read_runs(source):
         run = records.read_run(path.parent)
         if run.get("finished") and run.get("method") != "memory":
             with records.complete_run(path.parent):
-                rows.append(records.result_row(run) | {"--output_dir": str(path.parent)})
+                rows.append(results_csv.result_row(run) | {"--output_dir": str(path.parent)})
     if not rows:
         raise UserError(
             f"{source} is neither a results.csv nor a folder with finished runs in it "

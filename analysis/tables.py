@@ -32,7 +32,7 @@ import common
 from analysis import claims, scores, table
 from common import UserError
 from glue_data.tasks import get_task
-from training import records
+from training import results_csv
 
 PUBLISHED = Path(__file__).resolve().with_name("published.csv")
 OURS = {"teacher, BERT-base": "teacher", "FSD": "FSD_ILG"}  # the paper's names -> ours
@@ -162,9 +162,11 @@ def read_sources(sources, tasks, tuned):
 
 def read_means(path):
     """The rows of a file of means, in our names of methods and tasks; None where the file is none."""
-    if not Path(path).is_file() or not set(SUMMARY) <= set(records.header_of(path)):
+    if not Path(path).is_file() or not set(SUMMARY) <= set(results_csv.header_of(path)):
         return None
-    means, lines = records.read_table(path, SUMMARY, SUMMARY[:3], SUMMARY[3:], "no file of means")
+    means, lines = results_csv.read_table(
+        path, SUMMARY, SUMMARY[:3], SUMMARY[3:], "no file of means"
+    )
     for line, metric, task in zip(lines, means.metric, means.task, strict=True):
         if metric not in table.metric_names(task):
             raise UserError(

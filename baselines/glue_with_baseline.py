@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from choices import SAMPLE_FEATURES
 from common import UserError, cli
 from training import flags
-from training.choices import SAMPLE_FEATURES
 
 # ---- the methods ---------------------------------------------------------------------------------
 

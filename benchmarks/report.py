@@ -17,7 +17,8 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from analysis.table import insert, markdown
 from common import atomic_path, cli, expand_path, expand_path_or_none
-from training.records import provenance, read_cells
+from training.records import provenance
+from training.results_csv import read_cells
 
 WHERE = ["device", "machine", "torch", "commit"]
 

@@ -18,7 +18,7 @@ from report import report  # puts the repository on the path
 
 from common import UserError, cli, expand_path, expand_path_or_none
 from glue_data.tasks import get_task
-from training.records import read_table
+from training.results_csv import read_table
 
 LAYERS, WIDTH = 12, 768  # of BERT-base
 

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common
 from common import UserError
 from glue_data.tasks import count_rows, find_file, get_task
-from training import records
+from training import records, results_csv
 
 STEP = Path(__file__).resolve().parent.parent / "results" / "step.csv"
 BERT_BASE = {
@@ -266,7 +266,7 @@ def measured_rates(folder):
 def step_rates():
     """({(form, precision): examples a second}, machine) of BERT-base in results/step.csv."""
     columns = ["form", "model", "precision", "device", "machine", "examples / s"]
-    table, _ = records.read_table(STEP, columns)
+    table, _ = results_csv.read_table(STEP, columns)
     table = table[table.model == "bert-base"].drop_duplicates(["form", "precision"])
     rates = {(row.form, row.precision): row["examples / s"] for _, row in table.iterrows()}
     return rates, table.machine.iloc[0] if table.device.iloc[0] == "cpu" else table.device.iloc[0]

@@ -31,7 +31,7 @@ import train_memory
 import utils_glue
 from analysis import report
 from common import UserError
-from training import records, runs
+from training import logs, results_csv, runs
 
 SCRIPTS = sorted(
     path
@@ -196,7 +196,7 @@ def test_what_a_process_that_is_gone_left_is_removed_at_once(tmp_path):
     elsewhere = tmp_path / f".r.csv.{common.HOST}x-{gone.pid}.tmp"
     for path in (*names.values(), elsewhere):
         path.touch()
-    records.append_result(tmp_path / "r.csv", {"method": "VKD", "seed": 1})
+    results_csv.append_result(tmp_path / "r.csv", {"method": "VKD", "seed": 1})
     assert [path.exists() for path in (*names.values(), elsewhere)] == [False, True, True]
 
 
@@ -281,10 +281,11 @@ def test_a_link_in_a_circle_and_a_device(tmp_path):
 def test_a_table_has_one_lock_whatever_name_it_goes_by(tmp_path):
     (tmp_path / "far").mkdir()
     (tmp_path / "r.csv").symlink_to("far/table.csv")
-    records.append_result(tmp_path / "r.csv", {"method": "VKD", "seed": 1})
+    results_csv.append_result(tmp_path / "r.csv", {"method": "VKD", "seed": 1})
     with filelock.FileLock(tmp_path / "far/.table.csv.lock"):
         process = multiprocessing.get_context("fork").Process(
-            target=records.append_result, args=(tmp_path / "r.csv", {"method": "VKD", "seed": 2})
+            target=results_csv.append_result,
+            args=(tmp_path / "r.csv", {"method": "VKD", "seed": 2}),
         )
         process.start()
         process.join(0.5)
@@ -468,7 +469,7 @@ def test_leftovers_of_killed_writers_go_after_a_day(tmp_path):
     folder.mkdir()
     for path in (old, other, folder, same_start):
         os.utime(path, (time.time() - 2 * common.DAY,) * 2)
-    records.append_result(tmp_path / "r.csv", {"method": "VKD", "seed": 1})
+    results_csv.append_result(tmp_path / "r.csv", {"method": "VKD", "seed": 1})
     assert set(os.listdir(tmp_path)) == {"r.csv", young.name, other.name, same_start.name}
 
 
@@ -497,17 +498,17 @@ def curves(folder):
 
 
 def test_runs_with_one_run_file_have_a_folder_each(tmp_path, capsys):
-    board, logs = tmp_path / "tb", []
+    board, opened = tmp_path / "tb", []
     for output in ("a/s", "b/s", "c/s"):
-        logs.append(records.Log(tmp_path / output, str(board), 0))
-    assert [Path(log.folder).relative_to(board).as_posix() for log in logs] == [".", "s", "s-2"]
+        opened.append(logs.Log(tmp_path / output, str(board), 0))
+    assert [Path(log.folder).relative_to(board).as_posix() for log in opened] == [".", "s", "s-2"]
     said = capsys.readouterr().err.splitlines()
     assert (
         len(said) == 2 and str(tmp_path / "a/s") in said[0] and said[0].endswith(str(board / "s"))
     )
-    for output, log in zip(("a/s", "b/s", "c/s"), logs, strict=True):
+    for output, log in zip(("a/s", "b/s", "c/s"), opened, strict=True):
         for step in (0, 5):  # overwritten, resumed
-            assert records.curves_folder(tmp_path / output, str(board), step) == log.folder
+            assert logs.curves_folder(tmp_path / output, str(board), step) == log.folder
 
 
 def test_a_single_run_writes_into_its_very_run_file(tiny, tmp_path):
@@ -535,15 +536,13 @@ def test_curves_of_an_earlier_version_are_of_the_run_that_is_resumed(tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "events.out.tfevents.1").touch()
-    assert records.curves_folder(tmp_path / "s", str(tmp_path / "one"), 4) == str(tmp_path / "one")
-    assert records.curves_folder(tmp_path / "s", str(tmp_path / "two"), 0) == str(
-        tmp_path / "two/s"
-    )
+    assert logs.curves_folder(tmp_path / "s", str(tmp_path / "one"), 4) == str(tmp_path / "one")
+    assert logs.curves_folder(tmp_path / "s", str(tmp_path / "two"), 0) == str(tmp_path / "two/s")
 
 
 def claim(output, board, start, found):
     start.wait()
-    found.put(records.curves_folder(output, board, 0))
+    found.put(logs.curves_folder(output, board, 0))
 
 
 def test_runs_that_start_at_once_do_not_share_a_folder(tmp_path):
@@ -612,12 +611,12 @@ def write_text(folder):
 
 
 def write_lines(folder):
-    lines = records.JsonLines(folder / "train_log.jsonl", 0)
+    lines = logs.JsonLines(folder / "train_log.jsonl", 0)
     lines.write({"word": "word" * 9999})
 
 
 def write_curves(folder):
-    log = records.Log(folder, None, 0)
+    log = logs.Log(folder, None, 0)
     log.lines = type("Nowhere", (), {"write": lambda self, entry: None})()
     for step in range(999):
         log(step, loss={"ce": 1.0})
@@ -645,7 +644,7 @@ def test_a_full_disk_names_its_file(write, name, tmp_path, capfd):
 
 def test_a_full_device_names_its_file(tmp_path, capsys):
     (tmp_path / "train_log.jsonl").symlink_to("/dev/full")
-    lines = records.JsonLines(tmp_path / "train_log.jsonl", 0)
+    lines = logs.JsonLines(tmp_path / "train_log.jsonl", 0)
     assert common.cli(lambda argv: lines.write({"step": 1})) == 1
     assert (
         f"error: {tmp_path / 'train_log.jsonl'} cannot be written (No space left"

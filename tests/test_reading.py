@@ -22,7 +22,7 @@ from analysis.compare import RELATIONS
 from baselines import glue_with_baseline
 from common import UserError
 from scripts import estimate
-from training import records
+from training import logs, results_csv
 
 HEAD = (
     "method,task,seed,acc,minutes,parameters,device,machine,precision,processes,started,commit,"
@@ -99,7 +99,9 @@ def test_committed_tables_read_as_pandas_reads_them():
         keys = [name for name in ("method", "form", "machine") if name in plain][:1] or [
             plain.columns[0]
         ]
-        pd.testing.assert_frame_equal(records.read_table(path, keys)[0], plain, check_exact=True)
+        pd.testing.assert_frame_equal(
+            results_csv.read_table(path, keys)[0], plain, check_exact=True
+        )
         if {"method", "seed"} <= set(plain) and "predictions" not in plain:
             as_before = pd.read_csv(path, dtype=table.TEXTS)
             found_now = table.read_runs(path)[list(as_before)]  # beside flags that came later
@@ -138,11 +140,11 @@ def test_the_commands_read_a_table_as_it_is_meant(messy, tmp_path, capsys):
 
 
 def test_appending_leaves_one_clean_table(messy, tmp_path):
-    clean = records.read_results(written(tmp_path, CLEAN, "clean.csv"), dtype=str)
+    clean = results_csv.read_results(written(tmp_path, CLEAN, "clean.csv"), dtype=str)
     clean["--group_by_length"] = clean["--group_by_length"].astype(str)
     row = {"method": "VKD", "seed": 3, "started": "2027", "--output_dir": "00", "extra": 0.5}
     for _ in range(2):  # the second replaces the first
-        records.append_result(messy, row)
+        results_csv.append_result(messy, row)
     text = messy.read_text(encoding="utf-8")
     assert text.startswith("method,task,seed,") and text.count("method") == 1 and ";" not in text
     found = pd.read_csv(messy, dtype=str)
@@ -246,18 +248,18 @@ def test_lines_are_those_of_the_file(tmp_path):
     with pytest.raises(UserError, match="line 6 has 'x' in the column acc"):
         table.read_runs(source)
     with pytest.raises(UserError, match=r"absent\.csv cannot be read \(No such file"):
-        records.read_table(tmp_path / "absent.csv", ["method"])
+        results_csv.read_table(tmp_path / "absent.csv", ["method"])
 
 
 def test_appending_keeps_what_a_table_would_refuse(tmp_path):
     """At the end of a run its row matters more than another row's mistake."""
     source = written(tmp_path, CLEAN.replace("0.875", "x"))
-    records.append_result(source, {"method": "VKD", "seed": 3})
+    results_csv.append_result(source, {"method": "VKD", "seed": 3})
     assert pd.read_csv(source).acc.tolist()[:4] == ["0.5", "0.75", "0.625", "x"]
     source = written(tmp_path, CLEAN.replace("VKD,RTE,2", "VKD,2"))
     before = source.read_bytes()
     with pytest.raises(UserError, match="line 3 has 18 cells"):
-        records.append_result(source, {"method": "VKD", "seed": 3})
+        results_csv.append_result(source, {"method": "VKD", "seed": 3})
     assert source.read_bytes() == before
 
 
@@ -282,27 +284,27 @@ def test_texts_stay_texts(tmp_path):
     text = "method,seed,task,commit,data,machine,--output_dir,--tokenizer_name,--teacher_memory_path,acc\n"
     row = "VKD,{},RTE,123,0011,7,{},{},2026,0.5\n"
     path = written(tmp_path, text + row.format(1, "007", "01") + row.format(2, "NA", "1e5"))
-    found = records.read_results(path)
+    found = results_csv.read_results(path)
     assert found["--output_dir"].tolist() == ["007", "NA"] and found[
         "--tokenizer_name"
     ].tolist() == ["01", "1e5"]
     columns = ["commit", "data", "machine", "--teacher_memory_path"]
     assert found[columns].iloc[0].tolist() == ["123", "0011", "7", "2026"]
-    records.append_result(path, {"method": "VKD", "seed": 3, "--output_dir": "03"})
-    assert records.read_results(path)["--output_dir"].tolist() == ["007", "NA", "03"]
+    results_csv.append_result(path, {"method": "VKD", "seed": 3, "--output_dir": "03"})
+    assert results_csv.read_results(path)["--output_dir"].tolist() == ["007", "NA", "03"]
 
 
 @pytest.mark.parametrize("word", ["True", "TRUE", "true"])
 def test_booleans_of_a_spreadsheet(word, tmp_path):
     """Rows of before --group_by_length, appended to: what was masked was grouped, in any spelling."""
     path = written(tmp_path, f"method,seed,acc,--mask_padding\nFSD_I,1,0.5,{word}\nFSD_I,2,0.5,\n")
-    records.append_result(
+    results_csv.append_result(
         path, {"method": "FSD_I", "seed": 3, "acc": 0.5, "--group_by_length": False}
     )
-    assert records.read_results(path)["--group_by_length"].tolist() == [True, False, False]
+    assert results_csv.read_results(path)["--group_by_length"].tolist() == [True, False, False]
     path.write_text(path.read_text().replace(word, "WAHR"))
     with pytest.raises(UserError, match="line 2 has 'WAHR' in the column --mask_padding"):
-        records.read_results(path)
+        results_csv.read_results(path)
 
 
 def test_every_boolean_flag_is_known_as_such():
@@ -319,7 +321,7 @@ def test_every_boolean_flag_is_known_as_such():
             for action in script.make_parser()._actions
             if action.const is True and not action.metavar
         }
-    assert given - {"--do_train", "--do_eval", "--do_predict"} == set(records.BOOLEANS)
+    assert given - {"--do_train", "--do_eval", "--do_predict"} == set(results_csv.BOOLEANS)
 
 
 def test_every_flag_of_numbers_is_known_as_such():
@@ -336,8 +338,8 @@ def test_every_flag_of_numbers_is_known_as_such():
         "--seed",
         "--local_rank",
     }
-    assert numbers == {name for name in records.NUMBERS if name.startswith("--")}
-    assert not any(map(records.is_text, numbers))
+    assert numbers == {name for name in results_csv.NUMBERS if name.startswith("--")}
+    assert not any(map(results_csv.is_text, numbers))
 
 
 def write_run(folder, method="VKD", **changes):
@@ -369,7 +371,7 @@ def write_run(folder, method="VKD", **changes):
 def test_runs_in_folders_named_by_digits(tmp_path, capsys):
     for name, method in (("007", "VKD"), ("1", "FSD_I")):
         write_run(tmp_path / "runs" / name, method)
-        records.append_result(
+        results_csv.append_result(
             tmp_path / "r.csv",
             table.read_runs(tmp_path / "runs").iloc[-1].to_dict() | {"--output_dir": name},
         )
@@ -581,7 +583,7 @@ SCRIPTS = sorted(
 def test_help_can_be_printed_in_any_encoding(script, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     text = (ROOT / script).read_text(encoding="utf-8")
-    assert re.search(r"sys\.exit\((common\.)?cli\(main[,)]", text)  # its main goes through cli
+    assert re.search(r"sys\.exit\(\s*(common\.)?cli\(\s*main[,)]", text)  # its main goes through cli
     main = importlib.import_module(script.removesuffix(".py").replace("/", ".")).main
     for encoding, errors in (
         ("ascii", "strict"),
@@ -646,7 +648,7 @@ FOREIGN = [
 def test_a_foreign_line_is_left_out_of_a_resumed_log(line, tmp_path, capsys):
     path = tmp_path / "train_log.jsonl"
     path.write_bytes(b'{"step": 1}\n' + line + b'\n\n{"step": 2}\n{"step": 3}\n')
-    records.JsonLines(path, step=2).write({"step": 3, "again": True})
+    logs.JsonLines(path, step=2).write({"step": 3, "again": True})
     assert (
         path.read_text(encoding="utf-8") == '{"step": 1}\n{"step": 2}\n{"step": 3, "again": true}\n'
     )
@@ -654,13 +656,13 @@ def test_a_foreign_line_is_left_out_of_a_resumed_log(line, tmp_path, capsys):
         f"note: left out of {path}, as no JSON object with a number as step: line 2.\n"
     )
     path.write_bytes(b'{"step": 1}\n' + line)  # cut, as by a kill: nothing to be said
-    records.JsonLines(path, step=2)
+    logs.JsonLines(path, step=2)
     assert path.read_text(encoding="utf-8") == '{"step": 1}\n' and not capsys.readouterr().err
 
 
 def test_many_foreign_lines_are_one_note(tmp_path, capsys):
     (tmp_path / "log").write_text("no\n" * 12 + '{"step": 1}\n', encoding="utf-8")
-    assert records.read_log(tmp_path / "log") == [('{"step": 1}', {"step": 1})]
+    assert logs.read_log(tmp_path / "log") == [('{"step": 1}', {"step": 1})]
     assert "line 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 2 more.\n" in capsys.readouterr().err
 
 

@@ -16,7 +16,7 @@ from conftest import flags, shell
 import common
 from analysis import table
 from common import UserError
-from training import records
+from training import logs, results_csv
 
 
 def test_atomic_path_keeps_the_old_content_until_the_new_is_whole(tmp_path):
@@ -55,19 +55,19 @@ def test_a_file_never_replaces_a_folder(tmp_path):
 def test_json_lines_drop_what_was_written_after_the_checkpoint(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
-    records.JsonLines(path, step=2).write({"step": 3, "again": True})
+    logs.JsonLines(path, step=2).write({"step": 3, "again": True})
     assert [json.loads(line) for line in path.read_text().splitlines()] == [
         {"step": 1},
         {"step": 2},
         {"step": 3, "again": True},
     ]
-    records.JsonLines(path, step=0)
+    logs.JsonLines(path, step=0)
     assert path.read_text() == ""
 
 
 def append(path, worker):
     for i in range(5):
-        records.append_result(
+        results_csv.append_result(
             path, {"method": f"m{worker}", "seed": i} | ({f"extra{worker}": 1} if worker else {})
         )
 
@@ -91,13 +91,13 @@ def test_results_of_concurrent_runs_all_arrive(tmp_path):
 def test_a_repeated_run_is_not_in_the_table_twice(tmp_path):
     run = {"method": "VKD", "seed": 1, "started": "noon", "--output_dir": "a"}
     for row in (run, run | {"--output_dir": "b"}, run, run | {"started": "later"}):
-        records.append_result(tmp_path / "r.csv", row)
+        results_csv.append_result(tmp_path / "r.csv", row)
     rows = pd.read_csv(tmp_path / "r.csv")
     found = sorted(zip(rows.started, rows["--output_dir"], strict=True))
     assert found == [("later", "a"), ("noon", "a"), ("noon", "b")]
     (tmp_path / "r.csv").write_text("")
     with pytest.raises(UserError, match="not a table of results"):
-        records.append_result(tmp_path / "r.csv", run)
+        results_csv.append_result(tmp_path / "r.csv", run)
 
 
 def hold(folder):
@@ -269,8 +269,8 @@ def test_a_finished_run_says_its_peak_memory(tiny, tmp_path):
 def test_runs_with_and_without_a_peak_memory_are_of_one_table(tmp_path, capsys):
     later = RUN | {"seed": 2, "arguments": RUN["arguments"] | {"seed": 2}, "peak_memory_mib": 900}
     assert (
-        "peak_memory_mib" not in records.result_row(RUN)
-        and records.result_row(later)["peak_memory_mib"] == 900
+        "peak_memory_mib" not in results_csv.result_row(RUN)
+        and results_csv.result_row(later)["peak_memory_mib"] == 900
     )
     for folder, run in (
         ("a", RUN),

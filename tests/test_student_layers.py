@@ -28,7 +28,7 @@ from baselines import glue_with_baseline
 from common import UserError
 from glue_data.tasks import get_task
 from scripts import estimate
-from training import models, records, runs
+from training import models, records, results_csv, runs
 from training.flags import check_arguments
 from training.tokenizer import load_tokenizer
 
@@ -454,8 +454,8 @@ def test_a_table_without_variants_wants_one_start(tmp_path, capsys):
 def test_a_row_is_appended_and_read_as_it_was(tmp_path):
     for seed, picked in ((1, "0,2"), (2, "3"), (3, None)):
         write_run(tmp_path / f"runs/{seed}", "FSD_I", 0.7, seed=seed, student_layers=picked)
-        row = records.result_row(json.loads((tmp_path / f"runs/{seed}/run.json").read_text()))
-        records.append_result(tmp_path / "r.csv", row | {"--output_dir": str(seed)})
+        row = results_csv.result_row(json.loads((tmp_path / f"runs/{seed}/run.json").read_text()))
+        results_csv.append_result(tmp_path / "r.csv", row | {"--output_dir": str(seed)})
     names = ["FSD_I, student_layers 0,2", "FSD_I, student_layers 3", "FSD_I"]
     for source in (tmp_path / "r.csv", tmp_path / "runs"):
         assert tables.name_variants(table.read_runs(source)).method.tolist() == names

@@ -22,7 +22,7 @@ import glue_with_cka_i
 import memory
 import termination
 import train_memory
-from training import records, runs, teacher_cache
+from training import results_csv, runs, teacher_cache
 
 SAID = "terminated; {}, and the same command goes on from there\n"
 
@@ -131,7 +131,7 @@ def test_elsewhere_it_ends_at_once(where, tiny, tmp_path, monkeypatch, capsys):
 
 def test_a_finished_run_is_not_terminated(tiny, tmp_path, monkeypatch):
     """At the moment in which its last record is written, and in the last pass of a clustering."""
-    monkeypatch.setattr(runs.records, "result_row", raises_a_signal(records.result_row, 1))
+    monkeypatch.setattr(runs.results_csv, "result_row", raises_a_signal(results_csv.result_row, 1))
     assert (
         common.cli(
             glue_with_cka_i.main, flags(tiny, tmp_path / "s", "--results_csv", tmp_path / "r.csv")

@@ -26,13 +26,14 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_distill import stopped_at
 
+import choices
 import common
 import glue_with_cka_g
 import glue_with_cka_i
 import memory
 import train_memory
 from common import UserError
-from training import choices, clustering
+from training import clustering
 
 
 def facts_of(folder):

@@ -31,9 +31,9 @@ from analysis import best, cost, table, tables
 from baselines import glue_with_baseline
 from common import UserError
 from scripts import estimate
-from training import records, runs
+from seeds import mix
+from training import records, results_csv, runs
 from training.batches import epoch_order
-from training.seeds import mix
 
 BOTH = ["--mask_padding", "--group_by_length"]
 
@@ -203,9 +203,9 @@ def test_old_and_new_rows_share_a_table(tmp_path):
         write_run(
             tmp_path / "run", "FSD_I", 0.7, mask_padding=True, group_by_length=grouped, seed=seed
         )
-        row = records.result_row(json.loads((tmp_path / "run/run.json").read_text()))
+        row = results_csv.result_row(json.loads((tmp_path / "run/run.json").read_text()))
         assert row["--group_by_length"] is grouped
-        records.append_result(path, row | {"--output_dir": f"/x/{seed}"})
+        results_csv.append_result(path, row | {"--output_dir": f"/x/{seed}"})
     written = pd.read_csv(path)
     assert written["--group_by_length"].tolist() == [True, True, False, False, True]
     named = tables.name_variants(table.read_runs(path)).method

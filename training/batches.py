@@ -11,8 +11,8 @@ from typing import NamedTuple
 import accelerate
 import torch
 
+from seeds import mix
 from training.attention import heard
-from training.seeds import mix
 from training.unpadding import without_padding
 
 SORTED = 16  # mini-batches whose rows are sorted by length among themselves, where rows are grouped by length

@@ -12,7 +12,7 @@ import common
 import memory
 import termination
 from common import UserError, say
-from training import models, records, runs
+from training import logs, models, records, runs
 from training.batches import MiniBatch, Rows, flat
 from training.checkpoints import check_output, checkpoints, other_settings, run_settings
 from training.teacher import Teacher
@@ -41,7 +41,7 @@ class Clustering(runs.Run):
                 common.remove_folder(path)
         self.record["settings"] = settings
         self.write_record()
-        log = records.Log(self.output, args.run_file, progress["step"])
+        log = logs.Log(self.output, args.run_file, progress["step"])
         kmeans = self.kmeans(tensors)
         termination.hold()  # to the end: a memory that is finished is not terminated any more
         found = self.passes(kmeans, progress, log)

@@ -9,10 +9,10 @@ import os
 import re
 from pathlib import Path
 
+import choices
 from common import UserError, expand_path, expand_path_or_none, follow, make_folders
 from glue_data.tasks import TASKS, get_task
-from training import choices
-from training.records import read_results
+from training.results_csv import read_results
 
 
 class Parser(argparse.ArgumentParser):

@@ -25,7 +25,8 @@ from common import UserError, say
 from distill import Loop, needs_of, task_loss
 from glue_data.submission import write_submission
 from glue_data.tasks import TASKS, has_file
-from training import allocation, classes, flags, models, records
+from seeds import mix
+from training import allocation, classes, flags, logs, models, records, results_csv
 from training.batches import MiniBatch, Rows
 from training.checkpoints import (
     checkpoint_to_resume,
@@ -37,7 +38,6 @@ from training.checkpoints import (
     step_of,
 )
 from training.linear import quick_linears
-from training.seeds import mix
 from training.teacher import Teacher
 from training.teacher_cache import TeacherCache, entries
 from training.tokenizer import load_tokenizer
@@ -198,7 +198,7 @@ class Run:
                 "finished": True,
             }
             if args.results_csv:
-                records.append_result(args.results_csv, records.result_row(self.record))
+                results_csv.append_result(args.results_csv, results_csv.result_row(self.record))
             self.write_record()
         say(
             f"{self.method} on {self.task.name}: {describe(results) or 'done'}; everything is in "
@@ -301,7 +301,7 @@ class Run:
         if self.is_trained(before, settings):
             say(f"the training in {self.output} is done; going on after it")
             self.record = before | {"arguments": dict(vars(args))}
-            return records.Log(self.output, args.run_file, before["steps"])
+            return logs.Log(self.output, args.run_file, before["steps"])
         checkpoint = checkpoint_to_resume(args, settings)
         accelerator.wait_for_everyone()  # all processes have looked before the main one clears the folder
         student = models.load_student(args, self.task, tokenizer, teacher, checkpoint)
@@ -363,7 +363,7 @@ class Run:
             torch.manual_seed(mix(args.seed, "process", accelerator.process_index))
         if common.is_main_process():
             self.take_folder(checkpoint, loop.state.step, before)
-        log = records.Log(self.output, args.run_file, loop.state.step)
+        log = logs.Log(self.output, args.run_file, loop.state.step)
 
         def save(state):
             tensors, progress = state.pack()

@@ -1,0 +1,331 @@
+"""results.csv, a row for each run: written under a lock, read as a spreadsheet may have left it."""
+
+import csv
+import io
+import re
+from pathlib import Path
+
+import filelock
+import numpy as np
+
+from common import UserError, atomic_path, follow, make_folder
+from training.records import as_of_today
+
+RESULT = ("method", "seed")  # the columns that every results.csv has
+METRICS = ("mcc", "acc", "f1", "pearson", "spearmanr", "eval_loss")
+PATHS = (
+    "_dir",
+    "_file",
+    "_path",
+    "_csv",
+    "name_or_path",
+    "name_or_path_for_copy",
+    "tokenizer_name",
+    "config_name",
+    "teacher_cache",
+)  # how flags of files and folders end
+TEXTS = (
+    "method",
+    "task",
+    "metric",
+    "run",
+    "form",
+    "model",
+    "device",
+    "machine",
+    "precision",
+    "started",
+    "commit",
+    "teacher",
+    "data",
+    "memory",
+    "memory_init",
+    "torch",
+    "transformers",
+    "--resume_from_checkpoint",
+    "--student_layers",
+)
+NUMBERS = (
+    "seed",
+    *METRICS,
+    *(f"{name}_mm" for name in METRICS),
+    "minutes",
+    "examples_per_second",
+    "peak_memory_mib",
+    "parameters",
+    "processes",
+    "steps",
+    *(
+        f"--{name}"
+        for name in (
+            "student_num_hidden_layers",
+            "max_seq_length",
+            "max_train_samples",
+            "max_eval_samples",
+            "max_predict_samples",
+            "logging_steps",
+            "save_steps",
+            "save_total_limit",
+            "per_gpu_train_batch_size",
+            "per_gpu_eval_batch_size",
+            "gradient_accumulation_steps",
+            "learning_rate",
+            "weight_decay",
+            "adam_epsilon",
+            "max_grad_norm",
+            "num_train_epochs",
+            "max_steps",
+            "warmup_steps",
+            "warmup_ratio",
+            "dataloader_num_workers",
+            "alpha",
+            "temperature",
+            "beta",
+            "gamma_i",
+            "gamma_l",
+            "gamma_g",
+            "gamma_m",
+            "gamma_d",
+            "gamma_a",
+            "student_memory_learning_rate",
+            "relation_heads",
+        )
+    ),
+)
+BOOLEANS = tuple(
+    f"--{name}"
+    for name in (
+        "do_lower_case",
+        "mask_padding",
+        "group_by_length",
+        "copy_teacher",
+        "do_layerwise",
+        "internal",
+        "bf16",
+        "fp16",
+        "compile",
+        "no_cuda",
+        "overwrite_cache",
+        "overwrite_output_dir",
+        "evaluate_during_training",
+        "eval_all_checkpoints",
+    )
+)
+DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
+
+
+def is_text(column):
+    """Whether a column of our tables is text even where it looks like numbers, as a folder 007."""
+    return column in TEXTS or (column.startswith("--") and column.endswith(PATHS))
+
+
+def is_number(text):
+    """Whether a cell is a number as pandas reads it: 1_000 is none."""
+    try:
+        return text.isascii() and "_" not in text and float(text) is not None
+    except ValueError:
+        return False
+
+
+def wrong_line(path, line, has, do="mend or delete that line"):
+    """The UserError of a line in a table."""
+    return UserError(f"{path}, line {line} has {has}: {do}")
+
+
+def split_cells(path):
+    """The separator of a CSV and [(line in the file, cells)] of its rows that are not empty."""
+    try:
+        text = Path(path).read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise wrong_line(
+            path, line, "bytes that are not UTF-8", "save the table as UTF-8 or name another"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): name another file") from None
+    text = text.replace("\ufeff", "")  # the byte order mark; each of joined files may have one
+    first = next((line for line in text.splitlines() if line.strip(" ,;\t")), "")
+    separator = max(",;\t", key=re.sub(r'"[^"]*"', "", first).count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    rows, line = [], 1
+    try:
+        for cells in reader:
+            if any(map(str.strip, cells)):
+                rows.append((line, cells))
+            line = reader.line_num + 1
+    except csv.Error:
+        has = "a quoted cell that does not end, or goes on after its end"
+        raise wrong_line(path, line, has) from None
+    return separator, rows
+
+
+def read_cells(path, keys, what):
+    """The columns of a CSV, and [(line in the file, {column: text})] of its rows.
+
+    A column is its name and the number of columns of that name before it. Read as meant are a byte
+    order mark; semicolons or tabs instead of commas, and then decimal commas; empty rows; further
+    header lines, known by the names `keys`, whose columns are those of the rows after them.
+    """
+    separator, lines = split_cells(path)
+    header, top, columns, rows = [], 1, {}, []
+    for line, cells in lines:
+        if not header or set(keys) <= set(cells):
+            header, top = [(name, cells[:i].count(name)) for i, name in enumerate(cells)], line
+            columns |= dict.fromkeys(header)
+            missing = [name for name in keys if name not in cells]
+            if missing:
+                raise UserError(
+                    f"{path} is {what} (line {line} has no column {missing[0]}): move "
+                    "it away or name another file"
+                )
+            continue
+        if len(cells) != len(header):
+            has = f"{len(cells)} cells, but line {top} names {len(header)} columns"
+            raise wrong_line(
+                path,
+                line,
+                has,
+                "mend or delete that line (commas in a cell need "
+                "quotes around it, decimal commas semicolons between the cells)",
+            )
+        row = dict(zip(header, cells, strict=True))
+        if separator != ",":
+            row = {
+                c: text
+                if is_text(c[0]) or not DECIMAL_COMMA.fullmatch(text.strip())
+                else text.replace(",", ".")
+                for c, text in row.items()
+            }
+        rows.append((line, row))
+    if not header:
+        raise UserError(f"{path} is {what} (it is empty): move it away or name another file")
+    # a spreadsheet pads shorter header lines with empty cells
+    return [c for c in columns if c[0] or any(row.get(c) for _, row in rows)], rows
+
+
+def header_of(path):
+    """The names in the first line of a CSV that is not empty."""
+    _, lines = split_cells(path)
+    return lines[0][1] if lines else []
+
+
+def read_table(path, keys, filled=(), numbers=(), what="no table of ours", dtype=None):
+    """A CSV as pandas reads it (dtype: pandas' own), and the file's line of each row.
+
+    keys: columns that must be there; what: what a file without them is. filled: columns without an
+    empty cell. numbers: columns with nothing but numbers and empty cells. Columns of texts stay as
+    written, be it 007 or NA. What is read as it is meant: see read_cells. Else a UserError.
+    """
+    import pandas as pd
+
+    columns, rows = read_cells(path, keys, what)
+    cells = {c: [row.get(c, "") for _, row in rows] for c in columns}
+    lines = [line for line, _ in rows]
+    clean, names = io.StringIO(), [name for name, _ in columns]
+    csv.writer(clean).writerows([names, *zip(*cells.values(), strict=True)])
+    clean.seek(0)
+    table = pd.read_csv(clean, dtype=dtype)
+    for i, ((name, _), texts) in enumerate(cells.items()):
+        if is_text(name) and any(texts):
+            table.isetitem(i, pd.Series([text or None for text in texts], dtype="str"))
+        for line, text, missing in zip(lines, texts, table.iloc[:, i].isna(), strict=True):
+            if name in filled and (missing or not text.strip()):
+                raise wrong_line(path, line, f"nothing in the column {name}")
+            if name in BOOLEANS and not missing and text.strip().lower() not in ("true", "false"):
+                raise wrong_line(
+                    path, line, f"{text!r} in the column {name}, which is of True and False"
+                )
+            if name in numbers and not missing and not is_number(text):
+                comma = " (decimal commas need semicolons between the cells)" if "," in text else ""
+                raise wrong_line(
+                    path,
+                    line,
+                    f"{text!r} in the column {name}, which is of numbers",
+                    f"mend or delete that line{comma}",
+                )
+    return table, lines
+
+
+def fill_missing(table):
+    """A table of results with the flags that its rows did not have yet, by `as_of_today`."""
+    import pandas as pd  # here and below, as a run without a table does without it
+
+    columns = {column: column.removeprefix("--") for column in table if column.startswith("--")}
+    given = (
+        {name: value for name, value in zip(columns.values(), row, strict=True) if pd.notna(value)}
+        for row in table[list(columns)].itertuples(index=False, name=None)
+    )
+    rows = list(map(as_of_today, given))
+    for name in ("group_by_length", "student_memory_init", "warmup_ratio", "sample_features"):
+        if any(name in row for row in rows):
+            table[f"--{name}"] = [row.get(name, np.nan) for row in rows]
+    return table
+
+
+def read_results(path, dtype=None, filled=RESULT):
+    """A results.csv as a table, known by its columns method and seed, with today's flags."""
+    return fill_missing(
+        read_table(path, RESULT, filled, NUMBERS, "not a table of results", dtype)[0]
+    )
+
+
+def append_result(path, row):
+    """Put one run's row into a shared results.csv, under a lock and atomically; new columns widen
+    the table.
+
+    A run is known by its folder and start: one that is killed right after this and repeated is not
+    in it twice, one that is overwritten by another stays.
+    """
+    import pandas as pd
+
+    path = follow(path)  # so that two names of one table have one lock
+    make_folder(path.parent)
+    with filelock.FileLock(path.with_name(f".{path.name}.lock")):
+        table = pd.DataFrame([{key: str(value) for key, value in row.items()}])
+        if path.is_file():
+            before = fill_missing(
+                read_table(path, RESULT, what="not a table of results", dtype=str)[0]
+            )
+            keys = [key for key in ("started", "--output_dir") if key in before and key in table]
+            same = (before[keys] == table[keys].iloc[0]).all(axis=1) & bool(keys)
+            table = pd.concat([before[~same], table], ignore_index=True)
+        with atomic_path(path) as temporary:
+            table.to_csv(temporary, index=False)
+
+
+def result_row(run):
+    """The row of results.csv for a run, from the content of its run.json."""
+    arguments = {
+        k: v
+        for k, v in as_of_today(run["arguments"]).items()
+        if k not in ("do_train", "do_eval", "do_predict")
+        and v is not None
+        and v != ""
+        and (v is not False or k == "group_by_length")
+    }  # a row without it is an older one
+    return {
+        "method": run["method"],
+        "task": arguments.pop("task_name"),
+        "seed": arguments.pop("seed"),
+        **run["results"],
+        "minutes": round(run["train_seconds"] / 60, 2),
+        "examples_per_second": round(run["examples_per_second"], 1),
+        **{
+            k: run[k] for k in ("peak_memory_mib",) if k in run
+        },  # runs of earlier versions do not say
+        "parameters": run["parameters"],
+        "device": run["device"],
+        "machine": run["machine"],
+        "precision": run["precision"],
+        "processes": run["processes"],
+        "steps": run["steps"],
+        "started": run["started"],
+        "commit": run["commit"][:12],
+        "teacher": (run["teacher"] or "")[:12],
+        "data": run.get("data", {}).get("train", {}).get("sha256", "")[:12],
+        "memory": run.get("teacher_memory", {}).get("sha256", "")[:12],
+        "memory_init": run.get("teacher_memory", {}).get("memory_init", ""),
+        "torch": run["versions"]["torch"],
+        "transformers": run["versions"]["transformers"],
+        **{f"--{k}": v for k, v in arguments.items()},
+    }
