@@ -59,7 +59,7 @@ OWN_FLAGS = sorted({name for method in METHODS.values() for name in method.flags
 
 def terms(args, memories=None):
     """The method: α ce + (1-α) kd + its structure."""
-    import distill  # here, so that the flags are read without torch
+    import terms as distill  # here, so that the flags are read without torch
 
     if args.method == "none":
         return {"ce": distill.vkd_terms(1.0, 1.0)["ce"]}
@@ -171,13 +171,13 @@ def make_parser():
 
 
 def main(argv=None, loop=None):
-    """loop: see runs.run."""
+    """loop: see distill.run."""
     args = make_parser().parse_args(argv)
     fill_flags(args)
     flags.check_arguments(args)
-    from training import runs  # after the flags, as it imports for seconds
+    import distill  # after the flags, as it imports for seconds
 
-    return runs.run(args, name_of(args), terms, check, loop)
+    return distill.run(args, name_of(args), terms, check, loop)
 
 
 if __name__ == "__main__":

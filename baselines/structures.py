@@ -1,6 +1,6 @@
 """The structures of FSD's rivals, each a function of a run's flags that returns a dict of terms."""
 
-import distill
+import terms as distill
 from baselines import gram, minilm, pkd, procrustes, rkd
 from training.batches import first_tokens, flat
 

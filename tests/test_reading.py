@@ -583,7 +583,9 @@ SCRIPTS = sorted(
 def test_help_can_be_printed_in_any_encoding(script, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     text = (ROOT / script).read_text(encoding="utf-8")
-    assert re.search(r"sys\.exit\(\s*(common\.)?cli\(\s*main[,)]", text)  # its main goes through cli
+    assert re.search(
+        r"sys\.exit\(\s*(common\.)?cli\(\s*main[,)]", text
+    )  # its main goes through cli
     main = importlib.import_module(script.removesuffix(".py").replace("/", ".")).main
     for encoding, errors in (
         ("ascii", "strict"),

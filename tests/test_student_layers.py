@@ -26,9 +26,11 @@ import train_teacher
 from analysis import best, table, tables
 from baselines import glue_with_baseline
 from common import UserError
+from distill import HYPERPARAMETERS
 from glue_data.tasks import get_task
+from loop import Loop
 from scripts import estimate
-from training import models, records, results_csv, runs
+from training import models, records, results_csv
 from training.flags import check_arguments
 from training.tokenizer import load_tokenizer
 
@@ -232,7 +234,7 @@ def test_every_script_trains_the_chosen_layers(name, tiny_without_dropout, train
     assert all(torch.equal(value, source[there(key)]) for key, value in found.items())
     run = json.loads((tmp_path / "s/run.json").read_text())
     assert run["arguments"]["student_layers"] == run["settings"]["student_layers"] == "1,3"
-    assert run["method"] == name and "student_layers" in runs.HYPERPARAMETERS
+    assert run["method"] == name and "student_layers" in HYPERPARAMETERS
     row = tables.name_variants(table.read_runs(tmp_path / "r.csv")).iloc[0]
     assert (row.method, row["--student_layers"]) == (f"{name}, student_layers 1,3", "1,3")
 
@@ -266,7 +268,7 @@ def test_killed_and_resumed_is_bit_identical(main, tiny, tmp_path, monkeypatch):
         )
 
     main.main(arguments("straight"))
-    step, taken = runs.Loop.step, []
+    step, taken = Loop.take_step, []
 
     def killed(loop, *args):
         taken.append(1)
@@ -275,7 +277,7 @@ def test_killed_and_resumed_is_bit_identical(main, tiny, tmp_path, monkeypatch):
         return step(loop, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs.Loop, "step", killed)
+        patch.setattr(Loop, "take_step", killed)
         assert common.cli(main.main, arguments("killed")) == 130
     with pytest.raises(UserError, match="student_layers was 1,3 and is 0,3"):
         main.main(arguments("killed", "0,3"))
