@@ -1,7 +1,7 @@
 """Runs -> one table: a row a method, mean ± standard deviation over its seeds, as Markdown.
 
     python analysis/table.py RUNS_DIR                       # or a results.csv that the runs appended to
-    python analysis/table.py RUNS_DIR --csv results/mrpc.csv --insert PAGE.md
+    python analysis/table.py RUNS_DIR --csv results/mrpc.csv --insert README.md
 
 --csv writes the single runs, with the names of their folders (run) but without the paths of the machine they ran on.
 --insert puts the table into a file, in place of what stands between the lines <!-- table TASK --> and
