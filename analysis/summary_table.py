@@ -56,7 +56,8 @@ def summarize(runs):
     rows = [{"method": method} for method in methods]
     for task, scores in found.items():
         paper = published_scores(task)
-        best = claims.best_rival(runs, task, claims.scores_of(runs[runs.task == task], task))
+        of_task = runs[runs.task == task]
+        best = claims.best_rival(of_task, task, claims.scores_of(of_task, task))
         usual = pd.Series([len(group) for group in scores.values()]).mode()[0]
         for row in rows:
             method = row["method"]
