@@ -13,13 +13,8 @@ import pytest
 from conftest import ROOT
 
 import common
-import glue_with_cka_g
-import glue_with_cka_i
-import glue_with_cka_ilg
-import train_teacher
 from analysis import best, cost, findings, report, table, tables
 from analysis.compare import RELATIONS
-from baselines import glue_with_baseline
 from common import UserError
 from scripts import estimate
 from training import logs, results_csv
@@ -307,41 +302,6 @@ def test_booleans_of_a_spreadsheet(word, tmp_path):
         results_csv.read_results(path)
 
 
-def test_every_boolean_flag_is_known_as_such():
-    given = set()
-    for script in (
-        train_teacher,
-        glue_with_cka_i,
-        glue_with_cka_g,
-        glue_with_cka_ilg,
-        glue_with_baseline,
-    ):
-        given |= {
-            f"--{action.dest}"
-            for action in script.make_parser()._actions
-            if action.const is True and not action.metavar
-        }
-    assert given - {"--do_train", "--do_eval", "--do_predict"} == set(results_csv.BOOLEANS)
-
-
-def test_every_flag_of_numbers_is_known_as_such():
-    given = {}
-    for script in (
-        train_teacher,
-        glue_with_cka_i,
-        glue_with_cka_g,
-        glue_with_cka_ilg,
-        glue_with_baseline,
-    ):
-        given |= {f"--{action.dest}": action.type for action in script.make_parser()._actions}
-    numbers = {flag for flag, kind in given.items() if kind in (int, float)} - {
-        "--seed",
-        "--local_rank",
-    }
-    assert numbers == {name for name in results_csv.NUMBERS if name.startswith("--")}
-    assert not any(map(results_csv.is_text, numbers))
-
-
 def write_run(folder, method="VKD", **changes):
     run = {
         "finished": True,
@@ -583,7 +543,9 @@ SCRIPTS = sorted(
 def test_help_can_be_printed_in_any_encoding(script, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     text = (ROOT / script).read_text(encoding="utf-8")
-    assert re.search(r"sys\.exit\(\s*(common\.)?cli\(\s*main[,)]", text)  # its main goes through cli
+    assert re.search(
+        r"sys\.exit\(\s*(common\.)?cli\(\s*main[,)]", text
+    )  # its main goes through cli
     main = importlib.import_module(script.removesuffix(".py").replace("/", ".")).main
     for encoding, errors in (
         ("ascii", "strict"),
