@@ -289,7 +289,9 @@ def test_minilm_knows_no_padding():
     ],
 )
 def test_attention_is_heard_in_each_family(family, changes):
-    """What is heard are the projections of the last layer's input, whatever the family calls them."""
+    """What is heard are the projections of the last layer's input, whatever the family calls
+    them.
+    """
     shape = {
         "hidden_size": 16,
         "num_hidden_layers": 4,

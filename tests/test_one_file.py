@@ -24,7 +24,8 @@ METHOD = {
     "name": "Throwaway",
     "help": "the difference of the first numbers",
     "defaults": {
-        "beta": 2.0, "gamma_x": 3.0, "squared": False, "between": "samples", "sample_features": "flat",
+        "beta": 2.0, "gamma_x": 3.0, "squared": False,
+        "between": "samples", "sample_features": "flat",
     },
     "flags": {
         "gamma_x": {"role": "weight", "type": "float", "least": 0, "most": 9, "help": "γ_x."},

@@ -69,8 +69,8 @@ def flags_of_rivals(ours):
         for flag in method.flags.values():
             if flag.name in ours or flag.name in found:
                 raise UserError(
-                    f"baselines/{file}.py declares --{flag.name}, which is declared elsewhere, too: "
-                    "name it under defaults alone, or rename it"
+                    f"baselines/{file}.py declares --{flag.name}, which is declared elsewhere, "
+                    "too: name it under defaults alone, or rename it"
                 )
             found[flag.name] = flag
     for file, method in methods.items():
