@@ -1,4 +1,4 @@
-"""Tables, logs and records that were not left as we wrote them: read as meant, or refused by line."""
+"""Tables, logs and records that were changed since we wrote them: read as meant, or refused."""
 
 import importlib
 import io
@@ -290,7 +290,7 @@ def test_texts_stay_texts(tmp_path):
 
 @pytest.mark.parametrize("word", ["True", "TRUE", "true"])
 def test_booleans_of_a_spreadsheet(word, tmp_path):
-    """Rows of before --group_by_length, appended to: what was masked was grouped, in any spelling."""
+    """Rows from before --group_by_length: the masked ones were grouped, in any spelling."""
     path = written(tmp_path, f"method,seed,acc,--mask_padding\nFSD_I,1,0.5,{word}\nFSD_I,2,0.5,\n")
     results_csv.append_result(
         path, {"method": "FSD_I", "seed": 3, "acc": 0.5, "--group_by_length": False}

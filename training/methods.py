@@ -1,7 +1,8 @@
 """The rivals as their files declare them, read without running these, so that no --help waits for
 torch.
 
-A file of baselines/ with a METHOD = {...} at its top is a rival; its name is that of the method:
+A file of baselines/ with a METHOD = {...} at its top is a rival; --method is its name, in lower
+case:
 
     METHOD = {
         "name": "RKD",                      # in tables
