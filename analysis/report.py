@@ -370,7 +370,7 @@ def main(argv=None):
     import transformers
 
     from analysis.subjects import Subjects
-    from training.runs import peak_memory
+    from training.session import peak_memory
 
     for library in (transformers, huggingface_hub):
         library.logging.set_verbosity_error()

@@ -19,7 +19,6 @@ from common import UserError, say
 from glue_data.tasks import get_task
 from training import models, records
 from training.batches import MiniBatch, Rows
-from training.linear import quick_linears
 from training.loading import load_config, loading
 from training.tokenizer import has_tokenizer, load_tokenizer
 
@@ -184,7 +183,7 @@ class Subjects:
         self.students.sort(key=lambda student: table.rank(student.name))  # else in the order given
         self.check_padding()
         self.curves = findings.training_curves(self.students, self.note)
-        quick_linears(self.teacher.to(self.accelerator.device), self.accelerator)
+        self.teacher.to(self.accelerator.device)
 
     def teacher_memory(self, tokenizer):
         """The teacher's Centroids and the sha256 of their file."""
@@ -222,7 +221,7 @@ class Subjects:
         run = sum(student.name == name for student in self.students)
         model = model.float().eval().requires_grad_(False).to(self.accelerator.device)
         own = self.student_memory(folder, model)
-        return Student(name, run, folder, record, quick_linears(model, self.accelerator), own)
+        return Student(name, run, folder, record, model, own)
 
     def name_of(self, folder, record):
         """A run's method with its variants, as in the tables; of a stranger's folder its own name."""

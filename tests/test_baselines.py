@@ -33,8 +33,8 @@ from baselines import glue_with_baseline as script
 from baselines import gram, minilm, pkd, procrustes, rkd
 from cka import linear_cka
 from common import UserError
-from distill import needs_of
 from glue_data.tasks import get_task
+from terms import needs_of
 from training.attention import heard, last_attention
 from training.methods import read_methods
 
