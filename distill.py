@@ -33,59 +33,30 @@ from training.teacher import Teacher
 from training.teacher_cache import TeacherCache, entries
 from training.tokenizer import load_tokenizer
 
-HYPERPARAMETERS = {
-    "learning_rate",
-    "num_train_epochs",
-    "per_gpu_train_batch_size",
-    "seed",
-    "alpha",
-    "beta",
-    "warmup_steps",
-    "warmup_ratio",
-    "temperature",
-    "gamma_i",
-    "gamma_l",
-    "gamma_g",
-    "gamma_m",
-    "student_memory_learning_rate",
-    "student_memory_init",
-    "cka_estimator",
-    "intra_reduction",
-    "mask_padding",
-    "group_by_length",
-    "do_layerwise",
-    "student_num_hidden_layers",
-    "student_layers",
-    "gamma_d",
-    "gamma_a",
-    "relation_heads",
-    "between",
-    "sample_features",
-}
-
-
 # ---- the story -----------------------------------------------------------------------------------
 
 
-def run(args, method, terms, check=None, loop=None):
+def run(args, method, terms, check=None, loop=None, layers="penultimate"):
     """Train, evaluate and predict as the flags say. Returns the exit code.
 
     method: the name under which the run appears in tables. terms(args, memories) -> {name: Term},
     where memories is the memory.Memories of a method with a global structure, else None.
     check(args, student, teacher) refuses models that the method cannot take, with a UserError.
-    loop: what makes the Loop, of that class's arguments; by default the class itself.
+    loop: what makes the Loop, of that class's arguments; by default the class itself. layers: which
+    the terms compare, see models.layer_pairs.
     """
     began = time.perf_counter()
     with open_session(args) as session:
-        return Run(session, method, terms, check, loop or Loop).main(began)
+        return Run(session, method, terms, check, loop or Loop, layers).main(began)
 
 
 class Run:
     """One run of one method on one task: what its steps share. `record` becomes its run.json."""
 
-    def __init__(self, session, method, terms, check, make_loop):
+    def __init__(self, session, method, terms, check, make_loop, layers):
         self.session, self.args, self.output = session, session.args, session.output
         self.method, self.terms, self.check, self.make_loop = method, terms, check, make_loop
+        self.layers = layers
         self.record = records.Record.begin(session, method)
 
     def main(self, began):
@@ -175,7 +146,7 @@ class Run:
         """True where a run of these settings was cut off after its training."""
         if not before.get("trained") or before["finished"]:
             return False
-        then = records.as_of_today(before["settings"])
+        then = flags.as_of_today(before["settings"])
         if then != settings and not self.args.overwrite_output_dir:
             raise other_settings(self.output, then, settings)
         return then == settings
@@ -214,7 +185,7 @@ class Run:
         pairs, observed, cache = [], None, None
         terms = self.terms(args, memories)
         if teacher:
-            pairs = models.layer_pairs(args, student, teacher)
+            pairs = models.layer_pairs(args, student, teacher, self.layers)
             observed = models.penultimate_pair(student, teacher)
             teacher = Teacher(teacher, accelerator)
             if args.teacher_cache and needs_of(terms):
@@ -316,7 +287,8 @@ class Run:
         """Close the log, append to --results_csv, and say in run.json that the run is finished."""
         args, record = self.args, self.record
         termination.hold()  # a run that is finished is not terminated any more
-        shown = {name: value for name, value in vars(args).items() if name in HYPERPARAMETERS}
+        tuned = flags.hyperparameters()
+        shown = {name: value for name, value in vars(args).items() if name in tuned}
         log.close(record.steps, {"method": self.method} | shown, results)
         record.results, record.wall_seconds, record.finished = results, seconds, True
         if args.results_csv:

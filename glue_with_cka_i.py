@@ -1,10 +1,11 @@
 """FSD_I with --internal, FSD_L without it, VKD with --beta 0: distil a teacher into a student on a
 GLUE task.
 
-    python glue_with_cka_i.py --model_type bert --model_name_or_path TEACHER --model_name_or_path_for_copy \\
-      bert-base-uncased --copy_teacher --data_dir DATA_DIR --task_name RTE --do_lower_case --do_train --do_eval \\
-      --per_gpu_train_batch_size 32 --learning_rate 5e-5 --num_train_epochs 3 --alpha 0.5 --temperature 5 \\
-      --beta 4 --internal --output_dir OUTPUT_DIR
+    python glue_with_cka_i.py --model_type bert --model_name_or_path TEACHER \\
+      --model_name_or_path_for_copy bert-base-uncased --copy_teacher --data_dir DATA_DIR \\
+      --task_name RTE --do_lower_case --do_train --do_eval --per_gpu_train_batch_size 32 \\
+      --learning_rate 5e-5 --num_train_epochs 3 --alpha 0.5 --temperature 5 --beta 4 --internal \\
+      --output_dir OUTPUT_DIR
 
 Total loss: α CE + (1-α) KD + β I (Eq. 6), or + β L (Eq. 7) without --internal, on the penultimate
 layers.
@@ -13,7 +14,7 @@ layers.
 import sys
 
 from common import cli
-from training import flags
+from training import checks, flags
 
 
 def terms(args, memories=None):
@@ -37,32 +38,23 @@ def terms(args, memories=None):
 
 
 def make_parser():
-    parser = flags.Parser(__doc__)
-    flags.shared_flags(parser)
-    group = flags.distillation_flags(parser)
-    flags.cka_flags(group)
-    flags.local_flags(group)
-    group.add_argument(
-        "--internal",
-        action="store_true",
-        help="Align the structure between the tokens of a sample (I) "
-        "instead of that between the samples of a mini-batch (L).",
+    return flags.make_parser(
+        __doc__, flags.STUDENT, flags.LOSS, flags.CKA, flags.FEATURES, flags.INTERNAL
     )
-    return parser
 
 
 def main(argv=None, loop=None):
     """loop: see distill.run."""
     args = make_parser().parse_args(argv)
-    flags.check_arguments(args)
-    flags.check_sample_features(args, has_local=args.beta != 0 and not args.internal)
+    checks.check_arguments(args)
+    checks.check_sample_features(args, has_local=args.beta != 0 and not args.internal)
     import distill  # after the flags, as it imports for seconds
 
     return distill.run(
         args,
         "VKD" if args.beta == 0 else "FSD_I" if args.internal else "FSD_L",
         terms,
-        flags.check_first_tokens,
+        checks.check_first_tokens,
         loop,
     )
 

@@ -1,10 +1,12 @@
 """FSD_ILG, all three structures; FSD_IL with --gamma_g 0: distil a teacher into a student on a GLUE
 task.
 
-    python glue_with_cka_ilg.py --model_type bert --model_name_or_path TEACHER --model_name_or_path_for_copy \\
-      bert-base-uncased --copy_teacher --data_dir DATA_DIR --task_name RTE --do_lower_case --do_train --do_eval \\
-      --per_gpu_train_batch_size 32 --learning_rate 5e-5 --num_train_epochs 3 --alpha 0.5 --temperature 5 --beta 1 \\
-      --gamma_i 1 --gamma_l 1 --gamma_g 0.1 --gamma_m 1e-6 --teacher_memory_path MEMORY --output_dir OUTPUT_DIR
+    python glue_with_cka_ilg.py --model_type bert --model_name_or_path TEACHER \\
+      --model_name_or_path_for_copy bert-base-uncased --copy_teacher --data_dir DATA_DIR \\
+      --task_name RTE --do_lower_case --do_train --do_eval --per_gpu_train_batch_size 32 \\
+      --learning_rate 5e-5 --num_train_epochs 3 --alpha 0.5 --temperature 5 --beta 1 \\
+      --gamma_i 1 --gamma_l 1 --gamma_g 0.1 --gamma_m 1e-6 --teacher_memory_path MEMORY \\
+      --output_dir OUTPUT_DIR
 
 Total loss: α CE + (1-α) KD + β (γ_i I + γ_l L + γ_g G) (Eq. 3 and 11), on the penultimate layers. A
 weight of 0 switches a structure off; without G no memory is needed.
@@ -13,11 +15,13 @@ weight of 0 switches a structure off; without G no memory is needed.
 import sys
 
 from common import cli
-from training import flags
+from training import checks, flags
 
 
 def terms(args, memories=None):
-    """The method: α ce + (1-α) kd + β (γ_i intra + γ_l local + γ_g (F_MM + γ_m F_E + (1-γ_m) F_C))."""
+    """The method: α ce + (1-α) kd + β (γ_i intra + γ_l local + γ_g G), with
+    G = F_MM + γ_m F_E + (1-γ_m) F_C.
+    """
     # here, so that flags are read without torch
     from terms import global_terms, intra_term, local_term, vkd_terms
 
@@ -36,34 +40,19 @@ def method(args):
 
 
 def make_parser():
-    parser = flags.Parser(__doc__)
-    flags.shared_flags(parser)
-    group = flags.distillation_flags(parser)
-    flags.cka_flags(group)
-    flags.local_flags(group)
-    for letter, name in (
-        ("i", "intra-feature structure, I"),
-        ("l", "local inter-feature structure, L"),
-        ("g", "global inter-feature structure, G"),
-    ):
-        group.add_argument(
-            f"--gamma_{letter}",
-            type=float,
-            default=1.0,
-            help=f"Weight of the {name}, inside β; 0 switches it off. Default 1.",
-        )
-    flags.global_flags(group)
-    return parser
+    return flags.make_parser(
+        __doc__, flags.STUDENT, flags.LOSS, flags.CKA, flags.FEATURES, flags.GAMMAS, flags.GLOBAL
+    )
 
 
 def main(argv=None, loop=None):
     """loop: see distill.run."""
     args = make_parser().parse_args(argv)
-    flags.check_arguments(args)
-    flags.check_sample_features(args, has_local=args.beta * args.gamma_l != 0)
+    checks.check_arguments(args)
+    checks.check_sample_features(args, has_local=args.beta * args.gamma_l != 0)
     import distill  # after the flags, as it imports for seconds
 
-    return distill.run(args, method(args), terms, flags.check_first_tokens, loop)
+    return distill.run(args, method(args), terms, checks.check_first_tokens, loop)
 
 
 if __name__ == "__main__":

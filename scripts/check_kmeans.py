@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common
 import train_memory
 from analysis.table import markdown
-from training import flags
+from training import checks
 
 
 def compare(run):
@@ -66,7 +66,7 @@ def compare(run):
 def main(argv=None):
     args, _ = train_memory.parse(argv, __doc__)
     args.do_train = True
-    flags.check_arguments(args)
+    checks.check_arguments(args)
     from training.clustering import Clustering  # after the flags, as these import for seconds
     from training.records import Record
     from training.session import open_session

@@ -26,12 +26,12 @@ import train_teacher
 from analysis import best, table, tables
 from baselines import glue_with_baseline
 from common import UserError
-from distill import HYPERPARAMETERS
 from glue_data.tasks import get_task
 from loop import Loop
 from scripts import estimate
 from training import models, records, results_csv
-from training.flags import check_arguments
+from training.checks import check_arguments
+from training.flags import hyperparameters
 from training.tokenizer import load_tokenizer
 
 FAMILIES = {
@@ -234,7 +234,7 @@ def test_every_script_trains_the_chosen_layers(name, tiny_without_dropout, train
     assert all(torch.equal(value, source[there(key)]) for key, value in found.items())
     run = json.loads((tmp_path / "s/run.json").read_text())
     assert run["arguments"]["student_layers"] == run["settings"]["student_layers"] == "1,3"
-    assert run["method"] == name and "student_layers" in HYPERPARAMETERS
+    assert run["method"] == name and "student_layers" in hyperparameters()
     row = tables.name_variants(table.read_runs(tmp_path / "r.csv")).iloc[0]
     assert (row.method, row["--student_layers"]) == (f"{name}, student_layers 1,3", "1,3")
 

@@ -15,7 +15,7 @@ import common
 import memory
 import termination
 from common import UserError, say
-from training import logs, models, records
+from training import flags, logs, models, records
 from training.batches import MiniBatch, Rows, flat, load
 from training.checkpoints import check_output, checkpoints, other_settings
 from training.identity import clustering_settings, identify, memory_facts
@@ -75,7 +75,7 @@ def find_unfinished(args, state, settings):
         raise UserError(
             f"{state} is damaged ({type(error).__name__}: {error}): delete it to start afresh"
         ) from None
-    progress["settings"] = records.as_of_today(progress["settings"])
+    progress["settings"] = flags.as_of_today(progress["settings"])
     if progress["settings"] == settings:
         done = len(progress["history"]) + 1
         say(f"going on after {progress['step']} mini-batches, in pass {done}")

@@ -16,7 +16,7 @@ import termination
 import utils_glue
 from common import UserError, say
 from glue_data.tasks import TASKS
-from training import allocation, flags, models
+from training import allocation, checks, models
 
 
 @contextlib.contextmanager
@@ -25,7 +25,7 @@ def open_session(args):
 
     Afterwards the process group, if there is one, is left.
     """
-    task = flags.check_arguments(args)
+    task = checks.check_arguments(args)
     args.task_name = task.name
     for library in (transformers, huggingface_hub):
         library.logging.set_verbosity_error()
