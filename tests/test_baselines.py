@@ -573,7 +573,6 @@ def test_two_processes_have_the_losses_of_one(tiny_without_dropout, tmp_path, me
         (["--method", "minilm", "--relation_heads", 3], "--relation_heads must divide the widths"),
         (["--method", "minilm", "--relation_heads", -1], "--relation_heads must be at least 1"),
         (["--method", "pkd", "--do_layerwise"], "--do_layerwise means nothing to --method pkd"),
-        (["--method", "minilm", "--compile"], "which --compile would close"),
         (["--method", "rkd", "--gamma_a", -1], "--gamma_a must be at least 0"),
     ],
 )

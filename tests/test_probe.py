@@ -502,7 +502,6 @@ def test_refused_commands(words, said):
 @pytest.mark.parametrize(
     "more, said",
     [
-        (["--compile"], "--compile would close"),
         (["--gradient_accumulation_steps", 2], "of one mini-batch"),
         (["--results_csv", "r.csv"], "longer than others"),
         (["--per_gpu_train_batch_size", 16], "are not two of 16"),

@@ -55,6 +55,7 @@ def make_accelerator(args):
             mixed_precision=precision,
             # torchrun's processes join on CPUs only when told
             cpu=args.no_cuda or (several and not torch.cuda.is_available()),
+            dynamo_backend="no",  # whatever accelerate launch was told
             kwargs_handlers=[unused, *share_gpus(args.no_cuda)],
         )
     except (ValueError, ImportError) as error:  # a precision that this device does not have
