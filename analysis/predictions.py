@@ -25,7 +25,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common
-from analysis import table
+from analysis.runs import folder_names, metric_names, read_runs
 from common import UserError
 from glue_data.tasks import get_task
 from training import results_csv
@@ -61,7 +61,7 @@ class Run(NamedTuple):
 def runs_of(rows):
     """The Run of each row of a table of runs."""
     started = rows.started.fillna("") if "started" in rows else [""] * len(rows)
-    facts = zip(rows.task, rows.method, rows.seed, table.run_names(rows), started, strict=True)
+    facts = zip(rows.task, rows.method, rows.seed, folder_names(rows), started, strict=True)
     return [
         Run(get_task(task).name, method, int(seed), name, str(start))
         for task, method, seed, name, start in facts
@@ -73,7 +73,7 @@ def dev_splits(task):
 
 
 def has_metrics(row, task):
-    return any(pd.notna(row.get(name)) for name in table.metric_names(task))
+    return any(pd.notna(row.get(name)) for name in metric_names(task))
 
 
 # ---- from folders to a file ---------------------------------------------------------------------
@@ -88,7 +88,7 @@ def collect(folders):
                 f"--csv collects predictions from folders of runs, but {folder} is a "
                 "file: name the folder that the runs are in"
             )
-        rows = table.read_runs(folder)
+        rows = read_runs(folder)
         for run, (_, row) in zip(runs_of(rows), rows.iterrows(), strict=True):
             task, place = get_task(run.task), Path(row["--output_dir"])
             if not has_metrics(row, run.task) and not (place / "dev_predictions.tsv").is_file():
@@ -260,7 +260,7 @@ def check(metrics, sources):
     """(a line for each problem and one with the result, whether all agree); metrics: of `read`."""
     lines, seen, agree, total = [], set(), 0, 0
     for source in dict.fromkeys(str(Path(source).resolve()) for source in sources):
-        rows = table.read_runs(source)
+        rows = read_runs(source)
         for row_run, (_, row) in zip(runs_of(rows), rows.iterrows(), strict=True):
             matches = [run for run in metrics if run.is_row(row_run)]
             seen.update(matches)
@@ -288,7 +288,7 @@ def compare(row, metrics, matches):
         )
     own = metrics[matches[0]]
     different = []
-    for name in table.metric_names(matches[0].task):
+    for name in metric_names(matches[0].task):
         told, found = row.get(name, math.nan), own.get(name)
         if found is None:
             different.append(f"no predictions for {name}")

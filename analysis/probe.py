@@ -31,7 +31,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common
-from analysis import table
+from analysis.markdown import MISSING, find_place, insert, read_document, to_markdown
 from common import UserError
 from training import flags, logs, records, results_csv
 
@@ -148,7 +148,7 @@ def means(found, quantity):
 
 
 def number(value, digits=3):
-    return "–" if value is None else f"{value:.{digits}g}"
+    return MISSING if value is None else f"{value:.{digits}g}"
 
 
 def gradients_table(found):
@@ -269,7 +269,7 @@ def report(found):
         "agreement is the cosine between those of θ on two mini-batches; signal and noise ± "
         f"standard deviation within a step. Commit {commits}."
     )
-    return "\n\n".join([*(table.markdown(one) for one in tables if len(one)), caption])
+    return "\n\n".join([*(to_markdown(one) for one in tables if len(one)), caption])
 
 
 # ---- command line --------------------------------------------------------------------------------
@@ -322,7 +322,7 @@ def check_arguments(args):
         raise UserError("--insert names the tables' place after the CSV: pass one with --csv")
     name = Path(sources[0]).stem if args.insert else None
     if args.insert:
-        table.marked(args.insert, table.read_marked(args.insert), name)
+        find_place(args.insert, read_document(args.insert), name)
     common.make_folders(
         args,
         **{
@@ -341,12 +341,14 @@ def main(argv=None):
         with common.atomic_path(args.csv) as path:
             found.to_csv(path, index=False, float_format="%.7g")
     if args.figure:
-        from analysis import figures  # here, as it imports for seconds
+        # here, as these import for seconds
+        from analysis.figures import save
+        from analysis.figures_probe import draw_probe
 
-        figures.save(figures.probe(found, structures(found)), args.figure)
+        save(draw_probe(found, structures(found)), args.figure)
     text = report(found)
     if args.insert:
-        table.insert(args.insert, {name: text})
+        insert(args.insert, {name: text})
     print(text)
 
 

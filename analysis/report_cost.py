@@ -1,26 +1,18 @@
 """What methods cost: the report's Table 8, of the runs' own records or of a benchmark, beside the
 paper's.
-
-The published numbers are those of Jung, Kim, Na and Kim, Expert Systems with Applications 234
-(2023) 120980, arXiv 2204.08922; its FSD is FSD_ILG here.
 """
 
 import statistics
 
 import pandas as pd
 
-from analysis import figures
-from analysis.findings import Topic, by_model, looked_up
+from analysis import figures_report
+from analysis.means import published_averages
+from analysis.report_parts import Topic, by_model, column_of
 from common import UserError
 from training.records import as_of_today
 from training.results_csv import read_table
 
-PAPER_SPEED = {
-    "VKD": (1.0, 1.0),
-    "PKD": (0.96, 1.0),
-    "RKD": (0.77, 1.0),
-    "FSD_ILG": (0.92, 0.88),
-}  # Table 8
 CONDITIONS = ("machine", "device", "precision", "processes")
 SETTINGS = (
     "per_gpu_train_batch_size",
@@ -30,33 +22,15 @@ SETTINGS = (
     "group_by_length",
     "compile",
 )
+NUMBERS = ["parameters", "training", "inference", "examples_per_second", "peak_memory_mib"]
 
 
-def costs(subjects):
+def cost_topic(subjects):
     """Parameters, throughput relative to a reference, and peak memory."""
-    topic, measured, rows = Topic("cost"), subjects.cost, []
-    reference = reference_of(subjects)
-    for name, seconds in subjects.times.items():
-        runs = [s for s in subjects.students if s.name == name]
-        ratios = [r / t for r, t in zip(subjects.times.get(reference, []), seconds, strict=False)]
-        rows.append(
-            {
-                "name": name,
-                "parameters": sum(p.numel() for p in runs[0].model.parameters()),
-                "inference": statistics.median(ratios) if ratios else None,
-                "examples_per_second": subjects.batch_size / statistics.median(seconds),
-                **(
-                    recorded(runs, subjects.students, reference)
-                    if measured is None
-                    else relative(measured, name, reference)
-                ),
-            }
-        )
-    numbers = ["parameters", "training", "inference", "examples_per_second", "peak_memory_mib"]
-    frame = (
-        pd.DataFrame(rows).reindex(columns=["name", *numbers]).astype(dict.fromkeys(numbers, float))
-    )
-    topic.data["cost"] = frame
+    topic, measured, reference = Topic("cost"), subjects.cost, reference_of(subjects)
+    rows = [cost_of(subjects, name, reference) for name in subjects.times]
+    frame = pd.DataFrame(rows).reindex(columns=["name", *NUMBERS])
+    frame = topic.data["cost"] = frame.astype(dict.fromkeys(NUMBERS, float))
     shown = by_model(
         frame,
         {
@@ -66,44 +40,62 @@ def costs(subjects):
             "peak memory, MiB": ("peak_memory_mib", 0, 1),
         },
     )
-    for k, what in enumerate(("training", "inference")):
-        shown[f"paper, {what}"] = looked_up(
-            {name: pair[k] for name, pair in PAPER_SPEED.items()}, shown.model, 2
-        )
-    topic.show(
+    for what in ("training", "inference"):
+        shown[f"paper, {what}"] = column_of(published_averages(8, what), shown.model, 2)
+    topic.add_table(
         "8",
         shown,
         reference=reference,
         size=subjects.batch_size,
-        rounds=len(seconds),
-        source=recorded_how(subjects.students) if measured is None else measured_how(measured),
+        rounds=len(next(iter(subjects.times.values()))),
+        source=describe_records(subjects.students) if measured is None else describe(measured),
     )
     if frame[["training", "inference"]].notna().any(axis=None):
-        topic.draw("cost", figures.cost(frame, reference), reference=reference)
+        figure = figures_report.draw_cost(frame, reference)
+        topic.add_figure("cost", figure, reference=reference)
     if reference not in subjects.times:
         topic.notes.append(
             f"No student is named {reference}: nothing to be relative to (--reference)."
         )
     elif frame.training.isna().any():
-        why = (
-            f"no run recorded under the conditions of {reference}'s"
-            if measured is None
-            else "no row of that name"
-        )
+        why = "no row of that name"
+        if measured is None:
+            why = f"no run recorded under the conditions of {reference}'s"
         topic.notes.append(
             f"No training throughput of {', '.join(frame.name[frame.training.isna()])}: {why}."
         )
     return topic
 
 
+def cost_of(subjects, name, reference):
+    """What is known of the cost of one model: a dict with name and any of NUMBERS."""
+    runs = [student for student in subjects.students if student.name == name]
+    seconds, theirs = subjects.times[name], subjects.times.get(reference, [])
+    ratios = [other / own for other, own in zip(theirs, seconds, strict=False)]
+    if subjects.cost is None:
+        training = recorded_cost(runs, subjects.students, reference)
+    else:
+        wanted = subjects.args.reference
+        training = measured_cost(subjects.cost, name, reference, wanted)
+    return {
+        "name": name,
+        "parameters": sum(p.numel() for p in runs[0].model.parameters()),
+        "inference": statistics.median(ratios) if ratios else None,
+        "examples_per_second": subjects.batch_size / statistics.median(seconds),
+        **training,
+    }
+
+
 def reference_of(subjects):
-    """The name that throughput is relative to: --reference, or the one variant of it that there is."""
+    """The name that throughput is relative to: --reference, or the one variant of it that there
+    is.
+    """
     wanted = subjects.args.reference
-    variants = [name for name in subjects.times if name.partition(",")[0] == wanted]
-    return variants[0] if len(variants) == 1 else wanted
+    variants = dict.fromkeys(s.name for s in subjects.students if s.method == wanted)
+    return next(iter(variants)) if len(variants) == 1 else wanted
 
 
-def conditions(student):
+def conditions_of(student):
     """What two runs must share for their throughput and memory to be compared."""
     arguments = as_of_today(student.record.get("arguments", {}))
     return [
@@ -113,35 +105,32 @@ def conditions(student):
     ]
 
 
-def recorded(runs, students, reference):
+def recorded_cost(runs, students, reference):
     """Training throughput relative to the reference's runs, and peak memory, by run.json under its
     conditions.
     """
-    others = [s for s in students if s.name == reference and "examples_per_second" in s.record]
-    alike = [
-        s
-        for s in runs
-        if others and "examples_per_second" in s.record and conditions(s) == conditions(others[0])
-    ]
+    rate, peak = "examples_per_second", "peak_memory_mib"
+    others = [s for s in students if s.name == reference and rate in s.record]
+    if not others:
+        return {}
+    wanted = conditions_of(others[0])
+    alike = [s for s in runs if rate in s.record and conditions_of(s) == wanted]
     if not alike:
         return {}
-    own, theirs = (
-        statistics.mean(s.record["examples_per_second"] for s in some)
-        for some in (alike, [s for s in others if conditions(s) == conditions(others[0])])
-    )
-    peaks = [s.record["peak_memory_mib"] for s in alike if "peak_memory_mib" in s.record]
-    return {"training": own / theirs, "peak_memory_mib": max(peaks, default=None)}
+    own = statistics.mean(s.record[rate] for s in alike)
+    theirs = statistics.mean(s.record[rate] for s in others if conditions_of(s) == wanted)
+    peaks = [s.record[peak] for s in alike if peak in s.record]
+    return {"training": own / theirs, peak: max(peaks, default=None)}
 
 
-def recorded_how(students):
-    """Where `recorded` has its numbers from, in words."""
+def describe_records(students):
+    """Where recorded_cost has its numbers from, in words."""
     cached = any(s.record.get("arguments", {}).get("teacher_cache") for s in students)
+    with_cache = ", with --teacher_cache" if cached else ""
     return (
         "training throughput and peak memory as the runs recorded them, whatever else the machine "
-        "did then"
-        + (", with --teacher_cache" if cached else "")
-        + "; peak memory is the whole process's on a CPU, what was "
-        "allocated on a GPU"
+        f"did then{with_cache}; peak memory is the whole process's on a CPU, what was allocated "
+        "on a GPU"
     )
 
 
@@ -167,18 +156,22 @@ def read_cost(path, reference):
     return found
 
 
-def relative(measured, name, reference):
-    """A form's throughput relative to another's and its peak memory, of what read_cost returned."""
-    base = reference if reference in measured.index else reference.partition(",")[0]
+def measured_cost(measured, name, reference, wanted):
+    """A form's throughput relative to the reference's and its peak memory, of what read_cost
+    returned.
+
+    wanted: the form that read_cost found, where the reference is a variant that it has not.
+    """
     if name not in measured.index:
         return {}
+    base = reference if reference in measured.index else wanted
     return {
         "training": measured["x VKD"][name] / measured["x VKD"][base],
         "peak_memory_mib": measured["peak MiB"][name],
     }
 
 
-def measured_how(measured):
+def describe(measured):
     """What was measured for a table of read_cost, in words."""
     row = measured.iloc[0]
     where = row.machine if row.device == "cpu" else row.device
