@@ -13,7 +13,7 @@ train_memory.py made, and the student's, trained here.
 import sys
 
 from common import cli
-from training import flags
+from training import checks, flags
 
 
 def terms(args, memories):
@@ -26,18 +26,13 @@ def terms(args, memories):
 
 
 def make_parser():
-    parser = flags.Parser(__doc__)
-    flags.shared_flags(parser)
-    group = flags.distillation_flags(parser)
-    flags.cka_flags(group)
-    flags.global_flags(group)
-    return parser
+    return flags.make_parser(__doc__, flags.STUDENT, flags.LOSS, flags.CKA, flags.GLOBAL)
 
 
 def main(argv=None, loop=None):
     """loop: see runs.run."""
     args = make_parser().parse_args(argv)
-    flags.check_arguments(args)
+    checks.check_arguments(args)
     from training import runs  # after the flags, as it imports for seconds
 
     return runs.run(args, "FSD_G" if args.beta else "VKD", terms, loop=loop)

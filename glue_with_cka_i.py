@@ -13,7 +13,7 @@ layers.
 import sys
 
 from common import cli
-from training import flags
+from training import checks, flags
 
 
 def terms(args, memories=None):
@@ -39,32 +39,23 @@ def terms(args, memories=None):
 
 
 def make_parser():
-    parser = flags.Parser(__doc__)
-    flags.shared_flags(parser)
-    group = flags.distillation_flags(parser)
-    flags.cka_flags(group)
-    flags.local_flags(group)
-    group.add_argument(
-        "--internal",
-        action="store_true",
-        help="Align the structure between the tokens of a sample (I) "
-        "instead of that between the samples of a mini-batch (L).",
+    return flags.make_parser(
+        __doc__, flags.STUDENT, flags.LOSS, flags.CKA, flags.FEATURES, flags.INTERNAL
     )
-    return parser
 
 
 def main(argv=None, loop=None):
     """loop: see runs.run."""
     args = make_parser().parse_args(argv)
-    flags.check_arguments(args)
-    flags.check_sample_features(args, has_local=args.beta != 0 and not args.internal)
+    checks.check_arguments(args)
+    checks.check_sample_features(args, has_local=args.beta != 0 and not args.internal)
     from training import runs  # after the flags, as it imports for seconds
 
     return runs.run(
         args,
         "VKD" if args.beta == 0 else "FSD_I" if args.internal else "FSD_L",
         terms,
-        flags.check_first_tokens,
+        checks.check_first_tokens,
         loop,
     )
 

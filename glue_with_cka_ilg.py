@@ -13,7 +13,7 @@ weight of 0 switches a structure off; without G no memory is needed.
 import sys
 
 from common import cli
-from training import flags
+from training import checks, flags
 
 
 def terms(args, memories=None):
@@ -47,34 +47,19 @@ def method(args):
 
 
 def make_parser():
-    parser = flags.Parser(__doc__)
-    flags.shared_flags(parser)
-    group = flags.distillation_flags(parser)
-    flags.cka_flags(group)
-    flags.local_flags(group)
-    for letter, name in (
-        ("i", "intra-feature structure, I"),
-        ("l", "local inter-feature structure, L"),
-        ("g", "global inter-feature structure, G"),
-    ):
-        group.add_argument(
-            f"--gamma_{letter}",
-            type=float,
-            default=1.0,
-            help=f"Weight of the {name}, inside β; 0 switches it off. Default 1.",
-        )
-    flags.global_flags(group)
-    return parser
+    return flags.make_parser(
+        __doc__, flags.STUDENT, flags.LOSS, flags.CKA, flags.FEATURES, flags.GAMMAS, flags.GLOBAL
+    )
 
 
 def main(argv=None, loop=None):
     """loop: see runs.run."""
     args = make_parser().parse_args(argv)
-    flags.check_arguments(args)
-    flags.check_sample_features(args, has_local=args.beta * args.gamma_l != 0)
+    checks.check_arguments(args)
+    checks.check_sample_features(args, has_local=args.beta * args.gamma_l != 0)
     from training import runs  # after the flags, as it imports for seconds
 
-    return runs.run(args, method(args), terms, flags.check_first_tokens, loop)
+    return runs.run(args, method(args), terms, checks.check_first_tokens, loop)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ With --student_num_hidden_layers 6 only the first 6 layers are kept and trained,
 import sys
 
 from common import cli
-from training import flags
+from training import checks, flags
+from training.loss_flags import COPIED_LAYERS_ALONE
 
 
 def terms(args, memories=None):
@@ -26,15 +27,12 @@ def terms(args, memories=None):
 
 
 def make_parser():
-    parser = flags.Parser(__doc__)
-    flags.shared_flags(parser)
-    flags.student_layers_flag(parser.add_argument_group("student"), "--model_name_or_path")
-    return parser
+    return flags.make_parser(__doc__, COPIED_LAYERS_ALONE)
 
 
 def main(argv=None):
     args = make_parser().parse_args(argv)
-    flags.check_arguments(args)
+    checks.check_arguments(args)
     from training import runs  # after the flags, as it imports for seconds
 
     method = "none" if args.student_num_hidden_layers or args.student_layers else "teacher"

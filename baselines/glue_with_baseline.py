@@ -1,60 +1,57 @@
 """FSD's rivals under FSD's loop: distil a teacher into a student on a GLUE task with --method.
 
-    python baselines/glue_with_baseline.py --method rkd --gamma_d 100 --gamma_a 200 --model_type bert \\
-      --model_name_or_path TEACHER --model_name_or_path_for_copy bert-base-uncased --copy_teacher --data_dir DATA_DIR \\
-      --task_name RTE --do_lower_case --do_train --do_eval --per_gpu_train_batch_size 32 --learning_rate 5e-5 \\
+    python baselines/glue_with_baseline.py --method rkd --gamma_d 100 --gamma_a 200 \\
+      --model_type bert --model_name_or_path TEACHER --copy_teacher \\
+      --model_name_or_path_for_copy bert-base-uncased --data_dir DATA_DIR --task_name RTE \\
+      --do_lower_case --do_train --do_eval --per_gpu_train_batch_size 32 --learning_rate 5e-5 \\
       --num_train_epochs 3 --alpha 0.5 --temperature 5 --output_dir OUTPUT_DIR
 
-Total loss: α CE + (1-α) KD + β structure, with the structure of
-
-    none        nothing: the cross-entropy alone; the teacher is only observed
-    vkd         nothing
-    pkd         the first token's features, after every L_t/L_s-th layer of the teacher but the last (β 100
-                unless given)
-    rkd         γ_d distances + γ_a angles between the samples of a mini-batch, from their penultimate features
-    minilm      the last layer's attention distributions and value relations; with --relation_heads the self-relations
-                of queries, keys and values, for teachers with other heads than the student's
-    gram        Gram matrices of the penultimate features, Frobenius distance
-    procrustes  the penultimate features themselves, up to a rotation
+Total loss: α CE + (1-α) KD + β structure. Each file of this folder that declares a METHOD is one,
+with the structure of
 """
 
+import dataclasses
+import functools
+import importlib
 import sys
+import textwrap
 from pathlib import Path
-from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from choices import SAMPLE_FEATURES
 from common import UserError, cli
-from training import flags
+from training import checks, flags
+from training.flag import Section
+from training.methods import Method, read_methods
 
 # ---- the methods ---------------------------------------------------------------------------------
 
-
-class Method(NamedTuple):
-    """A row of the table of methods: its name in results, and its flags with their defaults.
-
-    Its structure is a row of STRUCTURES in baselines/structures.py, which imports torch.
-    """
-
-    name: str
-    flags: dict
-
-
-VKD = {"alpha": 0.5, "temperature": 5.0}
-BETWEEN = {"beta": 1.0, "between": "samples", "sample_features": "flat"}
-METHODS = {
-    "none": Method("none", {}),
-    "vkd": Method("VKD", VKD),
-    "pkd": Method("PKD", VKD | {"beta": 100.0}),
-    "rkd": Method(
-        "RKD", VKD | {"beta": 1.0, "gamma_d": 100.0, "gamma_a": 200.0, "sample_features": "flat"}
-    ),
-    "minilm": Method("MiniLM", VKD | {"beta": 1.0, "relation_heads": None}),
-    "gram": Method("Gram", VKD | BETWEEN),
-    "procrustes": Method("Procrustes", VKD | BETWEEN),
+WITHOUT_STRUCTURE = {
+    "none": Method("none", "nothing: the cross-entropy alone; the teacher is only observed", {}),
+    "vkd": Method("VKD", "nothing", {"alpha": 0.5, "temperature": 5.0}),
 }
-LAYERWISE = ("rkd", "gram", "procrustes")
-OWN_FLAGS = sorted({name for method in METHODS.values() for name in method.flags})
+
+
+@functools.cache
+def methods():
+    """{--method: Method}, with α and τ among the flags that a method takes."""
+    vkd = WITHOUT_STRUCTURE["vkd"].defaults
+    rivals = {
+        name: dataclasses.replace(method, defaults=vkd | method.defaults)
+        for name, method in read_methods().items()
+    }
+    return WITHOUT_STRUCTURE | rivals
+
+
+def own_flags():
+    """The names of the flags that some methods take and others do not."""
+    return sorted({name for method in methods().values() for name in method.defaults})
+
+
+def module_of(args):
+    """The file of --method as a module, None where that has no structure."""
+    if args.method in WITHOUT_STRUCTURE:
+        return None
+    return importlib.import_module(f"baselines.{args.method}")  # here, as it imports torch
 
 
 def terms(args, memories=None):
@@ -63,9 +60,9 @@ def terms(args, memories=None):
 
     if args.method == "none":
         return {"ce": distill.vkd_terms(1.0, 1.0)["ce"]}
-    from baselines.structures import STRUCTURES
-
-    return distill.vkd_terms(args.alpha, args.temperature) | STRUCTURES[args.method](args)
+    rival = module_of(args)
+    structure = rival.structure(args) if rival else {}
+    return distill.vkd_terms(args.alpha, args.temperature) | structure
 
 
 def name_of(args):
@@ -73,13 +70,22 @@ def name_of(args):
     weighs = args.method == "none" or any(
         term.weight for name, term in terms(args).items() if name not in ("ce", "kd")
     )
-    return METHODS[args.method].name if weighs else "VKD"
+    return methods()[args.method].name if weighs else "VKD"
+
+
+def layers(args):
+    """Which layers the method compares, as runs.run wants to know."""
+    return methods()[args.method].layers
+
+
+# ---- flags ---------------------------------------------------------------------------------------
 
 
 def fill_flags(args):
     """Give the method's own flags their defaults; refuse those of other methods."""
-    own = METHODS[args.method].flags
-    for name in OWN_FLAGS:
+    method = methods()[args.method]
+    own = method.defaults
+    for name in own_flags():
         if getattr(args, name) is None:
             setattr(args, name, own.get(name))
         elif name not in own:
@@ -87,86 +93,50 @@ def fill_flags(args):
                 f"--{name} means nothing to --method {args.method}, which takes "
                 f"{', '.join(f'--{flag}' for flag in own) or 'no weight'}: leave it out"
             )
-    if args.do_layerwise and args.method not in LAYERWISE:
+    if args.do_layerwise and not method.layerwise:
+        takers = ", ".join(name for name, other in methods().items() if other.layerwise)
         raise UserError(
-            f"--do_layerwise means nothing to --method {args.method}, only to "
-            f"{', '.join(LAYERWISE)}: leave it out"
+            f"--do_layerwise means nothing to --method {args.method}, only to {takers}: leave it "
+            "out"
         )
-    if args.sample_features == "first" and args.between == "tokens":
-        raise UserError(
-            "--sample_features first and --between tokens exclude each other: pass one of them"
-        )
+    for values in method.excluded:
+        if all(getattr(args, name) == value for name, value in values.items()):
+            words = " and ".join(f"--{name} {value}" for name, value in values.items())
+            raise UserError(f"{words} exclude each other: pass one of them")
 
 
 def check(args, student, teacher):
     """Refuse models that the method cannot compare."""
-    from training.attention import has_position_bias
+    checks.check_first_tokens(args, student, teacher)
+    rival = module_of(args)
+    if hasattr(rival, "check"):
+        rival.check(args, student, teacher)
 
-    one, other = student.config, teacher.config
-    if args.method == "pkd" and one.hidden_size != other.hidden_size:
-        raise UserError(
-            f"PKD compares features number by number, but the student is {one.hidden_size} wide "
-            f"and the teacher {other.hidden_size}: take a student of the teacher's width, or "
-            "another method"
+
+def describe_methods():
+    """A paragraph a method, for --help."""
+    lines = (
+        textwrap.fill(
+            method.help, 96, initial_indent=f"    {name:<10}  ", subsequent_indent=16 * " "
         )
-    flags.check_first_tokens(args, student, teacher)
-    if "xlnet" in one.model_type and args.method == "pkd":
-        raise UserError(
-            "XLNet pads on the left and has no first token, which PKD compares: take another model "
-            "or method"
-        )
-    if args.method != "minilm":
-        return
-    if args.compile:
-        raise UserError(
-            "--method minilm listens to the models' attention, which --compile would close: leave "
-            "it out"
-        )
-    heads = args.relation_heads
-    if heads and (one.hidden_size % heads or other.hidden_size % heads):
-        raise UserError(
-            f"--relation_heads must divide the widths of student and teacher, {one.hidden_size} "
-            f"and {other.hidden_size}; got {heads}"
-        )
-    if not heads and one.num_attention_heads != other.num_attention_heads:
-        raise UserError(
-            f"the student has {one.num_attention_heads} attention heads and the teacher "
-            f"{other.num_attention_heads}: pass --relation_heads, for MiniLM's second version"
-        )
-    if not heads and has_position_bias(teacher):
-        raise UserError(
-            f"the attention of {type(teacher).__name__} has a position bias beside queries and "
-            "keys: pass --relation_heads, for MiniLM's second version, which does without "
-            "attention distributions"
-        )
+        for name, method in methods().items()
+    )
+    return "\n".join(lines)
+
+
+def method_flags():
+    """--method, and the flags that some methods take, as a Section."""
+    method = dataclasses.replace(flags.METHOD.flag("method"), choices=tuple(methods()))
+    shared = {flag.name for section in (flags.LOSS, flags.STUDENT) for flag in section}
+    more = (flags.known()[name] for name in own_flags() if name not in shared)
+    return Section(flags.LOSS.title, method, *more)
 
 
 def make_parser():
-    parser = flags.Parser(__doc__)
-    flags.shared_flags(parser)
-    group = flags.distillation_flags(parser)
-    add = group.add_argument
-    add("--method", type=str.lower, choices=METHODS, required=True, help="See above.")
-    add("--gamma_d", type=float, help="γ_d, weight of RKD's distances inside β. Default 100.")
-    add("--gamma_a", type=float, help="γ_a, weight of RKD's angles inside β. Default 200.")
-    add(
-        "--relation_heads",
-        type=int,
-        help="MiniLM's second version, with so many heads. Default: the first version.",
+    parser = flags.make_parser(
+        f"{__doc__}\n{describe_methods()}\n", flags.STUDENT, flags.LOSS, method_flags()
     )
-    add(
-        "--between",
-        choices=("samples", "tokens"),
-        help="Of gram and procrustes: rows are the samples of a "
-        "mini-batch, or the tokens of a sample. Default samples.",
-    )
-    add(
-        "--sample_features",
-        choices=SAMPLE_FEATURES,
-        help="What stands for a sample: all its tokens, W*D numbers as "
-        "in L, or its first token, D numbers. Default flat.",
-    )
-    parser.set_defaults(alpha=None, temperature=None, beta=None)  # known once the method is
+    parser.set_defaults(**dict.fromkeys(own_flags()))  # known once the method is
     return parser
 
 
@@ -174,10 +144,10 @@ def main(argv=None, loop=None):
     """loop: see runs.run."""
     args = make_parser().parse_args(argv)
     fill_flags(args)
-    flags.check_arguments(args)
+    checks.check_arguments(args)
     from training import runs  # after the flags, as it imports for seconds
 
-    return runs.run(args, name_of(args), terms, check, loop)
+    return runs.run(args, name_of(args), terms, check, loop, layers(args))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,25 @@ squared, so that it has a gradient at 0.
 
 import torch
 
+from baselines.shared import between_rows
 from cka import FEWEST_TO_LEARN, centred, full_precision, gram_matrix
+
+METHOD = {
+    "name": "Gram",
+    "help": "Gram matrices of the penultimate features, Frobenius distance",
+    "defaults": {"beta": 1.0, "between": "samples", "sample_features": "flat"},
+    "flags": {
+        "between": {
+            "role": "variant",
+            "type": "str",
+            "choices": ("samples", "tokens"),
+            "help": "Of gram and procrustes: rows are the samples of a mini-batch, or the tokens "
+            "of a sample. Default samples.",
+        },
+    },
+    "layerwise": True,
+    "excluded": [{"sample_features": "first", "between": "tokens"}],
+}
 
 
 def standardised(x, mask=None):
@@ -47,3 +65,8 @@ def gram_distance(x_s, x_t, mask=None, count_undefined=False):
     (x_s, none_s), (x_t, none_t) = standardised(x_s, mask), standardised(x_t.detach(), mask)
     distances = (gram_matrix(x_s) - gram_matrix(x_t)).square().sum((-2, -1))
     return mean_of_defined(distances, none_s | none_t, count_undefined)
+
+
+def structure(args):
+    """β times the distance of the Gram matrices."""
+    return {"gram": between_rows(args.beta, gram_distance, args)}

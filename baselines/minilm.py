@@ -9,7 +9,27 @@ loss of fine-tuning. Queries, keys and values are those of the last layer.
 
 import torch
 
+from baselines.shared import Term
 from cka import full_precision
+from common import UserError
+from training.attention import has_position_bias
+
+METHOD = {
+    "name": "MiniLM",
+    "help": "the last layer's attention distributions and value relations; with --relation_heads "
+    "the self-relations of queries, keys and values, for teachers with other heads than the "
+    "student's",
+    "defaults": {"beta": 1.0, "relation_heads": None},
+    "flags": {
+        "relation_heads": {
+            "role": "variant",
+            "type": "int",
+            "least": 1,
+            "help": "MiniLM's second version, with so many heads. Default: the first version.",
+        },
+    },
+    "needs": "attention",
+}
 
 
 def _log_relation(a, b, mask):
@@ -62,3 +82,41 @@ def minilm_v2_loss(attention_s, attention_t, mask, heads):
         for x_s, x_t in zip(attention_s, attention_t, strict=True)
     ]
     return sum(relation_loss(x_s, x_s, x_t, x_t, mask) for x_s, x_t in split)
+
+
+def structure(args):
+    """β (L_AT + L_VR), or β times the self-relations of the second version."""
+
+    def loss(s, t, batch):
+        mask = batch["attention_mask"]
+        if args.relation_heads:
+            return minilm_v2_loss(s.attention, t.attention, mask, args.relation_heads)
+        return minilm_loss(s.attention, t.attention, mask)
+
+    return {"attention": Term(args.beta, loss, "attention")}
+
+
+def check(args, student, teacher):
+    """Refuse models whose attention cannot be heard, or compared with these heads."""
+    one, other, heads = student.config, teacher.config, args.relation_heads
+    if args.compile:
+        raise UserError(
+            "--method minilm listens to the models' attention, which --compile would close: leave "
+            "it out"
+        )
+    if heads and (one.hidden_size % heads or other.hidden_size % heads):
+        raise UserError(
+            f"--relation_heads must divide the widths of student and teacher, {one.hidden_size} "
+            f"and {other.hidden_size}; got {heads}"
+        )
+    if not heads and one.num_attention_heads != other.num_attention_heads:
+        raise UserError(
+            f"the student has {one.num_attention_heads} attention heads and the teacher "
+            f"{other.num_attention_heads}: pass --relation_heads, for MiniLM's second version"
+        )
+    if not heads and has_position_bias(teacher):
+        raise UserError(
+            f"the attention of {type(teacher).__name__} has a position bias beside queries and "
+            "keys: pass --relation_heads, for MiniLM's second version, which does without "
+            "attention distributions"
+        )

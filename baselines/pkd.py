@@ -7,7 +7,18 @@ Sun, Cheng, Gan, Liu, "Patient Knowledge Distillation for BERT Model Compression
 import torch
 import torch.nn.functional as F
 
+from baselines.shared import Term
 from cka import full_precision
+from common import UserError
+from training.batches import first_tokens
+
+METHOD = {
+    "name": "PKD",
+    "help": "the first token's features, after every L_t/L_s-th layer of the teacher but the last "
+    "(β 100 unless given)",
+    "defaults": {"beta": 100.0},
+    "layers": "every",
+}
 
 
 @full_precision
@@ -29,3 +40,31 @@ def patience_losses(features_s, features_t):
     return torch.stack(
         [patience_loss(*pair) for pair in zip(features_s, features_t, strict=True)]
     ).mean()
+
+
+def structure(args):
+    """β L_PT."""
+
+    def loss(s, t, batch):
+        first_s, first_t = (
+            [first_tokens(h, batch).unsqueeze(1) for h in side.features]  # (B, 1, D) each
+            for side in (s, t)
+        )
+        return patience_losses(first_s, first_t)
+
+    return {"patience": Term(args.beta, loss, "features")}
+
+
+def check(args, student, teacher):
+    """Refuse models of two widths, and those without a first token."""
+    width_s, width_t = student.config.hidden_size, teacher.config.hidden_size
+    if width_s != width_t:
+        raise UserError(
+            f"PKD compares features number by number, but the student is {width_s} wide and the "
+            f"teacher {width_t}: take a student of the teacher's width, or another method"
+        )
+    if "xlnet" in student.config.model_type:
+        raise UserError(
+            "XLNet pads on the left and has no first token, which PKD compares: take another model "
+            "or method"
+        )

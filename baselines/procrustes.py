@@ -8,7 +8,16 @@ distance, with features centred and scaled to unit norm, is that of Ding, Denain
 import torch
 
 from baselines.gram import mean_of_defined, standardised
+from baselines.shared import between_rows
 from cka import full_precision
+
+METHOD = {
+    "name": "Procrustes",
+    "help": "the penultimate features themselves, up to a rotation",
+    "defaults": {"beta": 1.0, "between": "samples", "sample_features": "flat"},
+    "layerwise": True,
+    "excluded": [{"sample_features": "first", "between": "tokens"}],
+}
 
 
 @torch.no_grad()
@@ -38,3 +47,8 @@ def procrustes_distance(x_s, x_t, mask=None, count_undefined=False):
     (x_s, none_s), (x_t, none_t) = standardised(x_s, mask), standardised(x_t.detach(), mask)
     distances = 2 - 2 * (x_s * best_rotation(x_s, x_t)).sum((-2, -1))
     return mean_of_defined(distances, none_s | none_t, count_undefined)
+
+
+def structure(args):
+    """β times the distance of the features."""
+    return {"procrustes": between_rows(args.beta, procrustes_distance, args)}

@@ -8,9 +8,30 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
+from baselines.shared import FEWEST, between_samples
 from cka import centred, defined, full_precision, gram_matrix
 
-FEWEST = 3  # rows; two have one distance, which is their mean, and no angle
+METHOD = {
+    "name": "RKD",
+    "help": "γ_d distances + γ_a angles between the samples of a mini-batch, from their "
+    "penultimate features",
+    "defaults": {"beta": 1.0, "gamma_d": 100.0, "gamma_a": 200.0, "sample_features": "flat"},
+    "flags": {
+        "gamma_d": {
+            "role": "weight",
+            "type": "float",
+            "least": 0,
+            "help": "γ_d, weight of RKD's distances inside β. Default 100.",
+        },
+        "gamma_a": {
+            "role": "weight",
+            "type": "float",
+            "least": 0,
+            "help": "γ_a, weight of RKD's angles inside β. Default 200.",
+        },
+    },
+    "layerwise": True,
+}
 CHUNK = 2**22  # angles held at a time: 16 MB in float32
 
 
@@ -99,3 +120,11 @@ def angle_loss(x_s, x_t, chunk=CHUNK, count_undefined=False):
     return defined(
         total / len(k_s) ** 3, _without_relations(_squares(k_s), _squares(k_t)), count_undefined
     )
+
+
+def structure(args):
+    """β (γ_d RKD-D + γ_a RKD-A)."""
+    return {
+        "distance": between_samples(args.beta * args.gamma_d, distance_loss, args),
+        "angle": between_samples(args.beta * args.gamma_a, angle_loss, args),
+    }

@@ -46,9 +46,7 @@ def load():
 
     script, *given = sys.argv[1:]
     importlib.import_module(Path(script).stem)  # imports are measured elsewhere
-    parser = flags.Parser(None)
-    flags.shared_flags(parser)
-    flags.distillation_flags(parser)
+    parser = flags.make_parser(None, flags.STUDENT, flags.LOSS)
     args, _ = parser.parse_known_args(given)
     with runs.prepared(args) as task:
         started = time.perf_counter()

@@ -173,6 +173,7 @@ class Script(NamedTuple):
     parse: Callable
     terms: Callable
     check: Callable = lambda run, student, teacher: None
+    layers: Callable = lambda run: "penultimate"
 
 
 def baseline_flags(words):
@@ -184,7 +185,9 @@ def baseline_flags(words):
 
 ALONE = Script(train_teacher.make_parser().parse_args, train_teacher.terms)
 FSD = Script(glue_with_cka_ilg.make_parser().parse_args, glue_with_cka_ilg.terms)
-BASELINE = Script(baseline_flags, glue_with_baseline.terms, glue_with_baseline.check)
+BASELINE = Script(
+    baseline_flags, glue_with_baseline.terms, glue_with_baseline.check, glue_with_baseline.layers
+)
 
 
 def settings(args, script, own=""):
@@ -223,7 +226,7 @@ def distillation(script, own, can_cut, args, rows, batches, accelerator):
     script.check(run, student, teacher)
     if not args.compile:
         quick_linears(student, accelerator)
-    pairs, memories = models.layer_pairs(run, student, teacher), None
+    pairs, memories = models.layer_pairs(run, student, teacher, script.layers(run)), None
     if flags.needs_memory(run):
         memories = memory.Memories(
             draw_memory(args, teacher), student.config.hidden_size, args.max_seq_length, 1
@@ -323,7 +326,7 @@ METHODS = {
     "VKD": (FSD, "--beta 0"),
     **{
         method.name: (BASELINE, f"--method {name}")
-        for name, method in glue_with_baseline.METHODS.items()
+        for name, method in glue_with_baseline.methods().items()
         if method.name != "VKD"
     },
     "FSD_I": (FSD, "--gamma_l 0 --gamma_g 0"),

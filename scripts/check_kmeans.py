@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common
 import train_memory
 from analysis.markdown import to_markdown
-from training import flags
+from training import checks
 
 
 def compare(run):
@@ -67,7 +67,7 @@ def compare(run):
 def main(argv=None):
     args, _ = train_memory.parse(argv, __doc__)
     args.do_train = True
-    flags.check_arguments(args)
+    checks.check_arguments(args)
     from training import runs  # after the flags, as these import for seconds
     from training.clustering import Clustering
 

@@ -328,9 +328,7 @@ def test_the_command_of_the_interface_runs_literally(internal, tiny, tmp_path):
 
 
 def test_old_and_new_spellings_with_their_defaults():
-    parser = flag_module.Parser("")
-    flag_module.shared_flags(parser)
-    flag_module.distillation_flags(parser)
+    parser = flag_module.make_parser("", flag_module.STUDENT, flag_module.LOSS)
     required = [
         "--model_name_or_path",
         "m",

@@ -13,10 +13,6 @@ import pytest
 from conftest import ROOT
 
 import common
-import glue_with_cka_g
-import glue_with_cka_i
-import glue_with_cka_ilg
-import train_teacher
 from analysis import best, report_topics, table, tables
 from analysis.comparable import SHOWN
 from analysis.means import PUBLISHED
@@ -24,7 +20,6 @@ from analysis.report_cost import read_cost
 from analysis.report_files import find_places
 from analysis.report_measures import RELATIONS
 from analysis.runs import TEXTS, read_runs
-from baselines import glue_with_baseline
 from common import UserError
 from scripts import estimate
 from training import logs, results_csv
@@ -310,41 +305,6 @@ def test_booleans_of_a_spreadsheet(word, tmp_path):
     path.write_text(path.read_text().replace(word, "WAHR"))
     with pytest.raises(UserError, match="line 2 has 'WAHR' in the column --mask_padding"):
         results_csv.read_results(path)
-
-
-def test_every_boolean_flag_is_known_as_such():
-    given = set()
-    for script in (
-        train_teacher,
-        glue_with_cka_i,
-        glue_with_cka_g,
-        glue_with_cka_ilg,
-        glue_with_baseline,
-    ):
-        given |= {
-            f"--{action.dest}"
-            for action in script.make_parser()._actions
-            if action.const is True and not action.metavar
-        }
-    assert given - {"--do_train", "--do_eval", "--do_predict"} == set(results_csv.BOOLEANS)
-
-
-def test_every_flag_of_numbers_is_known_as_such():
-    given = {}
-    for script in (
-        train_teacher,
-        glue_with_cka_i,
-        glue_with_cka_g,
-        glue_with_cka_ilg,
-        glue_with_baseline,
-    ):
-        given |= {f"--{action.dest}": action.type for action in script.make_parser()._actions}
-    numbers = {flag for flag, kind in given.items() if kind in (int, float)} - {
-        "--seed",
-        "--local_rank",
-    }
-    assert numbers == {name for name in results_csv.NUMBERS if name.startswith("--")}
-    assert not any(map(results_csv.is_text, numbers))
 
 
 def write_run(folder, method="VKD", **changes):

@@ -27,7 +27,7 @@ import train_teacher
 from analysis import report
 from baselines import glue_with_baseline
 from scripts import estimate
-from training import flags, runs, teacher_cache
+from training import checks, runs, teacher_cache
 
 SCRIPTS = {
     f"{module.__name__.split('.')[-1]}.py": module
@@ -131,7 +131,7 @@ def parse(words, monkeypatch):
         SCRIPTS[name].main(argv)
         ((args, method),) = seen
         args.method_name = method
-    flags.check_arguments(args)
+    checks.check_arguments(args)
     return args
 
 

@@ -14,6 +14,7 @@ import glue_with_cka_i
 import glue_with_cka_ilg
 import train_teacher
 from common import UserError, read_json
+from training import checks
 from training.batches import Outputs
 
 
@@ -96,12 +97,10 @@ def test_where_there_is_no_l_its_form_is_refused(main, more, said, tiny, tmp_pat
 
 
 def test_xlnet_has_no_first_token(tmp_path):
-    from training import flags as training_flags
-
     def model(family):
         return types.SimpleNamespace(config=types.SimpleNamespace(model_type=family))
 
     args = types.SimpleNamespace(sample_features="first")
-    training_flags.check_first_tokens(args, model("bert"), model("bert"))
+    checks.check_first_tokens(args, model("bert"), model("bert"))
     with pytest.raises(UserError, match="no first token"):
-        training_flags.check_first_tokens(args, model("xlnet"), model("xlnet"))
+        checks.check_first_tokens(args, model("xlnet"), model("xlnet"))

@@ -30,7 +30,8 @@ from common import UserError
 from glue_data.tasks import get_task
 from scripts import estimate
 from training import models, records, results_csv, runs
-from training.flags import check_arguments
+from training.checks import check_arguments
+from training.flags import hyperparameters
 from training.tokenizer import load_tokenizer
 
 FAMILIES = {
@@ -233,7 +234,7 @@ def test_every_script_trains_the_chosen_layers(name, tiny_without_dropout, train
     assert all(torch.equal(value, source[there(key)]) for key, value in found.items())
     run = json.loads((tmp_path / "s/run.json").read_text())
     assert run["arguments"]["student_layers"] == run["settings"]["student_layers"] == "1,3"
-    assert run["method"] == name and "student_layers" in runs.HYPERPARAMETERS
+    assert run["method"] == name and "student_layers" in hyperparameters()
     row = with_names(name_variants(read_runs(tmp_path / "r.csv"))).iloc[0]
     assert (row.method, row["--student_layers"]) == (f"{name}, student_layers 1,3", "1,3")
 

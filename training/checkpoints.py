@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from common import UserError, atomic_path, read_json, remove_folder, sha256_of_file, write_json
-from training.records import as_of_today
+from training.flags import as_of_today, is_shared
 
 
 class Meter:
@@ -237,39 +237,9 @@ def restore(state, folder):
         ) from None
 
 
-# Flags that may change between a killed run and its resumption: they do not touch what is trained.
-FREE_TO_CHANGE = {
-    "output_dir",
-    "overwrite_output_dir",
-    "resume_from_checkpoint",
-    "run_file",
-    "results_csv",
-    "data_dir",
-    "cache_dir",
-    "overwrite_cache",
-    "student_model_name_or_path",
-    "save_steps",
-    "save_total_limit",
-    "logging_steps",
-    "do_eval",
-    "do_predict",
-    "eval_all_checkpoints",
-    "evaluate_during_training",
-    "max_eval_samples",
-    "max_predict_samples",
-    "per_gpu_eval_batch_size",
-    "model_name_or_path",
-    "model_type",
-    "student_model_type",
-    "teacher_memory_path",
-    "teacher_cache",
-    "dataloader_num_workers",
-}
-
-
 def run_settings(args):
     """The flags that decide what is trained."""
-    return {key: value for key, value in vars(args).items() if key not in FREE_TO_CHANGE}
+    return {key: value for key, value in vars(args).items() if is_shared(key)}
 
 
 def check_output(args, method):

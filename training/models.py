@@ -474,16 +474,17 @@ def penultimate_pair(student, teacher):
     return student.config.num_hidden_layers - 1, teacher.config.num_hidden_layers - 1
 
 
-def layer_pairs(args, student, teacher):
-    """The hidden states to align, [(student's index, teacher's index)]: the penultimate layers by
-    default.
+def layer_pairs(args, student, teacher, layers="penultimate"):
+    """The hidden states to align, [(student's index, teacher's index)].
+
+    layers: what the method compares, the "penultimate" layers, of which --do_layerwise makes every
+    one, or "every" one by itself.
     """
     layers_s, layers_t = student.config.num_hidden_layers, teacher.config.num_hidden_layers
-    patient = getattr(args, "method", None) == "pkd"
-    if not (args.do_layerwise or patient):
+    if layers == "penultimate" and not args.do_layerwise:
         return [penultimate_pair(student, teacher)]
     if layers_t % layers_s or layers_s < 2:
-        what = "PKD" if patient else "--do_layerwise"
+        what = "--do_layerwise" if args.do_layerwise else f"--method {args.method}"
         raise UserError(
             f"{what} needs a student of 2 or more layers whose number divides the teacher's; they "
             f"have {layers_s} and {layers_t}"

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from common import UserError, read_json
+from training.flags import as_of_today  # noqa: F401 - for those who read records
 
 PACKAGES = (
     "torch",
@@ -86,28 +87,3 @@ def complete_run(folder):
             f"{Path(folder) / 'run.json'} is not the record of a finished run "
             f"({missing}): repeat the run, or move its folder away"
         ) from None
-
-
-def as_of_today(settings):
-    """A run's flags, name -> value, of whatever version wrote them, with what the later ones were
-    then.
-
-    Before --group_by_length existed, --mask_padding grouped rows by length (not of
-    train_memory.py). Before --student_memory_init, M_s started with the mean and deviation of M_t's
-    numbers. Before --student_layers, a student's layers were the first ones, as they are without
-    it.
-    """
-    masked, clusters = (
-        str(settings.get("mask_padding")).lower() == "true",
-        "num_centroid" in settings,
-    )
-    added = {"group_by_length": masked and not clusters}
-    if "warmup_steps" in settings:
-        added["warmup_ratio"] = 0.0
-    if "internal" in settings or "gamma_l" in settings:
-        added["sample_features"] = "flat"
-    if "gamma_m" in settings:
-        added["student_memory_init"] = "matched"
-    if "student_num_hidden_layers" in settings and not clusters:
-        added["student_layers"] = None
-    return settings | {name: value for name, value in added.items() if name not in settings}

@@ -9,24 +9,12 @@ import filelock
 import numpy as np
 
 from common import UserError, atomic_path, follow, make_folder
-from training.records import as_of_today
+from training import flags
 
 RESULT = ("method", "seed")  # the columns that every results.csv has
 METRICS = ("mcc", "acc", "f1", "pearson", "spearmanr", "eval_loss")
-PATHS = (
-    "_dir",
-    "_file",
-    "_path",
-    "_csv",
-    "name_or_path",
-    "name_or_path_for_copy",
-    "tokenizer_name",
-    "config_name",
-    "teacher_cache",
-)  # how flags of files and folders end
-TEXTS = (
+TEXTS = (  # columns that are no flags, of all our tables
     "method",
-    "task",
     "metric",
     "run",
     "form",
@@ -39,14 +27,10 @@ TEXTS = (
     "teacher",
     "data",
     "memory",
-    "memory_init",
     "torch",
     "transformers",
-    "--resume_from_checkpoint",
-    "--student_layers",
 )
 NUMBERS = (
-    "seed",
     *METRICS,
     *(f"{name}_mm" for name in METRICS),
     "minutes",
@@ -55,68 +39,26 @@ NUMBERS = (
     "parameters",
     "processes",
     "steps",
-    *(
-        f"--{name}"
-        for name in (
-            "student_num_hidden_layers",
-            "max_seq_length",
-            "max_train_samples",
-            "max_eval_samples",
-            "max_predict_samples",
-            "logging_steps",
-            "save_steps",
-            "save_total_limit",
-            "per_gpu_train_batch_size",
-            "per_gpu_eval_batch_size",
-            "gradient_accumulation_steps",
-            "learning_rate",
-            "weight_decay",
-            "adam_epsilon",
-            "max_grad_norm",
-            "num_train_epochs",
-            "max_steps",
-            "warmup_steps",
-            "warmup_ratio",
-            "dataloader_num_workers",
-            "alpha",
-            "temperature",
-            "beta",
-            "gamma_i",
-            "gamma_l",
-            "gamma_g",
-            "gamma_m",
-            "gamma_d",
-            "gamma_a",
-            "student_memory_learning_rate",
-            "relation_heads",
-        )
-    ),
 )
-BOOLEANS = tuple(
-    f"--{name}"
-    for name in (
-        "do_lower_case",
-        "mask_padding",
-        "group_by_length",
-        "copy_teacher",
-        "do_layerwise",
-        "internal",
-        "bf16",
-        "fp16",
-        "compile",
-        "no_cuda",
-        "overwrite_cache",
-        "overwrite_output_dir",
-        "evaluate_during_training",
-        "eval_all_checkpoints",
-    )
-)
+# for analysis/table.py: the columns of places
+PATHS = tuple(flag.column for section in flags.SECTIONS for flag in section if flag.is_place)
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 
 
 def is_text(column):
     """Whether a column of our tables is text even where it looks like numbers, as a folder 007."""
-    return column in TEXTS or (column.startswith("--") and column.endswith(PATHS))
+    return column in TEXTS or of_type(column, str, Path)
+
+
+def of_type(column, *types):
+    """Whether a column is that of a flag of one of these types."""
+    flag = flags.find(column)
+    return flag is not None and flag.type in types
+
+
+def number_columns():
+    """The columns of a results.csv with nothing but numbers and empty cells."""
+    return (*NUMBERS, *(column for column in flags.columns() if of_type(column, int, float)))
 
 
 def is_number(text):
@@ -231,7 +173,8 @@ def read_table(path, keys, filled=(), numbers=(), what="no table of ours", dtype
         for line, text, missing in zip(lines, texts, table.iloc[:, i].isna(), strict=True):
             if name in filled and (missing or not text.strip()):
                 raise wrong_line(path, line, f"nothing in the column {name}")
-            if name in BOOLEANS and not missing and text.strip().lower() not in ("true", "false"):
+            logical = text.strip().lower() in ("true", "false")
+            if of_type(name, bool) and not missing and not logical:
                 raise wrong_line(
                     path, line, f"{text!r} in the column {name}, which is of True and False"
                 )
@@ -255,17 +198,18 @@ def fill_missing(table):
         {name: value for name, value in zip(columns.values(), row, strict=True) if pd.notna(value)}
         for row in table[list(columns)].itertuples(index=False, name=None)
     )
-    rows = list(map(as_of_today, given))
-    for name in ("group_by_length", "student_memory_init", "warmup_ratio", "sample_features"):
-        if any(name in row for row in rows):
-            table[f"--{name}"] = [row.get(name, np.nan) for row in rows]
+    rows = [(row, flags.as_of_today(row)) for row in given]
+    for name in {name: None for row, today in rows for name in today if name not in row}:
+        values = [np.nan if today.get(name) is None else today[name] for _, today in rows]
+        if any(value is not np.nan for value in values):
+            table[f"--{name}"] = values
     return table
 
 
 def read_results(path, dtype=None, filled=RESULT):
     """A results.csv as a table, known by its columns method and seed, with today's flags."""
     return fill_missing(
-        read_table(path, RESULT, filled, NUMBERS, "not a table of results", dtype)[0]
+        read_table(path, RESULT, filled, number_columns(), "not a table of results", dtype)[0]
     )
 
 
@@ -294,15 +238,20 @@ def append_result(path, row):
 
 
 def result_row(run):
-    """The row of results.csv for a run, from the content of its run.json."""
+    """The row of results.csv for a run, from the content of its run.json.
+
+    What is not given has no cell, unless an empty one would be filled in as an earlier version's.
+    """
+    later = {flag.name for flag, _ in flags.later_flags()}
+    actions = {flag.name for flag in flags.named("action")}
     arguments = {
-        k: v
-        for k, v in as_of_today(run["arguments"]).items()
-        if k not in ("do_train", "do_eval", "do_predict")
-        and v is not None
-        and v != ""
-        and (v is not False or k == "group_by_length")
-    }  # a row without it is an older one
+        name: value
+        for name, value in flags.as_of_today(run["arguments"]).items()
+        if name not in actions
+        and value is not None
+        and value != ""
+        and (value is not False or name in later)
+    }
     return {
         "method": run["method"],
         "task": arguments.pop("task_name"),

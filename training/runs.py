@@ -26,7 +26,7 @@ from distill import Loop, needs_of, task_loss
 from glue_data.submission import write_submission
 from glue_data.tasks import TASKS, has_file
 from seeds import mix
-from training import allocation, classes, flags, logs, models, records, results_csv
+from training import allocation, checks, classes, flags, logs, models, records, results_csv
 from training.batches import MiniBatch, Rows
 from training.checkpoints import (
     checkpoint_to_resume,
@@ -42,48 +42,18 @@ from training.teacher import Teacher
 from training.teacher_cache import TeacherCache, entries
 from training.tokenizer import load_tokenizer
 
-HYPERPARAMETERS = {
-    "learning_rate",
-    "num_train_epochs",
-    "per_gpu_train_batch_size",
-    "seed",
-    "alpha",
-    "beta",
-    "warmup_steps",
-    "warmup_ratio",
-    "temperature",
-    "gamma_i",
-    "gamma_l",
-    "gamma_g",
-    "gamma_m",
-    "student_memory_learning_rate",
-    "student_memory_init",
-    "cka_estimator",
-    "intra_reduction",
-    "mask_padding",
-    "group_by_length",
-    "do_layerwise",
-    "student_num_hidden_layers",
-    "student_layers",
-    "gamma_d",
-    "gamma_a",
-    "relation_heads",
-    "between",
-    "sample_features",
-}
 
-
-def run(args, method, terms, check=None, loop=None):
+def run(args, method, terms, check=None, loop=None, layers="penultimate"):
     """Train, evaluate and predict as the flags say. Returns the exit code.
 
     method: the name under which the run appears in tables. terms(args, memories) -> {name:
     distill.Term}, where memories is the memory.Memories of a method with a global structure, else
     None. check(args, student, teacher) refuses models that the method cannot take, with a
     UserError. loop: what makes the distill.Loop that trains, of that class's arguments; by default
-    the class itself.
+    the class itself. layers: which the terms compare, see models.layer_pairs.
     """
     with prepared(args) as task:
-        return Run(args, task, method, terms, check, loop or Loop).main()
+        return Run(args, task, method, terms, check, loop or Loop, layers).main()
 
 
 @contextlib.contextmanager
@@ -91,7 +61,7 @@ def prepared(args):
     """Check the flags, quieten the libraries, hold the output folder; yields the task; leaves the
     process group.
     """
-    task = flags.check_arguments(args)
+    task = checks.check_arguments(args)
     args.task_name = task.name
     for library in (transformers, huggingface_hub):
         library.logging.set_verbosity_error()
@@ -139,7 +109,7 @@ def leave_group():
 class Run:
     """One run of one method on one task; `record` becomes its run.json."""
 
-    def __init__(self, args, task, method, terms, check=None, loop=Loop):
+    def __init__(self, args, task, method, terms, check=None, loop=Loop, layers="penultimate"):
         precision = (
             "fp16" if args.fp16 else "bf16" if args.bf16 else None
         )  # None: what accelerate launch was told
@@ -159,7 +129,7 @@ class Run:
                 "or on another device"
             ) from None
         self.args, self.task, self.method, self.terms, self.check = args, task, method, terms, check
-        self.make_loop = loop
+        self.make_loop, self.layers = loop, layers
         self.output, self.began = Path(args.output_dir), time.perf_counter()
         self.ignores_padding = weakref.WeakKeyDictionary()  # by model
         cuda = self.accelerator.device.type == "cuda"
@@ -186,7 +156,7 @@ class Run:
             self.write_predictions()
         if args.do_train and common.is_main_process():
             termination.hold()  # a run that is finished is not terminated any more
-            names = [name for name in vars(args) if name in HYPERPARAMETERS]
+            names = [name for name in vars(args) if name in flags.hyperparameters()]
             log.close(
                 self.record["steps"],
                 {"method": self.method} | {k: getattr(args, k) for k in names},
@@ -318,7 +288,7 @@ class Run:
             self.score_teacher(teacher, tokenizer, features)
         if not args.compile:
             quick_linears(student, accelerator)
-        pairs = models.layer_pairs(args, student, teacher) if teacher else []
+        pairs = models.layer_pairs(args, student, teacher, self.layers) if teacher else []
         observed = models.penultimate_pair(student, teacher) if teacher else None
         memories = (
             None

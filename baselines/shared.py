@@ -1,0 +1,52 @@
+"""What rivals share: terms that compare the rows of features, which are the samples of a mini-batch
+or the tokens of a sample, averaged over the pairs of layers in use.
+"""
+
+from distill import Counted, Term, over_layers  # noqa: F401 - Counted, Term: for the rivals
+from training.batches import first_tokens, flat
+
+FEWEST = 3  # rows; two have one distance, which is their mean, and no angle
+
+
+def samples(h, batch, args):
+    """One row a sample: h (B, W, D) -> (B, W*D), or the first token's (B, D)."""
+    if args.sample_features == "first":
+        return first_tokens(h, batch)
+    return flat(h, batch, args.max_seq_length, args.mask_padding)
+
+
+def between_samples(weight, loss, args):
+    """A Term of loss(x_s, x_t, count_undefined=True), x_s and x_t being as `samples` makes them."""
+
+    def term(s, t, batch):
+        return over_layers(
+            [
+                loss(samples(h_s, batch, args), samples(h_t, batch, args), count_undefined=True)
+                for h_s, h_t in zip(s.features, t.features, strict=True)
+            ]
+        )
+
+    padding = args.sample_features == "flat" and not args.mask_padding
+    return Term(weight, term, "features", fewest=FEWEST, padding=padding)
+
+
+def between_tokens(weight, loss, args):
+    """A Term of loss(h_s, h_t, mask, count_undefined=True), h_s and h_t being (B, W, D)."""
+
+    def term(s, t, batch):
+        mask = batch["attention_mask"] if args.mask_padding else None
+        return over_layers(
+            [
+                loss(h_s, h_t, mask, count_undefined=True)
+                for h_s, h_t in zip(s.features, t.features, strict=True)
+            ],
+            len(s.features[0]),
+        )
+
+    return Term(weight, term, "features", fewest_tokens=FEWEST, padding=not args.mask_padding)
+
+
+def between_rows(weight, loss, args):
+    """A Term of a loss whose rows --between chooses."""
+    between = between_tokens if args.between == "tokens" else between_samples
+    return between(weight, loss, args)

@@ -1,0 +1,94 @@
+"""What follows from a flag's declaration: its parser, what a resumed run shares, its column."""
+
+from pathlib import Path
+
+import pytest
+
+import glue_with_cka_g
+import glue_with_cka_i
+import glue_with_cka_ilg
+import train_memory
+import train_teacher
+from baselines import glue_with_baseline
+from common import UserError
+from training import flags, results_csv
+from training.flag import ROLES, Flag
+
+SCRIPTS = (train_teacher, glue_with_cka_i, glue_with_cka_g, glue_with_cka_ilg, glue_with_baseline)
+OLD = {"help", "local_rank", "fp16_opt_level", "server_ip", "server_port"}
+# What earlier versions let a resumed run change: their checkpoints have all other flags.
+FREE_TO_CHANGE = """
+output_dir overwrite_output_dir resume_from_checkpoint run_file results_csv data_dir cache_dir
+overwrite_cache student_model_name_or_path save_steps save_total_limit logging_steps do_eval
+do_predict eval_all_checkpoints evaluate_during_training max_eval_samples max_predict_samples
+per_gpu_eval_batch_size model_name_or_path model_type student_model_type teacher_memory_path
+teacher_cache dataloader_num_workers
+""".split()
+
+
+def actions(script):
+    return {a.dest: a for a in script.make_parser()._actions if a.dest not in OLD}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_flag_of_a_script_is_declared(script):
+    """Argparse reads it as its declaration says, and so does a results.csv."""
+    for name, action in actions(script).items():
+        flag = flags.known()[name]
+        column = flag.column
+        assert flag.role in ROLES and flag.help
+        assert (action.const is True and not action.metavar) == (flag.type is bool)
+        assert (action.type in (int, float)) == flag.is_number
+        assert (column in results_csv.number_columns()) == flag.is_number
+        assert results_csv.is_text(column) == (flag.type in (str, Path))
+
+
+def test_all_flags_are_some_scripts():
+    taken = {name for script in SCRIPTS for name in actions(script)}
+    taken |= {flag.name for flag in flags.MEMORY}
+    assert taken == flags.known().keys()
+
+
+def test_a_resumed_run_may_change_what_it_always_might():
+    assert {name for name in flags.known() if not flags.is_shared(name)} == set(FREE_TO_CHANGE)
+    assert flags.is_shared("what_nobody_declared")
+
+
+def test_the_hparams_are_what_is_tuned():
+    found = flags.hyperparameters()
+    assert {"learning_rate", "beta", "gamma_a", "between", "seed", "student_layers"} <= found
+    assert not {"output_dir", "logging_steps", "config_name", "internal", "do_eval"} & found
+    assert not any(flags.known()[name].is_place for name in found)
+
+
+def test_weights_are_those_of_the_losses():
+    names = "alpha temperature beta gamma_i gamma_l gamma_g gamma_m gamma_a gamma_d"
+    assert sorted(flag.name for flag in flags.named("weight")) == sorted(names.split())
+
+
+@pytest.mark.parametrize(
+    ("flag", "good", "bad"),
+    [
+        (Flag("x", "weight", float, least=0), (0, 1e9, None), (-1e-9, float("inf"), float("nan"))),
+        (Flag("x", "weight", float, above=0), (1e-9,), (0.0, float("nan"))),
+        (Flag("x", "weight", float, least=0, most=1), (0, 1), (1.5,)),
+        (Flag("x", "budget", int, least=2), (2,), (1,)),
+        (Flag("x", "weight", float), (-1.0, float("inf")), ()),
+        (Flag("x", "place", Path), ("-1",), ()),
+    ],
+)
+def test_limits(flag, good, bad):
+    for value in good:
+        flag.check(value)
+    for value in bad:
+        with pytest.raises(UserError, match="--x must be"):
+            flag.check(value)
+
+
+def test_a_memory_has_use_for_some_flags_only():
+    assert "warmup_ratio" in train_memory.NO_USE and "seed" not in train_memory.NO_USE
+
+
+def test_a_role_is_one_of_the_table():
+    with pytest.raises(ValueError, match="has the role wight"):
+        Flag("x", "wight", int)

@@ -1,0 +1,134 @@
+"""What a script refuses before any work is done: values beyond a flag's limits, flags that do not
+go together, places that cannot be written to.
+"""
+
+from pathlib import Path
+
+from common import UserError, follow, make_folders
+from glue_data.tasks import get_task
+from training import flags
+from training.results_csv import read_results
+
+
+def check_arguments(args):
+    """Refuse values that cannot be meant, before any work is done. Returns the task.
+
+    A script asks before it imports what its run needs, which takes seconds, and the run asks again.
+    """
+    task = get_task(args.task_name)
+    for name, flag in flags.known().items():
+        flag.check(getattr(args, name, None))
+    if getattr(args, "warmup_steps", 0) and args.warmup_ratio:
+        raise UserError(
+            f"--warmup_steps {args.warmup_steps} and --warmup_ratio {args.warmup_ratio:g} "
+            "both say how long to warm up: pass one of them"
+        )
+    if not (args.do_train or args.do_eval or args.do_predict):
+        raise UserError("nothing to do: pass --do_train, --do_eval or --do_predict")
+    if flags.needs_memory(args) and args.do_train:
+        check_global(args)
+    if getattr(args, "student_layers", None):
+        check_student_layers(args)
+    check_precision(args)
+    if args.do_train:
+        check_sources(args)
+    make_folders(args, cache_dir=args.cache_dir)
+    if args.do_train:
+        check_places(args)
+    return task
+
+
+def check_global(args):
+    """Refuse a global structure without a memory, or between other layers than the memory's."""
+    if not args.teacher_memory_path:
+        raise UserError(
+            "the global structure needs --teacher_memory_path, the folder that train_memory.py "
+            "wrote; run that first"
+        )
+    if args.do_layerwise:
+        raise UserError(
+            "--do_layerwise has no global structure, as the memory is of the penultimate layer "
+            "alone: leave it out, or take its weight away with --gamma_g 0 "
+            "(glue_with_cka_ilg.py)"
+        )
+
+
+def check_precision(args):
+    """Refuse half precision that this device does not have, or two of them."""
+    if args.fp16 and args.bf16:
+        raise UserError("--fp16 and --bf16 exclude each other: pass one of them")
+    if args.fp16 and (args.no_cuda or not has_gpu()):
+        raise UserError("--fp16 needs a GPU and none is in use here: pass --bf16 or neither")
+
+
+def check_sources(args):
+    """Refuse an output folder that the run reads from, too."""
+    output = Path(args.output_dir).resolve()
+    for name in ("model_name_or_path", "model_name_or_path_for_copy", "teacher_memory_path"):
+        source = getattr(args, name, None) and Path(getattr(args, name))
+        if source and output in (source.resolve(), source.is_file() and source.resolve().parent):
+            raise UserError(
+                f"--output_dir {args.output_dir} is also --{name}, which it would overwrite: name "
+                "another"
+            )
+
+
+def check_sample_features(args, has_local):
+    """Refuse --sample_features where the loss has no L."""
+    if args.sample_features != "flat" and not has_local:
+        raise UserError(
+            f"--sample_features {args.sample_features} is of L, which this loss does not "
+            "have: leave it out, or give L a weight"
+        )
+
+
+def check_first_tokens(args, student, teacher):
+    """Refuse models without a first token to compare."""
+    if args.sample_features == "first" and "xlnet" in student.config.model_type:
+        raise UserError(
+            "XLNet pads on the left and has no first token to compare: take another "
+            "model, method, or --sample_features flat"
+        )
+
+
+def check_student_layers(args):
+    """Refuse --student_layers beside another number of layers, or where nothing is copied."""
+    count = len(args.student_layers.split(","))
+    if args.student_num_hidden_layers not in (None, count):
+        raise UserError(
+            f"--student_layers {args.student_layers} is a student of {count} layers, but "
+            f"--student_num_hidden_layers is {args.student_num_hidden_layers}: leave one "
+            "of them out"
+        )
+    if not getattr(args, "copy_teacher", True):
+        raise UserError(
+            f"--student_layers {args.student_layers} says what to copy, but without "
+            "--copy_teacher the student starts at random: pass that, too, or leave "
+            "--student_layers out"
+        )
+
+
+def has_gpu():
+    """True where torch sees a GPU."""
+    import torch  # here, as no other check needs it
+
+    return torch.cuda.is_available()
+
+
+def check_places(args):
+    """Refuse places that cannot be written to, before any work is done."""
+    table = args.results_csv and Path(args.results_csv)
+    make_folders(
+        args,
+        output_dir=args.output_dir,
+        run_file=args.run_file,
+        results_csv=table and follow(table).parent,
+        teacher_cache=getattr(args, "teacher_cache", None),
+    )
+    if table and table.exists() and not table.is_file():
+        raise UserError(
+            f"--results_csv {table} is {'a folder' if table.is_dir() else 'no regular file'}: name "
+            "a file"
+        )
+    if table and table.exists():
+        read_results(table)

@@ -1,0 +1,228 @@
+"""What a flag is: one declaration, from which its limits, its role and its column follow; and the
+parser that takes them.
+"""
+
+import argparse
+import dataclasses
+import math
+import os
+from pathlib import Path
+
+from common import UserError, expand_path, expand_path_or_none
+
+ROLES = {  # role -> whether a resumed run must share such a flag
+    "weight": True,
+    "variant": True,
+    "method": True,
+    "budget": True,
+    "data": True,
+    "start": True,
+    "model": True,
+    "seed": True,
+    "action": False,
+    "place": False,
+    "free": False,
+}
+COLUMNS = {"task_name": "task", "seed": "seed", "memory_init": "memory_init"}
+TYPES = {"int": int, "float": float, "bool": bool, "str": str, "path": Path}
+ABSENT = object()  # of `before`: runs without the flag are left as they are
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """A flag of a script, as training/flags.py and the files of baselines/ declare them.
+
+    role: see training/flags.py. type: int, float, bool, str or Path. least, most: limits that a
+    number may touch; above: one that it may not. shared: where a resumed run must share the flag
+    although its role does not say so, or the other way round. caption: the words of a table's
+    caption for it, and usual: the value that a caption leaves out. of: a regular expression of the
+    methods whose form a variant is. kmeans: False where train_memory.py has no use for the flag.
+    before: what runs had before the flag existed, a value or a function of their other flags;
+    beside: the flags of which such a run has one, by default those declared together with it.
+    options: further words for argparse, as nargs.
+    """
+
+    name: str
+    role: str
+    type: type
+    default: object = None
+    help: str = ""
+    aliases: tuple = ()
+    choices: tuple | None = None
+    required: bool = False
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    shared: bool | None = None
+    caption: str = ""
+    usual: object = None
+    of: str = ""
+    kmeans: bool = True
+    before: object = ABSENT
+    beside: tuple | None = None
+    options: dict = dataclasses.field(default_factory=dict, compare=False)
+
+    def __post_init__(self):
+        if self.role not in ROLES:
+            raise ValueError(f"--{self.name} has the role {self.role}, none of {', '.join(ROLES)}")
+        if self.shared is None:
+            object.__setattr__(self, "shared", ROLES[self.role])
+
+    @property
+    def column(self):
+        """The flag's column in a results.csv."""
+        return COLUMNS.get(self.name, f"--{self.name}")
+
+    @property
+    def is_number(self):
+        return self.type in (int, float)
+
+    @property
+    def is_place(self):
+        """Whether it names a file, a folder or a model."""
+        return self.type is Path
+
+    def add_to(self, group):
+        """Let a group of an argparse parser take the flag."""
+        names = [f"--{name}" for name in (self.name, *self.aliases)]
+        words = {"help": self.help, "required": self.required}
+        if self.type is bool:
+            group.add_argument(*names, action="store_true", **words)
+            return
+        if self.is_number:
+            words["type"] = self.type
+        elif self.is_place and (self.required or "nargs" in self.options):
+            words["type"] = expand_path  # an empty one is refused
+        words |= {"default": self.default, "choices": self.choices, **self.options}
+        group.add_argument(*names, **words)
+
+    def check(self, value):
+        """Refuse a number beyond the flag's limits; None is no number."""
+        if value is None or not self.is_number:
+            return
+        wanted = None
+        if self.above is not None and not (math.isfinite(value) and value > self.above):
+            wanted = f"above {write(self.above)}"
+        elif self.least is not None and not (math.isfinite(value) and value >= self.least):
+            wanted = f"at least {write(self.least)}"
+        elif self.most is not None and value > self.most:
+            lowest = self.above if self.least is None else self.least
+            wanted = f"between {write(lowest)} and {write(self.most)}"
+        if wanted:
+            raise UserError(f"--{self.name} must be {wanted}, got {write(value)}")
+
+
+def write(number):
+    """A number as a user would write it."""
+    return str(number) if isinstance(number, int) else f"{number:g}"
+
+
+class Section(tuple):
+    """Flags that a script takes together, under one title of its --help."""
+
+    def __new__(cls, title, *flags):
+        section = super().__new__(cls, flags)
+        section.title = title
+        return section
+
+    def flag(self, name):
+        return next(flag for flag in self if flag.name == name)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one-line errors and no abbreviations; ~ at the start of a text is a home, as in
+    all paths.
+    """
+
+    def __init__(self, doc, *sections):
+        super().__init__(
+            description=doc,
+            usage="%(prog)s [flags]",
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        # of a flag without a type, so that no path is forgotten
+        self.register("type", None, expand_path_or_none)
+        groups = {}
+        for section in sections:
+            if section.title not in groups:
+                groups[section.title] = self.add_argument_group(section.title)
+            for flag in section:
+                flag.add_to(groups[section.title])
+
+    def error(self, message):
+        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+
+    def parse_known_args(self, args=None, namespace=None):
+        found, rest = super().parse_known_args(args, namespace)
+        take_old_spellings(found)
+        return found, rest
+
+
+# ---- old spellings -------------------------------------------------------------------------------
+
+OLD = ("local_rank", "fp16_opt_level", "server_ip", "server_port")
+
+
+def add_old_spellings(parser):
+    """Flags of HuggingFace's 2020 GLUE script that no run keeps: they say something else, or
+    nothing.
+    """
+    group = parser.add_argument_group("old spellings")
+
+    def add(*names, **options):
+        group.add_argument(*names, default=argparse.SUPPRESS, **options)
+
+    add(
+        "--local_rank",
+        "--local-rank",
+        type=int,
+        help="What torch.distributed.launch passes, or -1; LOCAL_RANK says it.",
+    )
+    add(
+        "--fp16_opt_level",
+        choices=("O0", "O1", "O2", "O3"),
+        help="What --fp16 does is O1; with O0 it does nothing.",
+    )
+    add("--server_ip", help="Must be empty.")
+    add("--server_port", help="Must be empty.")
+
+
+def take_old_spellings(args):
+    """Do what the old flags say and forget them: they are no settings of a run, and differ between
+    its processes.
+    """
+    given = {name: vars(args).pop(name) for name in OLD if name in args}
+    check_launcher(given.get("local_rank", -1), os.environ.get("LOCAL_RANK"))
+    level = given.get("fp16_opt_level")
+    if level and args.fp16:
+        if level in ("O2", "O3"):
+            raise UserError(
+                f"--fp16_opt_level {level} keeps the weights themselves in half precision, and "
+                "here they stay in float32: pass O1, which --fp16 does by itself, or O0 for no "
+                "half precision"
+            )
+        args.fp16 = level == "O1"
+    for name in ("server_ip", "server_port"):
+        if given.get(name):
+            raise UserError(
+                f"--{name} {given[name]} is for a remote debugger, which this project does not "
+                "have: leave it out"
+            )
+
+
+def check_launcher(rank, launched):
+    """Refuse a --local_rank that is not the launcher's. launched: LOCAL_RANK, None without one."""
+    if rank < -1:
+        raise UserError(f"--local_rank must be at least -1, got {rank}: leave it out")
+    if rank >= 0 and launched is None:
+        raise UserError(
+            f"--local_rank {rank} is for a launcher to pass, and LOCAL_RANK, which it sets, is "
+            "missing: leave the flag out, or start several processes with torchrun "
+            "--nproc_per_node N"
+        )
+    if rank >= 0 and str(rank) != launched:
+        raise UserError(
+            f"--local_rank is {rank}, but the launcher's LOCAL_RANK is {launched}: leave the flag "
+            "out"
+        )
