@@ -18,26 +18,14 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common
-from analysis.comparable import settings_of
+from analysis.comparable import FACTS, ONE_OF, memory_kinds, settings_of
 from analysis.markdown import to_markdown
 from analysis.runs import check_evaluated, glue_score, metric_names, read_runs
 from common import UserError
 from glue_data.tasks import get_task
 
-SAME = (
-    "task",
-    "method",
-    "data",
-    "teacher",
-    "memory",
-    "memory_init",
-    "parameters",
-    "device",
-    "precision",
-    "processes",
-    "torch",
-    "transformers",
-)
+# columns that are no flags, in which all runs of a search are alike
+SAME = ("task", "method", *ONE_OF, *FACTS)
 
 
 def read_search(source, method, prefix, expected, task=None):
@@ -71,7 +59,9 @@ def check_search(runs, flags):
     missing = [flag for flag in flags if flag not in runs or runs[flag].isna().all()]
     if missing:
         raise UserError(f"these runs do not have the flag {missing[0]}: name flags of theirs")
-    for column in [c for c in (*SAME, *settings_of(runs)) if c in runs and c not in flags]:
+    for column in [
+        c for c in (*SAME, *memory_kinds(), *settings_of(runs)) if c in runs and c not in flags
+    ]:
         values = runs[column].unique()
         if len(values) > 1:
             raise UserError(

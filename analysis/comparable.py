@@ -4,59 +4,42 @@ from pathlib import Path
 
 from analysis.runs import check_columns, groups_of
 from common import UserError
-from training.results_csv import PATHS
+from training import flags
 
-BUDGET = {
-    "--learning_rate": "learning rate",
-    "--num_train_epochs": "epochs",
-    "--max_steps": "steps at most",
-    "--per_gpu_train_batch_size": "batch",
-    "--gradient_accumulation_steps": "accumulation",
-    "processes": "processes",
-    "--warmup_ratio": "warm-up",
-    "--max_seq_length": "length",
-    "--max_train_samples": "training rows at most",
-    "precision": "precision",
-    "--student_layers": "copied layers",
-}
-HARMLESS = (
-    "--logging_steps",
-    "--save_steps",
-    "--save_total_limit",
-    "--per_gpu_eval_batch_size",
-    "--resume_from_checkpoint",
-    "--overwrite_output_dir",
-    "--overwrite_cache",
-    "--eval_all_checkpoints",
-    "--evaluate_during_training",
-    "--dataloader_num_workers",
-)
-SAME = (
-    "--warmup_steps",
-    "--weight_decay",
-    "--adam_epsilon",
-    "--max_grad_norm",
-    "--do_lower_case",
-    "--max_eval_samples",
-    "--compile",
-    "task",
-    "parameters",
-    "device",
-    "torch",
-    "transformers",
-)
+# columns that are no flags: alike in all students of a table
+FACTS = ("processes", "precision", "task", "parameters", "device", "torch", "transformers")
 ONE_OF = {"teacher": "teachers", "memory": "teacher memories", "data": "training data"}
-START = {
-    "--copy_teacher": "whether they copy layers",
-    "--model_name_or_path_for_copy": "what they copy layers from",
-}
 SHOWN = ("minutes", "parameters", "device", "machine", "torch", "transformers", "commit")
-MEMORY_KIND = ("memory_init", "--mask_padding")  # each makes a memory of its own
+IN_NO_RESULT = ("free", "place", "action")  # roles of what no result depends on
+
+
+def memory_kinds():
+    """The columns with the variants of a memory: each makes a memory of its own."""
+    return [flag.column for flag in flags.MEMORY if flag.role == "variant"]
+
+
+def variant_columns():
+    """The columns that are part of a run's name, once name_variants has put them there."""
+    return [flag.column for flag in flags.named("variant")]
+
+
+def columns_alike():
+    """The columns in which all students of a table are alike: budget and data, and the variants
+    that its caption tells of.
+    """
+    told = [flag for flag in flags.named("variant") if flag.caption]
+    alike = [*flags.named("budget", "data"), *told]
+    return dict.fromkeys([*(flag.column for flag in alike), *FACTS])
 
 
 def settings_of(runs):
-    """The columns with flags that decide what a run computes."""
-    return [c for c in runs if c.startswith("--") and c not in HARMLESS and not c.endswith(PATHS)]
+    """The columns with flags that decide what a run computes; what nobody declared may do so."""
+    found = []
+    for column in [column for column in runs if column.startswith("--")]:
+        flag = flags.find(column)
+        if flag is None or not (flag.is_place or flag.role in IN_NO_RESULT):
+            found.append(column)
+    return found
 
 
 def check_comparable(runs, free=(), tuned=()):
@@ -78,7 +61,7 @@ def check_comparable(runs, free=(), tuned=()):
 
 def check_one_setting(students, tasks, may_differ):
     """Refuse students with different budgets, or of different machines and versions."""
-    for column in (*BUDGET, *SAME):
+    for column in columns_alike():
         if column not in students or column in may_differ:
             continue
         values = students[column].unique()
@@ -92,7 +75,9 @@ def check_one_setting(students, tasks, may_differ):
 def check_one_source(students, tasks):
     """Refuse students of different teachers, training data, or memories of one kind."""
     for column in [column for column in ONE_OF if column in students]:
-        kinds = [kind for kind in MEMORY_KIND if column == "memory" and kind in students]
+        kinds = []
+        if column == "memory":
+            kinds = [kind for kind in memory_kinds() if kind in students]
         groups = students.groupby(kinds, sort=False, dropna=False) if kinds else [((), students)]
         for _, group in groups:
             found = set(group[column].dropna()) - {""}
@@ -108,12 +93,12 @@ def check_one_start(students, tasks):
     if "teacher" not in students:
         return
     distilled = students[students.teacher.fillna("") != ""]
-    for column in [column for column in START if column in distilled]:
+    for flag in [flag for flag in flags.named("start") if flag.column in distilled]:
         # paths by their names, as machines may share a sweep
-        found = {Path(str(value)).name for value in distilled[column].fillna("")}
+        found = {Path(str(value)).name for value in distilled[flag.column].fillna("")}
         if len(found) > 1:
             raise UserError(
-                f"these {tasks} students differ in {START[column]}, {column} "
+                f"these {tasks} students differ in {flag.caption}, {flag.column} "
                 f"({', '.join(sorted(found))}): give those of one start"
             )
 

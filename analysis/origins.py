@@ -2,10 +2,11 @@
 
 import pandas as pd
 
-from analysis.comparable import BUDGET
-from analysis.runs import WEIGHTS, groups_of, students_of, weight_words
+from analysis.runs import groups_of, students_of, weight_words, weights_of
+from training import flags
 
-USUAL = {"accumulation": ["1"], "processes": ["1"], "warm-up": ["0"]}  # what goes without saying
+# of a caption; what has another word comes after these, as it is declared
+FIRST = ("learning rate", "epochs", "steps at most", "batch", "accumulation", "processes")
 
 
 def describe_seeds(runs):
@@ -15,19 +16,27 @@ def describe_seeds(runs):
     return words if len(sets) == 1 else f"{words} (not every method has all)"
 
 
+def told_in_captions():
+    """[(column, words, the value that goes without saying)], in the order of a caption."""
+    told = [(flag.column, flag.caption, flag.usual) for flag in flags.named("budget", "data")]
+    told += [("processes", "processes", 1), ("precision", "precision", None)]
+    told += [(flag.column, flag.caption, flag.usual) for flag in flags.named("variant")]
+    told = [entry for entry in told if entry[1]]
+    return sorted(told, key=lambda entry: (*FIRST, entry[1]).index(entry[1]))
+
+
 def describe_budget(runs):
     """The students' settings in words; several values of one stand beside each other."""
-    students, words = students_of(runs), []
-    for column, name in BUDGET.items():
+    students, told = students_of(runs), []
+    for column, words, usual in told_in_captions():
         # where only some have a value it is a variant's, which has it in its name
         if column not in students or students[column].isna().any():
             continue
         values = students[column].drop_duplicates().sort_values()
         values = [value if isinstance(value, str) else f"{value:g}" for value in values]
-        # -1 is what --max_steps has where it is not given
-        if values and values != ["-1"] and values != USUAL.get(name):
-            words.append(f"{name} {' or '.join(values)}")
-    return ", ".join(words)
+        if values and values != [str(usual)]:
+            told.append(f"{words} {' or '.join(values)}")
+    return ", ".join(told)
 
 
 def describe_weights(runs):
@@ -35,9 +44,9 @@ def describe_weights(runs):
     words = []
     for name, group in sorted(groups_of(runs), key=lambda pair: pair[0].rank()):
         first = group.iloc[0]
-        own = weight_words(first, [flag for flag in WEIGHTS if pd.notna(first.get(flag))])
+        own = [flag for flag in weights_of(group) if pd.notna(first[flag.column])]
         if own:
-            words.append(f"{name} {', '.join(own)}")
+            words.append(f"{name} {', '.join(weight_words(first, own))}")
     return "; ".join(words)
 
 

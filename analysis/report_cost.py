@@ -10,18 +10,10 @@ from analysis import figures_report
 from analysis.means import published_averages
 from analysis.report_parts import Topic, by_model, column_of
 from common import UserError
-from training.records import as_of_today
+from training import flags
 from training.results_csv import read_table
 
 CONDITIONS = ("machine", "device", "precision", "processes")
-SETTINGS = (
-    "per_gpu_train_batch_size",
-    "gradient_accumulation_steps",
-    "max_seq_length",
-    "mask_padding",
-    "group_by_length",
-    "compile",
-)
 NUMBERS = ["parameters", "training", "inference", "examples_per_second", "peak_memory_mib"]
 
 
@@ -97,10 +89,10 @@ def reference_of(subjects):
 
 def conditions_of(student):
     """What two runs must share for their throughput and memory to be compared."""
-    arguments = as_of_today(student.record.get("arguments", {}))
+    arguments = flags.as_of_today(student.record.get("arguments", {}))
     return [
         *(student.record.get(c) for c in CONDITIONS),
-        *(arguments.get(s) for s in SETTINGS),
+        *(arguments.get(flag.name) for flag in flags.known().values() if flag.paces),
         bool(arguments.get("teacher_cache")),
     ]
 

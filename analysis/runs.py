@@ -12,46 +12,12 @@ import pandas as pd
 from analysis.methods import Name
 from common import UserError
 from glue_data.tasks import get_task
-from training import records, results_csv
-from training.results_csv import PATHS
+from training import flags, records, results_csv
 
 BATCH = "--per_gpu_train_batch_size"
 # even where all of a column are digits
 TEXTS = dict.fromkeys(("commit", "teacher", "memory", "data", "torch", "transformers"), str)
-VARIANTS = {
-    "--cka_estimator": "biased",
-    "--mask_padding": "False",
-    "--group_by_length": "False",
-    "--intra_reduction": "mean_log",
-    "--do_layerwise": "False",
-    "--student_memory_learning_rate": "",
-    "--between": "samples",
-    "--relation_heads": "",
-    "--sample_features": "flat",
-    "memory_init": "kmeans++",
-    "--student_memory_init": "matched",
-    "--student_layers": "",
-}  # flag -> default
-USED_BY = {
-    "--cka_estimator": "FSD",
-    "--intra_reduction": "FSD",  # idle where FSD's scripts run VKD
-    "--student_memory_init": "FSD.*G",  # and that where they run without G
-    "--group_by_length": "(?!teacher)",
-}  # a teacher has no variants
-WEIGHTS = [
-    f"--{name}"
-    for name in (
-        "alpha",
-        "temperature",
-        "beta",
-        "gamma_i",
-        "gamma_l",
-        "gamma_g",
-        "gamma_m",
-        "gamma_d",
-        "gamma_a",
-    )
-]
+SAID_BY_ITS_VALUE = "cka_estimator"  # whose value is a word of its own, "debiased"
 
 
 # ---- reading -------------------------------------------------------------------------------------
@@ -111,7 +77,7 @@ def name_variants(runs):
     for _, group in runs.groupby(["task", "method", "variant"]):
         if group.variant.iloc[0]:
             differ = [
-                flag for flag in WEIGHTS if flag in group and group[flag].nunique(dropna=False) > 1
+                flag for flag in weights_of(group) if group[flag.column].nunique(dropna=False) > 1
             ]
             for i, row in group.iterrows():
                 variants[i] = (*row.variant, *weight_words(row, differ))
@@ -119,30 +85,37 @@ def name_variants(runs):
 
 
 def option_words(run):
-    """What a run's options are called in its name, ("debiased", "mask_padding")."""
-    return tuple(
-        option_word(flag, run[flag])
-        for flag, default in VARIANTS.items()
-        if flag in run
-        and re.match(USED_BY.get(flag, ""), run.method)
-        and pd.notna(run[flag])
-        and str(run[flag]) not in (default, "False", "")
-    )
+    """What a run's options are called in its name, ("debiased", "mask_padding").
+
+    Those are its flags of the role variant, but for the ones that its method has no use for.
+    """
+    words = []
+    for flag in flags.named("variant"):
+        value = run.get(flag.column)
+        if pd.isna(value) or str(value) in (str(flag.default), "False", ""):
+            continue
+        if re.match(flag.of, run.method):
+            words.append(option_word(flag, value))
+    return tuple(words)
 
 
 def option_word(flag, value):
     """What a flag with this value is called in a name."""
-    name = flag.removeprefix("--")
-    if flag == "--cka_estimator":
+    if flag.name == SAID_BY_ITS_VALUE:
         return value
     if str(value) == "True":
-        return name
-    return f"{name} {value}" if isinstance(value, str) else f"{name} {value:g}"
+        return flag.name
+    return f"{flag.name} {value}" if isinstance(value, str) else f"{flag.name} {value:g}"
 
 
-def weight_words(run, flags):
-    """The weights of a run in words, ("beta 1", "gamma_i 0.5"); those that it has."""
-    return tuple(f"{flag.removeprefix('--')} {run[flag]:g}" for flag in flags)
+def weights_of(runs):
+    """The flags of the role weight that a table of runs has."""
+    return [flag for flag in flags.named("weight") if flag.column in runs]
+
+
+def weight_words(run, weights):
+    """These weights of a run in words, ("beta 1", "gamma_i 0.5")."""
+    return tuple(f"{flag.name} {run[flag.column]:g}" for flag in weights)
 
 
 def names_of(rows):
@@ -231,10 +204,15 @@ def folder_names(runs):
     return [name(row) for row in runs.to_dict("records")]
 
 
+def is_place(column):
+    """Whether a column is that of a flag that names a file, a folder or a model."""
+    flag = flags.find(column)
+    return flag is not None and flag.is_place
+
+
 def publishable(runs):
     """The runs without paths; of their folders, with the names."""
-    paths = [c for c in runs if c == "run" or (c.startswith("--") and c.endswith(PATHS))]
-    kept = runs.drop(columns=paths)
+    kept = runs.drop(columns=[column for column in runs if column == "run" or is_place(column)])
     names = folder_names(runs)
     if any(names):
         kept.insert(list(kept).index("seed") + 1, "run", names)

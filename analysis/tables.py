@@ -26,7 +26,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common
 from analysis import claims
-from analysis.comparable import check_comparable
+from analysis.comparable import check_comparable, variant_columns
 from analysis.figures_scores import draw_scores
 from analysis.markdown import insert, read_document, start_marker, to_markdown
 from analysis.means import (
@@ -89,8 +89,7 @@ def read_sources(sources, tasks, tuned):
         )
     for _, group in runs.groupby("task", sort=False):
         sizes = [BATCH] if BATCH in group else []
-        # a student's layers are part of its variant
-        check_comparable(group, sizes, [*tuned, "--student_layers"])
+        check_comparable(group, sizes, [*tuned, *variant_columns()])
         check_evaluated(group)
     return runs, means
 

@@ -404,10 +404,13 @@ def test_a_file_of_means_is_read_as_it_is_meant(tmp_path, capsys):
         tables.main([str(written(tmp_path, changed))])
         assert capsys.readouterr().out == plain
     for changed, words in (
-        ("\n".join([lines[0], "", "VKD,RTE,f1,1,1,1"]), "line 3 has the metric f1, not one of RTE"),
-        (text + "VKD,RTE,acc,high,1,1", f"line {len(lines) + 1} has 'high' in the column mean"),
-        (text + "VKD,RTE,acc,5", f"line {len(lines) + 1} has 4 cells"),
-        (text + "VKD,,acc,5,1,1", f"line {len(lines) + 1} has nothing in the column task"),
+        (
+            "\n".join([lines[0], "", "2,VKD,RTE,f1,1,1,1"]),
+            "line 3 has the metric f1, not one of RTE",
+        ),
+        (text + "2,VKD,RTE,acc,high,1,1", f"line {len(lines) + 1} has 'high' in the column mean"),
+        (text + "2,VKD,RTE,acc,5", f"line {len(lines) + 1} has 5 cells"),
+        (text + "2,VKD,,acc,5,1,1", f"line {len(lines) + 1} has nothing in the column task"),
     ):
         with pytest.raises(UserError, match=rf"r\.csv, {words}"):
             tables.main([str(written(tmp_path, changed))])
