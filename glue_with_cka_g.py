@@ -1,9 +1,10 @@
 """FSD_G: distil a teacher into a student on a GLUE task, with the global inter-feature structure.
 
-    python glue_with_cka_g.py --model_type bert --model_name_or_path TEACHER --model_name_or_path_for_copy \\
-      bert-base-uncased --copy_teacher --data_dir DATA_DIR --task_name RTE --do_lower_case --do_train --do_eval \\
-      --per_gpu_train_batch_size 32 --learning_rate 5e-5 --num_train_epochs 3 --alpha 0.5 --temperature 5 \\
-      --beta 0.5 --gamma_m 1e-6 --teacher_memory_path MEMORY --output_dir OUTPUT_DIR
+    python glue_with_cka_g.py --model_type bert --model_name_or_path TEACHER \\
+      --model_name_or_path_for_copy bert-base-uncased --copy_teacher --data_dir DATA_DIR \\
+      --task_name RTE --do_lower_case --do_train --do_eval --per_gpu_train_batch_size 32 \\
+      --learning_rate 5e-5 --num_train_epochs 3 --alpha 0.5 --temperature 5 --beta 0.5 \\
+      --gamma_m 1e-6 --teacher_memory_path MEMORY --output_dir OUTPUT_DIR
 
 Total loss: α CE + (1-α) KD + β G, with G = F_MM + γ_m F_E + (1-γ_m) F_C (Eq. 8-10) between the
 samples' penultimate features and the centroids of two memories: the teacher's, which

@@ -1,10 +1,11 @@
 """FSD_I with --internal, FSD_L without it, VKD with --beta 0: distil a teacher into a student on a
 GLUE task.
 
-    python glue_with_cka_i.py --model_type bert --model_name_or_path TEACHER --model_name_or_path_for_copy \\
-      bert-base-uncased --copy_teacher --data_dir DATA_DIR --task_name RTE --do_lower_case --do_train --do_eval \\
-      --per_gpu_train_batch_size 32 --learning_rate 5e-5 --num_train_epochs 3 --alpha 0.5 --temperature 5 \\
-      --beta 4 --internal --output_dir OUTPUT_DIR
+    python glue_with_cka_i.py --model_type bert --model_name_or_path TEACHER \\
+      --model_name_or_path_for_copy bert-base-uncased --copy_teacher --data_dir DATA_DIR \\
+      --task_name RTE --do_lower_case --do_train --do_eval --per_gpu_train_batch_size 32 \\
+      --learning_rate 5e-5 --num_train_epochs 3 --alpha 0.5 --temperature 5 --beta 4 --internal \\
+      --output_dir OUTPUT_DIR
 
 Total loss: α CE + (1-α) KD + β I (Eq. 6), or + β L (Eq. 7) without --internal, on the penultimate
 layers.

@@ -1,10 +1,12 @@
 """FSD_ILG, all three structures; FSD_IL with --gamma_g 0: distil a teacher into a student on a GLUE
 task.
 
-    python glue_with_cka_ilg.py --model_type bert --model_name_or_path TEACHER --model_name_or_path_for_copy \\
-      bert-base-uncased --copy_teacher --data_dir DATA_DIR --task_name RTE --do_lower_case --do_train --do_eval \\
-      --per_gpu_train_batch_size 32 --learning_rate 5e-5 --num_train_epochs 3 --alpha 0.5 --temperature 5 --beta 1 \\
-      --gamma_i 1 --gamma_l 1 --gamma_g 0.1 --gamma_m 1e-6 --teacher_memory_path MEMORY --output_dir OUTPUT_DIR
+    python glue_with_cka_ilg.py --model_type bert --model_name_or_path TEACHER \\
+      --model_name_or_path_for_copy bert-base-uncased --copy_teacher --data_dir DATA_DIR \\
+      --task_name RTE --do_lower_case --do_train --do_eval --per_gpu_train_batch_size 32 \\
+      --learning_rate 5e-5 --num_train_epochs 3 --alpha 0.5 --temperature 5 --beta 1 \\
+      --gamma_i 1 --gamma_l 1 --gamma_g 0.1 --gamma_m 1e-6 --teacher_memory_path MEMORY \\
+      --output_dir OUTPUT_DIR
 
 Total loss: α CE + (1-α) KD + β (γ_i I + γ_l L + γ_g G) (Eq. 3 and 11), on the penultimate layers. A
 weight of 0 switches a structure off; without G no memory is needed.
@@ -17,7 +19,9 @@ from training import checks, flags
 
 
 def terms(args, memories=None):
-    """The method: α ce + (1-α) kd + β (γ_i intra + γ_l local + γ_g (F_MM + γ_m F_E + (1-γ_m) F_C))."""
+    """The method: α ce + (1-α) kd + β (γ_i intra + γ_l local + γ_g G), with
+    G = F_MM + γ_m F_E + (1-γ_m) F_C.
+    """
     import distill  # here, so that the flags are read without torch
 
     return (

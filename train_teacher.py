@@ -1,8 +1,9 @@
 """Fine-tune a pretrained encoder on a GLUE task: the teacher, or the student without distillation.
 
-    python train_teacher.py --model_type bert --model_name_or_path bert-base-uncased --data_dir DATA_DIR \\
-      --task_name RTE --do_lower_case --do_train --do_eval --per_gpu_train_batch_size 32 \\
-      --learning_rate 2e-5 --num_train_epochs 3 --output_dir OUTPUT_DIR
+    python train_teacher.py --model_type bert --model_name_or_path bert-base-uncased \\
+      --data_dir DATA_DIR --task_name RTE --do_lower_case --do_train --do_eval \\
+      --per_gpu_train_batch_size 32 --learning_rate 2e-5 --num_train_epochs 3 \\
+      --output_dir OUTPUT_DIR
 
 With --student_num_hidden_layers 6 only the first 6 layers are kept and trained, with
 --student_layers 0,2,4,6,8,10 these.

@@ -5,6 +5,7 @@ loop.
 import itertools
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,8 +33,10 @@ from baselines import glue_with_baseline as script
 from baselines import gram, minilm, pkd, procrustes, rkd
 from cka import linear_cka
 from common import UserError
+from distill import needs_of
 from glue_data.tasks import get_task
 from training.attention import heard, last_attention
+from training.methods import read_methods
 
 SCRIPT = "baselines/glue_with_baseline.py"
 
@@ -286,7 +289,9 @@ def test_minilm_knows_no_padding():
     ],
 )
 def test_attention_is_heard_in_each_family(family, changes):
-    """What is heard are the projections of the last layer's input, whatever the family calls them."""
+    """What is heard are the projections of the last layer's input, whatever the family calls
+    them.
+    """
     shape = {
         "hidden_size": 16,
         "num_hidden_layers": 4,
@@ -406,6 +411,14 @@ def test_gram_distance_is_not_cka_in_disguise():
 
 
 # ---- under one loop ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(read_methods()))
+def test_a_method_reads_what_it_declares(name):
+    args = script.make_parser().parse_args([*flags(Path("tiny"), "out"), "--method", name])
+    script.fill_flags(args)
+    assert needs_of(script.terms(args)) == {"logits", read_methods()[name].needs}
+
 
 RUNS = {
     "none": ([], {"ce"}),
@@ -593,6 +606,6 @@ def test_a_wrong_method_prints_the_choices(tiny, tmp_path):
     done = shell(SCRIPT, *flags(tiny, tmp_path / "s", "--method", "fitnet"))
     assert (
         done.returncode == 2
-        and "none, vkd, pkd, rkd, minilm, gram, procrustes" in done.stderr.replace("'", "")
+        and "none, vkd, gram, minilm, pkd, procrustes, rkd" in done.stderr.replace("'", "")
     )
     assert "Traceback" not in done.stderr

@@ -11,7 +11,7 @@ import train_memory
 import train_teacher
 from baselines import glue_with_baseline
 from common import UserError
-from training import flags, results_csv
+from training import flags, methods, results_csv
 from training.flag import ROLES, Flag
 
 SCRIPTS = (train_teacher, glue_with_cka_i, glue_with_cka_g, glue_with_cka_ilg, glue_with_baseline)
@@ -92,3 +92,82 @@ def test_a_memory_has_use_for_some_flags_only():
 def test_a_role_is_one_of_the_table():
     with pytest.raises(ValueError, match="has the role wight"):
         Flag("x", "wight", int)
+
+
+# ---- what a rival's file declares ----------------------------------------------------------------
+
+WHOLE = """
+METHOD = {
+    "name": "New",
+    "help": "nothing",
+    "defaults": {"beta": 2.0, "gamma_x": 3.0, "seven": 7},
+    "flags": {
+        "gamma_x": {"role": "weight", "type": "float", "least": 0, "help": "x"},
+        "seven": {"role": "variant", "type": "int", "help": "y", "before": 6},
+    },
+}
+raise RuntimeError("nobody runs this file to read its METHOD")
+"""
+
+
+def read(folder, text, name="new"):
+    (folder / f"{name}.py").write_text(text, encoding="utf-8")
+    methods.read_methods.cache_clear()
+    return methods.read_methods(folder)
+
+
+def test_a_declaration_is_read_without_running_its_file(tmp_path):
+    (tmp_path / "shared.py").write_text("import no_such_module\n")
+    found = read(tmp_path, WHOLE)
+    assert found.keys() == {"new"} and found["new"].name == "New"
+    flag = found["new"].flags["gamma_x"]
+    assert (flag.type, flag.default, flag.role, flag.least) == (float, 3.0, "weight", 0)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("3.0", "float(3)", "line 2 has a METHOD that is no literal"),
+        ('"float"', '"double"', "the type of --gamma_x is 'double'"),
+        ('"weight"', '"wight"', "has the role wight"),
+        ('"gamma_x": 3.0, ', "", "says nothing of 'gamma_x'"),
+        ('"type": "float", ', "", "says nothing of 'type'"),
+        ('"help": "nothing",', "", "missing 1 required .* 'help'"),
+        ('"help": "nothing",', '"help": "", "layers": "first",', "layers is 'first'"),
+        ('"help": "nothing",', '"help": "", "colour": 1,', "'colour'"),
+        ("METHOD = {", "METHOD = {{", "no Python file|no literal"),
+    ],
+)
+def test_a_wrong_declaration_is_one_sentence(tmp_path, old, new, said):
+    assert old in WHOLE
+    with pytest.raises(UserError, match=said) as error:
+        read(tmp_path, WHOLE.replace(old, new))
+    assert "new.py" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (WHOLE.replace("seven", "eight"), "declares --gamma_x, which is declared elsewhere"),
+        (WHOLE.replace("gamma_x", "alpha"), "declares --alpha, which is declared elsewhere"),
+        (WHOLE[: WHOLE.index('    "flags"')] + "}", "takes --seven, which nobody declares"),
+    ],
+)
+def test_a_flag_is_declared_once(tmp_path, monkeypatch, other, said):
+    if "takes" not in said:
+        read(tmp_path, WHOLE)
+    found = read(tmp_path, other.replace("gamma_x", "beta", "takes" in said), "other")
+    monkeypatch.setattr(flags, "read_methods", lambda: found)
+    ours = {flag.name: flag for section in flags.SECTIONS for flag in section}
+    with pytest.raises(UserError, match=said):
+        flags.flags_of_rivals(ours)
+
+
+def test_what_runs_of_rivals_had_before_a_flag(tmp_path, monkeypatch):
+    found = read(tmp_path, WHOLE)
+    monkeypatch.setattr(flags, "read_methods", lambda: found)
+    other = {"method": "RKD", "gamma_x": None}
+    assert flags.as_of_today(other)["seven"] is None
+    for name in ("New", "new"):  # in a run's settings, and among its flags
+        assert flags.as_of_today({"method": name, "gamma_x": 3.0})["seven"] == 6
+    assert "seven" not in flags.as_of_today({"method": "FSD_I", "alpha": 0.5})

@@ -142,7 +142,8 @@ def test_what_is_saved_reads_as_the_training_did(family, tmp_path):
     glue_with_cka_i.main(arguments)
     code = (
         "import json, sys; from transformers import AutoTokenizer; "
-        f"print(json.dumps(AutoTokenizer.from_pretrained({str(tmp_path / 's')!r})({TEXTS!r})['input_ids']))"
+        f"tokenizer = AutoTokenizer.from_pretrained({str(tmp_path / 's')!r}); "
+        f"print(json.dumps(tokenizer({TEXTS!r})['input_ids']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == training(TEXTS)["input_ids"]
@@ -657,7 +658,9 @@ def test_a_tokenizer_of_other_ids_is_refused(tiny, tmp_path, capsys):
 
 
 def test_a_source_with_sentencepiece_alone_is_compared(tmp_path, capsys):
-    """An ALBERT's folder with spiece.model and nothing else of its tokenizer has a vocabulary, too."""
+    """An ALBERT's folder with spiece.model and nothing else of its tokenizer has a vocabulary,
+    too.
+    """
     tokenizer = sentencepiece_unigram(tmp_path)
     folder = save_models(tmp_path, "albert", tokenizer, embedding_size=8)
     write_task(folder)
@@ -754,7 +757,9 @@ def as_bin(source, folder, **options):
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_teachers_as_pytorch_model_bin(zipped, tiny, tmp_path):
-    """The same student; the older one is not a zip file, has no model_type and only a vocabulary."""
+    """The same student; the older one is not a zip file, has no model_type and only a
+    vocabulary.
+    """
     for name in ("teacher", "pretrained"):
         as_bin(tiny / name, tmp_path / name, _use_new_zipfile_serialization=zipped)
     if not zipped:

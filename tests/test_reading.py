@@ -1,4 +1,4 @@
-"""Tables, logs and records that were not left as we wrote them: read as meant, or refused by line."""
+"""Tables, logs and records that were changed since we wrote them: read as meant, or refused."""
 
 import importlib
 import io
@@ -272,16 +272,15 @@ def test_missing_columns_are_said(tmp_path):
                 main([str(tmp_path / "r.csv")])
     text = "method,task,seed,acc,--beta\nVKD,RTE,1,0.5,1\n"  # enough for a search
     best.main([str(written(tmp_path, text)), "--flags", "beta"])
-    partly = (
-        CLEAN
-        + "method,task,seed,acc,parameters,minutes,--learning_rate\nVKD,RTE,3,0.5,17000000,2,0.0001\n"
-    )
+    more = "method,task,seed,acc,parameters,minutes,--learning_rate\n"
+    partly = f"{CLEAN}{more}VKD,RTE,3,0.5,17000000,2,0.0001\n"
     with pytest.raises(UserError, match=r"differ in processes \(1.0, nan\)"):  # and not a traceback
         table.main([str(written(tmp_path, partly))])
 
 
 def test_texts_stay_texts(tmp_path):
-    text = "method,seed,task,commit,data,machine,--output_dir,--tokenizer_name,--teacher_memory_path,acc\n"
+    text = "method,seed,task,commit,data,machine,"
+    text += "--output_dir,--tokenizer_name,--teacher_memory_path,acc\n"
     row = "VKD,{},RTE,123,0011,7,{},{},2026,0.5\n"
     path = written(tmp_path, text + row.format(1, "007", "01") + row.format(2, "NA", "1e5"))
     found = results_csv.read_results(path)
@@ -296,7 +295,7 @@ def test_texts_stay_texts(tmp_path):
 
 @pytest.mark.parametrize("word", ["True", "TRUE", "true"])
 def test_booleans_of_a_spreadsheet(word, tmp_path):
-    """Rows of before --group_by_length, appended to: what was masked was grouped, in any spelling."""
+    """Rows from before --group_by_length: the masked ones were grouped, in any spelling."""
     path = written(tmp_path, f"method,seed,acc,--mask_padding\nFSD_I,1,0.5,{word}\nFSD_I,2,0.5,\n")
     results_csv.append_result(
         path, {"method": "FSD_I", "seed": 3, "acc": 0.5, "--group_by_length": False}

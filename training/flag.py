@@ -104,17 +104,17 @@ class Flag:
             return
         wanted = None
         if self.above is not None and not (math.isfinite(value) and value > self.above):
-            wanted = f"above {write(self.above)}"
+            wanted = f"above {format_number(self.above)}"
         elif self.least is not None and not (math.isfinite(value) and value >= self.least):
-            wanted = f"at least {write(self.least)}"
+            wanted = f"at least {format_number(self.least)}"
         elif self.most is not None and value > self.most:
             lowest = self.above if self.least is None else self.least
-            wanted = f"between {write(lowest)} and {write(self.most)}"
+            wanted = f"between {format_number(lowest)} and {format_number(self.most)}"
         if wanted:
-            raise UserError(f"--{self.name} must be {wanted}, got {write(value)}")
+            raise UserError(f"--{self.name} must be {wanted}, got {format_number(value)}")
 
 
-def write(number):
+def format_number(number):
     """A number as a user would write it."""
     return str(number) if isinstance(number, int) else f"{number:g}"
 

@@ -25,6 +25,7 @@ that comes later says with `before` what earlier runs had.
 
 import functools
 
+from common import UserError
 from training.flag import ABSENT, Parser, add_old_spellings
 from training.glue_flags import GLUE
 from training.loss_flags import (
@@ -55,8 +56,28 @@ def known():
     for section in SECTIONS:
         for flag in section:
             found.setdefault(flag.name, flag)
-    for method in read_methods().values():
-        found |= method.flags
+    return found | flags_of_rivals(found)
+
+
+def flags_of_rivals(ours):
+    """The flags that rivals declare, {name: Flag}; refused where one is declared twice or nowhere.
+
+    ours: what is declared beside them, by name.
+    """
+    found, methods = {}, read_methods()
+    for file, method in methods.items():
+        for flag in method.flags.values():
+            if flag.name in ours or flag.name in found:
+                raise UserError(
+                    f"baselines/{file}.py declares --{flag.name}, which is declared elsewhere, "
+                    "too: name it under defaults alone, or rename it"
+                )
+            found[flag.name] = flag
+    for file, method in methods.items():
+        for name in method.defaults.keys() - ours.keys() - found.keys():
+            raise UserError(
+                f"baselines/{file}.py takes --{name}, which nobody declares: declare it under flags"
+            )
     return found
 
 

@@ -1,7 +1,8 @@
 """The rivals as their files declare them, read without running these, so that no --help waits for
 torch.
 
-A file of baselines/ with a METHOD = {...} at its top is a rival; its name is that of the method:
+A file of baselines/ with a METHOD = {...} at its top is a rival; --method is its name, in lower
+case:
 
     METHOD = {
         "name": "RKD",                      # in tables
@@ -22,6 +23,7 @@ check(args, student, teacher) that refuses models: baselines/glue_with_baseline.
 
 import ast
 import dataclasses
+import functools
 from pathlib import Path
 
 from common import UserError
@@ -81,7 +83,10 @@ def read_method(path):
         if method.layers not in LAYERS:
             raise ValueError(f"layers is {method.layers!r}, not one of {', '.join(LAYERS)}")
     except KeyError as error:
-        raise UserError(f"METHOD of {path} has no {error}: add it") from None
+        raise UserError(
+            f"METHOD of {path} says nothing of {error}: give each flag a role, a type, a help and "
+            "among the defaults its own"
+        ) from None
     except (TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"METHOD of {path} is not as training/methods.py describes it ({error}): mend it"
@@ -97,6 +102,7 @@ def make_flag(name, default, fields):
     return Flag(name, type=TYPES[kind], default=default, **fields)
 
 
+@functools.cache
 def read_methods(folder=FOLDER):
     """{name of --method: Method} of the files of a folder, in the order of the alphabet."""
     found = {path.stem: read_method(path) for path in sorted(Path(folder).glob("*.py"))}
