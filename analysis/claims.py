@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from analysis.markdown import MISSING, to_markdown
-from analysis.methods import FORMS, RIVALS, Name
+from analysis.methods import FORMS, Name, rivals
 from analysis.runs import glue_score, groups_of
 from analysis.significance import holm, sample_of, welch
 
@@ -25,13 +25,6 @@ LEVEL = 0.01
 ALONE, RIVAL, PART, VARIANT = "student alone", "best rival", "part", "published form"
 BETTER, WORSE, NO_DIFFERENCE = "better", "worse", "no difference shown"
 TITLE = "**Claims by rule**"
-RULE = (
-    "Score: the mean of the task's metrics, one number a run; difference and interval in "
-    "points. Welch's t-test, two-sided; p (Holm) is corrected over all comparisons of the "
-    f"task, and better or worse is only what has p < {LEVEL:g} after that. The 95 % intervals "
-    "are Welch's, each for itself, uncorrected. The best rival is the one of "
-    f"{', '.join(RIVALS)} with the highest mean over the seeds that all of them have."
-)
 
 
 class Comparison(NamedTuple):
@@ -105,15 +98,15 @@ def best_rival(runs, task, scores):
     Of a method that was run as a variant alone, as MiniLM with --relation_heads, that stands for
     it.
     """
-    rivals = []
-    for method in RIVALS:
+    found = []
+    for method in rivals():
         variants = [name for name in scores if name.method == method]
         published = Name(method)
-        rivals += [published] if published in scores else variants
+        found += [published] if published in scores else variants
     seeds = {name: set(group.seed) for name, group in groups_of(runs)}
-    common = set.intersection(*(seeds[name] for name in rivals)) if rivals else set()
+    common = set.intersection(*(seeds[name] for name in found)) if found else set()
     shared = scores_of(runs[runs.seed.isin(common)], task, 1) if common else scores
-    return max(rivals, key=lambda name: shared[name].mean(), default=None)
+    return max(found, key=lambda name: shared[name].mean(), default=None)
 
 
 def pairs_to_compare(scores, best):
@@ -147,7 +140,20 @@ def as_text(comparisons, runs):
     shown = to_markdown(pd.DataFrame(map(line, comparisons)), padded=True)
     tasks = itertools.groupby(comparisons, key=lambda comparison: comparison.task)
     sentences = [f"- {sentence(list(group))}" for _, group in tasks]
-    return "\n\n".join([TITLE, shown, "\n".join(sentences), "\n".join([RULE, *exceptions])])
+    return "\n\n".join(
+        [TITLE, shown, "\n".join(sentences), "\n".join([describe_rule(), *exceptions])]
+    )
+
+
+def describe_rule():
+    """What stands below the table: what is compared, and how."""
+    return (
+        "Score: the mean of the task's metrics, one number a run; difference and interval in "
+        "points. Welch's t-test, two-sided; p (Holm) is corrected over all comparisons of the "
+        f"task, and better or worse is only what has p < {LEVEL:g} after that. The 95 % intervals "
+        "are Welch's, each for itself, uncorrected. The best rival is the one of "
+        f"{', '.join(rivals())} with the highest mean over the seeds that all of them have."
+    )
 
 
 def line(comparison):

@@ -1,20 +1,37 @@
 """Methods and their variants: names, the order in which they are shown, and their colours.
 
 A method may be run in variants: with options that its published form does not have. Both are data,
-a method's name and a tuple of its variant's words, () for the published form. "FSD_I, mask_padding"
-is how a table prints Name("FSD_I", ("mask_padding",)).
+a method's name and a tuple of its variant's words, () for the published form. "FSD_L, debiased" is
+how a table prints Name("FSD_L", ("debiased",)).
 """
 
+import functools
 from typing import NamedTuple
 
-RIVALS = ("none", "VKD", "PKD", "RKD", "MiniLM", "Gram", "Procrustes")
+from training.methods import read_methods
+
+STUDIED = ("none", "VKD", "PKD", "RKD", "MiniLM", "Gram", "Procrustes")
 FORMS = ("FSD_I", "FSD_L", "FSD_G", "FSD_IL", "FSD_IG", "FSD_LG", "FSD_ILG")
-ORDER = ("teacher", *RIVALS, *FORMS)
 
 # of Okabe and Ito, told apart by the colour-blind too
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 COLOURS = (BLUE, ORANGE, GREEN, PINK, "#000000", "#56B4E9", "#E69F00")
 FSD_COLOUR, OTHER_COLOUR = ORANGE, BLUE
+
+
+@functools.cache
+def rivals():
+    """What FSD is compared with: the student alone, the rivals studied here, then those that
+    another file of baselines/ declares.
+    """
+    declared = [method.name for method in read_methods().values()]
+    return tuple(dict.fromkeys([*STUDIED, *declared]))
+
+
+@functools.cache
+def order():
+    """All methods in the order in which they are shown."""
+    return ("teacher", *rivals(), *FORMS)
 
 
 class Name(NamedTuple):
@@ -27,7 +44,7 @@ class Name(NamedTuple):
         return ", ".join([self.method, *self.variant])
 
     def in_a_sentence(self):
-        """The name as a sentence has it, "FSD_I with debiased + mask_padding"."""
+        """The name as a sentence has it, "FSD_L with debiased + group_by_length"."""
         method = "the student alone" if self.method == "none" else self.method
         return f"{method} with {' + '.join(self.variant)}" if self.variant else method
 
@@ -36,8 +53,8 @@ class Name(NamedTuple):
         return Name(self.method)
 
     def rank(self):
-        """The key that sorts names: methods as in ORDER and others last, variants behind them."""
-        place = ORDER.index(self.method) if self.method in ORDER else len(ORDER)
+        """The key that sorts names: methods in order() and others last, variants behind them."""
+        place = order().index(self.method) if self.method in order() else len(order())
         return place, self.variant != ()
 
 

@@ -69,10 +69,12 @@ def runs_of(rows):
 
 
 def dev_splits(task):
+    """The names of a task's dev sets."""
     return [split for split in task.files if split.startswith("dev")]
 
 
 def has_metrics(row, task):
+    """Whether a row of results was evaluated."""
     return any(pd.notna(row.get(name)) for name in metric_names(task))
 
 
@@ -98,10 +100,8 @@ def collect(folders):
                 path = place / f"{split}_predictions.tsv"
                 index, labels, predictions = read_run(path, task)
                 group = found.setdefault((run.task, split), {})
-                if (
-                    indices.setdefault((run.task, split), index) != index
-                    or group.setdefault(LABEL, labels) != labels
-                ):
+                same_rows = indices.setdefault((run.task, split), index) == index
+                if not same_rows or group.setdefault(LABEL, labels) != labels:
                     raise UserError(
                         f"{path} has other rows or labels than the first {run.task} "
                         "run: give runs that were scored on one dev set"
@@ -152,11 +152,9 @@ def write(path, found):
         writer.writerow(COLUMNS)
         for (task, split), group in found.items():
             for run, words in group.items():
-                facts = (
-                    (LABEL, task, "", "", "")
-                    if run == LABEL
-                    else (run.folder, task, run.method, run.seed, run.started)
-                )
+                facts = LABEL, task, "", "", ""
+                if run != LABEL:
+                    facts = run.folder, task, run.method, run.seed, run.started
                 writer.writerow([*facts, split, " ".join(words)])
 
 
@@ -209,21 +207,20 @@ def accuracy(predictions, labels):
     return sum(p == y for p, y in zip(predictions, labels, strict=True)) / len(labels)
 
 
-def table_of(predictions, labels):
+def count_outcomes(predictions, labels):
     """The numbers of true positives, false ones, false negatives, true ones; 1 is positive."""
     pairs = list(zip((predictions == 1).tolist(), (labels == 1).tolist(), strict=True))
-    return [
-        pairs.count(pair) for pair in ((True, True), (True, False), (False, True), (False, False))
-    ]
+    outcomes = (True, True), (True, False), (False, True), (False, False)
+    return [pairs.count(outcome) for outcome in outcomes]
 
 
 def f1(predictions, labels):
-    tp, fp, fn, _ = table_of(predictions, labels)
+    tp, fp, fn, _ = count_outcomes(predictions, labels)
     return 2 * tp / (2 * tp + fp + fn) if tp else 0.0
 
 
 def matthews(predictions, labels):
-    tp, fp, fn, tn = table_of(predictions, labels)
+    tp, fp, fn, tn = count_outcomes(predictions, labels)
     square = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
     return (tp * tn - fp * fn) / math.sqrt(square) if square else 0.0
 
@@ -269,8 +266,10 @@ def check(metrics, sources):
                 continue
             total += 1
             problem = compare(row, metrics, matches)
-            agree += not problem
-            lines += [f"{row_run} in {source}: {problem}"] if problem else []
+            if problem:
+                lines.append(f"{row_run} in {source}: {problem}")
+            else:
+                agree += 1
     without = [run for run in metrics if run not in seen]
     lines += [f"{run}: there are predictions, but no row" for run in without]
     end = f"; predictions without a row: {len(without)}" if without else ""
@@ -280,12 +279,10 @@ def check(metrics, sources):
 
 def compare(row, metrics, matches):
     """What is wrong with a row of results, given the runs that it may be of; "" for nothing."""
-    if len(matches) != 1:
-        return (
-            f"it may be any of {len(matches)} runs with predictions: it names no folder"
-            if matches
-            else "there are no predictions"
-        )
+    if not matches:
+        return "there are no predictions"
+    if len(matches) > 1:
+        return f"it may be any of {len(matches)} runs with predictions: it names no folder"
     own = metrics[matches[0]]
     different = []
     for name in metric_names(matches[0].task):

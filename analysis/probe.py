@@ -164,26 +164,20 @@ def gradients_table(found):
     def cosine(a, b):
         return "1" if a == b else number(cosines.get((a, b), cosines.get((b, a))), 2)
 
-    return pd.DataFrame(
-        [
-            {
-                "term": name,
-                "weight": number(weights.get((name, ""))),
-                "value": number(values.get((name, ""))),
-                **{
-                    column: number(norms.get((name, of)))
-                    for column, of in (
-                        ("‖∂/∂θ‖", "parameters"),
-                        ("‖∂/∂H‖", "features"),
-                        ("‖∂/∂M_s‖", "memory"),
-                    )
-                },
-                "agreement": number(agree.get((name, "")), 2),
-                **{f"cos {other}": cosine(name, other) for other in others},
-            }
-            for name in names
-        ]
-    )
+    rows = [
+        {
+            "term": name,
+            "weight": number(weights.get((name, ""))),
+            "value": number(values.get((name, ""))),
+            "‖∂/∂θ‖": number(norms.get((name, "parameters"))),
+            "‖∂/∂H‖": number(norms.get((name, "features"))),
+            "‖∂/∂M_s‖": number(norms.get((name, "memory"))),
+            "agreement": number(agree.get((name, "")), 2),
+            **{f"cos {other}": cosine(name, other) for other in others},
+        }
+        for name in names
+    ]
+    return pd.DataFrame(rows)
 
 
 def structures(found):
@@ -206,14 +200,15 @@ def cka_table(found):
         )
         return f"{mean:.4f}" + (f" ± {spread:.4f}" if spread is not None else "")
 
+    between = {"L": "samples, L", "I": "tokens, I"}
     return pd.DataFrame(
         [
             {
-                "CKA between": {"L": "samples, L", "I": "tokens, I"}[term],
+                "CKA between": between[term],
                 "estimator": estimator,
                 "n": f"{rows[term, '']:.0f}",
-                "width of student, teacher": ", ".join(
-                    f"{widths[term, side]:.0f}" for side in ("student", "teacher")
+                "width of student, teacher": (
+                    f"{widths[term, 'student']:.0f}, {widths[term, 'teacher']:.0f}"
                 ),
                 "signal": pair("cka_signal", term, estimator),
                 "noise": pair("cka_noise", term, estimator),
@@ -239,20 +234,15 @@ def memory_table(found):
         "memory_cosine": "cosine of features to centroids",
         "memory_correlation": "correlation of h_s to M_s with h_t to M_t",
     }
-    return pd.DataFrame(
-        [
-            {
-                "of M_s": ", ".join(
-                    filter(None, [words[key[0]], key[1] if key[1] != "M_s" else "", key[2]])
-                ),
-                **{
-                    f"step {step}": number(end.get(key))
-                    for step, end in zip(steps, ends, strict=True)
-                },
-            }
-            for key in (ends[0].index if ends else [])
-        ]
-    )
+    rows = []
+    for key in ends[0].index if ends else []:
+        quantity, term, other = key
+        of = [words[quantity], "" if term == "M_s" else term, other]
+        row = {"of M_s": ", ".join(filter(None, of))}
+        for step, end in zip(steps, ends, strict=True):
+            row[f"step {step}"] = number(end.get(key))
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def report(found):
@@ -325,10 +315,8 @@ def check_arguments(args):
         find_place(args.insert, read_document(args.insert), name)
     common.make_folders(
         args,
-        **{
-            flag: getattr(args, flag) and common.follow(getattr(args, flag)).parent
-            for flag in ("csv", "figure")
-        },
+        csv=args.csv and common.follow(args.csv).parent,
+        figure=args.figure and common.follow(args.figure).parent,
     )
     return name
 

@@ -15,7 +15,8 @@ ALLOWED = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # noth
 NUMBER = re.compile(r"\**[-+−<]?[\d.]+")
 STYLE = """
 body { font: 16px/1.5 system-ui, "Segoe UI", Roboto, Helvetica, Arial, sans-serif;
-  color: #1a1a1a; background: #fff; max-width: 64rem; margin: 0 auto; padding: 1rem; overflow-wrap: break-word; }
+  color: #1a1a1a; background: #fff; max-width: 64rem; margin: 0 auto; padding: 1rem;
+  overflow-wrap: break-word; }
 h1, h2 { line-height: 1.2; }
 h2 { margin-top: 2.5rem; padding-top: .5rem; border-top: 1px solid #ccc; }
 a { color: #0b5394; }

@@ -81,7 +81,7 @@ def describe_first(students):
     return FIRST if any(student.run for student in students) else ""
 
 
-# ---- models ---------------------------------------------------------------------------------------
+# ---- models --------------------------------------------------------------------------------------
 
 
 def rows_by_student(subjects, numbers):

@@ -85,7 +85,7 @@ def name_variants(runs):
 
 
 def option_words(run):
-    """What a run's options are called in its name, ("debiased", "mask_padding").
+    """What a run's options are called in its name, ("debiased", "group_by_length").
 
     Those are its flags of the role variant, but for the ones that its method has no use for.
     """

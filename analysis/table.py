@@ -28,7 +28,7 @@ METRICS = ("mcc", "acc", "f1", "acc_mm", "pearson", "spearmanr")
 
 
 def summarise(runs):
-    """The table itself, metrics in percent; methods in the order of methods.ORDER."""
+    """The table itself, metrics in percent; methods in methods.order()."""
     metrics = [name for name in METRICS if name in runs and runs[name].notna().any()]
 
     def cell(values):
