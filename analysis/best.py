@@ -2,7 +2,8 @@
 seeds.
 
     python analysis/best.py RUNS_DIR --method VKD --flags alpha temperature learning_rate
-    python glue_with_cka_i.py ... $(python analysis/best.py RUNS_DIR --name vkd- --expect 27 --flags alpha temperature)
+    python glue_with_cka_i.py ... \\
+      $(python analysis/best.py RUNS_DIR --name vkd- --expect 27 --flags alpha temperature)
 
 prints, as of the first, "--alpha 0.5 --temperature 10 --learning_rate 5e-05"; of equal scores the
 setting of the smallest values. The score is the mean of the task's metrics. The runs may differ in
@@ -17,31 +18,21 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common
-from analysis import table
+from analysis.comparable import FACTS, ONE_OF, memory_kinds, settings_of
+from analysis.markdown import to_markdown
+from analysis.runs import check_evaluated, glue_score, metric_names, read_runs
 from common import UserError
 from glue_data.tasks import get_task
 
-SAME = (
-    "task",
-    "method",
-    "data",
-    "teacher",
-    "memory",
-    "memory_init",
-    "parameters",
-    "device",
-    "precision",
-    "processes",
-    "torch",
-    "transformers",
-)
+# columns that are no flags, in which all runs of a search are alike
+SAME = ("task", "method", *ONE_OF, *FACTS)
 
 
 def read_search(source, method, prefix, expected, task=None):
     """The runs of a search: of a method and task, with folder names that start with `prefix`, as
     many as expected.
     """
-    runs = table.read_runs(source)
+    runs = read_runs(source)
     if task:
         runs = runs[runs.task == get_task(task).name]
     if prefix and "--output_dir" not in runs:
@@ -68,7 +59,9 @@ def check_search(runs, flags):
     missing = [flag for flag in flags if flag not in runs or runs[flag].isna().all()]
     if missing:
         raise UserError(f"these runs do not have the flag {missing[0]}: name flags of theirs")
-    for column in [c for c in (*SAME, *table.settings(runs)) if c in runs and c not in flags]:
+    for column in [
+        c for c in (*SAME, *memory_kinds(), *settings_of(runs)) if c in runs and c not in flags
+    ]:
         values = runs[column].unique()
         if len(values) > 1:
             raise UserError(
@@ -78,50 +71,47 @@ def check_search(runs, flags):
     twice = runs[runs.duplicated([*flags, "seed"])]
     if len(twice):
         raise UserError(
-            f"{written(flags, twice.iloc[0])} with seed {twice.seed.iloc[0]} is there twice: give "
+            f"{as_flags(flags, twice.iloc[0])} with seed {twice.seed.iloc[0]} is there twice: give "
             "one run of each"
         )
-    table.check_evaluated(runs)
+    check_evaluated(runs)
 
 
 def ranking(runs, flags):
     """A row a setting, best first: its flags, the mean and standard deviation of its score in %,
     and its seeds.
     """
-    runs = runs.assign(score=100 * table.score(runs, runs.task.iloc[0]))
+    runs = runs.assign(score=100 * glue_score(runs, runs.task.iloc[0]))
     scores = runs.groupby(flags, dropna=False).score.agg(["mean", "std", "count"]).reset_index()
     return scores.sort_values("mean", ascending=False, kind="stable", ignore_index=True)
 
 
-def written(flags, row):
+def as_flags(flags, row):
     """A setting as flags on a command line; whole numbers without a point, as an integer's flag
     wants them.
     """
 
-    def word(value):
-        return f"{value}".removesuffix(".0")
+    words = []
+    for flag in flags:
+        value = "" if pd.isna(row[flag]) else str(row[flag])
+        if value == "True":
+            words.append(flag)
+        elif value not in ("", "False"):
+            words.append(f"{flag} {value.removesuffix('.0')}")
+    return " ".join(words)
 
-    values = [
-        (flag, row[flag]) for flag in flags if pd.notna(row[flag]) and str(row[flag]) != "False"
-    ]
-    return " ".join(
-        flag if str(value) == "True" else f"{flag} {word(value)}" for flag, value in values
-    )
 
-
-def told(runs, settings, flags):
+def describe_best(runs, settings, flags):
     """The line for the reader: best score, how many settings and seeds, runner-up."""
-    best, seeds = settings.iloc[0], sorted({settings["count"].min(), settings["count"].max()})
-    metrics = " and ".join(table.metric_names(runs.task.iloc[0]))
-    second = (
-        f"; next {settings['mean'][1]:.2f} with {written(flags, settings.iloc[1])}"
-        if len(settings) > 1
-        else ""
-    )
+    best, counts = settings.iloc[0], settings["count"]
+    seeds = " to ".join(map(str, sorted({counts.min(), counts.max()})))
+    metrics = " and ".join(metric_names(runs.task.iloc[0]))
+    second = ""
+    if len(settings) > 1:
+        second = f"; next {settings['mean'][1]:.2f} with {as_flags(flags, settings.iloc[1])}"
     return (
         f"{runs.method.iloc[0]} on {runs.task.iloc[0]}: {best['mean']:.2f} (mean of {metrics}, %), "
-        f"the best of {len(settings)} settings, seeds a setting: "
-        f"{' to '.join(map(str, seeds))}{second}"
+        f"the best of {len(settings)} settings, seeds a setting: {seeds}{second}"
     )
 
 
@@ -153,10 +143,10 @@ def main(argv=None):
             for mean, std in zip(settings["mean"], settings["std"], strict=True)
         ]
         shown = settings[flags].astype(object).assign(score=spread, seeds=settings["count"])
-        print(table.markdown(shown, padded=True))
+        print(to_markdown(shown, padded=True))
     else:
-        print(written(flags, settings.iloc[0]))
-    common.say(told(runs, settings, flags))
+        print(as_flags(flags, settings.iloc[0]))
+    common.say(describe_best(runs, settings, flags))
 
 
 if __name__ == "__main__":

@@ -1,248 +1,252 @@
 """Claims by rule: what may be said of methods on a task; a part of analysis/tables.py.
 
-One number a run, the task's score in % (analysis/table.score). On each task, of methods with two
-runs or more: VKD against the student alone; every published form of FSD, and FSD_I without padding,
-against the best rival; ILG and IL against I; every variant, as "FSD_I, mask_padding", against the
-published form of its method.
+One number a run, the task's score in % (runs.glue_score). On each task, of methods with two runs or
+more: VKD against the student alone; every published form of FSD, and FSD_I without padding, against
+the best rival; ILG and IL against I; every variant against the published form of its method.
 Welch's t-test, two-sided, with Holm's correction over all comparisons of the task: "better" and
 "worse" need p < 0.01 after it.
 """
 
+import itertools
 import math
+from typing import NamedTuple
 
 import pandas as pd
 
-from analysis import table
+from analysis.markdown import MISSING, to_markdown
+from analysis.methods import FORMS, Name, rivals
+from analysis.runs import glue_score, groups_of
+from analysis.significance import holm, sample_of, welch
 
-RIVALS = ("none", "VKD", "PKD", "RKD", "MiniLM", "Gram", "Procrustes")
-OURS = ("FSD_I", "FSD_I, mask_padding", "FSD_L", "FSD_G", "FSD_IL", "FSD_IG", "FSD_LG", "FSD_ILG")
+WITHOUT_PADDING = Name("FSD_I", ("mask_padding",))
+OURS = (Name("FSD_I"), WITHOUT_PADDING, *map(Name, FORMS[1:]))
 PARTS = (("FSD_ILG", "FSD_I"), ("FSD_IL", "FSD_I"))  # what L and G add to I
 LEVEL = 0.01
 ALONE, RIVAL, PART, VARIANT = "student alone", "best rival", "part", "published form"
-COLUMNS = [
-    "task",
-    "kind",
-    "method",
-    "against",
-    "n",
-    "n_against",
-    "difference",
-    "low",
-    "high",
-    "p_value",
-    "p_holm",
-    "verdict",
-]
-NO_DIFFERENCE, MISSING = "no difference shown", "–"
+BETTER, WORSE, NO_DIFFERENCE = "better", "worse", "no difference shown"
 TITLE = "**Claims by rule**"
-RULE = (
-    "Score: the mean of the task's metrics, one number a run; difference and interval in "
-    "points. Welch's t-test, two-sided; p (Holm) is corrected over all comparisons of the "
-    f"task, and better or worse is only what has p < {LEVEL:g} after that. The 95 % intervals "
-    "are Welch's, each for itself, uncorrected. The best rival is the one of "
-    f"{', '.join(RIVALS)} with the highest mean over the seeds that all of them have."
-)
+
+
+class Comparison(NamedTuple):
+    """Two methods on a task: runs of each, the difference of their means in points, its 95 %
+    interval, p before and after Holm's correction, and what the rule says of it.
+    """
+
+    task: str
+    kind: str
+    method: Name
+    against: Name
+    n: int
+    n_against: int
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    p_holm: float
+    verdict: str
 
 
 # ---- numbers ------------------------------------------------------------------------------------
 
 
 def compare(runs, tasks):
-    """All comparisons of single runs, rows of COLUMNS; tasks in the order of `tasks`."""
-    found = [
-        compare_task(runs[runs.task == task], task) for task in tasks if (runs.task == task).any()
+    """The Comparisons of single runs, task by task in the order of `tasks`."""
+    return [
+        comparison
+        for task in tasks
+        if (runs.task == task).any()
+        for comparison in compare_task(runs[runs.task == task], task)
     ]
-    return pd.DataFrame([row for rows in found for row in rows], columns=COLUMNS)
 
 
 def compare_task(runs, task):
-    """The comparisons of one task as tuples of COLUMNS."""
-    scores, rows = scores_of(runs, task), []
-    found = pairs(scores, best_rival(runs, task, scores))
-    tests = [welch(scores[method], scores[against]) for _, method, against in found]
-    corrected = holm([p for *_, p in tests])
-    for (kind, method, against), test, p in zip(found, tests, corrected, strict=True):
-        verdict = ("better" if test[0] > 0 else "worse") if p < LEVEL else NO_DIFFERENCE
-        rows.append(
-            (
-                task,
-                kind,
-                method,
-                against,
-                len(scores[method]),
-                len(scores[against]),
-                *test,
-                p,
-                verdict,
-            )
-        )
-    return rows
+    """The Comparisons of one task."""
+    scores = scores_of(runs, task)
+    pairs = pairs_to_compare(scores, best_rival(runs, task, scores))
+    samples = {name: sample_of(values) for name, values in scores.items()}
+    tests = [welch(samples[name], samples[against]) for _, name, against in pairs]
+    corrected = holm([test.p_value for test in tests])
+    found = []
+    for (kind, name, against), test, p_holm in zip(pairs, tests, corrected, strict=True):
+        verdict = NO_DIFFERENCE
+        if p_holm < LEVEL:  # False of NaN
+            verdict = BETTER if test.value > 0 else WORSE
+        numbers = len(scores[name]), len(scores[against])
+        found.append(Comparison(task, kind, name, against, *numbers, *test, p_holm, verdict))
+    return found
 
 
 def scores_of(runs, task, fewest=2):
-    """Method -> the scores of its runs in %, for students with at least so many runs."""
-    scores, students = 100 * table.score(runs, task), set(runs.method) - {"teacher"}
-    groups = {method: scores[runs.method == method] for method in sorted(students)}
+    """Name -> the scores of its runs in %, for students with at least so many runs; in the order of
+    their ranks, of equal ones in that of their names.
+    """
+    scores = 100 * glue_score(runs, task)
+    groups = {
+        name: scores[group.index] for name, group in groups_of(runs) if name.method != "teacher"
+    }
     return {
-        method: groups[method]
-        for method in sorted(groups, key=table.rank)
-        if len(groups[method]) >= fewest
+        name: groups[name]
+        for name in sorted(groups, key=lambda name: (name.rank(), str(name)))
+        if len(groups[name]) >= fewest
     }
 
 
 def best_rival(runs, task, scores):
-    """The rival with the highest mean over the seeds that all rivals have, else over all of its
-    own.
+    """The Name of the rival with the highest mean over the seeds that all rivals have, else over
+    all of its own; None where there is no rival.
 
     Of a method that was run as a variant alone, as MiniLM with --relation_heads, that stands for
     it.
     """
-    rivals = []
-    for name in RIVALS:
-        variants = [method for method in scores if method.startswith(f"{name}, ")]
-        rivals += [name] if name in scores else variants
-    seeds = [set(runs.seed[runs.method == method]) for method in rivals]
-    common = set.intersection(*seeds) if seeds else set()
+    found = []
+    for method in rivals():
+        variants = [name for name in scores if name.method == method]
+        published = Name(method)
+        found += [published] if published in scores else variants
+    seeds = {name: set(group.seed) for name, group in groups_of(runs)}
+    common = set.intersection(*(seeds[name] for name in found)) if found else set()
     shared = scores_of(runs[runs.seed.isin(common)], task, 1) if common else scores
-    return max(rivals, key=lambda method: shared[method].mean(), default=None)
+    return max(found, key=lambda name: shared[name].mean(), default=None)
 
 
-def pairs(scores, best):
-    """(kind, method, against) of all comparisons among the methods of one task.
+def pairs_to_compare(scores, best):
+    """(kind, name, against) of all comparisons among the methods of one task.
 
     best: the best rival, or None.
     """
-    found = [(ALONE, "VKD", "none")]
+    pairs = [(ALONE, Name("VKD"), Name("none"))]
     if best:
-        found += [(RIVAL, form, best) for form in OURS]
-    found += [(PART, *pair) for pair in PARTS]
-    found += [(VARIANT, method, method.split(", ")[0]) for method in scores if ", " in method]
-    return [pair for pair in found if pair[1] in scores and pair[2] in scores]
+        pairs += [(RIVAL, form, best) for form in OURS]
+    pairs += [(PART, Name(whole), Name(part)) for whole, part in PARTS]
+    pairs += [(VARIANT, name, name.published_form()) for name in scores if name.variant]
+    return [pair for pair in pairs if pair[1] in scores and pair[2] in scores]
 
 
-def welch(a, b):
-    """The difference of the means, a - b, its 95 % interval's two ends, and p, by Welch's t-test.
-
-    The latter three are NaN where neither has any spread.
-    """
-    difference = a.mean() - b.mean()
-    if a.std(ddof=1) + b.std(ddof=1) <= 1e-9:
-        return difference, math.nan, math.nan, math.nan
-    from scipy.stats import t  # here, as it imports for a second
-
-    u, v = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)
-    error = math.sqrt(u + v)
-    freedom = (u + v) ** 2 / (u**2 / (len(a) - 1) + v**2 / (len(b) - 1))
-    half = t.ppf(0.975, freedom) * error
-    p = 2 * t.sf(abs(difference) / error, freedom)
-    return difference, difference - half, difference + half, p
-
-
-def holm(p_values):
-    """Holm's correction: of m, the k-th smallest times m - k + 1, never below one before it.
-
-    NaN counts among the m, as the largest, and stays NaN.
-    """
-    m, corrected, largest = len(p_values), [math.nan] * len(p_values), 0.0
-    order = sorted(range(m), key=lambda i: (math.isnan(p_values[i]), p_values[i]))
-    for k, i in enumerate(order):
-        if not math.isnan(p_values[i]):
-            corrected[i] = largest = max(largest, min(1.0, (m - k) * p_values[i]))
-    return corrected
+def as_table(comparisons):
+    """The Comparisons as a table for a CSV, a row each, methods by their printed names."""
+    rows = pd.DataFrame(comparisons, columns=Comparison._fields)
+    return rows.assign(method=rows.method.map(str), against=rows.against.map(str))
 
 
 # ---- words --------------------------------------------------------------------------------------
 
 
-def text(rows, runs):
+def as_text(comparisons, runs):
     """The comparisons as Markdown: a table, a sentence a task, and the rule."""
-    exceptions = [*alone(runs), *flat(rows)]
-    if not len(rows):
+    exceptions = [*sentences_of_single_runs(runs), *sentences_without_p(comparisons)]
+    if not comparisons:
         none = "no task has single runs of two methods that the rule compares, two runs of each."
         return "\n\n".join([f"{TITLE}: {none}", *exceptions])
-    shown = table.markdown(pd.DataFrame(map(line, rows.itertuples())), padded=True)
-    sentences = [f"- {sentence(group)}" for _, group in rows.groupby("task", sort=False)]
-    return "\n\n".join([TITLE, shown, "\n".join(sentences), "\n".join([RULE, *exceptions])])
+    shown = to_markdown(pd.DataFrame(map(line, comparisons)), padded=True)
+    tasks = itertools.groupby(comparisons, key=lambda comparison: comparison.task)
+    sentences = [f"- {sentence(list(group))}" for _, group in tasks]
+    return "\n\n".join(
+        [TITLE, shown, "\n".join(sentences), "\n".join([describe_rule(), *exceptions])]
+    )
 
 
-def line(row):
+def describe_rule():
+    """What stands below the table: what is compared, and how."""
+    return (
+        "Score: the mean of the task's metrics, one number a run; difference and interval in "
+        "points. Welch's t-test, two-sided; p (Holm) is corrected over all comparisons of the "
+        f"task, and better or worse is only what has p < {LEVEL:g} after that. The 95 % intervals "
+        "are Welch's, each for itself, uncorrected. The best rival is the one of "
+        f"{', '.join(rivals())} with the highest mean over the seeds that all of them have."
+    )
+
+
+def line(comparison):
     """A comparison as a line of the table."""
-    rival = ", the best rival" if row.kind == RIVAL else ""
-    interval = MISSING if math.isnan(row.low) else f"{row.low:+.2f} to {row.high:+.2f}"
+    found = comparison
+    rival = ", the best rival" if found.kind == RIVAL else ""
+    interval = MISSING if math.isnan(found.low) else f"{found.low:+.2f} to {found.high:+.2f}"
+    pair = f"{found.method.in_a_sentence()} against {found.against.in_a_sentence()}"
     return {
-        "task": row.task,
-        "comparison": f"{named(row.method)} against {named(row.against)}{rival}",
-        "runs": f"{row.n}/{row.n_against}",
-        "difference": f"{row.difference:+.2f}",
+        "task": found.task,
+        "comparison": f"{pair}{rival}",
+        "runs": f"{found.n}/{found.n_against}",
+        "difference": f"{found.difference:+.2f}",
         "95 % interval": interval,
-        "p": p_text(row.p_value),
-        "p (Holm)": p_text(row.p_holm),
-        "verdict": row.verdict,
+        "p": p_text(found.p_value),
+        "p (Holm)": p_text(found.p_holm),
+        "verdict": found.verdict,
     }
 
 
-def sentence(rows):
+def sentence(comparisons):
     """What the rule lets one say of a task: what is better, what worse, what not shown to differ.
 
     The correction and the best rival are told where they come up first.
     """
-    count, clauses, told = len(rows), [], False
+    count, clauses, rival_is_told = len(comparisons), [], False
     correction = f" after correction over {count} comparison{'s' * (count > 1)}"
-    for verdict in ("better", "worse"):
-        for row in rows[rows.verdict == verdict].itertuples():
-            rival = ", the best rival," if row.kind == RIVAL and not told else ""
-            told = told or row.kind == RIVAL
-            low, high = sorted((abs(row.low), abs(row.high)))  # of one sign, as p < 0.05
-            p = p_text(row.p_holm)
+    for verdict in (BETTER, WORSE):
+        for found in [found for found in comparisons if found.verdict == verdict]:
+            rival = ", the best rival," if found.kind == RIVAL and not rival_is_told else ""
+            rival_is_told = rival_is_told or found.kind == RIVAL
+            low, high = sorted((abs(found.low), abs(found.high)))  # of one sign, as p < 0.05
+            p = p_text(found.p_holm)
             clauses.append(
-                f"{named(row.method)} is {verdict} than {named(row.against)}{rival} by "
-                f"{abs(row.difference):.1f} points ({low:.1f} to {high:.1f}, "
+                f"{found.method.in_a_sentence()} is {verdict} than "
+                f"{found.against.in_a_sentence()}{rival} by "
+                f"{abs(found.difference):.1f} points ({low:.1f} to {high:.1f}, "
                 f"p {p if p.startswith('<') else f'= {p}'}{correction})"
             )
             correction = ""
-    between = []
-    for against, group in rows[rows.verdict == NO_DIFFERENCE].groupby("against", sort=False):
-        rival = ", the best rival," if (group.kind == RIVAL).any() and not told else ""
+    undecided = clauses_without_difference(comparisons, rival_is_told)
+    if undecided:
+        clauses.append(f"no difference is shown {', '.join(undecided)}{correction}")
+    return f"{comparisons[0].task}: {'; '.join(clauses)}."
+
+
+def clauses_without_difference(comparisons, rival_is_told):
+    """["between VKD and any of ...", ...]: the methods not shown to differ from one, together."""
+    groups = {}
+    for found in comparisons:
+        if found.verdict == NO_DIFFERENCE:
+            groups.setdefault(found.against, []).append(found)
+    clauses = []
+    for against, group in groups.items():
+        is_rival = any(found.kind == RIVAL for found in group)
+        rival = ", the best rival," if is_rival and not rival_is_told else ""
+        form = against.in_a_sentence()
         names = [
-            named(method).replace(f"{named(against)} with", "itself with")
-            for method in group.method
+            found.method.in_a_sentence().replace(f"{form} with", "itself with") for found in group
         ]
         others = names[0] if len(names) == 1 else f"any of {', '.join(names[:-1])} or {names[-1]}"
-        between.append(f"between {named(against)}{rival} and {others}")
-    if between:
-        clauses.append(f"no difference is shown {', '.join(between)}{correction}")
-    return f"{rows.task.iloc[0]}: {'; '.join(clauses)}."
+        clauses.append(f"between {form}{rival} and {others}")
+    return clauses
 
 
-def alone(runs):
+def sentences_of_single_runs(runs):
     """A sentence on the methods that are left out; none where there are none."""
     found = []
     for task, group in runs.groupby("task", sort=False):
-        single = [named(m) for m, scores in scores_of(group, task, 1).items() if len(scores) == 1]
-        found += [f"{task}: {', '.join(single)}"] if single else []
+        single = [
+            name.in_a_sentence()
+            for name, scores in scores_of(group, task, 1).items()
+            if len(scores) == 1
+        ]
+        if single:
+            found.append(f"{task}: {', '.join(single)}")
     return [f"Left out, with a single run: {'; '.join(found)}."] if found else []
 
 
-def flat(rows):
+def sentences_without_p(comparisons):
     """A sentence on the comparisons without a p; none where there are none."""
     found = [
-        f"{row.task}: {named(row.method)} against {named(row.against)}"
-        for row in rows.itertuples()
-        if math.isnan(row.p_value)
+        f"{found.task}: {found.method.in_a_sentence()} against {found.against.in_a_sentence()}"
+        for found in comparisons
+        if math.isnan(found.p_value)
     ]
-    return (
-        [f"No p, as no run differs from the others of its method: {'; '.join(found)}."]
-        if found
-        else []
-    )
-
-
-def named(method):
-    """A method in a sentence: "FSD_I, a, b" is "FSD_I with a + b"."""
-    name, _, options = method.partition(", ")
-    name = "the student alone" if name == "none" else name
-    return f"{name} with {options.replace(', ', ' + ')}" if options else name
+    if not found:
+        return []
+    return [f"No p, as no run differs from the others of its method: {'; '.join(found)}."]
 
 
 def p_text(p):
-    return MISSING if math.isnan(p) else f"{p:.3g}" if p >= 0.0001 else "< 0.0001"
+    """A p as text, never rounded across LEVEL."""
+    if math.isnan(p):
+        return MISSING
+    return f"{p:.3g}" if p >= 0.0001 else "< 0.0001"

@@ -25,7 +25,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common
-from analysis import table
+from analysis.runs import folder_names, metric_names, read_runs
 from common import UserError
 from glue_data.tasks import get_task
 from training import results_csv
@@ -61,7 +61,7 @@ class Run(NamedTuple):
 def runs_of(rows):
     """The Run of each row of a table of runs."""
     started = rows.started.fillna("") if "started" in rows else [""] * len(rows)
-    facts = zip(rows.task, rows.method, rows.seed, table.run_names(rows), started, strict=True)
+    facts = zip(rows.task, rows.method, rows.seed, folder_names(rows), started, strict=True)
     return [
         Run(get_task(task).name, method, int(seed), name, str(start))
         for task, method, seed, name, start in facts
@@ -69,11 +69,13 @@ def runs_of(rows):
 
 
 def dev_splits(task):
+    """The names of a task's dev sets."""
     return [split for split in task.files if split.startswith("dev")]
 
 
 def has_metrics(row, task):
-    return any(pd.notna(row.get(name)) for name in table.metric_names(task))
+    """Whether a row of results was evaluated."""
+    return any(pd.notna(row.get(name)) for name in metric_names(task))
 
 
 # ---- from folders to a file ---------------------------------------------------------------------
@@ -88,7 +90,7 @@ def collect(folders):
                 f"--csv collects predictions from folders of runs, but {folder} is a "
                 "file: name the folder that the runs are in"
             )
-        rows = table.read_runs(folder)
+        rows = read_runs(folder)
         for run, (_, row) in zip(runs_of(rows), rows.iterrows(), strict=True):
             task, place = get_task(run.task), Path(row["--output_dir"])
             if not has_metrics(row, run.task) and not (place / "dev_predictions.tsv").is_file():
@@ -98,10 +100,8 @@ def collect(folders):
                 path = place / f"{split}_predictions.tsv"
                 index, labels, predictions = read_run(path, task)
                 group = found.setdefault((run.task, split), {})
-                if (
-                    indices.setdefault((run.task, split), index) != index
-                    or group.setdefault(LABEL, labels) != labels
-                ):
+                same_rows = indices.setdefault((run.task, split), index) == index
+                if not same_rows or group.setdefault(LABEL, labels) != labels:
                     raise UserError(
                         f"{path} has other rows or labels than the first {run.task} "
                         "run: give runs that were scored on one dev set"
@@ -152,11 +152,9 @@ def write(path, found):
         writer.writerow(COLUMNS)
         for (task, split), group in found.items():
             for run, words in group.items():
-                facts = (
-                    (LABEL, task, "", "", "")
-                    if run == LABEL
-                    else (run.folder, task, run.method, run.seed, run.started)
-                )
+                facts = LABEL, task, "", "", ""
+                if run != LABEL:
+                    facts = run.folder, task, run.method, run.seed, run.started
                 writer.writerow([*facts, split, " ".join(words)])
 
 
@@ -209,21 +207,20 @@ def accuracy(predictions, labels):
     return sum(p == y for p, y in zip(predictions, labels, strict=True)) / len(labels)
 
 
-def table_of(predictions, labels):
+def count_outcomes(predictions, labels):
     """The numbers of true positives, false ones, false negatives, true ones; 1 is positive."""
     pairs = list(zip((predictions == 1).tolist(), (labels == 1).tolist(), strict=True))
-    return [
-        pairs.count(pair) for pair in ((True, True), (True, False), (False, True), (False, False))
-    ]
+    outcomes = (True, True), (True, False), (False, True), (False, False)
+    return [pairs.count(outcome) for outcome in outcomes]
 
 
 def f1(predictions, labels):
-    tp, fp, fn, _ = table_of(predictions, labels)
+    tp, fp, fn, _ = count_outcomes(predictions, labels)
     return 2 * tp / (2 * tp + fp + fn) if tp else 0.0
 
 
 def matthews(predictions, labels):
-    tp, fp, fn, tn = table_of(predictions, labels)
+    tp, fp, fn, tn = count_outcomes(predictions, labels)
     square = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
     return (tp * tn - fp * fn) / math.sqrt(square) if square else 0.0
 
@@ -260,7 +257,7 @@ def check(metrics, sources):
     """(a line for each problem and one with the result, whether all agree); metrics: of `read`."""
     lines, seen, agree, total = [], set(), 0, 0
     for source in dict.fromkeys(str(Path(source).resolve()) for source in sources):
-        rows = table.read_runs(source)
+        rows = read_runs(source)
         for row_run, (_, row) in zip(runs_of(rows), rows.iterrows(), strict=True):
             matches = [run for run in metrics if run.is_row(row_run)]
             seen.update(matches)
@@ -269,8 +266,10 @@ def check(metrics, sources):
                 continue
             total += 1
             problem = compare(row, metrics, matches)
-            agree += not problem
-            lines += [f"{row_run} in {source}: {problem}"] if problem else []
+            if problem:
+                lines.append(f"{row_run} in {source}: {problem}")
+            else:
+                agree += 1
     without = [run for run in metrics if run not in seen]
     lines += [f"{run}: there are predictions, but no row" for run in without]
     end = f"; predictions without a row: {len(without)}" if without else ""
@@ -280,15 +279,13 @@ def check(metrics, sources):
 
 def compare(row, metrics, matches):
     """What is wrong with a row of results, given the runs that it may be of; "" for nothing."""
-    if len(matches) != 1:
-        return (
-            f"it may be any of {len(matches)} runs with predictions: it names no folder"
-            if matches
-            else "there are no predictions"
-        )
+    if not matches:
+        return "there are no predictions"
+    if len(matches) > 1:
+        return f"it may be any of {len(matches)} runs with predictions: it names no folder"
     own = metrics[matches[0]]
     different = []
-    for name in table.metric_names(matches[0].task):
+    for name in metric_names(matches[0].task):
         told, found = row.get(name, math.nan), own.get(name)
         if found is None:
             different.append(f"no predictions for {name}")

@@ -31,7 +31,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common
-from analysis import table
+from analysis.markdown import MISSING, find_place, insert, read_document, to_markdown
 from common import UserError
 from training import flags, logs, records, results_csv
 
@@ -144,7 +144,7 @@ def means(found, quantity):
 
 
 def number(value, digits=3):
-    return "–" if value is None else f"{value:.{digits}g}"
+    return MISSING if value is None else f"{value:.{digits}g}"
 
 
 def gradients_table(found):
@@ -160,26 +160,20 @@ def gradients_table(found):
     def cosine(a, b):
         return "1" if a == b else number(cosines.get((a, b), cosines.get((b, a))), 2)
 
-    return pd.DataFrame(
-        [
-            {
-                "term": name,
-                "weight": number(weights.get((name, ""))),
-                "value": number(values.get((name, ""))),
-                **{
-                    column: number(norms.get((name, of)))
-                    for column, of in (
-                        ("‖∂/∂θ‖", "parameters"),
-                        ("‖∂/∂H‖", "features"),
-                        ("‖∂/∂M_s‖", "memory"),
-                    )
-                },
-                "agreement": number(agree.get((name, "")), 2),
-                **{f"cos {other}": cosine(name, other) for other in others},
-            }
-            for name in names
-        ]
-    )
+    rows = [
+        {
+            "term": name,
+            "weight": number(weights.get((name, ""))),
+            "value": number(values.get((name, ""))),
+            "‖∂/∂θ‖": number(norms.get((name, "parameters"))),
+            "‖∂/∂H‖": number(norms.get((name, "features"))),
+            "‖∂/∂M_s‖": number(norms.get((name, "memory"))),
+            "agreement": number(agree.get((name, "")), 2),
+            **{f"cos {other}": cosine(name, other) for other in others},
+        }
+        for name in names
+    ]
+    return pd.DataFrame(rows)
 
 
 def structures(found):
@@ -202,14 +196,15 @@ def cka_table(found):
         )
         return f"{mean:.4f}" + (f" ± {spread:.4f}" if spread is not None else "")
 
+    between = {"L": "samples, L", "I": "tokens, I"}
     return pd.DataFrame(
         [
             {
-                "CKA between": {"L": "samples, L", "I": "tokens, I"}[term],
+                "CKA between": between[term],
                 "estimator": estimator,
                 "n": f"{rows[term, '']:.0f}",
-                "width of student, teacher": ", ".join(
-                    f"{widths[term, side]:.0f}" for side in ("student", "teacher")
+                "width of student, teacher": (
+                    f"{widths[term, 'student']:.0f}, {widths[term, 'teacher']:.0f}"
                 ),
                 "signal": pair("cka_signal", term, estimator),
                 "noise": pair("cka_noise", term, estimator),
@@ -235,20 +230,15 @@ def memory_table(found):
         "memory_cosine": "cosine of features to centroids",
         "memory_correlation": "correlation of h_s to M_s with h_t to M_t",
     }
-    return pd.DataFrame(
-        [
-            {
-                "of M_s": ", ".join(
-                    filter(None, [words[key[0]], key[1] if key[1] != "M_s" else "", key[2]])
-                ),
-                **{
-                    f"step {step}": number(end.get(key))
-                    for step, end in zip(steps, ends, strict=True)
-                },
-            }
-            for key in (ends[0].index if ends else [])
-        ]
-    )
+    rows = []
+    for key in ends[0].index if ends else []:
+        quantity, term, other = key
+        of = [words[quantity], "" if term == "M_s" else term, other]
+        row = {"of M_s": ", ".join(filter(None, of))}
+        for step, end in zip(steps, ends, strict=True):
+            row[f"step {step}"] = number(end.get(key))
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def report(found):
@@ -265,7 +255,7 @@ def report(found):
         "agreement is the cosine between those of θ on two mini-batches; signal and noise ± "
         f"standard deviation within a step. Commit {commits}."
     )
-    return "\n\n".join([*(table.markdown(one) for one in tables if len(one)), caption])
+    return "\n\n".join([*(to_markdown(one) for one in tables if len(one)), caption])
 
 
 # ---- command line --------------------------------------------------------------------------------
@@ -318,13 +308,11 @@ def check_arguments(args):
         raise UserError("--insert names the tables' place after the CSV: pass one with --csv")
     name = Path(sources[0]).stem if args.insert else None
     if args.insert:
-        table.marked(args.insert, table.read_marked(args.insert), name)
+        find_place(args.insert, read_document(args.insert), name)
     common.make_folders(
         args,
-        **{
-            flag: getattr(args, flag) and common.follow(getattr(args, flag)).parent
-            for flag in ("csv", "figure")
-        },
+        csv=args.csv and common.follow(args.csv).parent,
+        figure=args.figure and common.follow(args.figure).parent,
     )
     return name
 
@@ -337,12 +325,14 @@ def main(argv=None):
         with common.atomic_path(args.csv) as path:
             found.to_csv(path, index=False, float_format="%.7g")
     if args.figure:
-        from analysis import figures  # here, as it imports for seconds
+        # here, as these import for seconds
+        from analysis.figures import save
+        from analysis.figures_probe import draw_probe
 
-        figures.save(figures.probe(found, structures(found)), args.figure)
+        save(draw_probe(found, structures(found)), args.figure)
     text = report(found)
     if args.insert:
-        table.insert(args.insert, {name: text})
+        insert(args.insert, {name: text})
     print(text)
 
 

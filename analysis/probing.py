@@ -129,7 +129,7 @@ def between_tokens(triples, estimator):
     return torch.cat(signal), torch.cat(noise)
 
 
-def spread_of(quantity, term, other, values):
+def rows_with_spread(quantity, term, other, values):
     """Rows with mean, standard deviation and number of some values."""
     values = values.double()
     found = [
@@ -174,7 +174,7 @@ def memory_rows(memories, start, pairs):
 # ---- the loop ------------------------------------------------------------------------------------
 
 
-def evenly(total, number):
+def steps_to_measure(total, number):
     """`number` of the steps 1 to total, the first and the last among them; or all, if fewer."""
     return {1 + k * (total - 1) // (number - 1) for k in range(number)}
 
@@ -187,7 +187,8 @@ class ProbedLoop(Loop):
 
     def __init__(self, *arguments, probes, batches):
         super().__init__(*arguments)
-        self.measured, self.hidden, self.rows_found = evenly(self.total_steps, probes), None, []
+        self.measured = steps_to_measure(self.total_steps, probes)
+        self.hidden, self.rows_found = None, []
         self.drawn = min(batches, self.rows // self.batch_size)
         if self.drawn < 2:
             raise UserError(
@@ -208,11 +209,11 @@ class ProbedLoop(Loop):
         step = self.state.step + 1
         if step not in self.measured:
             return super().take_step(batches)
-        with self.undisturbed():
-            drawn = self.drawn_batches(step)
+        with self.keep_random_state():
+            drawn = self.draw_batches(step)
             self.rows_found = self.features_rows(step, drawn)
             self.rows_found += self.agreement_rows(step, drawn[:2])
-        with self.listening():
+        with self.capture_hidden():
             norm = super().take_step(batches)
         self.lines.write({"step": step, "rows": self.rows_found})
         return norm
@@ -224,7 +225,7 @@ class ProbedLoop(Loop):
         return values, counted
 
     @contextlib.contextmanager
-    def undisturbed(self):
+    def keep_random_state(self):
         """Within it the student may be run: random numbers and buffers are restored."""
         gpus = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
         before = [(buffer, buffer.clone()) for buffer in self.student.buffers()]
@@ -235,7 +236,7 @@ class ProbedLoop(Loop):
                 buffer.copy_(value)
 
     @contextlib.contextmanager
-    def listening(self):
+    def capture_hidden(self):
         """Within it the student's forward leaves its penultimate state, in the graph, in `hidden`.
 
         MiniBatch.forward returns a copy of it where padding is not computed, the wrapper for mixed
@@ -272,11 +273,11 @@ class ProbedLoop(Loop):
             for name, loss in losses.items()
         }, scale
 
-    def trained(self):
+    def parameters_of_student(self):
         """The student's parameters, M_s not among them."""
         return [p for p in self.student.parameters() if p.requires_grad]
 
-    def drawn_batches(self, step):
+    def draw_batches(self, step):
         """Disjoint mini-batches of training rows for this step, index tensors."""
         generator = torch.Generator().manual_seed(mix(self.args.seed, "probe", step))
         order = torch.randperm(self.rows, generator=generator)
@@ -289,13 +290,13 @@ class ProbedLoop(Loop):
             torch.manual_seed(mix(self.args.seed, "probe", step, k))
             batch = MiniBatch(self.data[indices], self.accelerator.device)
             values, _ = super().compute_terms(self.forward(batch), self.ask(batch), batch)
-            found, _ = self.gradients(values, self.trained())
+            found, _ = self.gradients(values, self.parameters_of_student())
             gradients += found.values()
         return agreements(inner_products(gradients), list(found))
 
     def gradient_rows(self, values, hidden):
         """Weights, values, norms and cosines of the terms of this step's mini-batch."""
-        parameters = self.trained()
+        parameters = self.parameters_of_student()
         tensors = [*parameters, hidden, *([self.memories.student] if self.memories else [])]
         gradients, scale = self.gradients(values, tensors)
         products = inner_products([found[: len(parameters)] for found in gradients.values()])
@@ -363,8 +364,8 @@ class ProbedLoop(Loop):
             for estimator in ESTIMATORS:
                 if rows >= cka.FEWEST_ROWS[estimator]:
                     signal, noise = compare(items, estimator)
-                    found += spread_of("cka_signal", term, estimator, signal)
-                    found += spread_of("cka_noise", term, estimator, noise)
+                    found += rows_with_spread("cka_signal", term, estimator, signal)
+                    found += rows_with_spread("cka_noise", term, estimator, noise)
         return found + (memory_rows(self.memories, self.start, flats) if self.memories else [])
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from analysis.table import insert, markdown
+from analysis.markdown import insert, to_markdown
 from common import atomic_path, cli, expand_path, expand_path_or_none
 from training.records import provenance
 from training.results_csv import read_cells
@@ -74,7 +74,7 @@ def report(rows, csv=None, device="cpu"):
     commit.
     """
     table, run = pd.DataFrame(rows), provenance()
-    print(markdown(table))
+    print(to_markdown(table))
     if csv:
         with atomic_path(csv) as path:
             table.assign(
@@ -110,7 +110,7 @@ def main(argv=None):
             .drop_duplicates()
             .itertuples(index=False)
         )
-        texts[path.stem] = f"{markdown(table.drop(columns=WHERE))}\n\n{path.name}: {where}."
+        texts[path.stem] = f"{to_markdown(table.drop(columns=WHERE))}\n\n{path.name}: {where}."
         print(texts[path.stem])
     if args.insert:
         insert(args.insert, texts)

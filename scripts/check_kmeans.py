@@ -19,7 +19,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common
 import train_memory
-from analysis.table import markdown
+from analysis.markdown import to_markdown
 from training import checks
 
 
@@ -77,7 +77,7 @@ def main(argv=None):
         later <= earlier * (1 + 1e-6) for earlier, later in pairwise(row["inertia per pass"])
     )
     text = ", ".join(f"{value:.6g}" for value in row["inertia per pass"])
-    print(markdown(pd.DataFrame([row | {"inertia per pass": text}])))
+    print(to_markdown(pd.DataFrame([row | {"inertia per pass": text}])))
     return 0 if row["same cluster"] >= 0.999 and row["centroids apart"] <= 1e-4 and falls else 1
 
 

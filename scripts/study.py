@@ -239,13 +239,14 @@ class Study:
 
     def scores(self, task):
         """choose_rate's scores: method -> rate -> [score, in %]."""
-        from analysis import best, table
+        from analysis import best
+        from analysis.runs import glue_score
 
         found = {}
         for method in RATE_METHODS:
             runs = best.read_search(self.search_of(task), None, f"rate_{method},", None, task)
             best.check_search(runs, ["--learning_rate"])
-            runs = runs.assign(score=100 * table.score(runs, task))
+            runs = runs.assign(score=100 * glue_score(runs, task))
             found[method] = {
                 float(rate): sorted(group.score) for rate, group in runs.groupby("--learning_rate")
             }
@@ -339,15 +340,16 @@ class Study:
                     "search again in another RUNS_DIR"
                 )
             settings = best.ranking(runs, names)
-            say(best.told(runs, settings, names))
-            self.best[task, method] = best.written(names, settings.iloc[0]).split()
+            say(best.describe_best(runs, settings, names))
+            self.best[task, method] = best.as_flags(names, settings.iloc[0]).split()
         return self.best[task, method]
 
     def best_rival(self, task):
         """Of the methods that are not ours, the one with the best mean score of the final runs."""
         if self.args.plan:
             return None
-        from analysis import best, table
+        from analysis import best
+        from analysis.runs import glue_score
 
         means = {}
         for method in [m for m in self.args.methods if m in RIVALS]:
@@ -355,7 +357,7 @@ class Study:
                 f"{self.args.runs_dir}/final/{task}", None, f"{method},", None, task
             )
             runs = runs[runs.seed.isin([int(seed) for seed in self.args.seeds])]
-            means[method] = table.score(runs, task).mean()
+            means[method] = glue_score(runs, task).mean()
         return max(means, key=means.get) if means else None
 
     # ---- the stages ------------------------------------------------------------------------------
@@ -402,11 +404,12 @@ class Study:
 
     def teaches(self, task):
         """Whether the final runs' teacher is ENOUGH points above the constant answer on dev."""
-        from analysis import best, table
+        from analysis import best
+        from analysis.runs import glue_score
 
         runs = best.read_search(f"{self.args.runs_dir}/final/{task}", "teacher", None, 1, task)
         score, constant = (
-            100 * table.score(runs, task).iloc[0],
+            100 * glue_score(runs, task).iloc[0],
             constant_score(task, self.args.data_dir),
         )
         good = score >= constant + ENOUGH

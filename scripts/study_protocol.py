@@ -125,7 +125,7 @@ def constant_score(task, data_dir):
     """The score in % of the best answer that is the same for all rows of a task's dev set."""
     import numpy as np
 
-    from analysis import table
+    from analysis.runs import glue_score, metric_names
     from utils_glue import compute_metrics
 
     task = get_task(task)
@@ -135,6 +135,6 @@ def constant_score(task, data_dir):
     scores = []
     for answer in range(len(task.labels)):
         found = compute_metrics(task, np.full(len(labels), answer), labels)
-        every = {name: found[name.removesuffix("_mm")] for name in table.metric_names(task.name)}
-        scores.append(100 * table.score(every, task.name))
+        every = {name: found[name.removesuffix("_mm")] for name in metric_names(task.name)}
+        scores.append(100 * glue_score(every, task.name))
     return max(scores)

@@ -2,7 +2,6 @@
 
 import math
 import random
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,6 +10,9 @@ from scipy.stats import ttest_ind
 from test_tables import FSD, PUBLISHED, RKD, VKD, of, runs_csv
 
 from analysis import claims, tables
+from analysis.methods import Name
+from analysis.significance import holm
+from analysis.tables_numbers import LONG
 from common import UserError
 
 MASKED = {"--mask_padding": True, "--group_by_length": False}
@@ -39,9 +41,9 @@ def compared(tmp_path, *rows, more=()):
 
 def test_holm_by_hand():
     """Of four: 0.005 * 4, 0.01 * 3, 0.03 * 2, and for 0.04 * 1, which is smaller, that again."""
-    assert claims.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert claims.holm([0.5, 0.6]) == [1, 1] and claims.holm([]) == []
-    assert claims.holm([0.2]) == [0.2]
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.6]) == [1, 1] and holm([]) == []
+    assert holm([0.2]) == [0.2]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -49,11 +51,11 @@ def test_what_holm_keeps(seed):
     """The order of p; never below p, above 1 or above Bonferroni's; in any order the same."""
     rng = random.Random(seed)
     p = [rng.random() ** 4 for _ in range(17)]
-    corrected = claims.holm(p)
+    corrected = holm(p)
     assert all(a <= b <= min(1, 17 * a) for a, b in zip(p, corrected, strict=True))
     assert [corrected[i] for i in np.argsort(p)] == sorted(corrected)
     order = rng.sample(range(17), 17)
-    assert claims.holm([p[i] for i in order]) == [corrected[i] for i in order]
+    assert holm([p[i] for i in order]) == [corrected[i] for i in order]
     # as the definition has it: rejected at a level, the smallest first, until one is not
     for level in (0.01, 0.05, 0.3):
         steps = [p_k <= level / (17 - k) for k, p_k in enumerate(sorted(p))]
@@ -62,7 +64,7 @@ def test_what_holm_keeps(seed):
 
 
 def test_no_p_counts_as_a_comparison():
-    corrected = claims.holm([math.nan, 0.001, math.nan])
+    corrected = holm([math.nan, 0.001, math.nan])
     assert corrected[1] == 0.003 and math.isnan(corrected[0]) and math.isnan(corrected[2])
 
 
@@ -95,7 +97,11 @@ def test_all_comparisons_of_the_rule_and_no_others(tmp_path):
         ("FSD_IL", "FSD_I"),
         ("FSD_I, mask_padding", "FSD_I"),
     ]
-    assert list(rows) == claims.COLUMNS and (rows.n == 3).all() and set(rows.task) == {"RTE"}
+    assert (
+        list(rows) == list(claims.Comparison._fields)
+        and (rows.n == 3).all()
+        and set(rows.task) == {"RTE"}
+    )
     assert "Left out, with a single run: RTE: MiniLM, FSD_L." in text
     assert "p < 0.01 after that" in text and "uncorrected" in text
 
@@ -260,7 +266,7 @@ def test_claims_go_between_their_markers(tmp_path):
     assert text.startswith("a\n<!-- claims -->\n**Claims by rule**\n\n| task | comparison")
     assert "stale" not in text and "<!-- end claims -->\nb\n" in text
     assert "claims follow the corrected table alone" in text.partition("\nb\n")[2]
-    assert list(pd.read_csv(tmp_path / "numbers.csv")) == tables.LONG  # no claim among the numbers
+    assert list(pd.read_csv(tmp_path / "numbers.csv")) == LONG  # no claim among the numbers
     readme.write_text("<!-- table 2 -->\n<!-- claims -->\n<!-- end claims -->\n<!-- end 2 -->\n")
     with pytest.raises(UserError, match="has <!-- claims --> between <!-- table 2 -->"):
         tables.main([str(source), "--insert", str(readme)])
@@ -281,11 +287,11 @@ def test_claims_are_of_one_batch_size(tmp_path):
 
 def test_a_p_is_never_printed_across_the_level():
     assert claims.p_text(0.00998) == "0.00998" and claims.p_text(1e-9) == "< 0.0001"
-    row = SimpleNamespace(
+    row = claims.Comparison(
         task="RTE",
         kind=claims.PART,
-        method="FSD_IL",
-        against="FSD_I",
+        method=Name("FSD_IL"),
+        against=Name("FSD_I"),
         n=3,
         n_against=3,
         difference=-0.5,

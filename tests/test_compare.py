@@ -8,7 +8,7 @@ import torch
 from conftest import GOLDEN
 
 import cka
-from analysis.compare import RELATIONS, Centroids, Comparison, restoration, view
+from analysis.report_measures import RELATIONS, Centroids, Comparison, restoration, view
 from glue_data.tasks import get_task
 
 RTE, STSB = get_task("RTE"), get_task("STS-B")
@@ -153,10 +153,10 @@ def test_samples_with_too_few_tokens_are_left_out_of_the_debiased_mean():
 
 def test_constant_features_have_cka_zero_not_nan():
     constant = compared(torch.ones(5, 4, 3), drawn(5, 4, 3))
-    assert constant.finite()
+    assert constant.is_finite()
     assert constant.diagonal("biased") == 0
     assert np.isfinite(constant.heat_map("debiased", constant)).all()
-    assert not compared(torch.full((5, 4, 3), torch.nan), drawn(5, 4, 3)).finite()
+    assert not compared(torch.full((5, 4, 3), torch.nan), drawn(5, 4, 3)).is_finite()
 
 
 # ---- predictions ---------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from conftest import ROOT  # noqa: F401 - puts the repository on the path
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
-from analysis import figures
-from analysis.page import Section, page
+from analysis import figures_memory, figures_report
+from analysis.report_page import Section, page
 
 NAMES = ("VKD", "FSD_I", "none", "PKD", "RKD", "MiniLM", "Gram", "FSD_L", "FSD_G", "FSD_ILG")
 RNG = np.random.default_rng(0)
@@ -31,7 +31,7 @@ def table(count, *columns):
 def training(count):
     return pd.concat(
         [
-            table(count, *figures.RELATIONS).assign(step=step, epoch=step / 100)
+            table(count, *figures_report.RELATIONS).assign(step=step, epoch=step / 100)
             for step in (0, 100, 200)
         ]
     )
@@ -53,7 +53,9 @@ def projection(count, label_names=("no", "yes"), samples=30):
         for name in ("teacher", *NAMES[:count])
     }
     labels = np.arange(samples) % 2 if label_names else np.linspace(0, 5, samples)
-    return figures.projection(panels, labels, label_names, np.zeros((4, 2)), 0.614, "RTE")
+    return figures_memory.draw_projection(
+        panels, labels, label_names, np.zeros((4, 2)), 0.614, "RTE"
+    )
 
 
 def squares(count):
@@ -64,26 +66,33 @@ def squares(count):
 
 DRAWN = {  # what is drawn, and its panels for n models
     "heat_maps": (
-        lambda n: figures.heat_maps(squares(n), "biased", dict.fromkeys(squares(n), 0.5)),
+        lambda n: figures_report.draw_heat_maps(
+            squares(n), "biased", dict.fromkeys(squares(n), 0.5)
+        ),
         lambda n: n + 1,
     ),
-    "layer_maps": (lambda n: figures.layer_maps(layers(n), "tokens"), lambda n: 2 * n),
+    "layer_maps": (lambda n: figures_report.draw_layer_maps(layers(n), "tokens"), lambda n: 2 * n),
     "restoration": (
-        lambda n: figures.restoration(table(n, "precision", "recall", "f1", "accuracy")),
+        lambda n: figures_report.draw_restoration(
+            table(n, "precision", "recall", "f1", "accuracy")
+        ),
         lambda n: 4,
     ),
     "relation_differences": (
-        lambda n: figures.relation_differences(table(n, *figures.RELATIONS)),
+        lambda n: figures_report.draw_relation_differences(table(n, *figures_report.RELATIONS)),
         lambda n: 4,
     ),
-    "relation_training": (lambda n: figures.relation_training(training(n)), lambda n: 4),
+    "relation_training": (
+        lambda n: figures_report.draw_relation_training(training(n)),
+        lambda n: 4,
+    ),
     "occupancy": (
-        lambda n: figures.occupancy({name: np.arange(9) for name in NAMES[:n]}, 36),
+        lambda n: figures_memory.draw_occupancy({name: np.arange(9) for name in NAMES[:n]}, 36),
         lambda n: 1,
     ),
     "projection": (projection, lambda n: n + 1),
     "cost": (
-        lambda n: figures.cost(
+        lambda n: figures_report.draw_cost(
             pd.DataFrame({"name": NAMES[:n], "training": 0.9, "inference": 1.0}), "VKD"
         ),
         lambda n: 2,
@@ -119,7 +128,7 @@ def test_every_figure_has_its_panels_title_and_axis_names(name, count):
 
 def test_heat_maps_share_a_scale_and_say_the_diagonals_mean():
     maps = {"teacher": np.eye(3), "FSD_I": np.diag([0.9, 0.6, 0.3]) - 0.2 + 0.2 * np.eye(3)}
-    figure = figures.heat_maps(maps, "debiased", {"teacher": 1, "FSD_I": 0.6})
+    figure = figures_report.draw_heat_maps(maps, "debiased", {"teacher": 1, "FSD_I": 0.6})
     assert {axes.images[0].get_clim() for axes in panels_of(figure)} == {(-0.2, 1.0)}
     assert [axes.get_title() for axes in panels_of(figure)] == [
         "teacher\ndiagonal 1.000",
@@ -131,7 +140,9 @@ def test_heat_maps_share_a_scale_and_say_the_diagonals_mean():
 
 def test_layer_maps_frame_the_penultimate_pair_and_can_be_read():
     values = np.linspace(-0.05, 1, 15).reshape(5, 3)  # teacher of 4 layers, model of 2
-    figure = figures.layer_maps({"VKD": {"biased": np.abs(values), "debiased": values}}, "samples")
+    figure = figures_report.draw_layer_maps(
+        {"VKD": {"biased": np.abs(values), "debiased": values}}, "samples"
+    )
     biased, debiased = panels_of(figure)
     assert biased.get_title() == "VKD\nbiased" and debiased.get_title() == "VKD\ndebiased"
     assert {axes.images[0].get_clim() for axes in (biased, debiased)} == {(-0.05, 1)}
@@ -143,14 +154,14 @@ def test_layer_maps_frame_the_penultimate_pair_and_can_be_read():
     numbers = {text.get_position(): text for text in debiased.texts}
     assert numbers[2, 4].get_text() == "1.00" and numbers[2, 4].get_color() == "black"
     assert numbers[0, 0].get_text() == "-0.05" and numbers[0, 0].get_color() == "white"
-    large = figures.layer_maps(
+    large = figures_report.draw_layer_maps(
         {"VKD": {"biased": np.ones((13, 7)), "debiased": np.ones((13, 7))}}, "samples"
     )
     assert not any(axes.texts for axes in large.axes)
 
 
 def test_a_dot_a_run_and_a_diamond_for_their_mean_in_percent():
-    figure = figures.restoration(table(2, "pearson", "loyalty_wrong"))
+    figure = figures_report.draw_restoration(table(2, "pearson", "loyalty_wrong"))
     assert [axes.get_title() for axes in figure.axes] == [
         "Pearson with the teacher",
         "where the teacher is wrong",
@@ -159,24 +170,24 @@ def test_a_dot_a_run_and_a_diamond_for_their_mean_in_percent():
     assert runs.get_offsets()[:, 0].tolist() == pytest.approx([50, 60])
     assert mean.get_offsets()[0, 0] == pytest.approx(55)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["VKD", "FSD_I"]
-    figure = figures.relation_differences(table(1, *figures.RELATIONS))
+    figure = figures_report.draw_relation_differences(table(1, *figures_report.RELATIONS))
     assert figure.axes[0].collections[1].get_offsets()[0, 0] == pytest.approx(0.55)
     assert "lower is closer" in figure.get_suptitle()
 
 
 def test_training_lines_are_means_over_runs_and_all_differ():
-    axes = figures.relation_training(training(10)).axes[0]
+    axes = figures_report.draw_relation_training(training(10)).axes[0]
     means = [line for line in axes.lines if line.get_label() in NAMES]
     assert len(axes.lines) == 3 * 10 and list(means[0].get_ydata()) == pytest.approx([0.55] * 3)
     assert list(means[0].get_xdata()) == [0, 1, 2] and all(line.get_markevery() for line in means)
     looks = {(line.get_color(), line.get_linestyle(), line.get_marker()) for line in means}
     assert len(looks) == 10 and len({line.get_marker() for line in means}) == 10
     single = training(1).query("run == 0")
-    assert len(figures.relation_training(single).axes[0].lines) == 1
+    assert len(figures_report.draw_relation_training(single).axes[0].lines) == 1
 
 
 def test_occupancy_has_the_centroids_in_the_order_of_the_teacher():
-    figure = figures.occupancy(
+    figure = figures_memory.draw_occupancy(
         {"teacher": np.array([0, 5, 0, 7]), "VKD": np.array([9, 0, 2, 1])}, 12
     )
     axes = figure.axes[0]
@@ -211,7 +222,7 @@ def test_cost_says_what_was_not_measured():
     measured = pd.DataFrame(
         {"name": ["VKD", "RKD"], "training": [1.0, 0.77], "inference": [1.0, np.nan]}
     )
-    figure = figures.cost(measured, "VKD")
+    figure = figures_report.draw_cost(measured, "VKD")
     assert "relative to VKD" in figure.get_suptitle()
     assert [text.get_text() for axes in figure.axes for text in axes.texts] == [
         "1.00",

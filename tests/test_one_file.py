@@ -179,6 +179,7 @@ def test_a_flag_is_one_declaration(copy, session, tiny, tmp_path):
     )
     codes = [code for code, _, _ in told]
     assert codes == [0, 0, 1, 1, 0, 0, 0], told
+    assert "| FSD_I " in told[6][1] and "| FSD_I, throwaway 0.7 " in told[6][1]
     assert "--throwaway THROWAWAY" in told[0][1]
     assert "throwaway was 0.5 and is 0.7" in told[2][2]
     assert "--throwaway must be between 0 and 1, got 2" in told[3][2]

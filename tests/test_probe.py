@@ -322,9 +322,9 @@ def test_a_term_agrees_with_itself_on_the_same_mini_batch(
     tiny_without_dropout, tmp_path, monkeypatch
 ):
     """Were the two mini-batches one, their gradients would be, whatever the terms."""
-    real = probing.ProbedLoop.drawn_batches
+    real = probing.ProbedLoop.draw_batches
     monkeypatch.setattr(
-        probing.ProbedLoop, "drawn_batches", lambda self, step: [real(self, step)[0]] * 2
+        probing.ProbedLoop, "draw_batches", lambda self, step: [real(self, step)[0]] * 2
     )
     probed(
         "glue_with_cka_ilg.py",
@@ -423,7 +423,7 @@ def test_a_memory_that_is_the_teachers():
     "total, number, steps", [(10, 2, {1, 10}), (6, 3, {1, 3, 6}), (3, 20, {1, 2, 3}), (1, 5, {1})]
 )
 def test_steps_are_even(total, number, steps):
-    assert probing.evenly(total, number) == steps
+    assert probing.steps_to_measure(total, number) == steps
 
 
 # ---- the command ---------------------------------------------------------------------------------

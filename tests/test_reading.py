@@ -13,8 +13,13 @@ import pytest
 from conftest import ROOT
 
 import common
-from analysis import best, cost, findings, report, table, tables
-from analysis.compare import RELATIONS
+from analysis import best, report_topics, table, tables
+from analysis.comparable import SHOWN
+from analysis.means import PUBLISHED
+from analysis.report_cost import read_cost
+from analysis.report_files import find_places
+from analysis.report_measures import RELATIONS
+from analysis.runs import TEXTS, read_runs
 from common import UserError
 from scripts import estimate
 from training import logs, results_csv
@@ -89,7 +94,7 @@ def messy(request, tmp_path):
 
 def test_committed_tables_read_as_pandas_reads_them():
     found = 0
-    for path in [*(ROOT / "results").glob("*.csv"), tables.PUBLISHED]:
+    for path in [*(ROOT / "results").glob("*.csv"), PUBLISHED]:
         plain = pd.read_csv(path)
         keys = [name for name in ("method", "form", "machine") if name in plain][:1] or [
             plain.columns[0]
@@ -98,8 +103,8 @@ def test_committed_tables_read_as_pandas_reads_them():
             results_csv.read_table(path, keys)[0], plain, check_exact=True
         )
         if {"method", "seed"} <= set(plain) and "predictions" not in plain:
-            as_before = pd.read_csv(path, dtype=table.TEXTS)
-            found_now = table.read_runs(path)[list(as_before)]  # beside flags that came later
+            as_before = pd.read_csv(path, dtype=TEXTS)
+            found_now = read_runs(path)[list(as_before)]  # beside flags that came later
             if (
                 "--sample_features" in as_before
             ):  # L's is filled in: earlier rows have the rivals' alone
@@ -112,9 +117,9 @@ def test_committed_tables_read_as_pandas_reads_them():
 
 
 def test_a_table_is_read_as_it_is_meant(messy, tmp_path):
-    clean = table.read_runs(written(tmp_path, CLEAN, "clean.csv"))
+    clean = read_runs(written(tmp_path, CLEAN, "clean.csv"))
     assert clean.acc.tolist() == [0.5, 0.75, 0.625, 0.875] and clean.minutes.dtype == float
-    pd.testing.assert_frame_equal(table.read_runs(messy), clean, check_exact=True)
+    pd.testing.assert_frame_equal(read_runs(messy), clean, check_exact=True)
 
 
 def test_the_commands_read_a_table_as_it_is_meant(messy, tmp_path, capsys):
@@ -151,7 +156,7 @@ def test_appending_leaves_one_clean_table(messy, tmp_path):
 def test_a_second_header_may_have_other_columns(tmp_path):
     more = "seed,--beta,method,task,acc,--output_dir\n3,2.5,VKD,RTE,0.25,3\n"
     for text in (CLEAN + more, spreadsheet(CLEAN) + more.replace(",", ";").replace("2.5", "2,5")):
-        found = table.read_runs(written(tmp_path, text))
+        found = read_runs(written(tmp_path, text))
         assert found.seed.tolist() == [1, 2, 1, 2, 3] and found.method.tolist()[-1] == "VKD"
         assert found["--beta"].isna().tolist() == [True] * 4 + [False] and found["--beta"][4] == 2.5
         assert found["--output_dir"].tolist() == ["007", "1", "2026", "12", "3"]
@@ -241,7 +246,7 @@ def test_lines_are_those_of_the_file(tmp_path):
         tmp_path, CLEAN.replace('"M, 2 cores"', '"M,\n2 cores"', 1).replace("0.875", "x")
     )
     with pytest.raises(UserError, match="line 6 has 'x' in the column acc"):
-        table.read_runs(source)
+        read_runs(source)
     with pytest.raises(UserError, match=r"absent\.csv cannot be read \(No such file"):
         results_csv.read_table(tmp_path / "absent.csv", ["method"])
 
@@ -259,7 +264,7 @@ def test_appending_keeps_what_a_table_would_refuse(tmp_path):
 
 
 def test_missing_columns_are_said(tmp_path):
-    for name in ("task", *table.SHOWN):
+    for name in ("task", *SHOWN):
         frame = pd.read_csv(io.StringIO(CLEAN)).drop(columns=name)
         frame.to_csv(tmp_path / "r.csv", index=False)
         for main in (table.main, tables.main):
@@ -332,7 +337,7 @@ def test_runs_in_folders_named_by_digits(tmp_path, capsys):
         write_run(tmp_path / "runs" / name, method)
         results_csv.append_result(
             tmp_path / "r.csv",
-            table.read_runs(tmp_path / "runs").iloc[-1].to_dict() | {"--output_dir": name},
+            read_runs(tmp_path / "runs").iloc[-1].to_dict() | {"--output_dir": name},
         )
     for source in (tmp_path / "runs", tmp_path / "r.csv"):
         table.main([str(source)])
@@ -382,7 +387,7 @@ def test_a_run_json_that_is_no_record(tmp_path):
 
 
 def test_a_file_of_means_is_read_as_it_is_meant(tmp_path, capsys):
-    text = tables.PUBLISHED.read_text(encoding="utf-8")
+    text = PUBLISHED.read_text(encoding="utf-8")
     lines = text.splitlines()
     commas = "\n".join(
         ";".join(re.sub(r"^(\d+)\.", r"\1,", cell) for cell in re.split(r",(?! BERT)", line))
@@ -398,10 +403,13 @@ def test_a_file_of_means_is_read_as_it_is_meant(tmp_path, capsys):
         tables.main([str(written(tmp_path, changed))])
         assert capsys.readouterr().out == plain
     for changed, words in (
-        ("\n".join([lines[0], "", "VKD,RTE,f1,1,1,1"]), "line 3 has the metric f1, not one of RTE"),
-        (text + "VKD,RTE,acc,high,1,1", f"line {len(lines) + 1} has 'high' in the column mean"),
-        (text + "VKD,RTE,acc,5", f"line {len(lines) + 1} has 4 cells"),
-        (text + "VKD,,acc,5,1,1", f"line {len(lines) + 1} has nothing in the column task"),
+        (
+            "\n".join([lines[0], "", "2,VKD,RTE,f1,1,1,1"]),
+            "line 3 has the metric f1, not one of RTE",
+        ),
+        (text + "2,VKD,RTE,acc,high,1,1", f"line {len(lines) + 1} has 'high' in the column mean"),
+        (text + "2,VKD,RTE,acc,5", f"line {len(lines) + 1} has 5 cells"),
+        (text + "2,VKD,,acc,5,1,1", f"line {len(lines) + 1} has nothing in the column task"),
     ):
         with pytest.raises(UserError, match=rf"r\.csv, {words}"):
             tables.main([str(written(tmp_path, changed))])
@@ -438,7 +446,7 @@ def test_benchmarks_are_read_as_they_are_meant(tmp_path, monkeypatch, capsys):
         found.append(
             (capsys.readouterr().out, readme.read_text(encoding="utf-8"), scale.read_rates([path]))
         )
-        costs = cost.read_cost(path, "VKD")
+        costs = read_cost(path, "VKD")
         assert costs["x VKD"].tolist() == [1.0, 0.75] and costs["B"].tolist() == [8, 8]
         monkeypatch.setattr(estimate, "STEP", path)
         assert estimate.step_rates() == (
@@ -449,7 +457,7 @@ def test_benchmarks_are_read_as_they_are_meant(tmp_path, monkeypatch, capsys):
     assert "| 8.25 | 0.75 |" in found[0][0] and "commit 0123456" in found[0][0]
     for read, text, words in (
         (
-            lambda path: cost.read_cost(path, "VKD"),
+            lambda path: read_cost(path, "VKD"),
             STEP.replace("0.75", "slow"),
             "line 3 has 'slow'",
         ),
@@ -499,13 +507,13 @@ def test_unclear_markers_leave_the_file_as_it_is(case, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     benchmarks = importlib.import_module("benchmarks.report")
     source, step = written(tmp_path, CLEAN), written(tmp_path, STEP, "step.csv")
-    means = tables.PUBLISHED
+    means = PUBLISHED
     text, words = MARKERS[case]
     for name, command in (
         ("RTE", lambda readme: table.main([str(source), "--insert", readme])),
         ("3", lambda readme: tables.main([str(means), "--insert", readme])),
         ("step", lambda readme: benchmarks.main([str(step), "--insert", readme])),
-        ("7", report.places),
+        ("7", find_places),
     ):
         other = "6" if name == "7" else "2"  # that one is fine, and is not written either
         before = f"before <!-- table {other} -->\n<!-- end {other} -->\n" + text.format(
@@ -566,7 +574,7 @@ def test_help_can_be_printed_in_any_encoding(script, monkeypatch):
 
 def test_tables_can_be_printed_in_any_encoding(tmp_path, monkeypatch):
     done = subprocess.run(
-        [sys.executable, ROOT / "analysis/tables.py", tables.PUBLISHED],
+        [sys.executable, ROOT / "analysis/tables.py", PUBLISHED],
         capture_output=True,
         env={"PYTHONIOENCODING": "ascii", "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
     )
@@ -635,7 +643,7 @@ def test_the_report_leaves_foreign_lines_out(tmp_path, capsys):
     lines = [one, b'{"step": 1, "loss": 2}', *FOREIGN, other, two]
     path.write_bytes(b"\n".join(lines) + b'\n{"step": 9')
     student = SimpleNamespace(folder=tmp_path, name="x", run=0)
-    curves = findings.training_curves([student], notes.append)
+    curves = report_topics.training_curves([student], notes.append)
     assert curves.step.tolist() == [1, 2] and curves[RELATIONS[0]].tolist() == [0.25, 0.25]
     assert notes == [
         f"left out of {path}, as no JSON object with a number as step: line 3, 4, 5, 6, 7, 8, 9, "
@@ -645,4 +653,4 @@ def test_the_report_leaves_foreign_lines_out(tmp_path, capsys):
     del entry["epoch"]
     for text in ("", "{no\n{}\n", '{"step": 1}\n', json.dumps(entry) + "\n"):
         path.write_text(text, encoding="utf-8")
-        assert findings.training_curves([student]).empty
+        assert report_topics.training_curves([student]).empty

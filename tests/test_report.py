@@ -19,8 +19,8 @@ import glue_with_cka_g
 import glue_with_cka_i
 import train_memory
 import utils_glue
-from analysis import compare, cost, findings, report, subjects
-from analysis.compare import RELATIONS
+from analysis import report, report_cost, report_measures, report_subjects, report_topics
+from analysis.report_measures import RELATIONS
 from common import UserError, read_json, write_json
 from glue_data.tasks import get_task
 from memory import load_memory
@@ -384,19 +384,28 @@ def test_relative_throughput_of_records_and_benchmarks(tmp_path):
 
     vkd = [student("VKD", 10, 500), student("VKD", 30, 700)]
     own = [student("FSD_I", 5, 800), student("FSD_I", 15, 600)]
-    assert cost.recorded(own, vkd + own, "VKD") == {"training": 0.5, "peak_memory_mib": 800}
-    assert cost.recorded(vkd, vkd + own, "FSD_I") == {"training": 2, "peak_memory_mib": 700}
+    assert report_cost.recorded_cost(own, vkd + own, "VKD") == {
+        "training": 0.5,
+        "peak_memory_mib": 800,
+    }
+    assert report_cost.recorded_cost(vkd, vkd + own, "FSD_I") == {
+        "training": 2,
+        "peak_memory_mib": 700,
+    }
     other = [student("FSD_L", 5, 100, machine="another")]
-    assert cost.recorded(other, vkd + other, "VKD") == {}
-    assert cost.recorded([SimpleNamespace(name="theirs", record={})], vkd, "VKD") == {}
-    found = cost.read_cost(benchmark(tmp_path / "step.csv"), "FSD_I")
-    assert cost.relative(found, "VKD", "FSD_I") == {"training": 1.25, "peak_memory_mib": 900}
+    assert report_cost.recorded_cost(other, vkd + other, "VKD") == {}
+    assert report_cost.recorded_cost([SimpleNamespace(name="theirs", record={})], vkd, "VKD") == {}
+    found = report_cost.read_cost(benchmark(tmp_path / "step.csv"), "FSD_I")
+    assert report_cost.measured_cost(found, "VKD", "FSD_I", "FSD_I") == {
+        "training": 1.25,
+        "peak_memory_mib": 900,
+    }
 
 
 def test_inference_and_ranks_by_hand():
     model = torch.nn.Linear(1, 1)
     students = [
-        SimpleNamespace(name=name, run=0, record={}, folder=Path(name), model=model)
+        SimpleNamespace(name=name, method=name, run=0, record={}, folder=Path(name), model=model)
         for name in "ab"
     ]
     subjects = SimpleNamespace(
@@ -407,7 +416,7 @@ def test_inference_and_ranks_by_hand():
         times={"a": [2.0, 3.0, 4.0], "b": [4.0, 6.0, 8.0]},
         curves=pd.DataFrame(),
     )
-    found = cost.costs(subjects).data["cost"].set_index("name")
+    found = report_cost.cost_topic(subjects).data["cost"].set_index("name")
     assert found.loc["b", ["inference", "examples_per_second", "parameters"]].tolist() == [
         0.5,
         1,
@@ -419,18 +428,19 @@ def test_inference_and_ranks_by_hand():
     subjects.comparisons = [
         SimpleNamespace(relation_differences=lambda d=d: d) for d in differences
     ]
-    ranks = findings.relation_differences(subjects).shown["7"][0].set_index("model")["mean rank"]
+    ranks = report_topics.relation_topic(subjects).shown["7"][0].set_index("model")["mean rank"]
     assert ranks.to_dict() == {"a": "1.25", "b": "1.75"}  # the lowest difference is the first
 
 
 def test_a_variant_is_the_reference_where_there_is_no_other():
-    subjects = SimpleNamespace(
-        times={"VKD, mask_padding": [], "FSD_I, mask_padding": []},
-        args=SimpleNamespace(reference="VKD"),
-    )
-    assert cost.reference_of(subjects) == "VKD, mask_padding"
-    subjects.times |= {"VKD, debiased": []}
-    assert cost.reference_of(subjects) == "VKD"
+    def student(method, word):
+        return SimpleNamespace(name=f"{method}, {word}", method=method)
+
+    students = [student("VKD", "mask_padding"), student("FSD_I", "mask_padding")]
+    subjects = SimpleNamespace(students=students, args=SimpleNamespace(reference="VKD"))
+    assert report_cost.reference_of(subjects) == "VKD, mask_padding"
+    students.append(student("VKD", "debiased"))
+    assert report_cost.reference_of(subjects) == "VKD"
 
 
 # ---- refusals ------------------------------------------------------------------------------------
@@ -533,7 +543,9 @@ def test_refused_memories(tiny, runs, tmp_path):
 )
 def test_refused_flags(more, words, tiny, runs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(subjects.Subjects, "measure", None)  # all of these are said before it
+    monkeypatch.setattr(
+        report_subjects.Subjects, "measure", None
+    )  # all of these are said before it
     (tmp_path / "afile").write_text("")
     with pytest.raises(UserError, match=words):
         report.main(report_flags(tiny, tmp_path / "r", [runs / "fsd_i"], *more))
@@ -542,7 +554,7 @@ def test_refused_flags(more, words, tiny, runs, tmp_path, monkeypatch):
 def test_few_rows_and_faulty_logs_are_said_before_measuring(
     tiny, runs, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(subjects.Subjects, "measure", None)
+    monkeypatch.setattr(report_subjects.Subjects, "measure", None)
     (tmp_path / "RTE").mkdir()
     lines = (tiny / "RTE/dev.tsv").read_text().splitlines(keepends=True)
     (tmp_path / "RTE/dev.tsv").write_text("".join(lines[:4]))
@@ -553,7 +565,9 @@ def test_few_rows_and_faulty_logs_are_said_before_measuring(
     shutil.copytree(runs / "fsd_i", tmp_path / "log")
     with open(tmp_path / "log/train_log.jsonl", "a") as log:
         log.write('{"step": 9')  # cut, as by a kill
-    curves = findings.training_curves([SimpleNamespace(folder=tmp_path / "log", name="x", run=0)])
+    curves = report_topics.training_curves(
+        [SimpleNamespace(folder=tmp_path / "log", name="x", run=0)]
+    )
     assert len(curves) == 6
     (tmp_path / "log/train_log.jsonl").write_text("{no\n{}\n")
     with pytest.raises(TypeError):  # it measures
@@ -572,8 +586,8 @@ def test_other_padding_is_said(tiny, runs, tmp_path, capsys):
 
 
 def test_more_mini_batches_than_are_drawn(tiny, runs, tmp_path, monkeypatch):
-    monkeypatch.setattr(compare, "MAP", 1)
-    monkeypatch.setattr(findings, "MAP", 1)
+    monkeypatch.setattr(report_measures, "MAP", 1)
+    monkeypatch.setattr(report_topics, "MAP", 1)
     report.main(report_flags(tiny, tmp_path / "r", [runs / "fsd_i"]))
     text = (tmp_path / "r/tables.md").read_text()
     assert "over 2 mini-batches of 5 samples" in text

@@ -24,6 +24,7 @@ import glue_with_cka_ilg
 import train_memory
 import train_teacher
 from analysis import best, table, tables
+from analysis.runs import name_variants, read_runs, with_names
 from baselines import glue_with_baseline
 from common import UserError
 from glue_data.tasks import get_task
@@ -235,7 +236,7 @@ def test_every_script_trains_the_chosen_layers(name, tiny_without_dropout, train
     run = json.loads((tmp_path / "s/run.json").read_text())
     assert run["arguments"]["student_layers"] == run["settings"]["student_layers"] == "1,3"
     assert run["method"] == name and "student_layers" in hyperparameters()
-    row = tables.name_variants(table.read_runs(tmp_path / "r.csv")).iloc[0]
+    row = with_names(name_variants(read_runs(tmp_path / "r.csv"))).iloc[0]
     assert (row.method, row["--student_layers"]) == (f"{name}, student_layers 1,3", "1,3")
 
 
@@ -422,7 +423,7 @@ def both(tmp_path, separator=","):
 @pytest.mark.parametrize("separator", [",", ";"])
 def test_a_student_with_chosen_layers_is_a_variant(separator, tmp_path, capsys):
     path = both(tmp_path, separator)
-    assert table.read_runs(path)["--student_layers"].dropna().unique().tolist() == ["0,2", "5"]
+    assert read_runs(path)["--student_layers"].dropna().unique().tolist() == ["0,2", "5"]
     tables.main([str(path), "--tables", "2", "--csv", str(tmp_path / "numbers.csv")])
     found = pd.read_csv(tmp_path / "numbers.csv").dropna(subset="mean").set_index("method")["mean"]
     expected = {
@@ -460,7 +461,7 @@ def test_a_row_is_appended_and_read_as_it_was(tmp_path):
         results_csv.append_result(tmp_path / "r.csv", row | {"--output_dir": str(seed)})
     names = ["FSD_I, student_layers 0,2", "FSD_I, student_layers 3", "FSD_I"]
     for source in (tmp_path / "r.csv", tmp_path / "runs"):
-        assert tables.name_variants(table.read_runs(source)).method.tolist() == names
+        assert with_names(name_variants(read_runs(source))).method.tolist() == names
 
 
 def test_the_best_layers_are_written_as_the_flag(tmp_path, capsys):

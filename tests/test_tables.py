@@ -13,7 +13,11 @@ from matplotlib.image import imread
 from scipy.stats import ttest_ind, ttest_ind_from_stats
 
 from analysis import best, table, tables
-from analysis.scores import draw_task
+from analysis.figures_scores import draw_task
+from analysis.means import SUMMARY
+from analysis.methods import Name
+from analysis.runs import glue_score, metric_names, read_runs
+from analysis.tables_numbers import LONG
 from common import UserError
 
 PUBLISHED = ROOT / "analysis" / "published.csv"
@@ -70,7 +74,7 @@ def write_run(folder, method, score, finished=True, data="abc", **flags):
 
 
 def means_csv(path, *rows):
-    pd.DataFrame(rows, columns=tables.SUMMARY).to_csv(path, index=False)
+    pd.DataFrame(rows, columns=SUMMARY).to_csv(path, index=False)
     return path
 
 
@@ -162,7 +166,7 @@ def test_ablation_of_the_published_average_change(tmp_path, capsys):
     """The paper gives its ablation as averages over tasks alone, so every task is put at its
     method's average.
     """
-    published = pd.read_csv(PUBLISHED).query("method == 'FSD'")
+    published = pd.read_csv(PUBLISHED).query("method == 'FSD' and table < 4")
     changes = {"FSD_I": -0.78, "FSD_L": -0.90, "FSD_G": -0.86, "FSD_IL": -0.48}
     rows = [
         (method, row.task, row.metric, row["mean"] * (1 + change / 100), 1.0, 6)
@@ -287,8 +291,8 @@ def test_no_test_without_spread_and_no_warning(tmp_path, capsys):
 
 
 def test_mnli_and_its_score_have_both_dev_sets(tmp_path, capsys):
-    assert table.metric_names("mnli") == ["acc", "acc_mm"]
-    assert table.score({"acc": 0.8, "acc_mm": 0.6, "eval_loss": 3}, "MNLI") == pytest.approx(0.7)
+    assert metric_names("mnli") == ["acc", "acc_mm"]
+    assert glue_score({"acc": 0.8, "acc_mm": 0.6, "eval_loss": 3}, "MNLI") == pytest.approx(0.7)
     source = runs_csv(tmp_path / "r.csv", *of("VKD", (0.8, 0.82), task="MNLI", acc_mm=0.7))
     tables.main([str(source), "--tables", "3"])
     assert lines_of(capsys.readouterr().out, "VKD") == [
@@ -518,7 +522,7 @@ def test_tables_go_between_the_markers_that_are_there(tmp_path, capsys):
 
 def test_csv_has_every_number_once(tmp_path):
     rows = numbers(tmp_path, runs_csv(tmp_path / "r.csv", *of("VKD", VKD), *of("FSD_ILG", FSD)))
-    assert list(rows) == tables.LONG
+    assert list(rows) == LONG
     assert rows.method.tolist() == ["teacher", "VKD", "PKD", "RKD", "MiniLM", "FSD_ILG"]
     assert rows.n.tolist() == [0, 3, 0, 0, 0, 3] and (rows["mean"].isna() == (rows.n == 0)).all()
 
@@ -556,7 +560,7 @@ def test_the_teacher_is_the_dashed_line(tmp_path):
         tmp_path / "r.csv", *of("VKD", VKD), *of("FSD_I", FSD), *of("teacher", (0.9, 0.92))
     )
     axes = Figure().add_subplot()
-    draw_task(axes, table.read_runs(source), "RTE", ["VKD", "RKD", "FSD_I"])
+    draw_task(axes, read_runs(source), "RTE", [Name("VKD"), Name("RKD"), Name("FSD_I")])
     assert [label.get_text() for label in axes.get_yticklabels()] == ["VKD", "RKD", "FSD_I"]
     assert axes.get_title() == "RTE, n = 3 runs" and axes.get_xlabel().endswith("%")
     assert [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "--"] == [

@@ -27,7 +27,8 @@ import glue_with_cka_i
 import memory
 import train_memory
 import train_teacher
-from analysis import best, cost, table, tables
+from analysis import best, report_cost, tables
+from analysis.runs import name_variants, read_runs, with_names
 from baselines import glue_with_baseline
 from common import UserError
 from loop import Loop
@@ -157,7 +158,7 @@ def test_published_rows_without_padding_were_grouped_too():
         ("stsb", set()),
     ):
         found, _ = tables.read_sources([str(ROOT / f"results/study_{name}.csv")], [], [])
-        methods = set(found.method)
+        methods = set(with_names(found).method)
         assert {
             "FSD_I",
             "FSD_I, mask_padding, group_by_length",
@@ -210,7 +211,7 @@ def test_old_and_new_rows_share_a_table(tmp_path):
         results_csv.append_result(path, row | {"--output_dir": f"/x/{seed}"})
     written = pd.read_csv(path)
     assert written["--group_by_length"].tolist() == [True, True, False, False, True]
-    named = tables.name_variants(table.read_runs(path)).method
+    named = with_names(name_variants(read_runs(path))).method
     assert named.tolist() == [
         f"FSD_I, mask_padding{more}"
         for more in (", group_by_length", ", group_by_length", "", "", ", group_by_length")
@@ -221,7 +222,7 @@ def test_an_old_runs_folder_is_read_like_its_row(tmp_path):
     write_run(tmp_path / "runs/old", "FSD_I", 0.7, mask_padding=True)
     write_run(tmp_path / "runs/new", "FSD_I", 0.7, mask_padding=True, group_by_length=False)
     write_run(tmp_path / "runs/plain", "FSD_I", 0.7, mask_padding=False)
-    found = tables.name_variants(table.read_runs(tmp_path / "runs"))
+    found = with_names(name_variants(read_runs(tmp_path / "runs")))
     methods = dict(
         zip((Path(folder).name for folder in found["--output_dir"]), found.method, strict=True)
     )
@@ -235,7 +236,7 @@ def test_an_old_runs_folder_is_read_like_its_row(tmp_path):
         type("Student", (), {"record": {"arguments": record["arguments"] | more}})
         for more in ({}, {"group_by_length": False})
     )
-    assert cost.conditions(old) != cost.conditions(new)
+    assert report_cost.conditions_of(old) != report_cost.conditions_of(new)
 
 
 def test_the_best_setting_names_both_flags(tmp_path, capsys):
@@ -442,7 +443,7 @@ def test_the_students_start_is_a_flag_a_setting_and_a_row(
     run = json.loads((tmp_path / "s/run.json").read_text())
     assert run["settings"]["student_memory_init"] == "released"
     assert {"student_memory_init", "group_by_length"} <= hyperparameters()
-    (name,) = tables.name_variants(table.read_runs(tmp_path / "r.csv")).method
+    (name,) = with_names(name_variants(read_runs(tmp_path / "r.csv"))).method
     assert name == "FSD_G, student_memory_init released"
 
 
@@ -457,14 +458,14 @@ def test_a_run_without_g_has_no_use_for_the_students_start(tmp_path):
         tmp_path / "r.csv",
         *[row | {"--student_memory_init": "released", "--gamma_m": 1} for row in rows],
     )
-    assert tables.name_variants(table.read_runs(path)).method.tolist() == [
+    assert with_names(name_variants(read_runs(path))).method.tolist() == [
         "FSD_IL",
         "VKD",
         "FSD_ILG, student_memory_init released",
         "FSD_LG, student_memory_init released",
     ]
     teacher = runs_csv(tmp_path / "t.csv", *of("teacher", (0.8,), **{"--group_by_length": True}))
-    assert tables.name_variants(table.read_runs(teacher)).method.tolist() == ["teacher"]
+    assert with_names(name_variants(read_runs(teacher))).method.tolist() == ["teacher"]
 
 
 # ---- seeds ---------------------------------------------------------------------------------------

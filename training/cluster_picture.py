@@ -3,7 +3,8 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73")  # of Okabe and Ito, told apart by the colour-blind too
+from analysis.methods import COLOURS
+
 MOST = 20_000  # samples drawn
 
 

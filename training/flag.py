@@ -35,11 +35,12 @@ class Flag:
     role: see training/flags.py. type: int, float, bool, str or Path. least, most: limits that a
     number may touch; above: one that it may not. shared: where a resumed run must share the flag
     although its role does not say so, or the other way round. caption: the words of a table's
-    caption for it, and usual: the value that a caption leaves out. of: a regular expression of the
-    methods whose form a variant is. kmeans: False where train_memory.py has no use for the flag.
-    before: what runs had before the flag existed, a value or a function of their other flags;
-    beside: the flags of which such a run has one, by default those declared together with it.
-    options: further words for argparse, as nargs.
+    caption for it, of a start those of a refusal, and usual: the value that a caption leaves out.
+    of: a regular expression of the methods whose form a variant is. paces: whether the speed of a
+    run depends on it, whatever the method. kmeans: False where train_memory.py has no use for the
+    flag. before: what runs had before the flag existed, a value or a function of their other
+    flags; beside: the flags of which such a run has one, by default those declared together with
+    it. options: further words for argparse, as nargs.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Flag:
     caption: str = ""
     usual: object = None
     of: str = ""
+    paces: bool = False
     kmeans: bool = True
     before: object = ABSENT
     beside: tuple | None = None

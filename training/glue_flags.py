@@ -93,6 +93,7 @@ DATA = Section(
         "W, tokens a sample is padded or cut to. Default 128.",
         least=2,
         caption="length",
+        paces=True,
     ),
     Flag(
         "overwrite_cache",
@@ -240,6 +241,7 @@ TRAINING = Section(
         aliases=("per_device_train_batch_size",),
         least=1,
         caption="batch",
+        paces=True,
     ),
     Flag(
         "per_gpu_eval_batch_size",
@@ -260,6 +262,7 @@ TRAINING = Section(
         "Default 1.",
         least=1,
         caption="accumulation",
+        paces=True,
         usual=1,
         kmeans=False,
     ),
@@ -351,6 +354,7 @@ TRAINING = Section(
         "Rows of like length share a mini-batch. Where mini-batches are cut to their longest row "
         "that is less to compute; else (structures with padding) only other mini-batches.",
         of="(?!teacher)",  # a teacher has no variants
+        paces=True,
         kmeans=False,
         before=had_groups,
         beside=(),

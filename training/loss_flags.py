@@ -83,6 +83,7 @@ LOSS = Section(
         "Leave padded positions out of the structures, as the paper does not; then they are not "
         "computed either: mini-batches are cut to their longest row, as they are where no "
         "structure reads them. In earlier versions this also did what --group_by_length does.",
+        paces=True,
     ),
     Flag(
         "do_layerwise",
@@ -278,6 +279,7 @@ STUDENT = Section(
         Path,
         help="Where the student's shape and first layers come from: the pretrained model, or the "
         "teacher's folder; default: the teacher.",
+        caption="what they copy layers from",
     ),
     Flag(
         "copy_teacher",
@@ -286,6 +288,7 @@ STUDENT = Section(
         False,
         "Start the student from the first layers of --model_name_or_path_for_copy; without it the "
         "student starts at random.",
+        caption="whether they copy layers",
     ),
     *COPIED_LAYERS,
     Flag(

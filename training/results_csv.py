@@ -40,8 +40,6 @@ NUMBERS = (
     "processes",
     "steps",
 )
-# for analysis/table.py: the columns of places
-PATHS = tuple(flag.column for section in flags.SECTIONS for flag in section if flag.is_place)
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 
 

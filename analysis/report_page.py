@@ -9,11 +9,14 @@ from typing import NamedTuple
 
 import pandas as pd
 
-MISSING = "–"
+from analysis.markdown import MISSING
+
+ALLOWED = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # nothing from elsewhere
 NUMBER = re.compile(r"\**[-+−<]?[\d.]+")
 STYLE = """
-body { font: 16px/1.5 system-ui, "Segoe UI", Roboto, Helvetica, Arial, sans-serif; color: #1a1a1a; background: #fff;
-  max-width: 64rem; margin: 0 auto; padding: 1rem; overflow-wrap: break-word; }
+body { font: 16px/1.5 system-ui, "Segoe UI", Roboto, Helvetica, Arial, sans-serif;
+  color: #1a1a1a; background: #fff; max-width: 64rem; margin: 0 auto; padding: 1rem;
+  overflow-wrap: break-word; }
 h1, h2 { line-height: 1.2; }
 h2 { margin-top: 2.5rem; padding-top: .5rem; border-top: 1px solid #ccc; }
 a { color: #0b5394; }
@@ -25,8 +28,10 @@ figure { margin: 1.5rem 0; }
 img { display: block; max-width: max(100%, 40rem); height: auto; margin: 0 auto; }
 figcaption, caption, .notes { color: #444; font-size: .9rem; }
 caption { text-align: left; padding-bottom: .4rem; }
-table { font-size: .92rem; border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .5rem; text-align: left; border-bottom: 1px solid #ccc; vertical-align: baseline; }
+table { font-size: .92rem; border-collapse: collapse; margin: 1rem 0;
+  font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .5rem; text-align: left; border-bottom: 1px solid #ccc;
+  vertical-align: baseline; }
 thead th { border-bottom: 2px solid #444; vertical-align: bottom; }
 tbody th { font-weight: 400; }
 .number { text-align: right; }
@@ -43,7 +48,7 @@ td.number { white-space: nowrap; }
 
 
 class Section(NamedTuple):
-    """A heading of the page and what stands below it; everything is text, except the figures' SVG."""
+    """A heading of the page and what stands below it; all is text, except the figures' SVG."""
 
     title: str
     text: str  # one or two sentences
@@ -69,7 +74,7 @@ def page(title, facts, sections):
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="{ALLOWED}">
 <title>{escape(title)}</title>
 <style>{STYLE}</style>
 </head>
@@ -95,16 +100,15 @@ def section_html(number, section):
     tables = "".join(table_html(*table) for table in section.tables)
     notes = "".join(f"<li>{escape(note)}</li>\n" for note in section.notes)
     notes = f'<ul class="notes">\n{notes}</ul>\n' if notes else ""
-    return (
-        f'<section id="section-{number}">\n<h2>{escape(section.title)}</h2>\n<p>{escape(section.text)}</p>\n'
-        f"{figures}{tables}{notes}</section>\n"
-    )
+    heading = f"<h2>{escape(section.title)}</h2>\n<p>{escape(section.text)}</p>"
+    return f'<section id="section-{number}">\n{heading}\n{figures}{tables}{notes}</section>\n'
 
 
 def figure_html(alt, svg, caption):
-    data = base64.b64encode(svg).decode()
+    source = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+    image = f'<img alt="{escape(alt)}" src="{source}">'
     return (
-        f'<figure>\n<div class="wide" tabindex="0"><img alt="{escape(alt)}" src="data:image/svg+xml;base64,{data}">'
+        f'<figure>\n<div class="wide" tabindex="0">{image}'
         f"</div>\n<figcaption>{escape(caption)}</figcaption>\n</figure>\n"
     )
 
@@ -114,34 +118,40 @@ def table_html(table, caption):
     right.
     """
     texts = [[cell_text(cell) for cell in row] for row in table.itertuples(index=False)]
-    numeric = [
-        all(text == MISSING or NUMBER.match(text) for text in column)
-        for column in zip(*texts, strict=True)
-    ]
-    numeric = [False, *(numeric or [False] * table.shape[1])[1:]]
-    classes = [' class="number"' if right else "" for right in numeric]
+    numeric = list(map(is_numeric, zip(*texts, strict=True))) or [False] * table.shape[1]
+    classes = [' class="number"' if right else "" for right in [False, *numeric[1:]]]
     head = "".join(
         f'<th scope="col"{right}>{escape(str(name))}</th>'
         for name, right in zip(table.columns, classes, strict=True)
     )
-    rows = "".join(
-        f'<tr><th scope="row">{marked(first)}</th>'
-        + "".join(
-            f"<td{right}>{marked(text)}</td>" for text, right in zip(rest, classes[1:], strict=True)
-        )
-        + "</tr>\n"
-        for first, *rest in texts
-    )
+    rows = "".join(row_html(row, classes) for row in texts)
     return (
-        f'<div class="wide" tabindex="0"><table>\n<caption>{escape(caption)}</caption>\n<thead><tr>{head}</tr>'
-        f"</thead>\n<tbody>\n{rows}</tbody>\n</table></div>\n"
+        f'<div class="wide" tabindex="0"><table>\n<caption>{escape(caption)}</caption>\n'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table></div>\n"
     )
+
+
+def row_html(texts, classes):
+    """A row of a table, of its cells' texts and their attributes."""
+    first, *rest = texts
+    cells = "".join(
+        f"<td{right}>{bold_html(text)}</td>" for text, right in zip(rest, classes[1:], strict=True)
+    )
+    return f'<tr><th scope="row">{bold_html(first)}</th>{cells}</tr>\n'
+
+
+def is_numeric(texts):
+    """True for a column of numbers, some of which may be missing."""
+    return all(text == MISSING or NUMBER.match(text) for text in texts)
 
 
 def cell_text(cell):
-    return MISSING if pd.isna(cell) else f"{cell:.6g}" if isinstance(cell, float) else str(cell)
+    """A cell as text."""
+    if pd.isna(cell):
+        return MISSING
+    return f"{cell:.6g}" if isinstance(cell, float) else str(cell)
 
 
-def marked(text):
+def bold_html(text):
     """Escaped text, **bold** as <strong>."""
     return re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", escape(text))

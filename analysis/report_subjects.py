@@ -7,17 +7,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 import accelerate
+import pandas as pd
 import torch
 import transformers
 
 import common
 import memory
 import utils_glue
-from analysis import cost, findings, table
-from analysis.compare import Centroids, Comparison, view
+from analysis.methods import Name, read_name
+from analysis.report_cost import read_cost
+from analysis.report_measures import Centroids, Comparison, view
+from analysis.report_topics import training_curves
+from analysis.runs import name_variants, names_of
 from common import UserError, say
 from glue_data.tasks import get_task
-from training import models, records
+from training import models, records, results_csv
 from training.batches import MiniBatch, Rows
 from training.loading import load_config, loading
 from training.tokenizer import has_tokenizer, load_tokenizer
@@ -26,23 +30,31 @@ ROUNDS = 5  # of timing the inference; the median counts
 
 
 class Student(NamedTuple):
-    """A student's folder, loaded: its name, number among the runs of that name, run.json, and
-    memory or None.
+    """A student's folder, loaded: its method and variant, number among the runs of that name,
+    run.json, and memory or None.
     """
 
-    name: str
+    method: str
+    variant: tuple
     run: int
     folder: Path
     record: dict
     model: torch.nn.Module
     memory: Centroids | None
 
+    @property
+    def name(self):
+        """Its name as tables and pictures print it."""
+        return str(Name(self.method, self.variant))
+
 
 # ---- what is to be compared ----------------------------------------------------------------------
 
 
 def named_folders(words):
-    """[(name or None, folder)] of NAME=FOLDER or FOLDER; a folder's own name may have an = in it."""
+    """[(Name or None, folder)] of NAME=FOLDER or FOLDER; a folder's own name may have an = in
+    it.
+    """
     found = []
     for word in words:
         name, equals, folder = word.partition("=")
@@ -53,7 +65,7 @@ def named_folders(words):
                 f"--students {word}: there is no trained model in {folder}, as it has no "
                 "config.json; give FOLDER or NAME=FOLDER of one"
             )
-        found.append((None if plain else name, folder))
+        found.append((None if plain else read_name(name), folder))
     folders = [folder.resolve() for _, folder in found]
     twice = [str(folder) for folder in folders if folders.count(folder) > 1]
     if twice:
@@ -134,7 +146,7 @@ class Subjects:
     def __init__(self, args):
         self.args, self.task = args, get_task(args.task_name)
         self.folders = named_folders(args.students)
-        self.cost = cost.read_cost(args.cost, args.reference) if args.cost else None
+        self.cost = read_cost(args.cost, args.reference) if args.cost else None
         if args.max_seq_length is None:
             args.max_seq_length = common_length(args, self.folders)
         try:  # float64, as the measures need, is not on every other accelerator
@@ -180,9 +192,10 @@ class Subjects:
             self.folders, desc="loading", unit="student", leave=False
         ):
             self.students.append(self.student(name, folder, tokenizer))
-        self.students.sort(key=lambda student: table.rank(student.name))  # else in the order given
+        # of equal ranks, in the order given
+        self.students.sort(key=lambda student: Name(student.method, student.variant).rank())
         self.check_padding()
-        self.curves = findings.training_curves(self.students, self.note)
+        self.curves = training_curves(self.students, self.note)
         self.teacher.to(self.accelerator.device)
 
     def teacher_memory(self, tokenizer):
@@ -213,32 +226,33 @@ class Subjects:
         if record.get("teacher") not in (None, self.fingerprint):
             self.note(f"{folder.name} was distilled from another teacher than this one.")
         name = name or self.name_of(folder, record)
-        if name == "teacher":
+        if name == Name("teacher"):
             raise UserError(
                 f"the student {folder} is named teacher, as is the teacher itself in all pictures: "
                 f"give it another name, NAME={folder}"
             )
-        run = sum(student.name == name for student in self.students)
+        run = sum(student.name == str(name) for student in self.students)
         model = model.float().eval().requires_grad_(False).to(self.accelerator.device)
         own = self.student_memory(folder, model)
-        return Student(name, run, folder, record, model, own)
+        return Student(*name, run, folder, record, model, own)
 
     def name_of(self, folder, record):
-        """A run's method with its variants, as in the tables; of a stranger's folder its own name."""
+        """The Name of a run as tables have it; of a stranger's folder the folder's own."""
         if record.get("finished"):
             with records.complete_run(folder):
-                return findings.method_of(record)
+                row = pd.DataFrame([results_csv.result_row(record)])
+                return names_of(name_variants(row))[0]
         name = folder.resolve().name
         if name in {student.name for student in self.students}:
             raise UserError(
                 f"two students without a finished run.json are named {name}, and folders of one "
                 f"name count as runs of one method: name them, NAME={folder}"
             )
-        return name
+        return read_name(name)
 
     def student_memory(self, folder, model):
-        """The Centroids of a student's own memory, where it has one that was trained beside the
-        teacher's memory.
+        """The Centroids of a student's own memory; None where it has none that was trained beside
+        the teacher's memory.
         """
         path = folder / "student_memory.safetensors"
         if self.memory is None or not path.is_file():
@@ -261,18 +275,12 @@ class Subjects:
         """Say so where students were trained with the other choice of --mask_padding than this
         report makes.
         """
-        other = dict.fromkeys(
-            student.name
-            for student in self.students
-            if student.record.get("arguments", {}).get("mask_padding", self.args.mask_padding)
-            != self.args.mask_padding
-        )
+        ours, other = self.args.mask_padding, {}
+        for student in self.students:
+            if student.record.get("arguments", {}).get("mask_padding", ours) != ours:
+                other[student.name] = None
         if other:
-            then, now = (
-                ("counted", "leaves it out")
-                if self.args.mask_padding
-                else ("left out", "counts it")
-            )
+            then, now = ("counted", "leaves it out") if ours else ("left out", "counts it")
             self.note(
                 f"{', '.join(other)} {then} padding in training, and this report {now} "
                 "(--mask_padding)."
@@ -316,11 +324,11 @@ class Subjects:
             self.itself.add(t, t, whole)
             for student, comparison in zip(self.students, self.comparisons, strict=True):
                 comparison.add(self.outputs(student.model, batch), t, whole)
-        for name, comparison in (
-            ("the teacher", self.itself),
-            *((s.folder, c) for s, c in zip(self.students, self.comparisons, strict=True)),
+        folders = [student.folder for student in self.students]
+        for name, comparison in zip(
+            ["the teacher", *folders], [self.itself, *self.comparisons], strict=True
         ):
-            if not comparison.finite():
+            if not comparison.is_finite():
                 raise UserError(
                     f"the outputs of {name} are not finite numbers: run without --bf16, or train "
                     "it again"
@@ -340,6 +348,5 @@ class Subjects:
                 started = time.perf_counter()
                 with torch.no_grad(), self.accelerator.autocast():
                     batch.forward(first[name]).logits.sum().item()  # waits for the device
-                seconds += (
-                    [time.perf_counter() - started] if number else []
-                )  # the first one warms up
+                if number:  # the first round warms up
+                    seconds.append(time.perf_counter() - started)

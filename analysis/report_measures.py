@@ -7,6 +7,7 @@ relation differences exactly 0.
 """
 
 import functools
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ import cka
 import memory
 
 MAP = 64  # mini-batches in a heat map at most; means are over all
+GRAM_KINDS = tuple(itertools.product(("tokens", "samples"), cka.ESTIMATORS))
 RELATIONS = [f"rd_{where}_{psi}" for where in ("inter", "intra") for psi in cka.PSI]
 
 
@@ -26,7 +28,10 @@ RELATIONS = [f"rd_{where}_{psi}" for where in ("inter", "intra") for psi in cka.
 
 
 class Gram(NamedTuple):
-    """A centred Gram matrix K (..., n, n), its energy Σ K² (...), and where CKA is undefined (...)."""
+    """A centred Gram matrix K (..., n, n), its energy Σ K² (...), and where CKA is undefined.
+
+    undefined: (...) bool.
+    """
 
     matrix: torch.Tensor
     energy: torch.Tensor
@@ -75,11 +80,7 @@ def view(logits, hidden_states, mask=None):
 
     mask: (B, W) bool, to leave padded positions out; None counts them, as the paper does.
     """
-    grams = {
-        (between, estimator): []
-        for between in ("tokens", "samples")
-        for estimator in cka.ESTIMATORS
-    }
+    grams = {key: [] for key in GRAM_KINDS}
     for layer, h in enumerate(hidden_states):
         h = h.double() if mask is None else h.double() * mask.unsqueeze(-1)
         rows = h.flatten(1)  # (B, W, D) -> (B, W*D)
@@ -122,15 +123,10 @@ class Comparison:
 
     def __init__(self, centroids=None, own=None):
         self.centroids, self.own = centroids, own
-        self.layer_means = {
-            (between, estimator): Mean()
-            for between in ("tokens", "samples")
-            for estimator in cka.ESTIMATORS
-        }
+        self.layer_means = {key: Mean() for key in GRAM_KINDS}
         self.relation_means = {name: Mean() for name in RELATIONS}
-        self.units = {
-            estimator: [] for estimator in cka.ESTIMATORS
-        }  # the student's Grams over their norms, (B*B,)
+        # the student's Grams over their norms, (B*B,), of the first MAP mini-batches
+        self.units = {estimator: [] for estimator in cka.ESTIMATORS}
         self.diagonals = {estimator: [] for estimator in cka.ESTIMATORS}
         self.logits, self.nearest, self.nearest_own, self.points = [], [], [], []
 
@@ -138,33 +134,37 @@ class Comparison:
         """Take the views of one mini-batch. whole: False for a last one with fewer samples, of
         which no relation between samples counts, as these depend on their number.
         """
-        for (between, estimator), mean in self.layer_means.items():
-            enough = (
-                s.tokens >= cka.FEWEST_ROWS[estimator]
-                if between == "tokens"
-                else torch.tensor(whole)
-            )
-            if enough.any():  # of a sample with too few tokens CKA says nothing
-                mean.add(
-                    self.layers(s.grams[between, estimator], t.grams[between, estimator], enough),
-                    int(enough.sum()),
-                )
-        for name, mean in self.relation_means.items():
-            if "intra" in name or whole:
-                difference = cka.relation_difference_of(
-                    s.relations[name], t.relations[name], s.mask if "intra" in name else None
-                )
-                mean.add(difference.item(), len(s.logits) if "intra" in name else 1)
-        for estimator in cka.ESTIMATORS if whole else ():
-            self.add_to_map(
-                s.grams["samples", estimator][-2], t.grams["samples", estimator][-2], estimator
-            )
+        self.add_layers(s, t, whole)
+        self.add_relations(s, t, whole)
+        if whole:
+            for estimator in cka.ESTIMATORS:
+                penultimate = (side.grams["samples", estimator][-2] for side in (s, t))
+                self.add_to_map(*penultimate, estimator)
         self.logits.append(s.logits.cpu())
         if self.centroids and self.centroids.width == s.rows.shape[1]:
             self.nearest.append(self.centroids.nearest(s.rows))
             self.points.append(self.centroids.points(s.rows))
         if self.own:
             self.nearest_own.append(self.own.nearest(s.rows))
+
+    def add_layers(self, s, t, whole):
+        """CKA of all pairs of layers; of a sample with too few tokens it says nothing."""
+        for (between, estimator), mean in self.layer_means.items():
+            enough = torch.tensor(whole)
+            if between == "tokens":
+                enough = s.tokens >= cka.FEWEST_ROWS[estimator]
+            if enough.any():
+                grams_s, grams_t = (side.grams[between, estimator] for side in (s, t))
+                mean.add(self.layers(grams_s, grams_t, enough), int(enough.sum()))
+
+    def add_relations(self, s, t, whole):
+        """Eq. 12-13 of the penultimate features."""
+        for name, mean in self.relation_means.items():
+            of_tokens = "intra" in name
+            if of_tokens or whole:
+                mask = s.mask if of_tokens else None
+                found = cka.relation_difference_of(s.relations[name], t.relations[name], mask)
+                mean.add(found.item(), len(s.logits) if of_tokens else 1)
 
     @staticmethod
     def layers(grams_s, grams_t, enough):
@@ -179,11 +179,11 @@ class Comparison:
         )
 
     def add_to_map(self, gram_s, gram_t, estimator):
+        """CKA between the samples of one mini-batch, and what heat_map needs of it."""
         self.diagonals[estimator].append(cka_of(gram_s, gram_t).item())
         if len(self.units[estimator]) < MAP:
-            scale = torch.where(
-                gram_s.undefined, 0, 1 / torch.where(gram_s.undefined, 1, gram_s.energy).sqrt()
-            )
+            energy = torch.where(gram_s.undefined, 1, gram_s.energy)
+            scale = torch.where(gram_s.undefined, 0, 1 / energy.sqrt())
             self.units[estimator].append((gram_s.matrix * scale).flatten().cpu())
 
     def heat_map(self, estimator, teacher):
@@ -192,9 +192,7 @@ class Comparison:
 
         teacher: its Comparison with itself.
         """
-        units_s, units_t = (
-            torch.stack(comparison.units[estimator]) for comparison in (self, teacher)
-        )
+        units_s, units_t = (torch.stack(side.units[estimator]) for side in (self, teacher))
         pixels = (units_t @ units_s.mT).numpy()
         np.fill_diagonal(pixels, self.diagonals[estimator][:MAP])
         return pixels
@@ -217,12 +215,10 @@ class Comparison:
         """
         return {name: mean.value for name, mean in self.relation_means.items()}
 
-    def finite(self):
+    def is_finite(self):
         """True where all logits and penultimate features are numbers."""
-        return bool(
-            np.isfinite(self.outputs()).all()
-            and np.isfinite([*self.relation_differences().values()]).all()
-        )
+        differences = list(self.relation_differences().values())
+        return bool(np.isfinite(self.outputs()).all() and np.isfinite(differences).all())
 
     def clusters(self, own=False):
         """The nearest of the teacher's centroids, or of the student's own, of every sample (N,)."""
@@ -259,30 +255,36 @@ def restoration(z_s, z_t, labels, task):
             "wrong": len(worst),
         }, None
     s, t, classes = z_s.argmax(1), z_t.argmax(1), range(len(task.labels))
-    precision, recall, f1, _ = precision_recall_fscore_support(
-        t, s, labels=list(classes), zero_division=0
-    )
-    teacher, student, both = (
-        [int(rows.sum()) for rows in found]
-        for found in (
-            [t == k for k in classes],
-            [s == k for k in classes],
-            [(s == k) & (t == k) for k in classes],
-        )
-    )
-    seen = np.isin(classes, [*s, *t])  # a class that neither predicts says nothing
-    rates = pd.DataFrame({"precision": precision, "recall": recall, "f1": f1})
-    rates.loc[~seen] = np.nan
-    table = pd.DataFrame(
-        {"class": task.labels, "teacher": teacher, "student": student, "both": both}
-    ).join(rates)
+    by_class = rates_by_class(s, t, classes)
+    by_class.insert(0, "class", task.labels)
     wrong = t != labels
     return {
-        **rates.mean(),
+        **by_class[["precision", "recall", "f1"]].mean(),
         "accuracy": (s == t).mean(),
         "wrong": int(wrong.sum()),
         "loyalty_wrong": (s == t)[wrong].mean() if wrong.any() else np.nan,
-    }, table
+    }, by_class
+
+
+def rates_by_class(s, t, classes):
+    """A row a class: in how many rows the teacher, the student and both name it; precision, recall
+    and F1, NaN of a class that neither predicts, as that says nothing.
+
+    s, t: the classes that student and teacher predict (N,).
+    """
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        t, s, labels=list(classes), zero_division=0
+    )
+    rates = pd.DataFrame({"precision": precision, "recall": recall, "f1": f1})
+    rates.loc[~np.isin(classes, [*s, *t])] = np.nan
+    counts = pd.DataFrame(
+        {
+            "teacher": [int((t == k).sum()) for k in classes],
+            "student": [int((s == k).sum()) for k in classes],
+            "both": [int(((s == k) & (t == k)).sum()) for k in classes],
+        }
+    )
+    return counts.join(rates)
 
 
 def correlation(statistic, s, t):

@@ -1,0 +1,127 @@
+"""What may stand in one table: runs whose difference can only come from method and seed."""
+
+from pathlib import Path
+
+from analysis.runs import check_columns, groups_of
+from common import UserError
+from training import flags
+
+# columns that are no flags: alike in all students of a table
+FACTS = ("processes", "precision", "task", "parameters", "device", "torch", "transformers")
+ONE_OF = {"teacher": "teachers", "memory": "teacher memories", "data": "training data"}
+SHOWN = ("minutes", "parameters", "device", "machine", "torch", "transformers", "commit")
+IN_NO_RESULT = ("free", "place", "action")  # roles of what no result depends on
+
+
+def memory_kinds():
+    """The columns with the variants of a memory: each makes a memory of its own."""
+    return [flag.column for flag in flags.MEMORY if flag.role == "variant"]
+
+
+def variant_columns():
+    """The columns that are part of a run's name, once name_variants has put them there."""
+    return [flag.column for flag in flags.named("variant")]
+
+
+def columns_alike():
+    """The columns in which all students of a table are alike: budget and data, and the variants
+    that its caption tells of.
+    """
+    told = [flag for flag in flags.named("variant") if flag.caption]
+    alike = [*flags.named("budget", "data"), *told]
+    return dict.fromkeys([*(flag.column for flag in alike), *FACTS])
+
+
+def settings_of(runs):
+    """The columns with flags that decide what a run computes; what nobody declared may do so."""
+    found = []
+    for column in [column for column in runs if column.startswith("--")]:
+        flag = flags.find(column)
+        if flag is None or not (flag.is_place or flag.role in IN_NO_RESULT):
+            found.append(column)
+    return found
+
+
+def check_comparable(runs, free=(), tuned=()):
+    """Refuse runs whose difference could come from anything but method, with its own options, and
+    seed.
+
+    free: further columns that may differ. tuned: columns that may differ between methods, not
+    within one.
+    """
+    check_columns(runs, SHOWN)
+    tasks = " and ".join(runs.task.unique())
+    students = runs[runs.method != "teacher"]
+    check_one_setting(students, tasks, (*free, *tuned))
+    check_one_source(students, tasks)
+    check_one_start(students, tasks)
+    check_within_methods(runs, tasks, free)
+    check_once(runs, tasks, free)
+
+
+def check_one_setting(students, tasks, may_differ):
+    """Refuse students with different budgets, or of different machines and versions."""
+    for column in columns_alike():
+        if column not in students or column in may_differ:
+            continue
+        values = students[column].unique()
+        if len(values) > 1:
+            raise UserError(
+                f"these {tasks} runs differ in {column} ({', '.join(map(str, values))}): only "
+                "method and seed may differ in one table, so give those of one setting"
+            )
+
+
+def check_one_source(students, tasks):
+    """Refuse students of different teachers, training data, or memories of one kind."""
+    for column in [column for column in ONE_OF if column in students]:
+        kinds = []
+        if column == "memory":
+            kinds = [kind for kind in memory_kinds() if kind in students]
+        groups = students.groupby(kinds, sort=False, dropna=False) if kinds else [((), students)]
+        for _, group in groups:
+            found = set(group[column].dropna()) - {""}
+            if len(found) > 1:
+                raise UserError(
+                    f"these {tasks} students had different {ONE_OF[column]} "
+                    f"({', '.join(sorted(found))}): give those of one"
+                )
+
+
+def check_one_start(students, tasks):
+    """Refuse distilled students that did not start from the same layers."""
+    if "teacher" not in students:
+        return
+    distilled = students[students.teacher.fillna("") != ""]
+    for flag in [flag for flag in flags.named("start") if flag.column in distilled]:
+        # paths by their names, as machines may share a sweep
+        found = {Path(str(value)).name for value in distilled[flag.column].fillna("")}
+        if len(found) > 1:
+            raise UserError(
+                f"these {tasks} students differ in {flag.caption}, {flag.column} "
+                f"({', '.join(sorted(found))}): give those of one start"
+            )
+
+
+def check_within_methods(runs, tasks, free):
+    """Refuse runs of one method, or variant of it, that differ in any setting."""
+    for name, group in groups_of(runs):
+        for column in [column for column in settings_of(group) if column not in free]:
+            values = group[column].unique()
+            if len(values) > 1:
+                raise UserError(
+                    f"the {tasks} runs of {name} differ in {column} "
+                    f"({', '.join(map(str, values))}): only the seed may differ between the runs "
+                    "of a method, so give those of one setting"
+                )
+
+
+def check_once(runs, tasks, free):
+    """Refuse a method that is there twice with one seed."""
+    for name, group in groups_of(runs):
+        twice = group[group.duplicated(["seed", *free])]
+        if len(twice):
+            raise UserError(
+                f"{name} with seed {twice.seed.iloc[0]} is there twice for {tasks}: "
+                "give one run of each"
+            )

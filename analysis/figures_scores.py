@@ -1,0 +1,94 @@
+"""The figure of analysis/tables.py: method against score, a dot a run, with mean, spread and the
+teacher.
+"""
+
+import itertools
+import math
+from pathlib import Path
+
+import common
+from analysis.methods import FSD_COLOUR, OTHER_COLOUR, Name, colour_of, is_fsd
+from analysis.runs import glue_score, groups_of, names_of, students_of
+from common import UserError
+
+DOTS = {"s": 16, "alpha": 0.7, "linewidths": 0}
+DIAMOND = {"fmt": "D", "ms": 4, "capsize": 3, "lw": 1}
+TEACHER = {"color": "black", "ls": "--", "lw": 1}
+
+
+def draw_task(axes, runs, task, names):
+    """One panel: a row a method, a dot a run, mean ± standard deviation; the teacher's mean as a
+    dashed line.
+
+    names: the Names of the rows, from the top, also those without a run of this task.
+    """
+    scores = 100 * glue_score(runs, task)
+    found = {name: scores[group.index] for name, group in groups_of(runs)}
+    groups = {name: found[name] for name in names if name in found}
+    for name, values in groups.items():
+        y, colour = names.index(name), colour_of(name.method)
+        marker = "o" if is_fsd(name.method) else "s"
+        axes.scatter(values, [y - 0.2] * len(values), c=colour, marker=marker, **DOTS)
+        spread = values.std() if len(values) > 1 else None
+        axes.errorbar(
+            values.mean(),
+            y + 0.15,
+            xerr=spread,
+            color=colour,
+            ecolor="black",
+            mec="black",
+            **DIAMOND,
+        )
+    teacher = Name("teacher")
+    if teacher not in names and (runs.method == teacher.method).any():
+        axes.axvline(scores[runs.method == teacher.method].mean(), **TEACHER)
+    axes.set_yticks(range(len(names)), map(str, names))
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(axis="x", alpha=0.3)
+    counts = [len(values) for values in groups.values()] or [0]
+    number = " to ".join(map(str, sorted({min(counts), max(counts)})))
+    axes.set_title(f"{task}, n = {number} runs", fontsize=10)
+    axes.set_xlabel("score, mean of the task's metrics, %", fontsize=9)
+
+
+def draw_scores(runs, path, order):
+    """Score of every method with its spread, a panel a task in this order, into a .png, .svg or
+    .pdf.
+    """
+    path, tasks = Path(path), [task for task in order if task in set(runs.task)]
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise UserError(f"--figure {path} must end in .png, .svg or .pdf")
+    if not tasks:
+        raise UserError(
+            "--figure draws single runs and there are only means: give a folder of runs or a "
+            "results.csv"
+        )
+    from matplotlib.figure import Figure  # here, as most tables are made without a figure
+
+    names = sorted(dict.fromkeys(names_of(students_of(runs))), key=Name.rank)
+    columns = min(3, len(tasks))
+    rows = math.ceil(len(tasks) / columns)
+    size = 2.5 + 3.5 * columns, rows * (0.9 + 0.34 * len(names)) + 1.2
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
+    for axes, task in itertools.zip_longest(panels, tasks):
+        if task:
+            draw_task(axes, runs[runs.task == task], task, names)
+        else:
+            axes.set_axis_off()
+    add_legend(figure, columns)
+    figure.suptitle("Scores of the students on GLUE's dev sets")
+    figure.supylabel("method", fontsize=10)
+    with common.atomic_path(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:], dpi=150)
+
+
+def add_legend(figure, columns):
+    """One legend below all panels, of empty marks in the first one."""
+    panel = figure.axes[0]
+    panel.scatter([], [], s=16, c=FSD_COLOUR, label="FSD, a run")
+    panel.scatter([], [], s=16, c=OTHER_COLOUR, marker="s", label="other student, a run")
+    panel.errorbar([], [], xerr=[], color="black", label="mean ± standard deviation", **DIAMOND)
+    panel.plot([], [], label="teacher, mean", **TEACHER)
+    beside = 4 if columns > 1 else 2
+    figure.legend(loc="outside lower center", ncols=beside, frameon=False, fontsize=9)

@@ -1,0 +1,67 @@
+"""Where the numbers of a table come from, in words: seeds, budget, weights, machine, versions."""
+
+import pandas as pd
+
+from analysis.runs import groups_of, students_of, weight_words, weights_of
+from training import flags
+
+# of a caption; what has another word comes after these, as it is declared
+FIRST = ("learning rate", "epochs", "steps at most", "batch", "accumulation", "processes")
+
+
+def describe_seeds(runs):
+    """The students' seeds in words."""
+    sets = {tuple(sorted(group.seed.unique())) for _, group in groups_of(students_of(runs))}
+    words = ", ".join(map(str, sorted({seed for seeds in sets for seed in seeds})))
+    return words if len(sets) == 1 else f"{words} (not every method has all)"
+
+
+def told_in_captions():
+    """[(column, words, the value that goes without saying)], in the order of a caption."""
+    told = [(flag.column, flag.caption, flag.usual) for flag in flags.named("budget", "data")]
+    told += [("processes", "processes", 1), ("precision", "precision", None)]
+    told += [(flag.column, flag.caption, flag.usual) for flag in flags.named("variant")]
+    told = [entry for entry in told if entry[1]]
+    return sorted(told, key=lambda entry: (*FIRST, entry[1]).index(entry[1]))
+
+
+def describe_budget(runs):
+    """The students' settings in words; several values of one stand beside each other."""
+    students, told = students_of(runs), []
+    for column, words, usual in told_in_captions():
+        # where only some have a value it is a variant's, which has it in its name
+        if column not in students or students[column].isna().any():
+            continue
+        values = students[column].drop_duplicates().sort_values()
+        values = [value if isinstance(value, str) else f"{value:g}" for value in values]
+        if values and values != [str(usual)]:
+            told.append(f"{words} {' or '.join(values)}")
+    return ", ".join(told)
+
+
+def describe_weights(runs):
+    """The weights of each method's runs of one task, "PKD alpha 0.5, beta 100; RKD ..."."""
+    words = []
+    for name, group in sorted(groups_of(runs), key=lambda pair: pair[0].rank()):
+        first = group.iloc[0]
+        own = [flag for flag in weights_of(group) if pd.notna(first[flag.column])]
+        if own:
+            words.append(f"{name} {', '.join(weight_words(first, own))}")
+    return "; ".join(words)
+
+
+def describe_provenance(runs):
+    """Machine, minutes, versions and commits of runs, in words."""
+    students = students_of(runs)
+
+    def several(column):
+        return " and ".join(map(str, students[column].dropna().unique()))
+
+    # a sweep may have been shared among several machines
+    machines = " and ".join(runs.machine.dropna().unique())
+    where = machines if set(students.device) == {"cpu"} else f"{several('device')}; {machines}"
+    commits = ", ".join(sorted({str(commit) for commit in runs.commit.dropna()}))
+    return (
+        f"{where}; {runs.minutes.sum():.0f} minutes of training in all; torch {several('torch')}, "
+        f"transformers {several('transformers')}, commit {commits}"
+    )

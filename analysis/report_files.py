@@ -1,0 +1,180 @@
+"""The files of a report: its page, tables, figures and record; in TensorBoard and documents."""
+
+import io
+import json
+from collections import Counter
+
+from analysis.markdown import (
+    end_marker,
+    find_place,
+    insert,
+    read_document,
+    start_marker,
+    to_markdown,
+)
+from analysis.report_page import Section, page
+from analysis.report_text import TABLES
+from common import UserError
+
+FILE = "report.json"
+
+
+# ---- what was compared ---------------------------------------------------------------------------
+
+
+def describe(subjects, facts):
+    """What was compared on what, [(term, text)] for the reader."""
+    import torch  # here, as the flags are read without it
+
+    args, source, teacher = subjects.args, subjects.features.source, subjects.teacher.config
+    device = torch.cuda.get_device_name() if subjects.accelerator.device.type == "cuda" else "cpu"
+    versions = ", ".join(f"{name} {facts['versions'][name]}" for name in ("torch", "transformers"))
+    commit = facts["commit"][:12] + (", changed" if facts["uncommitted_changes"] else "")
+    counts = Counter(student.name for student in subjects.students)
+    padding = "left out" if args.mask_padding else "counted"
+    return [
+        (
+            "task",
+            f"{subjects.task.name}, {len(subjects.labels)} rows of {source['file']} (sha256 "
+            f"{source['sha256'][:12]})",
+        ),
+        (
+            "teacher",
+            f"{teacher.num_hidden_layers} layers, {teacher.hidden_size} wide, weights "
+            f"{subjects.fingerprint[:12]}",
+        ),
+        ("students", ", ".join(f"{name} ({n})" if n > 1 else name for name, n in counts.items())),
+        (
+            "mini-batches",
+            f"of {subjects.batch_size} samples, {args.max_seq_length} tokens each, padding "
+            f"{padding}",
+        ),
+        (
+            "machine",
+            f"{facts['machine']}, {device}, precision {subjects.accelerator.mixed_precision}",
+        ),
+        ("versions", f"{versions}, commit {commit}"),
+        ("written", facts["started"]),
+    ]
+
+
+def record_of(subjects, facts):
+    """The content of report.json."""
+    from training import models  # here, as it imports for seconds
+
+    return facts | {
+        "arguments": vars(subjects.args),
+        "teacher": subjects.fingerprint,
+        "teacher_memory": subjects.memory_sha,
+        "data": subjects.features.source,
+        "notes": subjects.notes,
+        "students": [
+            {
+                "name": s.name,
+                "run": s.run,
+                "folder": str(s.folder),
+                "seed": s.record.get("seed"),
+                "weights": models.fingerprint_of_model(s.model),
+            }
+            for s in subjects.students
+        ],
+    }
+
+
+# ---- writing -------------------------------------------------------------------------------------
+
+
+def write_report(folder, subjects, topics, about, facts):
+    """All files of a report, into a new folder."""
+    folder.mkdir()
+    sections = [write_topic(folder, topic) for topic in topics.values()]
+    if subjects.notes:
+        sections.append(Section("Notes", "", [], [], subjects.notes))
+    html = page(f"What was transferred: {subjects.task.name}", about, sections)
+    record = json.dumps(record_of(subjects, facts), indent=2, default=str)
+    (folder / "report.html").write_text(html, encoding="utf-8")
+    (folder / "tables.md").write_text(as_markdown(topics, about), encoding="utf-8")
+    (folder / FILE).write_text(f"{record}\n", encoding="utf-8")
+
+
+def write_topic(folder, topic):
+    """A topic's tables as CSV, its figures as PNG and SVG; returns its Section of the page."""
+    for name, data in topic.data.items():
+        data.to_csv(folder / f"{name}.csv", index=False)
+    pictures = []
+    for name, (figure, alternative, caption) in topic.figures.items():
+        png, svg = render(figure)
+        (folder / f"{name}.png").write_bytes(png)
+        (folder / f"{name}.svg").write_bytes(svg)
+        pictures.append((alternative, svg, caption))
+    return Section(topic.title, topic.text, pictures, list(topic.shown.values()), topic.notes)
+
+
+def render(figure):
+    """A figure as bytes, (PNG, SVG); the same for the same figure."""
+    import matplotlib
+
+    png, svg = io.BytesIO(), io.BytesIO()
+    # without a salt and dates no two files of one figure would be the same
+    with matplotlib.rc_context({"svg.hashsalt": "fsd"}):
+        figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
+        figure.savefig(svg, format="svg", dpi=150, metadata={"Date": None})
+    return png.getvalue(), svg.getvalue()
+
+
+def as_markdown(topics, about):
+    """All tables, a chapter each."""
+    parts = ["\n".join(f"- {term}: {text}" for term, text in about)]
+    for topic in topics.values():
+        parts += [f"## {topic.title}", topic.text]
+        parts += [with_caption(*shown) for shown in topic.shown.values()]
+        parts += topic.notes
+    return "\n\n".join(parts) + "\n"
+
+
+def with_caption(table, caption, padded=True):
+    """A table to read and its caption, as Markdown."""
+    return f"{to_markdown(table, padded=padded)}\n\n{caption}"
+
+
+# ---- elsewhere -----------------------------------------------------------------------------------
+
+
+def log_to_tensorboard(path, topics):
+    """Figures and tables to TensorBoard."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(path) as writer:
+        for name, topic in topics.items():
+            for figure, (drawing, *_) in topic.figures.items():
+                writer.add_figure(f"{name}/{figure}", drawing)
+            for shown, (table, caption) in topic.shown.items():
+                writer.add_text(f"{name}/{shown}", with_caption(table, caption, padded=False))
+
+
+def find_places(path):
+    """The names of the tables that a file has lines <!-- table NAME --> and <!-- end NAME --> for.
+
+    Refused where there are none, or where one of them is unclear.
+    """
+    content = read_document(path)
+    names = [
+        name for name in TABLES if start_marker(name) in content and end_marker(name) in content
+    ]
+    for name in names:
+        find_place(path, content, name)
+    if not names:
+        raise UserError(
+            f"{path} has no lines {start_marker('NAME')} and {end_marker('NAME')} to put a table "
+            f"between, NAME being one of {', '.join(TABLES)}"
+        )
+    return names
+
+
+def insert_tables(path, topics, about):
+    """Put the tables that a file has lines for between these, each with where it comes from."""
+    told = ("task", "teacher", "machine", "versions")
+    where = "; ".join(f"{term} {text}" for term, text in about if term in told)
+    shown = {name: pair for topic in topics.values() for name, pair in topic.shown.items()}
+    names = [name for name in find_places(path) if name in shown]
+    insert(path, {name: f"{with_caption(*shown[name])}\n{where}." for name in names})

@@ -1,0 +1,99 @@
+"""A topic of the report, and how its numbers become tables to read."""
+
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+
+from analysis.markdown import MISSING
+from analysis.report_text import FIGURES, TABLES, TOPICS, fill_in
+
+FIRST = " Of several runs of a model the first is drawn."
+
+
+class Topic:
+    """A chapter of the report.
+
+    figures: name -> (Figure, alternative text, caption). data: name -> table for a CSV file. shown:
+    name -> (table to read, caption). notes: what is missing, and why.
+    """
+
+    def __init__(self, name):
+        self.title, text = TOPICS[name]
+        self.text = fill_in(text)
+        self.figures, self.data, self.shown, self.notes = {}, {}, {}, []
+
+    def add_table(self, name, table, **facts):
+        """Take a table to read; facts: what its caption has in {braces}."""
+        self.shown[name] = table, fill_in(TABLES[name], **facts)
+
+    def add_figure(self, name, figure, kind=None, **facts):
+        """Take a Figure; kind: whose texts of FIGURES it has, if not its own; facts: for these."""
+        alternative, caption = (fill_in(text, **facts) for text in FIGURES[kind or name])
+        self.figures[name] = figure, alternative, caption
+
+
+# ---- numbers as text -----------------------------------------------------------------------------
+
+
+def spread(values, digits=2, scale=1.0):
+    """Mean ± standard deviation of the values that are there."""
+    values = scale * values.dropna()
+    if not len(values):
+        return MISSING
+    mean = f"{values.mean():.{digits}f}"
+    # of whole numbers that are all the same nothing is gained by ± 0
+    if len(values) == 1 or not (digits or np.ptp(values)):
+        return mean
+    return f"{mean} ± {values.std(ddof=1):.{digits}f}"
+
+
+def by_model(frame, columns):
+    """A table to read: a row a model, in the frame's order. columns: heading -> (column, digits,
+    scale).
+    """
+    groups = frame.groupby("name", sort=False)
+    shown = pd.DataFrame(
+        {
+            heading: groups[column].agg(lambda values, d=digits, s=scale: spread(values, d, s))
+            for heading, (column, digits, scale) in columns.items()
+        }
+    )
+    return shown.reset_index(names="model")
+
+
+def column_of(values, names, digits):
+    """A column of a table to read, from numbers by model: as text, in the order of `names`."""
+    return [f"{values[name]:.{digits}f}" if name in values else MISSING for name in names]
+
+
+def describe_runs(students):
+    """How many runs a model has, in words."""
+    counts = Counter(student.name for student in students).values()
+    if max(counts) == 1:
+        return "one run each"
+    number = " to ".join(map(str, sorted({min(counts), max(counts)})))
+    return f"mean ± standard deviation over {number} runs"
+
+
+def describe_first(students):
+    """A sentence for pictures of single runs, where models have several."""
+    return FIRST if any(student.run for student in students) else ""
+
+
+# ---- models --------------------------------------------------------------------------------------
+
+
+def rows_by_student(subjects, numbers):
+    """One row a student's folder: what it is, and its numbers (dicts, in the students' order)."""
+    rows = []
+    for student, own in zip(subjects.students, numbers, strict=True):
+        who = {"name": student.name, "run": student.run, "folder": student.folder.name}
+        rows.append(who | {"seed": student.record.get("seed")} | own)
+    return pd.DataFrame(rows)
+
+
+def teacher_and_students(subjects):
+    """(name, Student or None, Comparison) of the teacher itself and of all students."""
+    pairs = zip(subjects.students, subjects.comparisons, strict=True)
+    return [("teacher", None, subjects.itself), *((s.name, s, c) for s, c in pairs)]
