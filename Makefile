@@ -10,10 +10,10 @@ PYTHON ?= python3
 demo: .venv/.built       # teacher, student alone and every method on a small task, about five minutes
 	PYTHON=.venv/bin/python scripts/demo.sh
 
-test: .venv/.built       # about five minutes
-	.venv/bin/python -m pytest -n 2
+test: .venv/.built       # all tests but the slow ones
+	.venv/bin/python -m pytest -n 2 -m "not slow"
 
-check: .venv/.built      # what CI runs
+check: .venv/.built      # what CI runs: ruff and all tests, about five minutes
 	bash .ci/run
 
 clean:

@@ -6,32 +6,36 @@ numbers are that paper's. Student values end in _s, teacher values in _t; every 
 teacher. The two may differ in width. Arithmetic is float32 or better, inside autocast too.
 """
 
-import contextlib
 import functools
-import platform
+from typing import NamedTuple
 
 import torch
 
 from choices import ESTIMATORS, REDUCTIONS
 
 PSI = ("euclidean", "cosine")
+PARTS = ("F_MM", "F_E", "F_C")  # of the global structure
 FEWEST_ROWS = {"biased": 2, "debiased": 4}  # with fewer, the estimator is 0/0
 FEWEST_TO_LEARN = {"biased": 3, "debiased": 4}  # the CKA of 2 rows is 1 whatever they are
 _LOG_FLOOR = {"biased": 1e-6, "debiased": 1e-2}
 
 
+# ---- precision -----------------------------------------------------------------------------------
+
+
 def full_precision(function):
     """Run `function` outside autocast, its floating-point tensors in one dtype, float32 or wider."""
 
+    def is_float(a):
+        return torch.is_tensor(a) and a.is_floating_point()
+
     @functools.wraps(function)
     def wrapper(*args, **kwargs):
-        floats = [
-            a for a in (*args, *kwargs.values()) if torch.is_tensor(a) and a.is_floating_point()
-        ]
+        floats = [a for a in (*args, *kwargs.values()) if is_float(a)]
         dtype = functools.reduce(torch.promote_types, [a.dtype for a in floats], torch.float32)
 
         def cast(a):
-            return a.to(dtype) if torch.is_tensor(a) and a.is_floating_point() else a
+            return a.to(dtype) if is_float(a) else a
 
         with torch.autocast(floats[0].device.type, enabled=False):
             return function(*map(cast, args), **{name: cast(a) for name, a in kwargs.items()})
@@ -40,8 +44,9 @@ def full_precision(function):
 
 
 def first_order(backward):
-    """A backward outside autocast that has no gradient of its own: asked for one it raises, where
-    torch would go on with a wrong one.
+    """Run a backward outside autocast, and refuse a second derivative.
+
+    Torch would take the first one for a constant, and go on with a wrong number.
     """
 
     @functools.wraps(backward)
@@ -56,37 +61,174 @@ def first_order(backward):
     return wrapper
 
 
+# ---- Gram matrices -------------------------------------------------------------------------------
+# Centred is the (n, n) matrix, not the (n, p) features, as n is the smaller. In float32 the
+# gradient's relative error is about 1e-5 over the share of the energy that centring leaves.
+
+
+class _GramMatrix(torch.autograd.Function):
+    """x xᵀ with one matrix product backward instead of two, as the matrix is symmetric."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x @ x.mT
+
+    @staticmethod
+    @first_order
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return (gradient + gradient.mT) @ x
+
+
+def gram_matrix(x):
+    """x xᵀ: (..., n, p) -> (..., n, n)."""
+    return _GramMatrix.apply(x)
+
+
 def centred(x, mask=None):
-    """x (..., n, p) minus the mean of its unmasked rows; masked rows become 0. Also n (..., 1, 1)."""
+    """x (..., n, p) minus the mean of its rows that count, others 0; and their number (..., 1, 1).
+
+    mask: (..., n) bool, True for the rows that count.
+    """
     if mask is None:
         return x - x.mean(-2, keepdim=True), x.new_full((1, 1), x.shape[-2])
     keep = mask.unsqueeze(-1).to(x.dtype)  # (..., n) -> (..., n, 1)
     n = keep.sum(-2, keepdim=True)
-    return (x - (x * keep).sum(-2, keepdim=True) / n.clamp(min=1)) * keep, n
+    mean = (x * keep).sum(-2, keepdim=True) / n.clamp(min=1)
+    return (x - mean) * keep, n
 
 
-@full_precision
-def linear_cka(x, y, mask=None, estimator="biased"):
-    """CKA with linear kernels between the rows of x and the rows of y (Eq. 4-5).
+class Gram(NamedTuple):
+    """A centred Gram matrix K (..., n, n), its Frobenius norm (...), and where CKA is undefined (...).
 
-    With K = X Xᵀ, L = Y Yᵀ and C = I - 11ᵀ/n: tr(K C L C) / sqrt(tr(K C K C) tr(L C L C)), which is
-    the cosine of the angle between the centred Gram matrices. "debiased" replaces HSIC by its
-    unbiased estimator (Song et al. 2012; Kornblith et al. 2019): wide features of few rows, for
-    which the biased form is near 1 whatever they are, then score near 0 when unrelated, and may
-    score below 0.
-
-    x: (..., n, p). y: (..., n, q). mask: (..., n) bool, True for the rows that count. Returns
-    (...). It is 0, with gradient 0, where CKA is undefined: constant features, or fewer than 2
-    unmasked rows (4 when debiased).
+    It is undefined where K is no more than what rounding leaves of constant features, or of too
+    few rows.
     """
-    return _linear_cka(x, y, mask, estimator)[0]
+
+    matrix: torch.Tensor
+    norm: torch.Tensor
+    undefined: torch.Tensor
 
 
-def _linear_cka(x, y, mask, estimator):
-    """linear_cka (...), and where it is undefined (...)."""
+class Structure(NamedTuple):
+    """A centred Gram matrix over its norm (..., n, n), 0 where CKA is undefined. No gradient.
+
+    CKA is the inner product of two of them. Its numbers are within ±1, so that half precision
+    holds them.
+    """
+
+    matrix: torch.Tensor
+
+
+def _centre(gram, n, mask, estimator):
+    """A Gram matrix (..., n, n) centred; rows that do not count are 0. n: (..., 1, 1), those that do.
+
+    "biased" gives C K C, "debiased" the U-centred matrix, of which inner products are the unbiased
+    HSIC of Song et al. (2012), Eq. 5. Both are orthogonal projections of symmetric matrices.
+    """
+    if estimator == "biased" and mask is None:
+        rows = gram.sum(-1, keepdim=True) / n
+        return gram - (rows + (rows - rows.mean(-2, keepdim=True)).mT)
+    if mask is None:
+        counts = torch.ones_like(gram, dtype=torch.bool)
+    else:
+        mask = mask.bool()
+        counts = mask.unsqueeze(-1) & mask.unsqueeze(-2)
+    less, more = 0, 0
+    if estimator == "debiased":
+        counts = counts & ~torch.eye(gram.shape[-1], dtype=torch.bool, device=gram.device)
+        less, more = 2, 1
+    gram = gram * counts
+    n = n.clamp(min=FEWEST_ROWS[estimator]) - less
+    rows = gram.sum(-1, keepdim=True) / n
+    total = rows.sum(-2, keepdim=True) / (n + more)
+    return (gram - (rows + (rows - total).mT)) * counts
+
+
+def _count_rows(gram, mask):
+    """The number of rows that count, n (..., 1, 1)."""
+    if mask is None:
+        return gram.new_full((1, 1), gram.shape[-1])
+    return mask.sum(-1)[..., None, None].to(gram.dtype)
+
+
+@torch.no_grad()
+def centre_gram(gram, mask=None, estimator="biased"):
+    """The Gram of x xᵀ (..., n, n), centred for the estimator. mask: (..., n) bool. No gradient."""
+    noise = 16 * torch.finfo(gram.dtype).eps * gram.diagonal(dim1=-2, dim2=-1).sum(-1)
+    n = _count_rows(gram, mask)
+    matrix = _centre(gram, n, mask, estimator)
+    norm = torch.linalg.vector_norm(matrix, dim=(-2, -1))
+    return Gram(matrix, norm, (norm <= noise) | (n[..., 0, 0] < FEWEST_ROWS[estimator]))
+
+
+def _over(norm, undefined):
+    """1 / norm, and 0 where CKA is undefined."""
+    return norm.masked_fill(undefined, torch.inf).reciprocal()
+
+
+@torch.no_grad()
+def structure_of(gram, mask=None, estimator="biased"):
+    """The Structure of x xᵀ (..., n, n). mask: (..., n) bool."""
+    matrix, norm, undefined = centre_gram(gram, mask, estimator)
+    return Structure(matrix * _over(norm, undefined)[..., None, None])
+
+
+# ---- CKA -----------------------------------------------------------------------------------------
+
+
+class _CKA(torch.autograd.Function):
+    """CKA (...) of two Gram matrices (..., n, n), and where it is undefined (...).
+
+    known: y is the matrix of a Structure already; it has no gradient then.
+    """
+
+    @staticmethod
+    def forward(ctx, x, y, mask, estimator, known):
+        ctx.mask, ctx.estimator = mask, estimator
+        k = centre_gram(x, mask, estimator)
+        if known:
+            norm = torch.linalg.vector_norm(y, dim=(-2, -1))
+            l = Gram(y, torch.ones_like(k.norm), norm == 0)  # noqa: E741 - the paper's letter
+        else:
+            l = centre_gram(y, mask, estimator)  # noqa: E741
+        undefined = k.undefined | l.undefined
+        over_k, over_l = _over(k.norm, undefined), _over(l.norm, undefined)
+        # 0 where it is undefined; NaN in, NaN out
+        cka = (k.matrix * l.matrix).sum((-2, -1)) * over_k * over_l
+        ctx.save_for_backward(k.matrix, l.matrix, over_k, over_l, cka)
+        ctx.mark_non_differentiable(undefined)
+        return cka, undefined
+
+    @staticmethod
+    @first_order
+    def backward(ctx, gradient, _):
+        """d CKA / d K = P(L / (|K| |L|) - CKA K / |K|²), K and L being centred by the projection P."""
+        k, l, over_k, over_l, cka = ctx.saved_tensors  # noqa: E741
+        n = _count_rows(k, ctx.mask)
+
+        def towards(own, over, other):
+            """The gradient of the Gram matrix `own`, `over` being 1 / |own|."""
+            more = (gradient * (over_k * over_l))[..., None, None]
+            less = (gradient * (cka * over.square()))[..., None, None]
+            return _centre(more * other - less * own, n, ctx.mask, ctx.estimator)
+
+        d_k = towards(k, over_k, l) if ctx.needs_input_grad[0] else None
+        d_l = towards(l, over_l, k) if ctx.needs_input_grad[1] else None
+        return d_k, d_l, None, None, None
+
+
+def _compare(x, y, mask, estimator):
+    """CKA (...) between the rows of x (..., n, p) and of y, and where it is undefined (...).
+
+    y: (..., n, q), or a Structure.
+    """
+    if isinstance(y, Structure):
+        return _CKA.apply(gram_matrix(x), y.matrix.to(x.dtype), mask, estimator, True)
     if x.shape[:-1] != y.shape[:-1] or (mask is not None and mask.shape != x.shape[:-1]):
         raise ValueError(
-            "linear_cka needs x (..., n, p), y (..., n, q) and mask (..., n), got "
+            "CKA needs x (..., n, p), y (..., n, q) and mask (..., n), got "
             f"{tuple(x.shape)}, {tuple(y.shape)} and {None if mask is None else tuple(mask.shape)}"
         )
     if estimator not in ESTIMATORS:
@@ -94,152 +236,20 @@ def _linear_cka(x, y, mask, estimator):
     return _CKA.apply(gram_matrix(x), gram_matrix(y), mask, estimator, False)
 
 
-def on_amd():
-    """Whether this is an AMD processor."""
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
-        return "AuthenticAMD" in file.read(4096)
-    return "AuthenticAMD" in platform.processor()
+@full_precision
+def linear_cka(x, y, mask=None, estimator="biased"):
+    """CKA with linear kernels between the rows of x and the rows of y (Eq. 4-5).
 
+    With K = X Xᵀ, L = Y Yᵀ and C = I - 11ᵀ/n: tr(K C L C) / sqrt(tr(K C K C) tr(L C L C)), the
+    cosine of the angle between the centred Gram matrices. "debiased" replaces HSIC by its unbiased
+    estimator (Song et al. 2012; Kornblith et al. 2019): wide features of few rows, for which the
+    biased form is near 1 whatever they are, then score near 0 when unrelated, and may score below 0.
 
-HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-# MKL leaves half of an AMD processor unused; on an Intel one a layer is 1.3 times as slow by oneDNN
-ONEDNN = HAS_ONEDNN and on_amd()
-
-
-def product(a, b):
-    """a @ b.mT; of float32 matrices on an AMD processor by oneDNN. No gradient."""
-    if ONEDNN and a.device.type == "cpu" and a.dtype == torch.float32 and a.ndim == b.ndim == 2:
-        return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
-    return a @ b.mT
-
-
-class _Gram(torch.autograd.Function):
-    """x @ x.mT, with one matrix product backward instead of two, as the matrix is symmetric."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return product(x, x)
-
-    @staticmethod
-    @first_order
-    def backward(ctx, gradient):
-        (x,) = ctx.saved_tensors
-        return product(gradient + gradient.mT, x.mT)
-
-
-def gram_matrix(x):
-    """x xᵀ: (..., n, p) -> (..., n, n)."""
-    return _Gram.apply(x)
-
-
-# ---- centred Gram matrices -----------------------------------------------------------------------
-# Centred is the (n, n) matrix, not the (n, p) features, as n is the smaller. In float32 the
-# gradient's relative error
-# is about 1e-5 over the share of the energy that centring leaves.
-
-
-def _centre(gram, n, mask, estimator):
-    """A Gram matrix (..., n, n) centred: C K C, or the U-centred matrix; 0 for the rows that do not
-    count.
-
-    Inner products of U-centred matrices are the unbiased HSIC of Song et al. (2012), Eq. 5. Both
-    are orthogonal projections of symmetric matrices. n: (..., 1, 1), the rows that count.
+    x: (..., n, p). y: (..., n, q). mask: (..., n) bool, True for the rows that count. Returns
+    (...). It is 0, with gradient 0, where CKA is undefined: constant features, or fewer than 2
+    unmasked rows (4 when debiased).
     """
-    mask = None if mask is None else mask.bool()
-    if estimator == "biased" and mask is None:
-        rows = gram.sum(-1, keepdim=True) / n
-        return gram - (rows + (rows - rows.mean(-2, keepdim=True)).mT)
-    counts = (
-        torch.ones_like(gram, dtype=torch.bool)
-        if mask is None
-        else mask.unsqueeze(-1) & mask.unsqueeze(-2)
-    )
-    if estimator == "debiased":
-        counts = counts & ~torch.eye(gram.shape[-1], dtype=torch.bool, device=gram.device)
-    gram = gram * counts
-    n = n.clamp(min=FEWEST_ROWS[estimator]) - (2 if estimator == "debiased" else 0)
-    rows = gram.sum(-1, keepdim=True) / n
-    total = rows.sum(-2, keepdim=True) / (n + (1 if estimator == "debiased" else 0))
-    return (gram - (rows + (rows - total).mT)) * counts
-
-
-def _rows_that_count(gram, mask):
-    """n (..., 1, 1)."""
-    return (
-        gram.new_full((1, 1), gram.shape[-1])
-        if mask is None
-        else mask.sum(-1)[..., None, None].to(gram.dtype)
-    )
-
-
-@torch.no_grad()
-def centre_gram(gram, mask=None, estimator="biased"):
-    """A Gram matrix (..., n, n) centred for the estimator, with its norm and where CKA is
-    undefined, both (...).
-
-    That is where there is no more than what rounding leaves of constant features, or too few rows.
-    No gradient.
-    """
-    noise = 16 * torch.finfo(gram.dtype).eps * gram.diagonal(dim1=-2, dim2=-1).sum(-1)
-    n = _rows_that_count(gram, mask)
-    gram = _centre(gram, n, mask, estimator)
-    norm = torch.linalg.vector_norm(gram, dim=(-2, -1))
-    return gram, norm, (norm <= noise) | (n[..., 0, 0] < FEWEST_ROWS[estimator])
-
-
-@torch.no_grad()
-def structure_of(gram, mask=None, estimator="biased"):
-    """A Gram matrix (..., n, n) centred and of norm 1; 0 where CKA is undefined. No gradient."""
-    gram, norm, undefined = centre_gram(gram, mask, estimator)
-    return gram * norm.masked_fill(undefined, torch.inf).reciprocal()[..., None, None]
-
-
-class _CKA(torch.autograd.Function):
-    """CKA (...) of the Gram matrices k and l (..., n, n), and where it is undefined (...).
-
-    ready: l is a result of structure_of already; it has no gradient then.
-    """
-
-    @staticmethod
-    def forward(ctx, k, l, mask, estimator, ready):  # noqa: E741
-        ctx.mask, ctx.estimator = mask, estimator
-        k, norm_k, none_k = centre_gram(k, mask, estimator)
-        if ready:
-            norm_l = torch.ones_like(norm_k)
-            none_l = torch.linalg.vector_norm(l, dim=(-2, -1)) == 0
-        else:
-            l, norm_l, none_l = centre_gram(l, mask, estimator)  # noqa: E741
-        undefined = none_k | none_l
-        over_k, over_l = (
-            norm.masked_fill(undefined, torch.inf).reciprocal() for norm in (norm_k, norm_l)
-        )
-        cka = (k * l).sum((-2, -1)) * over_k * over_l  # 0 where it is undefined; NaN in, NaN out
-        ctx.save_for_backward(k, l, over_k, over_l, cka)
-        ctx.mark_non_differentiable(undefined)
-        return cka, undefined
-
-    @staticmethod
-    @first_order
-    def backward(ctx, gradient, _):
-        """d CKA / d K = P(L / (|K| |L|) - CKA K / |K|²), with K and L centred by P, a projection."""
-        k, l, over_k, over_l, cka = ctx.saved_tensors  # noqa: E741
-        n = _rows_that_count(k, ctx.mask)
-
-        def towards(own, over, other):
-            """The gradient of the Gram matrix `own`, `over` being 1 / |own|."""
-            more, less = (
-                (gradient * x)[..., None, None] for x in (over_k * over_l, cka * over.square())
-            )
-            return _centre(more * other - less * own, n, ctx.mask, ctx.estimator)
-
-        return (
-            towards(k, over_k, l) if ctx.needs_input_grad[0] else None,
-            towards(l, over_l, k) if ctx.needs_input_grad[1] else None,
-            None,
-            None,
-            None,
-        )
+    return _compare(x, y, mask, estimator)[0]
 
 
 def _negative_log(cka, estimator):
@@ -252,91 +262,80 @@ def _negative_log(cka, estimator):
     return -cka.clamp(min=floor).log() + (floor - cka).clamp(min=0) / floor
 
 
-@full_precision
-def intra_feature_loss(
-    h_s, h_t, mask=None, estimator="biased", reduction="mean_log", count_undefined=False
-):
-    """I, the structure between the tokens of a sample: -(1/B) Σ_i log |CKA(H_s[i], H_t[i])| (Eq.
-    6).
-
-    h_s: (B, W, D_s). h_t: (B, W, D_t), detached. mask: (B, W) bool, True for the tokens that count.
-    reduction "log_mean" is the authors' released form, -log of the mean over samples. Samples whose
-    CKA is undefined, as their tokens are all alike or too few (1; 3 when debiased), are left out; a
-    batch of nothing else gives 0. Returns a scalar; with count_undefined also how many were left
-    out, a scalar tensor.
-    """
-    structure_t = token_structure(h_t, mask, estimator)
-    return intra_feature_loss_to(structure_t, h_s, mask, estimator, reduction, count_undefined)
-
-
-@full_precision
-def token_structure(h, mask=None, estimator="biased"):
-    """What I needs of the teacher: the centred Gram matrix of each sample's tokens over its norm, 0
-    where undefined.
-
-    h: (B, W, D). mask: (B, W) bool. Returns (B, W, W), of which CKA is the inner product; its
-    numbers are within ±1.
-    """
-    return structure_of(gram_matrix(h.detach()), mask, estimator)
-
-
-@full_precision
-def intra_feature_loss_to(
-    structure_t, h_s, mask=None, estimator="biased", reduction="mean_log", count_undefined=False
-):
-    """I (Eq. 6), as intra_feature_loss, with token_structure(h_t, mask, estimator) for h_t."""
-    found = _CKA.apply(gram_matrix(h_s), structure_t, mask, estimator, True)
-    return _intra(*found, estimator, reduction, count_undefined)
-
-
-def _intra(cka, undefined, estimator, reduction, count_undefined):
-    """The loss from the CKA of each sample (B,), and where it is undefined (B,)."""
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction!r}")
-    counts = (~undefined).to(cka.dtype)
-    number = counts.sum()
-    if reduction == "log_mean":
-        mean_cka = (cka * counts).sum() / number.clamp(min=1)
-        loss = _negative_log(mean_cka, estimator).masked_fill(number == 0, 0)
-    else:
-        loss = (_negative_log(cka, estimator) * counts).sum() / number.clamp(min=1)
-    return (loss, len(counts) - number.detach()) if count_undefined else loss
-
-
 def defined(loss, undefined, count_undefined):
-    """A loss that is one number, 0 where it is undefined, a Boolean tensor; with count_undefined
-    both.
+    """A loss of one value, 0 where that is undefined; with count_undefined also 1 or 0 for it.
+
+    loss, undefined: scalars, the second Boolean.
     """
     loss = loss.masked_fill(undefined, 0)
     return (loss, undefined.to(loss.dtype)) if count_undefined else loss
 
 
+# ---- I: between the tokens of a sample -----------------------------------------------------------
+
+
+@full_precision
+def token_structure(h, mask=None, estimator="biased"):
+    """What I needs of the teacher: the Structure (B, W, W) between the tokens of each sample.
+
+    h: (B, W, D). mask: (B, W) bool, True for the tokens that count.
+    """
+    return structure_of(gram_matrix(h.detach()), mask, estimator)
+
+
+@full_precision
+def intra_feature_loss(
+    h_s, h_t, mask=None, estimator="biased", reduction="mean_log", count_undefined=False
+):
+    """I, the structure between the tokens of a sample: -(1/B) Σ_i log |CKA(H_s[i], H_t[i])| (Eq. 6).
+
+    h_s: (B, W, D_s). h_t: (B, W, D_t), detached, or its token_structure with the same mask and
+    estimator. mask: (B, W) bool, True for the tokens that count. reduction "log_mean" is the
+    authors' released form, -log of the mean over samples. Samples whose CKA is undefined, as their
+    tokens are all alike or too few (1; 3 when debiased), are left out; a batch of nothing else
+    gives 0. Returns a scalar; with count_undefined also how many were left out, a scalar.
+    """
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction!r}")
+    if not isinstance(h_t, Structure):
+        h_t = token_structure(h_t, mask, estimator)
+    cka, undefined = _compare(h_s, h_t, mask, estimator)  # (B,)
+    counts = (~undefined).to(cka.dtype)
+    number = counts.sum()
+    if reduction == "log_mean":
+        mean = (cka * counts).sum() / number.clamp(min=1)
+        loss = _negative_log(mean, estimator).masked_fill(number == 0, 0)
+    else:
+        loss = (_negative_log(cka, estimator) * counts).sum() / number.clamp(min=1)
+    return (loss, len(counts) - number.detach()) if count_undefined else loss
+
+
+# ---- L: between the samples of a mini-batch ------------------------------------------------------
+
+
 @full_precision
 def local_inter_feature_loss(h_s, h_t, mask=None, estimator="biased", count_undefined=False):
-    """L, the structure between the samples of a mini-batch: -log |CKA(H_s, H_t)|, one row a sample
-    (Eq. 7).
+    """L, the structure between the samples of a mini-batch: -log |CKA(H_s, H_t)| (Eq. 7).
 
-    h_s: (B, W, D_s). h_t: (B, W, D_t), detached. mask: (B, W) bool; positions where it is False are
-    set to 0 before flattening. It is 0 where CKA is undefined, as all samples are alike in one of
-    the two, or always 1, as there are too few (2; 3 when debiased). Returns a scalar; with
-    count_undefined also 1 if that is so, else 0.
+    One row a sample, its tokens one behind the other. h_s: (B, W, D_s). h_t: (B, W, D_t), detached.
+    mask: (B, W) bool; positions where it is False are set to 0. It is 0 where CKA is undefined, as
+    all samples are alike in one of the two, or always 1, as there are too few (2; 3 when debiased).
+    Returns a scalar; with count_undefined also 1 if that is so, else 0.
     """
     h_t = h_t.detach()
     if mask is not None:
         h_s, h_t = h_s * mask.unsqueeze(-1), h_t * mask.unsqueeze(-1)
-    cka, undefined = _linear_cka(
-        h_s.flatten(1), h_t.flatten(1), None, estimator
-    )  # (B, W, D) -> (B, W*D)
-    undefined = undefined | (h_s.shape[0] < FEWEST_TO_LEARN[estimator])
+    x_s, x_t = h_s.flatten(1), h_t.flatten(1)  # (B, W, D) -> (B, W*D)
+    cka, undefined = _compare(x_s, x_t, None, estimator)
+    undefined = undefined | (len(x_s) < FEWEST_TO_LEARN[estimator])
     return defined(_negative_log(cka, estimator), undefined, count_undefined)
 
 
-# ---- global inter-feature: between samples and the centroids of a memory -------------------------
+# ---- G: between samples and the centroids of a memory --------------------------------------------
 
 
 class FrozenMemory:
-    """A memory m (C, p) that no longer changes, with what the losses need of it alone, computed
-    once a run.
+    """A memory m (C, p) that no longer changes, with what G needs of it alone, computed once a run.
 
     estimator: that of the F_MM it is for.
     """
@@ -346,45 +345,20 @@ class FrozenMemory:
         self.rows = m.detach().to(torch.promote_types(m.dtype, torch.float32))
         with torch.autocast(m.device.type, enabled=False):
             self.norms = torch.linalg.vector_norm(self.rows, dim=-1)  # (C,)
-            self.structure = structure_of(gram_matrix(self.rows), estimator=estimator)  # (C, C)
+            self.structure = structure_of(gram_matrix(self.rows), estimator=estimator)
 
 
-@full_precision
-def memory_structure_loss(m_s, m_t, estimator="biased"):
-    """F_MM, the structure between the centroids: -log |CKA(M_t, M_s)| (Eq. 8).
-
-    m_s: (C, p_s). m_t: (C, p_t), detached, or its FrozenMemory with the same estimator. It is 0
-    where CKA is undefined, as all centroids of one are alike, or always 1, as there are too few (2;
-    3 when debiased). Returns a scalar.
-    """
-    m_t = m_t if isinstance(m_t, FrozenMemory) else FrozenMemory(m_t, estimator)
-    return memory_structure_loss_of(gram_matrix(m_s), m_t, estimator)
-
-
-@full_precision
-def memory_structure_loss_of(gram_s, m_t, estimator="biased", count_undefined=False):
-    """F_MM (Eq. 8), with M_s M_sᵀ (C, C), which memory_relations returns, for m_s. m_t: a
-    FrozenMemory.
-
-    Returns a scalar; with count_undefined also 1 if it is undefined, else 0.
-    """
-    if len(gram_s) != len(m_t.rows) or m_t.estimator != estimator:
-        raise ValueError(
-            f"two memories of as many centroids and one estimator are needed, got {len(gram_s)} "
-            f"and {len(m_t.rows)} centroids, {estimator} and {m_t.estimator}"
-        )
-    cka, undefined = _CKA.apply(gram_s, m_t.structure, None, estimator, True)
-    undefined = undefined | (len(gram_s) < FEWEST_TO_LEARN[estimator])
-    return defined(_negative_log(cka, estimator), undefined, count_undefined)
+def _frozen(m, estimator):
+    return m if isinstance(m, FrozenMemory) else FrozenMemory(m, estimator)
 
 
 class _MemoryProducts(torch.autograd.Function):
-    """h mᵀ (B, C), m mᵀ (C, C) and |h|² (B,), with a single gradient for each of the wide h and m."""
+    """h mᵀ (B, C), m mᵀ (C, C) and |h|² (B,), with one gradient for each of the wide h and m."""
 
     @staticmethod
     def forward(ctx, h, m):
         ctx.save_for_backward(h, m)
-        return product(h, m), product(m, m), torch.linalg.vector_norm(h, dim=-1).square()
+        return h @ m.mT, m @ m.mT, torch.linalg.vector_norm(h, dim=-1).square()
 
     @staticmethod
     @first_order
@@ -392,9 +366,9 @@ class _MemoryProducts(torch.autograd.Function):
         h, m = ctx.saved_tensors
         d_h = d_m = None
         if ctx.needs_input_grad[0]:
-            d_h = product(d_products, m.mT).addcmul_(h, 2 * d_squares.unsqueeze(1))
+            d_h = (d_products @ m).addcmul_(h, 2 * d_squares.unsqueeze(1))
         if ctx.needs_input_grad[1]:
-            d_m = product(d_gram + d_gram.mT, m.mT).addmm_(d_products.mT, h)
+            d_m = ((d_gram + d_gram.mT) @ m).addmm_(d_products.mT, h)
         return d_h, d_m
 
 
@@ -419,33 +393,72 @@ def memory_relations(h, m):
     else:
         products, gram, squares_h = _MemoryProducts.apply(h, m)
         squares_m, gram = gram.diagonal(), {"gram": gram}
-    squares = squares_h.unsqueeze(1) + squares_m  # (B, 1) + (C,)
     limits = torch.finfo(h.dtype)
-    distance = (
-        (squares - 2 * products).clamp(min=limits.eps * squares.detach() + limits.tiny).sqrt()
-    )
+    squares = squares_h.unsqueeze(1) + squares_m  # (B, 1) + (C,)
+    least = limits.eps * squares.detach() + limits.tiny
+    distance = (squares - 2 * products).clamp(min=least).sqrt()
     squares = squares_h.unsqueeze(1) * squares_m
     cosine = products * squares.masked_fill(squares <= limits.tiny, torch.inf).rsqrt()
     return {"euclidean": distance, "cosine": cosine} | gram
 
 
-def mean_squared_difference(psi_s, psi_t):
-    """Σ_ij (ψ_t[i, j] - ψ_s[i, j])² / (B C) of two (B, C), the teacher's detached (Eq. 9)."""
-    return (psi_t.detach() - psi_s).square().mean()
+def _difference(psi, relations_s, relations_t):
+    """Σ_ij (ψ_t[i, j] - ψ_s[i, j])² / (B C), the teacher's detached (Eq. 9)."""
+    return (relations_t[psi].detach() - relations_s[psi]).square().mean()
 
 
+def _structure_between(gram_s, m_t, estimator):
+    """-log |CKA| of M_s M_sᵀ (C, C) and a FrozenMemory (Eq. 8), and whether that is undefined."""
+    if len(gram_s) != len(m_t.rows) or m_t.estimator != estimator:
+        raise ValueError(
+            f"two memories of as many centroids and one estimator are needed, got {len(gram_s)} "
+            f"and {len(m_t.rows)} centroids, {estimator} and {m_t.estimator}"
+        )
+    cka, undefined = _CKA.apply(gram_s, m_t.structure.matrix, None, estimator, True)
+    return _negative_log(cka, estimator), undefined | (len(gram_s) < FEWEST_TO_LEARN[estimator])
+
+
+@full_precision
+def memory_structure_loss(m_s, m_t, estimator="biased"):
+    """F_MM, the structure between the centroids: -log |CKA(M_t, M_s)| (Eq. 8).
+
+    m_s: (C, p_s). m_t: (C, p_t), detached, or its FrozenMemory with the same estimator. It is 0
+    where CKA is undefined, as all centroids of one are alike, or always 1, as there are too few (2;
+    3 when debiased). Returns a scalar.
+    """
+    found = _structure_between(gram_matrix(m_s), _frozen(m_t, estimator), estimator)
+    return defined(*found, count_undefined=False)
+
+
+@full_precision
 def feature_to_memory_loss(h_s, m_s, h_t, m_t, psi):
-    """F_E with psi "euclidean", F_C with "cosine": Σ_ij (ψ(H_t[i], M_t[j]) - ψ(H_s[i], M_s[j]))² /
-    (B C) (Eq. 9).
+    """F_E with psi "euclidean", F_C with "cosine" (Eq. 9).
 
-    h_s: (B, W*D_s). m_s: (C, W*D_s). h_t: (B, W*D_t), m_t: (C, W*D_t) or its FrozenMemory; both
-    detached. Returns a scalar.
+    Σ_ij (ψ(H_t[i], M_t[j]) - ψ(H_s[i], M_s[j]))² / (B C). h_s: (B, W*D_s). m_s: (C, W*D_s). h_t:
+    (B, W*D_t), m_t: (C, W*D_t) or its FrozenMemory; both detached. Returns a scalar.
     """
     if psi not in PSI:
         raise ValueError(f"psi must be one of {PSI}, got {psi!r}")
     with torch.no_grad():
         relations_t = memory_relations(h_t, m_t)
-    return mean_squared_difference(memory_relations(h_s, m_s)[psi], relations_t[psi])
+    return _difference(psi, memory_relations(h_s, m_s), relations_t)
+
+
+@full_precision
+def global_losses(h_s, m_s, relations_t, m_t, estimator="biased", parts=PARTS):
+    """G's parts, which share their matrix products: {"F_MM": ..., "F_E": ..., "F_C": ...}.
+
+    h_s: (B, W*D_s). m_s: (C, W*D_s), trained with the student. relations_t: memory_relations of the
+    teacher's features and m_t, its FrozenMemory. parts: those that are wanted. Returns scalars, of
+    F_MM a pair: with whether it is undefined, 1 or 0.
+    """
+    relations_s = memory_relations(h_s, m_s)
+    compute = {
+        "F_MM": lambda: defined(*_structure_between(relations_s["gram"], m_t, estimator), True),
+        "F_E": lambda: _difference("euclidean", relations_s, relations_t),
+        "F_C": lambda: _difference("cosine", relations_s, relations_t),
+    }
+    return {part: compute[part]() for part in parts}
 
 
 def global_inter_feature_loss(h_s, m_s, h_t, m_t, gamma_m, estimator="biased"):
@@ -454,16 +467,11 @@ def global_inter_feature_loss(h_s, m_s, h_t, m_t, gamma_m, estimator="biased"):
     h_s: (B, W*D_s). m_s: (C, W*D_s), trained with the student. h_t: (B, W*D_t), m_t: (C, W*D_t) or
     its FrozenMemory; both detached. estimator: F_MM's. Returns a scalar.
     """
+    m_t = _frozen(m_t, estimator)
     with torch.no_grad():
         relations_t = memory_relations(h_t, m_t)
-    relations_s = memory_relations(h_s, m_s)
-    f_e, f_c = (mean_squared_difference(relations_s[psi], relations_t[psi]) for psi in PSI)
-    m_t = m_t if isinstance(m_t, FrozenMemory) else FrozenMemory(m_t, estimator)
-    return (
-        gamma_m * f_e
-        + (1 - gamma_m) * f_c
-        + memory_structure_loss_of(relations_s["gram"], m_t, estimator)
-    )
+    found = global_losses(h_s, m_s, relations_t, m_t, estimator)
+    return gamma_m * found["F_E"] + (1 - gamma_m) * found["F_C"] + found["F_MM"][0]
 
 
 # ---- relation difference, observed only ----------------------------------------------------------

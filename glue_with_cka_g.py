@@ -19,11 +19,10 @@ from training import checks, flags
 
 def terms(args, memories):
     """The method: α ce + (1-α) kd + β (F_MM + γ_m F_E + (1-γ_m) F_C)."""
-    import distill  # here, so that the flags are read without torch
+    from terms import global_terms, vkd_terms  # here, so that flags are read without torch
 
-    return distill.vkd_terms(args.alpha, args.temperature) | distill.global_terms(
-        args.beta, args.gamma_m, memories, args.mask_padding
-    )
+    structure = global_terms(args.beta, args.gamma_m, memories, args.mask_padding)
+    return vkd_terms(args.alpha, args.temperature) | structure
 
 
 def make_parser():
@@ -31,12 +30,12 @@ def make_parser():
 
 
 def main(argv=None, loop=None):
-    """loop: see runs.run."""
+    """loop: see distill.run."""
     args = make_parser().parse_args(argv)
     checks.check_arguments(args)
-    from training import runs  # after the flags, as it imports for seconds
+    import distill  # after the flags, as it imports for seconds
 
-    return runs.run(args, "FSD_G" if args.beta else "VKD", terms, loop=loop)
+    return distill.run(args, "FSD_G" if args.beta else "VKD", terms, loop=loop)
 
 
 if __name__ == "__main__":

@@ -19,24 +19,22 @@ from training import checks, flags
 
 def terms(args, memories=None):
     """The method: α ce + (1-α) kd + β (intra | local)."""
-    import distill  # here, so that the flags are read without torch
+    from terms import (  # here, so that flags are read without torch
+        intra_term,
+        local_term,
+        vkd_terms,
+    )
 
     if args.internal:
-        structure = {
-            "intra": distill.intra_term(
-                args.beta,
-                args.mask_padding,
-                estimator=args.cka_estimator,
-                reduction=args.intra_reduction,
-            )
-        }
+        structure = intra_term(
+            args.beta, args.mask_padding, args.cka_estimator, args.intra_reduction
+        )
     else:
-        structure = {
-            "local": distill.local_term(
-                args.beta, args.mask_padding, args.cka_estimator, args.sample_features
-            )
-        }
-    return distill.vkd_terms(args.alpha, args.temperature) | structure
+        structure = local_term(
+            args.beta, args.mask_padding, args.cka_estimator, args.sample_features
+        )
+    name = "intra" if args.internal else "local"
+    return vkd_terms(args.alpha, args.temperature) | {name: structure}
 
 
 def make_parser():
@@ -46,13 +44,13 @@ def make_parser():
 
 
 def main(argv=None, loop=None):
-    """loop: see runs.run."""
+    """loop: see distill.run."""
     args = make_parser().parse_args(argv)
     checks.check_arguments(args)
     checks.check_sample_features(args, has_local=args.beta != 0 and not args.internal)
-    from training import runs  # after the flags, as it imports for seconds
+    import distill  # after the flags, as it imports for seconds
 
-    return runs.run(
+    return distill.run(
         args,
         "VKD" if args.beta == 0 else "FSD_I" if args.internal else "FSD_L",
         terms,

@@ -22,26 +22,15 @@ def terms(args, memories=None):
     """The method: α ce + (1-α) kd + β (γ_i intra + γ_l local + γ_g G), with
     G = F_MM + γ_m F_E + (1-γ_m) F_C.
     """
-    import distill  # here, so that the flags are read without torch
+    # here, so that flags are read without torch
+    from terms import global_terms, intra_term, local_term, vkd_terms
 
-    return (
-        distill.vkd_terms(args.alpha, args.temperature)
-        | {
-            "intra": distill.intra_term(
-                args.beta * args.gamma_i,
-                args.mask_padding,
-                estimator=args.cka_estimator,
-                reduction=args.intra_reduction,
-            ),
-            "local": distill.local_term(
-                args.beta * args.gamma_l,
-                args.mask_padding,
-                args.cka_estimator,
-                args.sample_features,
-            ),
-        }
-        | distill.global_terms(args.beta * args.gamma_g, args.gamma_m, memories, args.mask_padding)
-    )
+    beta, mask, estimator = args.beta, args.mask_padding, args.cka_estimator
+    intra = intra_term(beta * args.gamma_i, mask, estimator, args.intra_reduction)
+    local = local_term(beta * args.gamma_l, mask, estimator, args.sample_features)
+    structures = {"intra": intra, "local": local}
+    structures |= global_terms(beta * args.gamma_g, args.gamma_m, memories, mask)
+    return vkd_terms(args.alpha, args.temperature) | structures
 
 
 def method(args):
@@ -57,13 +46,13 @@ def make_parser():
 
 
 def main(argv=None, loop=None):
-    """loop: see runs.run."""
+    """loop: see distill.run."""
     args = make_parser().parse_args(argv)
     checks.check_arguments(args)
     checks.check_sample_features(args, has_local=args.beta * args.gamma_l != 0)
-    from training import runs  # after the flags, as it imports for seconds
+    import distill  # after the flags, as it imports for seconds
 
-    return runs.run(args, method(args), terms, checks.check_first_tokens, loop)
+    return distill.run(args, method(args), terms, checks.check_first_tokens, loop)
 
 
 if __name__ == "__main__":

@@ -49,11 +49,11 @@ def main(argv=None):
     if args.memory_learning_rate == 0:
         raise UserError("--memory_learning_rate must be above 0: at 0 no centroid ever moves")
     checks.check_arguments(args)
-    from training import runs  # after the flags, as these import for seconds
-    from training.clustering import Clustering
+    from training import clustering  # after the flags, as these import for seconds
+    from training.session import open_session
 
-    with runs.prepared(args) as task:
-        return Clustering(args, task).main()
+    with open_session(args) as session:
+        return clustering.run(session)
 
 
 if __name__ == "__main__":

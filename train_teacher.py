@@ -18,13 +18,9 @@ from training.loss_flags import COPIED_LAYERS_ALONE
 
 def terms(args, memories=None):
     """The cross-entropy alone."""
-    import distill  # here, so that the flags are read without torch
+    from terms import task_term  # here, so that flags are read without torch
 
-    return {
-        "ce": distill.Term(
-            1.0, lambda s, t, batch: distill.task_loss(s.logits, batch["labels"]), None
-        )
-    }
+    return {"ce": task_term()}
 
 
 def make_parser():
@@ -34,10 +30,10 @@ def make_parser():
 def main(argv=None):
     args = make_parser().parse_args(argv)
     checks.check_arguments(args)
-    from training import runs  # after the flags, as it imports for seconds
+    import distill  # after the flags, as it imports for seconds
 
     method = "none" if args.student_num_hidden_layers or args.student_layers else "teacher"
-    return runs.run(args, method, terms)
+    return distill.run(args, method, terms)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,12 @@ how a table prints Name("FSD_L", ("debiased",)).
 import functools
 from typing import NamedTuple
 
+from training.colours import BLUE, ORANGE
 from training.methods import read_methods
 
 STUDIED = ("none", "VKD", "PKD", "RKD", "MiniLM", "Gram", "Procrustes")
 FORMS = ("FSD_I", "FSD_L", "FSD_G", "FSD_IL", "FSD_IG", "FSD_LG", "FSD_ILG")
 
-# of Okabe and Ito, told apart by the colour-blind too
-BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-COLOURS = (BLUE, ORANGE, GREEN, PINK, "#000000", "#56B4E9", "#E69F00")
 FSD_COLOUR, OTHER_COLOUR = ORANGE, BLUE
 
 

@@ -64,10 +64,6 @@ def check_command(words):
         )
     if not args.do_train:
         raise UserError("a probe measures a training: pass --do_train to the script as well")
-    if args.compile:
-        raise UserError(
-            "a probe listens within the student, which --compile would close: leave it out"
-        )
     if args.gradient_accumulation_steps > 1:
         raise UserError(
             "a probe measures the gradient of one mini-batch, and --gradient_accumulation_steps "

@@ -9,7 +9,7 @@ import torch
 import cka
 from choices import ESTIMATORS
 from common import UserError
-from distill import Loop
+from loop import Loop
 from memory import Memories
 from seeds import mix
 from training.batches import MiniBatch, first_tokens, flat
@@ -187,11 +187,8 @@ class ProbedLoop(Loop):
 
     def __init__(self, *arguments, probes, batches):
         super().__init__(*arguments)
-        self.steps, self.hidden, self.rows_found = (
-            steps_to_measure(self.total_steps, probes),
-            None,
-            [],
-        )
+        self.measured = steps_to_measure(self.total_steps, probes)
+        self.hidden, self.rows_found = None, []
         self.drawn = min(batches, self.rows // self.batch_size)
         if self.drawn < 2:
             raise UserError(
@@ -208,18 +205,18 @@ class ProbedLoop(Loop):
         self.lines = JsonLines(Path(self.args.output_dir) / FILE, self.state.step)
         super().run(log, save, evaluate)
 
-    def step(self, window, observe):
+    def take_step(self, batches):
         step = self.state.step + 1
-        if step not in self.steps:
-            return super().step(window, observe)
+        if step not in self.measured:
+            return super().take_step(batches)
         with self.keep_random_state():
-            batches = self.draw_batches(step)
-            self.rows_found = self.features_rows(step, batches)
-            self.rows_found += self.agreement_rows(step, batches[:2])
+            drawn = self.draw_batches(step)
+            self.rows_found = self.features_rows(step, drawn)
+            self.rows_found += self.agreement_rows(step, drawn[:2])
         with self.capture_hidden():
-            done = super().step(window, observe)
+            norm = super().take_step(batches)
         self.lines.write({"step": step, "rows": self.rows_found})
-        return done
+        return norm
 
     def compute_terms(self, s, t, batch):
         values, counted = super().compute_terms(s, t, batch)
@@ -292,10 +289,8 @@ class ProbedLoop(Loop):
         for k, indices in enumerate(batches):
             torch.manual_seed(mix(self.args.seed, "probe", step, k))
             batch = MiniBatch(self.data[indices], self.accelerator.device)
-            s, t, _ = self.outputs(batch, observe=False)
-            found, _ = self.gradients(
-                super().compute_terms(s, t, batch)[0], self.parameters_of_student()
-            )
+            values, _ = super().compute_terms(self.forward(batch), self.ask(batch), batch)
+            found, _ = self.gradients(values, self.parameters_of_student())
             gradients += found.values()
         return agreements(inner_products(gradients), list(found))
 
@@ -324,6 +319,19 @@ class ProbedLoop(Loop):
                     for name, gradient in zip(gradients, found, strict=True)
                 ]
         return rows
+
+    def uncut_features(self, indices):
+        """Features (B, W, D) of both models for these samples with all of their padding.
+
+        The student has its dropout. No random number of the training is drawn.
+        """
+        batch = MiniBatch(self.whole[indices], self.accelerator.device, self.world)
+        layer_s, layer_t = self.observed
+        gpus = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
+        with torch.no_grad(), torch.random.fork_rng(gpus):
+            (h_s,) = batch.forward(self.student, (layer_s,)).features
+        (h_t,) = self.teacher(batch, (layer_t,), logits=False).features
+        return h_s, h_t
 
     @torch.no_grad()
     def features_rows(self, step, batches):

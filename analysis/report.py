@@ -185,7 +185,7 @@ def main(argv=None):
 
     from analysis.report_subjects import Subjects
     from analysis.report_topics import make_topics
-    from training.runs import peak_memory
+    from training.session import peak_memory
 
     for library in (transformers, huggingface_hub):
         library.logging.set_verbosity_error()

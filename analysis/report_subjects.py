@@ -23,7 +23,6 @@ from common import UserError, say
 from glue_data.tasks import get_task
 from training import models, records, results_csv
 from training.batches import MiniBatch, Rows
-from training.linear import quick_linears
 from training.loading import load_config, loading
 from training.tokenizer import has_tokenizer, load_tokenizer
 
@@ -197,7 +196,7 @@ class Subjects:
         self.students.sort(key=lambda student: Name(student.method, student.variant).rank())
         self.check_padding()
         self.curves = training_curves(self.students, self.note)
-        quick_linears(self.teacher.to(self.accelerator.device), self.accelerator)
+        self.teacher.to(self.accelerator.device)
 
     def teacher_memory(self, tokenizer):
         """The teacher's Centroids and the sha256 of their file."""
@@ -235,7 +234,6 @@ class Subjects:
         run = sum(student.name == str(name) for student in self.students)
         model = model.float().eval().requires_grad_(False).to(self.accelerator.device)
         own = self.student_memory(folder, model)
-        model = quick_linears(model, self.accelerator)
         return Student(*name, run, folder, record, model, own)
 
     def name_of(self, folder, record):

@@ -56,13 +56,13 @@ def module_of(args):
 
 def terms(args, memories=None):
     """The method: α ce + (1-α) kd + its structure."""
-    import distill  # here, so that the flags are read without torch
+    from terms import vkd_terms  # here, so that the flags are read without torch
 
     if args.method == "none":
-        return {"ce": distill.vkd_terms(1.0, 1.0)["ce"]}
+        return {"ce": vkd_terms(1.0, 1.0)["ce"]}
     rival = module_of(args)
     structure = rival.structure(args) if rival else {}
-    return distill.vkd_terms(args.alpha, args.temperature) | structure
+    return vkd_terms(args.alpha, args.temperature) | structure
 
 
 def name_of(args):
@@ -74,7 +74,7 @@ def name_of(args):
 
 
 def layers(args):
-    """Which layers the method compares, as runs.run wants to know."""
+    """Which layers the method compares, as distill.run wants to know."""
     return methods()[args.method].layers
 
 
@@ -141,13 +141,13 @@ def make_parser():
 
 
 def main(argv=None, loop=None):
-    """loop: see runs.run."""
+    """loop: see distill.run."""
     args = make_parser().parse_args(argv)
     fill_flags(args)
     checks.check_arguments(args)
-    from training import runs  # after the flags, as it imports for seconds
+    import distill  # after the flags, as it imports for seconds
 
-    return runs.run(args, name_of(args), terms, check, loop, layers(args))
+    return distill.run(args, name_of(args), terms, check, loop, layers(args))
 
 
 if __name__ == "__main__":

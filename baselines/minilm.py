@@ -99,11 +99,6 @@ def structure(args):
 def check(args, student, teacher):
     """Refuse models whose attention cannot be heard, or compared with these heads."""
     one, other, heads = student.config, teacher.config, args.relation_heads
-    if args.compile:
-        raise UserError(
-            "--method minilm listens to the models' attention, which --compile would close: leave "
-            "it out"
-        )
     if heads and (one.hidden_size % heads or other.hidden_size % heads):
         raise UserError(
             f"--relation_heads must divide the widths of student and teacher, {one.hidden_size} "

@@ -2,7 +2,7 @@
 or the tokens of a sample, averaged over the pairs of layers in use.
 """
 
-from distill import Counted, Term, over_layers  # noqa: F401 - Counted, Term: for the rivals
+from terms import Counted, Term, over_layers  # noqa: F401 - Counted, Term: for the rivals
 from training.batches import first_tokens, flat
 
 FEWEST = 3  # rows; two have one distance, which is their mean, and no angle

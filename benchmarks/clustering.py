@@ -7,7 +7,7 @@ An epoch of ours is a pass of train_memory.py: the mini-batches' features and KM
 MiniBatchKMeans takes the same features, on the CPU. The published form is a yardstick of our own: a
 pass to assign and a pass to update, each with the whole teacher and all its hidden states for one
 sample at a time, in float32, without dropout and gradients. The floor is the teacher's forward
-alone, whole or with only the layers that ours runs. All take the same first rows in turn, in one
+alone. All take the same first rows in turn, in one
 process; ratios are of medians over the rounds, within this run only. KMeans.update, which ends each
 of our passes, is timed by itself, with buffers for the whole data set; its share is that of a pass
 over all of it.
@@ -24,9 +24,11 @@ from sklearn.cluster import MiniBatchKMeans
 
 import train_memory
 from common import cli, expand_path, expand_path_or_none
-from training import models, runs
+from training import models
 from training.batches import MiniBatch
 from training.clustering import Clustering
+from training.records import Record
+from training.session import open_session
 from training.tokenizer import load_tokenizer
 
 # ---- the forms: each a function of mini-batches, which are tensors of indices --------------------
@@ -34,7 +36,7 @@ from training.tokenizer import load_tokenizer
 
 def our_pass(clustering, kmeans):
     def run(batches):
-        for item, indices in zip(clustering.items(batches), batches, strict=True):
+        for item, indices in zip(clustering.load(batches), batches, strict=True):
             kmeans.add(clustering.rows_of(item), indices)
 
     return run
@@ -48,7 +50,7 @@ def minibatch_pass(clustering, start):
     found.partial_fit(start.cpu().numpy())
 
     def run(batches):
-        for item in clustering.items(batches):
+        for item in clustering.load(batches):
             found.partial_fit(clustering.rows_of(item).cpu().numpy())
 
     return run
@@ -56,7 +58,7 @@ def minibatch_pass(clustering, start):
 
 def inputs(clustering, model, batches):
     """The model's arguments for each mini-batch."""
-    for item in clustering.items(batches):
+    for item in clustering.load(batches):
         yield MiniBatch(item, clustering.accelerator.device).arguments(model)
 
 
@@ -95,7 +97,7 @@ def published_pass(clustering, teacher, start):
 @torch.no_grad()
 def measure(args, clustering, teacher):
     """A row of the table for each form, called in turn, after one round to warm up."""
-    kmeans = clustering.kmeans(None)
+    kmeans = clustering.make_kmeans()
     start, device = kmeans.centroids.clone(), clustering.accelerator.device
     batches = torch.arange(min(args.rows, clustering.rows)).split(args.per_gpu_train_batch_size)
     singles = torch.arange(min(args.published_rows, clustering.rows)).split(1)
@@ -103,11 +105,7 @@ def measure(args, clustering, teacher):
         "ours": (our_pass(clustering, kmeans), batches),
         "published": (published_pass(clustering, teacher, start), singles),
         "MiniBatchKMeans": (minibatch_pass(clustering, start), batches),
-        "teacher, whole": (floor(clustering, clustering.teacher.runs(None)), batches),
-        "teacher, layers needed": (
-            floor(clustering, clustering.teacher.runs(clustering.facts["layer"])),
-            batches,
-        ),
+        "teacher": (floor(clustering, clustering.teacher.model.base_model), batches),
     }
     times, updates = {form: [] for form in forms}, []
     for _ in range(args.rounds + 1):
@@ -124,7 +122,7 @@ def measure(args, clustering, teacher):
         "update % of a pass": round(100 * update / (update + whole_pass), 2),
     }
     facts = {"W": args.max_seq_length, "D": clustering.facts["hidden_size"], "C": args.num_centroid}
-    precision = clustering.record["precision"].replace("no", "fp32")
+    precision = clustering.record.precision.replace("no", "fp32")
     return [
         {
             "form": form,
@@ -189,12 +187,12 @@ def main(argv=None):
         settings, _ = train_memory.parse(
             [*shared, *switches, "--do_train", f"--output_dir={output}"]
         )
-        with runs.prepared(settings) as task:
-            clustering = Clustering(settings, task)
-            clustering.prepare()
-            teacher = models.load_teacher(settings, task, load_tokenizer(settings))  # not adapted
+        with open_session(settings) as session:
+            clustering = Clustering(session, Record.begin(session, "memory"))
+            tokenizer = load_tokenizer(settings)
+            teacher = models.load_teacher(settings, session.task, tokenizer)  # not adapted
             rows = measure(args, clustering, teacher.to(clustering.accelerator.device))
-    report(rows, args.csv, clustering.record["device"])
+    report(rows, args.csv, clustering.record.device)
 
 
 if __name__ == "__main__":

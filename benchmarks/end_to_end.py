@@ -39,21 +39,20 @@ def load():
     """In a process of its own, script and flags as arguments: print the seconds of loading what the
     script loads.
     """
-    import accelerate  # here, as the benchmark itself only runs commands
-
-    from training import models, runs
+    from training import models  # here, as the benchmark itself only runs commands
+    from training.session import open_session
     from training.tokenizer import load_tokenizer
 
     script, *given = sys.argv[1:]
     importlib.import_module(Path(script).stem)  # imports are measured elsewhere
     parser = flags.make_parser(None, flags.STUDENT, flags.LOSS)
     args, _ = parser.parse_known_args(given)
-    with runs.prepared(args) as task:
+    with open_session(args) as session:
         started = time.perf_counter()
-        device = accelerate.Accelerator(cpu=args.no_cuda).device
+        device = session.device
         tokenizer = load_tokenizer(args)
-        teacher = models.load_teacher(args, task, tokenizer)
-        for model in (models.load_student(args, task, tokenizer, teacher, None), teacher):
+        teacher = models.load_teacher(args, session.task, tokenizer)
+        for model in (models.load_student(args, session.task, tokenizer, teacher, None), teacher):
             model.to(device)
         print(time.perf_counter() - started)
 
@@ -97,7 +96,7 @@ def one_round(script, given, more=()):
             walls.append(wall)
             trainings.append(record["train_seconds"])
         # the script's own main imports its loop
-        imports, _ = run(["-c", f"import {Path(script).stem}, training.runs"])
+        imports, _ = run(["-c", f"import {Path(script).stem}, distill"])
         loader = ["-c", "import end_to_end; end_to_end.load()", script]
         _, printed = run([*loader, *given, "--output_dir", f"{place}/loaded"])
     (cold, warm), loading, training = walls, float(printed), trainings[1]

@@ -32,16 +32,17 @@ import losses  # puts the repository on the path
 import plain_loop
 import torch
 
-import distill
 import glue_with_cka_ilg
+import kd
 import memory
 import train_teacher
 import utils_glue
 from baselines import glue_with_baseline
 from common import UserError
+from loop import Loop
+from terms import needs_of
 from training import flags, models
-from training.batches import MiniBatch, Rows
-from training.linear import quick_linears
+from training.batches import MiniBatch, Rows, load
 from training.teacher import Teacher
 from training.teacher_cache import TeacherCache, entries
 
@@ -168,7 +169,7 @@ def model_flops(form, args, rows, tokens):
 
 class Script(NamedTuple):
     """A script that trains: its flags -> their namespace, and what it gives to
-    training.runs.run."""
+    distill.run."""
 
     parse: Callable
     terms: Callable
@@ -194,25 +195,23 @@ def settings(args, script, own=""):
     """The namespace of a script's flags: a form's own ones and the benchmark's."""
     given = f"--model_name_or_path - --task_name RTE --data_dir - --output_dir - {own}"
     given += f" --per_gpu_train_batch_size {args.per_gpu_train_batch_size}"
-    given += f" --max_seq_length {args.max_seq_length}" + (" --compile" if args.compile else "")
+    given += f" --max_seq_length {args.max_seq_length}"
     return script.parse(given.split())
 
 
 def steps_of(args, loop, batches):
-    """Steps of a distill.Loop, with mini-batches loaded as in training."""
+    """Steps of a Loop, with mini-batches loaded as in training."""
     loop.student.train()
-    pinned = loop.accelerator.device.type == "cuda" and not args.unpinned
-    workers = args.dataloader_num_workers
-    items = iter(loop.data.loader(itertools.cycle(batches), workers, pinned))
-    return Step(lambda: loop.step([next(items)], observe=False), loop.cut)
+    device = loop.accelerator.device
+    pinned = device.type == "cuda" and not args.unpinned
+    items = iter(load(loop.data, itertools.cycle(batches), args.dataloader_num_workers, pinned))
+    return Step(lambda: loop.take_step([MiniBatch(next(items), device)]), loop.cut)
 
 
 def model_alone(share, args, rows, batches, accelerator):
     """A model of `share` of the teacher's layers, without a teacher of its own."""
     run, model = settings(args, ALONE), classifier(args, accelerator.device, share)
-    if not args.compile:
-        quick_linears(model, accelerator)
-    loop = distill.Loop(run, accelerator, model, None, ALONE.terms(run), [], rows)
+    loop = Loop(run, accelerator, model, None, ALONE.terms(run), [], rows)
     return steps_of(args, loop, batches)
 
 
@@ -224,30 +223,26 @@ def distillation(script, own, can_cut, args, rows, batches, accelerator):
     run = settings(args, script, own)
     student, teacher = (classifier(args, accelerator.device, share) for share in (0.5, 1.0))
     script.check(run, student, teacher)
-    if not args.compile:
-        quick_linears(student, accelerator)
     pairs, memories = models.layer_pairs(run, student, teacher, script.layers(run)), None
     if flags.needs_memory(run):
         memories = memory.Memories(
             draw_memory(args, teacher), student.config.hidden_size, args.max_seq_length, 1
         )
     terms = script.terms(run, memories)
-    teacher = Teacher(teacher.eval().requires_grad_(False), accelerator, args.compile)
+    teacher = Teacher(teacher.eval().requires_grad_(False), accelerator)
     cache = filled_cache(run, teacher, rows, terms, pairs, memories) if run.teacher_cache else None
-    loop = distill.Loop(
-        run, accelerator, student, teacher, terms, pairs, rows, cache, can_cut=can_cut
-    )
+    loop = Loop(run, accelerator, student, teacher, terms, pairs, rows, cache, can_cut=can_cut)
     return steps_of(args, loop, batches)
 
 
 def filled_cache(run, teacher, rows, terms, pairs, memories):
     """A teacher cache of the rows, in a folder that lives as long as it does."""
     layers = [layer for _, layer in pairs]
-    wanted = entries(distill.needs_of(terms), layers, teacher.model.config, run, memories)
+    wanted = entries(needs_of(terms), layers, teacher.model.config, run, memories)
     folder = tempfile.TemporaryDirectory()
     cache = TeacherCache(folder.name, {"task": "random"}, len(rows["labels"]), wanted)
     cache.place = folder
-    return cache.complete(teacher, rows, run.per_gpu_train_batch_size, 10**9)
+    return cache.complete(teacher, rows, run.per_gpu_train_batch_size)
 
 
 def plain(share, args, rows, batches, accelerator, library="plain"):
@@ -282,7 +277,7 @@ def unpadded(rows, indices):
 def teacher_forward(args, rows, batches, accelerator):
     """The teacher's logits and penultimate features."""
     model = classifier(args, accelerator.device).eval().requires_grad_(False)
-    teacher, data = Teacher(model, accelerator, args.compile), Rows(rows)
+    teacher, data = Teacher(model, accelerator), Rows(rows)
     layers, order = (model.config.num_hidden_layers - 1,), itertools.cycle(batches)
     return Step(lambda: teacher(MiniBatch(data[next(order)], accelerator.device), layers), False)
 
@@ -306,9 +301,7 @@ def published(args, rows, batches, accelerator):
         s, t = (model(**batch, output_hidden_states=True) for model in (student, teacher))
         h_s, h_t = s.hidden_states[layer_s], t.hidden_states[layer_t]
         flat_s, flat_t = h_s.flatten(1), h_t.flatten(1)  # (B, W, D) -> (B, W*D)
-        total = 0.5 * distill.task_loss(s.logits, labels) + 0.5 * distill.kd_loss(
-            s.logits, t.logits, 5.0
-        )
+        total = 0.5 * kd.task_loss(s.logits, labels) + 0.5 * kd.kd_loss(s.logits, t.logits, 5.0)
         total = total + losses.published_intra(h_s, h_t) + losses.published_rows(flat_s, flat_t)
         total = total + losses.published_rows(m_s, m_t)
         total = total + losses.published_feature_to_memory(flat_s, m_s, flat_t, m_t)

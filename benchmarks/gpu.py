@@ -16,7 +16,7 @@ step        a training step of BERT-base, 12 -> 6 layers: every method, cached o
 losses      the losses alone
 clustering  a pass of k-means alone, beside flash-kmeans, and with the teacher's forward
 profile     where the time of a step of FSD_ILG goes, and whether the GPU's queue runs dry
-variants    the step with padding left out, compiled, and with the library's own attention mask
+variants    the step with padding left out, and with the library's own attention mask
 study       scripts/study on real weights, several runs at a time on the one GPU
 processes   two processes on the one GPU train as one
 

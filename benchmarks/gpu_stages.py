@@ -91,7 +91,6 @@ def variants(args, work):
         step_job(args, work, "the loop that everybody writes", 32, *peers, switch="--batches 4"),
         step_job(args, work, "all methods, masked", 32, "methods, masked"),
         step_job(args, work, "what the library's mask costs", 32, *few, switch="--library_mask"),
-        step_job(args, work, "compiled forms", 32, *few, switch="--compile", most=5),
         step_job(args, work, "two workers", 32, *few, switch="--dataloader_num_workers 2"),
         step_job(args, work, "memory that is not pinned", 32, *few, switch="--unpinned"),
     ]

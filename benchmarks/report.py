@@ -1,7 +1,7 @@
 """What every benchmark leaves: a Markdown table on stdout and, if asked for, a CSV with where it
 was measured.
 
-    python benchmarks/report.py results/step.csv results/losses.csv --insert README.md
+    python benchmarks/report.py results/step.csv --insert docs/performance.md
 
 puts the tables of such CSVs into a file, between its lines <!-- table step --> and <!-- end step
 -->.

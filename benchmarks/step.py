@@ -50,7 +50,7 @@ from report import (  # puts the repository on the path
 from common import UserError, cli, expand_path_or_none, say
 from training import allocation, flags, models, unpadding
 from training.batches import epoch_order
-from training.runs import peak_memory
+from training.session import peak_memory
 
 # Dense TFLOP/s of the tensor cores with bfloat16 or float16 inputs, by NVIDIA's data sheets. Of the
 # names that are part of a card's, the first one counts.
@@ -76,7 +76,7 @@ PEAKS = {
 
 
 # how else it is measured
-SWITCHES = ("compile", "library_mask", "padded_encoder", "returned_memory", "unpinned")
+SWITCHES = ("library_mask", "padded_encoder", "returned_memory", "unpinned")
 
 
 def peak_of(name):
@@ -105,11 +105,7 @@ def prepare(args):
         return order[: args.batches]
 
     def make_accelerator():
-        return accelerate.Accelerator(
-            mixed_precision=args.precisions[0],
-            cpu=device.type == "cpu",
-            dynamo_backend="inductor" if args.compile else None,
-        )
+        return accelerate.Accelerator(mixed_precision=args.precisions[0], cpu=device.type == "cpu")
 
     return device, rows, batches_of, make_accelerator
 
@@ -323,11 +319,6 @@ def add_flags(parser):
     )
     add("--per_gpu_train_batch_size", type=positive, default=32, help="B. Default 32.")
     add("--max_seq_length", type=positive, default=128, help="W. Default 128.")
-    add(
-        "--compile",
-        action="store_true",
-        help="All but published with torch.compile; MiniLM refuses it.",
-    )
     add(
         "--library_mask",
         action="store_true",

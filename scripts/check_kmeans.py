@@ -31,11 +31,10 @@ def compare(run):
     import memory
 
     args = run.args
-    run.prepare()
     batches = torch.arange(run.rows).split(args.per_gpu_memory_train_batch_size)
-    items = common.progress(run.items(batches), desc="features")
+    items = common.progress(run.load(batches), desc="features")
     x = torch.cat([run.rows_of(item).cpu() for item in items])  # (N, W*D)
-    start = run.start()
+    start = run.find_start()
     ours, inertia = memory.KMeans(start.clone(), run.rows), []
     for _ in range(args.memory_num_train_epochs):
         for indices in batches:
@@ -53,7 +52,7 @@ def compare(run):
     apart = (ours.centroids - wanted).norm(dim=1) / wanted.norm(dim=1)
     same = (torch.cdist(x, ours.centroids).argmin(1).numpy() == theirs.labels_).mean()
     return {
-        "task": run.task.name,
+        "task": run.session.task.name,
         "samples": run.rows,
         "width": x.shape[1],
         "C": args.num_centroid,
@@ -68,11 +67,12 @@ def main(argv=None):
     args, _ = train_memory.parse(argv, __doc__)
     args.do_train = True
     checks.check_arguments(args)
-    from training import runs  # after the flags, as these import for seconds
-    from training.clustering import Clustering
+    from training.clustering import Clustering  # after the flags, as these import for seconds
+    from training.records import Record
+    from training.session import open_session
 
-    with runs.prepared(args) as task:
-        row = compare(Clustering(args, task))
+    with open_session(args) as session:
+        row = compare(Clustering(session, Record.begin(session, "memory")))
     falls = all(
         later <= earlier * (1 + 1e-6) for earlier, later in pairwise(row["inertia per pass"])
     )

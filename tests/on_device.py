@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import cka  # noqa: E402
-import distill  # noqa: E402
+import kd  # noqa: E402
 import memory  # noqa: E402
 from baselines import gram, minilm, pkd, procrustes, rkd  # noqa: E402
 
@@ -51,8 +51,8 @@ def cases():
                 [h_t, mask],
             ),
             f"I, {estimator}, to a structure": (
-                lambda s, t: cka.intra_feature_loss_to(
-                    cka.token_structure(t, estimator=estimator), s, estimator=estimator
+                lambda s, t: cka.intra_feature_loss(
+                    s, cka.token_structure(t, estimator=estimator), estimator=estimator
                 ),
                 [h_s],
                 [h_t],
@@ -97,8 +97,8 @@ def cases():
                 [rows_s, m_s],
                 [rows_t, m_t],
             ),
-            "CE": (distill.task_loss, [logits_s], [labels]),
-            "KD": (lambda s, t: distill.kd_loss(s, t, 5.0), [logits_s], [logits_t]),
+            "CE": (kd.task_loss, [logits_s], [labels]),
+            "KD": (lambda s, t: kd.kd_loss(s, t, 5.0), [logits_s], [logits_t]),
             "PKD": (pkd.patience_loss, [h_s], [narrow_t]),
             "RKD, distances": (rkd.distance_loss, [rows_s], [rows_t]),
             "RKD, angles": (rkd.angle_loss, [rows_s], [rows_t]),
@@ -183,7 +183,6 @@ def waits(device):
         models=["tiny"],
         per_gpu_train_batch_size=8,
         max_seq_length=24,
-        compile=False,
         unpinned=False,
         dataloader_num_workers=0,
     )

@@ -33,8 +33,8 @@ from baselines import glue_with_baseline as script
 from baselines import gram, minilm, pkd, procrustes, rkd
 from cka import linear_cka
 from common import UserError
-from distill import needs_of
 from glue_data.tasks import get_task
+from terms import needs_of
 from training.attention import heard, last_attention
 from training.methods import read_methods
 
@@ -573,7 +573,6 @@ def test_two_processes_have_the_losses_of_one(tiny_without_dropout, tmp_path, me
         (["--method", "minilm", "--relation_heads", 3], "--relation_heads must divide the widths"),
         (["--method", "minilm", "--relation_heads", -1], "--relation_heads must be at least 1"),
         (["--method", "pkd", "--do_layerwise"], "--do_layerwise means nothing to --method pkd"),
-        (["--method", "minilm", "--compile"], "which --compile would close"),
         (["--method", "rkd", "--gamma_a", -1], "--gamma_a must be at least 0"),
     ],
 )

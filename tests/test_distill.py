@@ -19,11 +19,12 @@ import cka
 import common
 import distill
 import glue_with_cka_i
+import kd
+import terms
 import train_teacher
 import utils_glue
 from common import UserError
 from glue_data.tasks import get_task
-from training import runs
 from training.batches import Outputs, windows
 
 
@@ -32,10 +33,10 @@ from training.batches import Outputs, windows
 def test_vkd_golden_values(case, dtype, tolerance):
     z_s, z_t = (torch.tensor(case["inputs"][key], dtype=dtype) for key in ("ls", "lt"))
     s, t = Outputs(z_s), Outputs(z_t)
-    terms = distill.vkd_terms(0.3, 5.0)
+    vkd = terms.vkd_terms(0.3, 5.0)
     found = sum(
         term.weight * term.loss(s, t, {"labels": torch.tensor(case["inputs"]["y"])})
-        for term in terms.values()
+        for term in vkd.values()
     )
     expected = case["expected"]["vkd_alpha_0.3_tau_5"]
     assert abs(found.item() - expected) <= tolerance * max(1, abs(expected))
@@ -44,11 +45,11 @@ def test_vkd_golden_values(case, dtype, tolerance):
 def test_kd_gradcheck_and_regression():
     z_s = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
     z_t = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda z: distill.kd_loss(z, z_t.detach(), 5.0), z_s)
-    distill.kd_loss(z_s, z_t, 5.0).backward()
+    assert torch.autograd.gradcheck(lambda z: kd.kd_loss(z, z_t.detach(), 5.0), z_s)
+    kd.kd_loss(z_s, z_t, 5.0).backward()
     assert z_t.grad is None
     assert (
-        distill.kd_loss(torch.tensor([[1.0], [2.0]]), torch.tensor([[2.0], [4.0]]), 5.0) == 2.5
+        kd.kd_loss(torch.tensor([[1.0], [2.0]]), torch.tensor([[2.0], [4.0]]), 5.0) == 2.5
     )  # (1 + 4) / 2
 
 
@@ -213,7 +214,7 @@ def test_a_weight_of_zero_skips_its_term(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(cka, "local_inter_feature_loss", forbidden)
     glue_with_cka_i.main(flags(tiny, tmp_path / "a", "--beta", 0, "--logging_steps", 100))
     assert json.loads((tmp_path / "a/run.json").read_text())["method"] == "VKD"
-    monkeypatch.setattr(distill, "kd_loss", forbidden)
+    monkeypatch.setattr(terms, "kd_loss", forbidden)
     glue_with_cka_i.main(flags(tiny, tmp_path / "b", "--beta", 0, "--alpha", 1))
     assert {"kd", "local"}.isdisjoint(read_log(tmp_path / "b")[0])
 
@@ -332,13 +333,13 @@ def test_half_written_checkpoints_are_never_read(tiny, tmp_path):
 
 def stopped_at(tiny, output, monkeypatch, *more):
     """A run that an exception stops right after its first checkpoint."""
-    real = runs.save_checkpoint
+    real = distill.save_checkpoint
 
     def save_and_stop(*args):
         real(*args)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs, "save_checkpoint", save_and_stop)
+    monkeypatch.setattr(distill, "save_checkpoint", save_and_stop)
     with pytest.raises(KeyboardInterrupt):
         glue_with_cka_i.main(flags(tiny, output, "--save_steps", 2, *more))
     monkeypatch.undo()
@@ -394,11 +395,12 @@ def test_a_checkpoint_in_the_students_folder_is_resumed_but_this_runs_own_comes_
         )
 
 
-@pytest.mark.parametrize("where", ["evaluate_folder", "write_record"])
+@pytest.mark.parametrize("where", ["evaluate_folder", "write"])
 def test_killed_after_the_training_nothing_is_trained_again(where, tiny, tmp_path, monkeypatch):
     """The same command goes on with the evaluation, and results.csv has the run once."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    real, calls = getattr(runs.Run, where), []
+    place = distill.evaluation if where == "evaluate_folder" else distill.records.Record
+    real, calls = getattr(place, where), []
 
     def stop(self, *args):
         calls.append(1)
@@ -408,14 +410,14 @@ def test_killed_after_the_training_nothing_is_trained_again(where, tiny, tmp_pat
             raise KeyboardInterrupt
         return real(self, *args)
 
-    monkeypatch.setattr(runs.Run, where, stop)
+    monkeypatch.setattr(place, where, stop)
     arguments = flags(
         tiny, tmp_path / "s", "--seed", 0, "--beta", 0, "--results_csv", tmp_path / "r.csv"
     )
     with pytest.raises(KeyboardInterrupt):
         glue_with_cka_i.main(arguments)
     monkeypatch.undo()
-    monkeypatch.setattr(runs, "Loop", None)
+    monkeypatch.setattr(distill, "Loop", None)
     with pytest.raises(UserError, match=r"learning_rate was 0\.001 and is 0\.002"):
         glue_with_cka_i.main([*arguments, "--learning_rate", "2e-3"])
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -434,8 +436,8 @@ def test_killed_after_the_training_nothing_is_trained_again(where, tiny, tmp_pat
 def test_resuming_with_another_model_is_refused(tiny, tmp_path, monkeypatch):
     """train_teacher.py has no teacher whose fingerprint would tell."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    real = runs.save_checkpoint
-    monkeypatch.setattr(runs, "save_checkpoint", lambda *args: (real(*args), sys.exit()))
+    real = distill.save_checkpoint
+    monkeypatch.setattr(distill, "save_checkpoint", lambda *args: (real(*args), sys.exit()))
     with pytest.raises(SystemExit):
         train_teacher.main(flags(tiny, tmp_path / "t", "--save_steps", 2, teacher=True))
     with pytest.raises(UserError, match="model_name_or_path was"):
@@ -490,7 +492,7 @@ def test_an_output_folder_in_use_is_refused(tiny, tmp_path):
 def test_nan_names_the_term_and_the_step(tiny, tmp_path, monkeypatch):
     calls = []
 
-    def broken(h_s, h_t, mask, **kwargs):
+    def broken(h_s, h_t, *more, **kwargs):
         calls.append(1)
         return h_s.sum() * (math.nan if len(calls) == 3 else 0), torch.zeros(())
 
@@ -560,7 +562,7 @@ def first_features(folder, tmp_path, monkeypatch, *more):
     monkeypatch.setattr(
         cka,
         "intra_feature_loss",
-        lambda h_s, h_t, mask, **kw: (
+        lambda h_s, h_t, *more, **kw: (
             seen.append((h_s.detach(), h_t)) or (h_s.sum() * 0, torch.zeros(()))
         ),
     )
@@ -602,7 +604,7 @@ def test_layerwise_pairs(tiny_without_dropout, tmp_path, monkeypatch):
     monkeypatch.setattr(
         cka,
         "intra_feature_loss",
-        lambda h_s, h_t, mask, **kw: seen.append(h_t.detach()) or real(h_s, h_t, **kw),
+        lambda h_s, h_t, *more, **kw: seen.append(h_t.detach()) or real(h_s, h_t, *more, **kw),
     )
     glue_with_cka_i.main(
         flags(

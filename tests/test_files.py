@@ -31,7 +31,7 @@ import train_memory
 import utils_glue
 from analysis import report
 from common import UserError
-from training import logs, results_csv, runs
+from training import logs, records, results_csv
 
 SCRIPTS = sorted(
     path
@@ -368,7 +368,7 @@ def test_overwriting_removes_links_and_no_targets(tmp_path):
     (far / "model.safetensors").touch()
     (output / "submission").symlink_to(far)
     (output / "model.safetensors").symlink_to(far / "model.safetensors")
-    runs.clear(output)
+    records.clear(output)
     assert not os.listdir(output) and sorted(os.listdir(far)) == ["RTE.tsv", "model.safetensors"]
 
 
@@ -475,16 +475,20 @@ def test_leftovers_of_killed_writers_go_after_a_day(tmp_path):
 
 def test_a_killed_teacher_cache_leaves_nothing_once_it_goes_on(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    more = ["--teacher_cache", tmp_path / "tc", "--save_steps", 1]
+    more = ["--teacher_cache", tmp_path / "tc"]
+
+    def kill(tensors, path):
+        Path(path).write_bytes(b"half")
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(
-            "training.teacher_cache.move", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt)
-        )
+        patch.setattr("training.teacher_cache.save_file", kill)
+        patch.setattr(common, "discard", lambda path: None)  # SIGKILL tidies nothing up
         glue_with_cka_i.main(flags(tiny, tmp_path / "s", *more))
-    (folder,) = (tmp_path / "tc").iterdir()
-    (folder / ".partial.json.123.tmp").touch()
+    assert list((tmp_path / "tc").glob("*/*/.*.tmp"))
+    monkeypatch.setattr("psutil.pid_exists", lambda number: False)
     glue_with_cka_i.main(flags(tiny, tmp_path / "s", *more))
-    assert not list(folder.glob(".*.tmp")) and not list(folder.glob("*partial*"))
+    assert not list((tmp_path / "tc").glob("*/*/.*.tmp"))
 
 
 # ---- one --run_file for several runs -------------------------------------------------------------

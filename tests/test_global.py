@@ -30,8 +30,7 @@ import train_memory
 import utils_glue
 from common import UserError
 from glue_data.tasks import get_task
-from training import runs
-from training.batches import flat
+from training.batches import flat, windows
 
 
 def test_fsd_g(trained, tiny_without_dropout, tmp_path):
@@ -98,7 +97,7 @@ def test_the_first_losses_are_the_equations(trained, tiny_without_dropout, tmp_p
         )
     )
     entry = read_log(tmp_path / "s")[0]
-    _, _, (indices,) = next(distill.windows(21, 8, 1, 42, 0, 1))
+    _, _, (indices,) = next(windows(21, 8, 1, 42, 0, 1))
     h_t = teacher_features(tiny_without_dropout)[indices]
     student = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "s").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_without_dropout / "teacher")
@@ -191,9 +190,9 @@ def test_weights_of_zero_skip_the_structure_and_the_memory(
     def forbidden(*args, **kwargs):
         raise AssertionError("computed for a weight of 0")
 
-    for name in ("memory_relations", "memory_structure_loss_of", "mean_squared_difference"):
+    for name in ("memory_relations", "global_losses"):
         monkeypatch.setattr(cka, name, forbidden)
-    monkeypatch.setattr(runs.memory, "Memories", forbidden)
+    monkeypatch.setattr(distill.memory, "Memories", forbidden)
     for term, function in (("intra", "intra_feature_loss"), ("local", "local_inter_feature_loss")):
         if term not in terms:
             monkeypatch.setattr(cka, function, forbidden)
@@ -208,22 +207,13 @@ def test_weights_of_zero_skip_the_structure_and_the_memory(
 def test_gamma_m_at_its_ends_skips_a_term(
     gamma_m, absent, trained, tiny_without_dropout, tmp_path, monkeypatch
 ):
-    asked, real = [], cka.mean_squared_difference
-    monkeypatch.setattr(
-        cka, "mean_squared_difference", lambda *args: asked.append(1) or real(*args)
-    )
-    glue_with_cka_g.main(
-        flags(
-            tiny_without_dropout,
-            tmp_path / "s",
-            "--gamma_m",
-            gamma_m,
-            "--teacher_memory_path",
-            trained,
-        )
-    )
+    found, real = [], cka.global_losses
+    monkeypatch.setattr(cka, "global_losses", lambda *args: found.append(real(*args)) or found[-1])
+    memory = ["--teacher_memory_path", trained]
+    words = flags(tiny_without_dropout, tmp_path / "s", "--gamma_m", gamma_m, *memory)
+    glue_with_cka_g.main(words)
     assert {"F_MM", "F_E", "F_C"} - set(read_log(tmp_path / "s")[0]) == {absent}
-    assert len(asked) == 6  # steps, one term each
+    assert len(found) == 6 and all(absent not in parts for parts in found)  # steps
 
 
 def test_the_matrix_products_of_f_e_and_f_c_are_shared(
@@ -290,14 +280,14 @@ def test_resumed_with_the_students_memory_is_bit_identical(tiny, trained, tmp_pa
         0.01,
     ]
     glue_with_cka_g.main(flags(tiny, tmp_path / "straight", *more))
-    real = runs.save_checkpoint
+    real = distill.save_checkpoint
 
     def save_and_stop(*args):
         real(*args)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(runs, "save_checkpoint", save_and_stop)
+        patch.setattr(distill, "save_checkpoint", save_and_stop)
         glue_with_cka_g.main(flags(tiny, tmp_path / "s", *more, "--save_steps", 3))
     train_memory.main(memory_flags(tiny, tmp_path / "other", "--seed", 9))
     with pytest.raises(UserError, match="teacher memory was"):
@@ -389,7 +379,7 @@ def test_masked_padding_is_the_unpadded_computation(tiny_without_dropout, tmp_pa
                     1,
                 )
             )
-        first.append(relations[1])
+        first.append(relations[0])
     for psi in ("euclidean", "cosine"):
         torch.testing.assert_close(first[0][psi], first[1][psi], rtol=1e-4, atol=1e-4)
 

@@ -129,14 +129,6 @@ def test_cached_and_prepared_ahead(more, run, trained, tiny_without_dropout, tmp
     assert second == pytest.approx(first, rel=1e-3)
 
 
-@pytest.mark.gpu_alone
-def test_compiled(run, tiny_without_dropout, tmp_path):
-    for name, switch in (("plain", []), ("compiled", ["--compile"])):
-        more = [*switch, "--bf16", "--internal", "--max_steps", 3]
-        run("glue_with_cka_i.py", *flags(tiny_without_dropout, tmp_path / name, *more))
-    assert totals(tmp_path / "compiled") == pytest.approx(totals(tmp_path / "plain"), rel=3e-2)
-
-
 def test_a_report_measures_what_the_cpu_measures(run, tiny, tmp_path):
     shared = [
         "--model_name_or_path",

@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from common import UserError
 from scripts import carry
-from training import runs
+from training.session import share_gpus
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import forms
@@ -158,8 +158,8 @@ def test_the_table_of_a_card(monkeypatch):
     assert (fsd["ms"], fsd["x VKD"], vkd["x VKD"]) == (12.0, 1.25, 1.0)
     assert (vkd["W'"], vkd["x VKD, same W'"], fsd["x VKD, same W'"]) == (60, 1.0, "")
     assert "with" not in vkd
-    vkd, *_ = on_an_h100(monkeypatch, "--compile", "--unpinned", "--dataloader_num_workers", "2")
-    assert vkd["with"] == "--compile --unpinned --dataloader_num_workers 2"
+    vkd, *_ = on_an_h100(monkeypatch, "--unpinned", "--dataloader_num_workers", "2")
+    assert vkd["with"] == "--unpinned --dataloader_num_workers 2"
     on_an_h100(monkeypatch, left_out=["FSD_L"])
     vkd, *_ = on_an_h100(monkeypatch, device="NVIDIA Unheard-of")
     assert (vkd["model TFLOP/s"], vkd["MFU %"]) == (197.8, "")
@@ -186,7 +186,6 @@ def test_no_further_round_after_so_many_seconds():
                 max_seq_length=8,
                 no_cuda=True,
                 library_mask=False,
-                compile=False,
                 padded_encoder=False,
                 returned_memory=False,
                 unpinned=False,
@@ -270,7 +269,6 @@ def test_a_form_that_cannot_be_measured_is_left_out(monkeypatch, capsys):
         forms=["FSD_L", "floor"],
         rounds=1,
         steps=1,
-        compile=False,
         padded_encoder=False,
         returned_memory=False,
         unpinned=False,
@@ -573,7 +571,7 @@ def test_processes_that_share_a_gpu(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
     monkeypatch.setenv("LOCAL_RANK", str(rank))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
-    assert [handler.backend for handler in runs.sharing_a_gpu(no_cuda)] == backends
+    assert [handler.backend for handler in share_gpus(no_cuda)] == backends
     assert os.environ["LOCAL_RANK"] == str(card)
     assert ("processes share" in capsys.readouterr().err) == (bool(backends) and rank == 0)
 

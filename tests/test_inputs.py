@@ -410,10 +410,10 @@ def test_a_regression_of_another_scale():
 
 
 def test_the_teachers_score_is_computed_once(able, tmp_path, monkeypatch):
-    from training import runs
+    from training import evaluation
 
-    predicted, real = [], runs.Run.predict
-    monkeypatch.setattr(runs.Run, "predict", lambda *a: predicted.append(1) or real(*a))
+    predicted, real = [], evaluation.predict
+    monkeypatch.setattr(evaluation, "predict", lambda *a: predicted.append(1) or real(*a))
     for name in "ab":
         arguments = flags(able, tmp_path / name, "--max_steps", 1)
         arguments.remove("--do_eval")

@@ -19,6 +19,7 @@ import train_memory
 import train_teacher
 from baselines import glue_with_baseline
 from common import UserError, cli
+from training.flags import as_of_today
 
 PASTED = "--local_rank -1 --fp16_opt_level O1 --server_ip '' --server_port ''".replace(
     "''", ""
@@ -123,12 +124,19 @@ def test_a_launchers_rank_is_its_environments(monkeypatch):
         (["--local_rank", "-2"], "--local_rank must be at least -1, got -2"),
         (["--server_ip", "10.0.0.1"], "--server_ip 10.0.0.1 is for a remote debugger"),
         (["--server_port", "5678"], "--server_port 5678 is for a remote debugger"),
+        (["--compile"], "--compile is gone"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_one_sentence(words, sentence, capsys):
     assert cli(lambda argv: parse(*argv), words) == 1
     said = capsys.readouterr().err
     assert said.startswith(f"error: {sentence}") and said.count("\n") == 1
+
+
+def test_a_run_that_did_not_compile_goes_on():
+    settings = {"learning_rate": 1.0, "warmup_steps": 0, "compile": False}
+    assert "compile" not in as_of_today(settings)
+    assert as_of_today(settings | {"compile": True})["compile"] is True
 
 
 def test_the_old_launcher(tiny, tmp_path):

@@ -30,7 +30,7 @@ import train_teacher
 import utils_glue
 from baselines import glue_with_baseline
 from glue_data.tasks import get_task
-from training import models, runs, unpadding
+from training import evaluation, models, unpadding
 from training.batches import MiniBatch, Rows, first_tokens, span, uncut
 
 LENGTH = 24  # tokens of a row with its padding; the tiny task's longest has 21
@@ -92,11 +92,8 @@ def test_what_is_cut(name, tiny, tmp_path, monkeypatch):
 
 
 def in_float64(loop):
-    """The models of a Loop in float64, whose linear layers are torch's own then."""
+    """The models of a Loop in float64."""
     for model in (loop.student, loop.teacher.model if loop.teacher else None):
-        for module in model.modules() if model else ():
-            if isinstance(module, torch.nn.Linear):
-                module.__class__ = torch.nn.Linear
         if model:
             model.double()
 
@@ -104,7 +101,7 @@ def in_float64(loop):
 def losses_and_gradients(loop, indices, rows):
     """Every term by name, and the gradient of every weight, for the mini-batch of these rows."""
     batch = MiniBatch(rows[indices], "cpu")
-    s, t, _ = loop.outputs(batch, observe=False)
+    s, t = loop.forward(batch), loop.ask(batch)
     values, _ = loop.compute_terms(s, t, batch)
     values["total"].backward()
     gradients = {name: p.grad for name, p in loop.student.named_parameters() if p.grad is not None}
@@ -518,10 +515,10 @@ def test_a_cached_teacher_reads_what_its_files_hold(
                 tmp_path / folder,
             ),
         )
-        (path,) = (tmp_path / folder).glob(f"rte-*/{kind}*.npy")
-        return np.load(path).astype("f4")
+        (path,) = (tmp_path / folder).glob(f"rte-*/{kind}*/*.safetensors")
+        return load_file(path)["values"].float().numpy()
 
-    monkeypatch.setattr(runs.Run, "score_teacher", lambda *args: None)
+    monkeypatch.setattr(evaluation, "score_teacher", lambda *args: None)
     short = cache("short")
     assert len(found) > 3 and (found[-3:] == [LENGTH] * 3) == (not cut)  # of 21 rows, 8 at a time
     never_cut(monkeypatch)

@@ -12,8 +12,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import forms
 import plain_loop
 
-import distill
 import train_teacher
+from terms import vkd_terms
 from training import records
 from training.batches import Outputs, Rows
 
@@ -21,7 +21,7 @@ from training.batches import Outputs, Rows
 def test_the_plain_loss_is_vkd():
     torch.manual_seed(0)
     z_s, z_t, labels = torch.randn(8, 3), torch.randn(8, 3), torch.randint(3, (8,))
-    terms = distill.vkd_terms(plain_loop.ALPHA, plain_loop.TEMPERATURE)
+    terms = vkd_terms(plain_loop.ALPHA, plain_loop.TEMPERATURE)
     s, t = Outputs(z_s), Outputs(z_t)
     ours = sum(term.weight * term.loss(s, t, {"labels": labels}) for term in terms.values())
     torch.testing.assert_close(plain_loop.distillation_loss(z_s, z_t, labels), ours)

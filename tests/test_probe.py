@@ -13,12 +13,12 @@ import distill
 import glue_with_cka_g
 import glue_with_cka_i
 import glue_with_cka_ilg
+import kd
 from analysis import probe, probing
 from baselines import glue_with_baseline
 from common import UserError
 from glue_data.tasks import get_task
 from memory import Memories
-from training import runs
 
 SCRIPTS = {
     "glue_with_cka_ilg.py": glue_with_cka_ilg,
@@ -172,14 +172,14 @@ def test_a_resumed_run_has_all_its_probes(tiny, tmp_path, monkeypatch):
         tmp_path / "a.csv",
         probes=6,
     )
-    real = runs.save_checkpoint
+    real = distill.save_checkpoint
 
     def save_and_stop(*args):
         real(*args)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(runs, "save_checkpoint", save_and_stop)
+        patch.setattr(distill, "save_checkpoint", save_and_stop)
         probed("glue_with_cka_i.py", flags(tiny, tmp_path / "s", *words), probes=6)
     assert len((tmp_path / "s/probe.jsonl").read_text().splitlines()) == 2
     probed(
@@ -246,7 +246,7 @@ def test_gradients_are_those_of_each_term_alone(tiny_without_dropout, tmp_path, 
     h_t = t.hidden_states[3]
     losses = {
         "ce": lambda s, h: 0.5 * s.loss,
-        "kd": lambda s, h: 0.5 * distill.kd_loss(s.logits, t.logits, 5.0),
+        "kd": lambda s, h: 0.5 * kd.kd_loss(s.logits, t.logits, 5.0),
         "intra": lambda s, h: (
             -2
             * torch.stack([cka.linear_cka(*pair).log() for pair in zip(h, h_t, strict=True)]).mean()
@@ -502,7 +502,6 @@ def test_refused_commands(words, said):
 @pytest.mark.parametrize(
     "more, said",
     [
-        (["--compile"], "--compile would close"),
         (["--gradient_accumulation_steps", 2], "of one mini-batch"),
         (["--results_csv", "r.csv"], "longer than others"),
         (["--per_gpu_train_batch_size", 16], "are not two of 16"),

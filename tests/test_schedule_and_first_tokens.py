@@ -8,12 +8,12 @@ from conftest import flags
 from safetensors.torch import load_file
 
 import cka
-import distill
 import glue_with_cka_g
 import glue_with_cka_i
 import glue_with_cka_ilg
 import train_teacher
 from common import UserError, read_json
+from terms import local_term
 from training import checks
 from training.batches import Outputs
 
@@ -74,7 +74,7 @@ def test_l_between_first_tokens():
     ]
     for masked in (False, True):
         for estimator, value in zip(("biased", "debiased"), wanted, strict=True):
-            term = distill.local_term(1.0, masked, estimator, "first")
+            term = local_term(1.0, masked, estimator, "first")
             found = term.loss(
                 Outputs(features=(h_s,)), Outputs(features=(h_t,)), {"attention_mask": mask}
             )

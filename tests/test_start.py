@@ -81,7 +81,7 @@ def test_a_run_imports_late_what_some_runs_need():
     """Figures, correlations, scores, curves: the loop of every method is imported without them."""
     program = """
 import sys
-import training.clustering, training.runs
+import distill, training.clustering
 from baselines import gram, minilm, pkd, procrustes, rkd
 late = "matplotlib", "scipy", "sklearn", "tensorboard"
 print(*(name for name in late if name in sys.modules))

@@ -28,8 +28,9 @@ from analysis.runs import name_variants, read_runs, with_names
 from baselines import glue_with_baseline
 from common import UserError
 from glue_data.tasks import get_task
+from loop import Loop
 from scripts import estimate
-from training import models, records, results_csv, runs
+from training import models, records, results_csv
 from training.checks import check_arguments
 from training.flags import hyperparameters
 from training.tokenizer import load_tokenizer
@@ -268,7 +269,7 @@ def test_killed_and_resumed_is_bit_identical(main, tiny, tmp_path, monkeypatch):
         )
 
     main.main(arguments("straight"))
-    step, taken = runs.Loop.step, []
+    step, taken = Loop.take_step, []
 
     def killed(loop, *args):
         taken.append(1)
@@ -277,7 +278,7 @@ def test_killed_and_resumed_is_bit_identical(main, tiny, tmp_path, monkeypatch):
         return step(loop, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs.Loop, "step", killed)
+        patch.setattr(Loop, "take_step", killed)
         assert common.cli(main.main, arguments("killed")) == 130
     with pytest.raises(UserError, match="student_layers was 1,3 and is 0,3"):
         main.main(arguments("killed", "0,3"))

@@ -13,6 +13,7 @@ from conftest import flags, save_models, sentence
 
 import distill
 import glue_with_cka_i
+import kd
 import train_teacher
 import utils_glue
 from glue_data.tasks import TASKS, get_task
@@ -136,7 +137,7 @@ def test_regression_learns_from_labels_and_teacher(task_folder):
     config = json.loads((folder / "t/config.json").read_text())
     assert (
         config["problem_type"] == "regression"
-        and distill.task_loss(torch.ones(2, 1), torch.zeros(2)) == 1
+        and kd.task_loss(torch.ones(2, 1), torch.zeros(2)) == 1
     )
 
 

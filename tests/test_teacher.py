@@ -2,124 +2,64 @@
 changes nothing.
 """
 
-import copy
-import json
-import shutil
-
 import accelerate
 import pytest
 import torch
 import transformers
-from conftest import SHAPE, flags, read_log, save_models, write_task
+from conftest import SHAPE, flags, read_log
 from safetensors.torch import load_file
-from test_models import FAMILIES
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import cka
-import distill
 import glue_with_cka_i
 import glue_with_cka_ilg
+import loop
 import memory
 import utils_glue
 from baselines import glue_with_baseline
 from glue_data.tasks import get_task
 from training import models, unpadding
 from training.batches import SORTED, MiniBatch, Rows, epoch_order, windows
-from training.linear import QuickLinear, quick_linears
-from training.teacher import Teacher, first_layers
+from training.teacher import Teacher
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_first_layers_say_what_the_whole_model_says(family, tmp_path):
-    make_tokenizer, shape = FAMILIES[family]
-    folder = save_models(tmp_path, family, make_tokenizer(tmp_path), **shape)
-    teacher = transformers.AutoModelForSequenceClassification.from_pretrained(
-        folder / "teacher"
-    ).eval()
-    ids = torch.randint(5, 30, (3, 9))
-    mask = torch.ones_like(ids)
-    mask[0, 6:] = 0
-    before = torch.get_rng_state()
-    for depth in (1, 3):
-        encoder = first_layers(teacher, depth)
-        found = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        wanted = teacher(
-            input_ids=ids, attention_mask=mask, output_hidden_states=True
-        ).hidden_states[depth]
-        torch.testing.assert_close(found, wanted)
-        assert not found.requires_grad
-        rest = {p.data_ptr() for p in encoder.base_model.parameters()} - {
-            p.data_ptr() for p in teacher.parameters()
-        }
-        assert len(rest) <= 2  # a pooler at most: the weights are shared
-    assert torch.equal(before, torch.get_rng_state())
-
-
-@pytest.mark.parametrize("stored", [torch.float16, torch.float32])
-@pytest.mark.parametrize(
-    "family, whole",
-    [
-        ("bert", False),
-        ("roberta", False),
-        ("mpnet", False),
-        ("roberta-prelayernorm", True),
-        ("megatron-bert", True),
-    ],
-)
-def test_a_family_that_ends_in_a_norm_is_not_cut(family, whole, stored, tmp_path):
-    """Its last hidden state is not that of the layer; nor do poolers of another dtype matter."""
+@pytest.mark.parametrize("family", ["bert", "roberta", "mpnet", "megatron-bert"])
+def test_its_features_are_the_classifiers_hidden_states(family):
     config = transformers.AutoConfig.for_model(family, **SHAPE, vocab_size=50)
-    model = transformers.AutoModelForSequenceClassification.from_config(config)
-    for name, parameter in model.named_parameters():
-        if "norm" in name.lower():
-            torch.nn.init.normal_(parameter)
-    model.to(stored).save_pretrained(tmp_path)
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path).float().eval()
-    accelerator, rows = (
-        accelerate.Accelerator(cpu=True),
-        {"input_ids": torch.randint(5, 30, (6, 9)), "attention_mask": torch.ones(6, 9)},
-    )
+    model = transformers.AutoModelForSequenceClassification.from_config(config).eval()
+    rows = {"input_ids": torch.randint(5, 30, (6, 9)), "attention_mask": torch.ones(6, 9)}
+    accelerator = accelerate.Accelerator(cpu=True)
     batch = MiniBatch(Rows(rows)[torch.arange(6)], accelerator.device)
-    wanted = model(**batch.inputs, output_hidden_states=True).hidden_states
+    wanted = model(**batch.inputs, output_hidden_states=True)
     teacher = Teacher(model, accelerator)
-    for depth in (3, 1, 0):
-        (found,) = teacher(batch, (depth,), logits=False).features
-        torch.testing.assert_close(found, wanted[depth])
-        assert depth == 0 or (teacher.runs(depth) is model.base_model) == whole
+    for logits in (True, False):
+        found = teacher(batch, (3, 0), logits)
+        torch.testing.assert_close(
+            found.features, (wanted.hidden_states[3], wanted.hidden_states[0])
+        )
+        assert (found.logits is not None) == logits
 
 
 @pytest.mark.parametrize(
-    "more, logging_steps, layers",
-    [
-        (["--beta", 0], 100, 4),
-        (["--internal"], 100, 4),
-        (["--internal", "--alpha", 1], 100, 3),
-        (["--internal", "--alpha", 1, "--do_layerwise"], 100, 2),
-        (["--beta", 0, "--alpha", 1], 100, 0),
-    ],
+    "more, layers", [(["--beta", 0], 4), (["--internal"], 4), (["--beta", 0, "--alpha", 1], 0)]
 )
-def test_no_layer_above_the_last_one_needed_is_run(
-    more, logging_steps, layers, tiny, tmp_path, monkeypatch
-):
-    """Of the second of three steps: the first one tries how to cut, the last one also observes the
-    relations.
-    """
+def test_a_step_runs_the_teacher_for_its_terms_alone(more, layers, tiny, tmp_path, monkeypatch):
+    """Of the second of three steps; the last one also observes the relations."""
     runs, real = [], transformers.models.bert.modeling_bert.BertLayer.forward
-    step = distill.Loop.step
+    step = loop.Loop.take_step
 
     def counted(layer, *args, **kwargs):
         runs.append(layer.training)
         return real(layer, *args, **kwargs)
 
-    def second_step(loop, *args):
+    def second_step(self, *args):
         with monkeypatch.context() as patch:
-            if loop.state.step == 1:
+            if self.state.step == 1:
                 patch.setattr(transformers.models.bert.modeling_bert.BertLayer, "forward", counted)
-            return step(loop, *args)
+            return step(self, *args)
 
-    monkeypatch.setattr(distill.Loop, "step", second_step)
+    monkeypatch.setattr(loop.Loop, "take_step", second_step)
     glue_with_cka_i.main(
-        flags(tiny, tmp_path / "s", *more, "--max_steps", 3, "--logging_steps", logging_steps)
+        flags(tiny, tmp_path / "s", *more, "--max_steps", 3, "--logging_steps", 100)
     )
     assert runs.count(False) == layers  # the teacher's, in eval mode
     assert runs.count(True) == 2
@@ -208,7 +148,7 @@ def test_a_step_between_logs_waits_for_nothing(make, more, tiny, monkeypatch):
         "labels": torch.randint(2, (8,)),
     }
     rows["attention_mask"][:, 15:] = 0
-    loop = distill.Loop(
+    trained = loop.Loop(
         args,
         accelerator,
         student.train(),
@@ -217,14 +157,15 @@ def test_a_step_between_logs_waits_for_nothing(make, more, tiny, monkeypatch):
         [(3, 3)],
         rows,
     )
-    item = loop.data[torch.arange(8)]
-    loop.step([item], observe=False)
+    batch = MiniBatch(trained.data[torch.arange(8)], accelerator.device)
+    trained.take_step([batch])
+    batch.targets.pop("global", None)  # what terms share of a mini-batch
     with Waits() as waits:
-        loop.step([item], observe=False)
+        trained.take_step([batch])
     assert not waits.found
     with Waits() as waits:
-        loop.step([item], observe=True)
-    assert waits.found  # the relation differences: the mode does see such operations
+        trained.observe(batch.indices)
+    assert waits.found  # the mode does see such operations
 
 
 # ---- order and loading ---------------------------------------------------------------------------
@@ -328,56 +269,3 @@ def log_cka(x, y):
     c = torch.eye(len(x), dtype=x.dtype) - 1 / len(x)
     k, l_ = c @ x @ x.T @ c, c @ y @ y.T @ c
     return ((k * l_).sum() / (k.norm() * l_.norm())).log().item()
-
-
-# ---- arithmetic ----------------------------------------------------------------------------------
-
-
-@pytest.mark.skipif(not cka.HAS_ONEDNN, reason="this torch has no oneDNN")
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(4, 6, 10), (7, 10), (1, 1, 10)])
-def test_quick_linear_layers_are_linear_layers(shape, bias, monkeypatch):
-    monkeypatch.setattr(cka, "ONEDNN", True)  # as on an AMD processor
-    model, x = (
-        torch.nn.Sequential(torch.nn.Linear(10, 5, bias=bias)),
-        torch.randn(*shape, requires_grad=True),
-    )
-    exact = copy.deepcopy(model).double()
-    quick_linears(model, accelerate.Accelerator(cpu=True))
-    assert type(model[0]) is QuickLinear and model.state_dict().keys() == exact.state_dict().keys()
-    z = x.detach().double().requires_grad_()
-    found, wanted = model(x), exact(z)
-    torch.testing.assert_close(found, wanted.float())
-    upstream = torch.randn_like(found)
-    for a, b in zip(
-        torch.autograd.grad(found, [x, *model.parameters()], upstream),
-        torch.autograd.grad(wanted, [z, *exact.parameters()], upstream.double()),
-        strict=True,
-    ):
-        torch.testing.assert_close(a, b.float())
-
-
-@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a compiler on a CPU")
-def test_compiled_training_is_the_same_training(tiny_without_dropout, tmp_path):
-    """Without dropout, whose random numbers differ; and the model is saved as a plain one."""
-    write_task(tmp_path, rows=(8, 4, 1))
-    for name, more in (("eager", []), ("compiled", ["--compile"])):
-        glue_with_cka_i.main(
-            flags(
-                tiny_without_dropout,
-                tmp_path / name,
-                "--internal",
-                "--data_dir",
-                tmp_path,
-                "--max_steps",
-                2,
-                *more,
-            )
-        )
-    for a, b in zip(read_log(tmp_path / "eager"), read_log(tmp_path / "compiled"), strict=True):
-        assert a["total"] == pytest.approx(b["total"], rel=1e-4)
-    assert json.loads((tmp_path / "compiled/run.json").read_text())["arguments"]["compile"]
-    assert (
-        load_file(tmp_path / "compiled/model.safetensors").keys()
-        == load_file(tmp_path / "eager/model.safetensors").keys()
-    )

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import filelock
-import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -23,7 +22,7 @@ from conftest import (
     two_processes,
     write_task,
 )
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import glue_with_cka_g
 import glue_with_cka_i
@@ -70,10 +69,20 @@ def run(script, folder, output, *more):
 
 
 def files(cache):
-    return {
-        path.stem.split("-" if path.stem.startswith("relations") else None)[0]
-        for path in cache.glob("*/*.npy")
-    }
+    """The names of the entries, of relations without the memory's."""
+    names = {path.parent.name for path in cache.glob("*/*/*.safetensors")}
+    return {"relations" if name.startswith("relations") else name for name in names}
+
+
+def shards(cache, name):
+    """The shards of an entry that are there."""
+    return sorted(path.stem for path in cache.glob(f"*/{name}/*.safetensors"))
+
+
+def entry_values(cache, name):
+    """All that an entry holds, (N, ...)."""
+    paths = sorted(cache.glob(f"*/{name}/*.safetensors"))
+    return torch.cat([load_file(path)["values"] for path in paths])
 
 
 def assert_same_log(one, two, **tolerance):
@@ -121,11 +130,11 @@ def count_calls(monkeypatch, stop_after=None):
 
 
 def test_a_second_run_leaves_the_teacher_alone(tiny, tmp_path, monkeypatch):
-    """But for the relation differences, at log steps, of methods whose cache has no features."""
+    """But for the relation differences, at log steps."""
     seen = count_calls(monkeypatch)
     shared = ["--teacher_cache", tmp_path / "cache", "--logging_steps", 4]
     run(glue_with_cka_i, tiny, tmp_path / "a", *shared)
-    assert seen == [8, 8, 5]  # 21 rows, once
+    assert seen == [8, 8, 5, 8, 5]  # 21 rows, once; relations at steps 4 and 6
     run(
         glue_with_cka_i,
         tiny,
@@ -138,13 +147,13 @@ def test_a_second_run_leaves_the_teacher_alone(tiny, tmp_path, monkeypatch):
         "--alpha",
         0.2,
     )
-    assert seen == [8, 8, 5]
+    assert seen == [8, 8, 5, 8, 5, 8, 5]
     run(glue_with_cka_i, tiny, tmp_path / "c", *shared, "--beta", 0)  # its logits are there
-    assert seen == [8, 8, 5, 8, 5]  # relations at steps 4 and 6
+    assert seen == [8, 8, 5, 8, 5, 8, 5, 8, 5]
     run(
         glue_with_cka_i, tiny, tmp_path / "d", *shared, "--internal"
     )  # makes the tokens, not the logits again
-    assert seen[5:8] == [8, 8, 5]
+    assert seen[9:12] == [8, 8, 5]
     assert files(tmp_path / "cache") == {"logits", "features-3", "tokens-3-biased"}
 
 
@@ -152,11 +161,11 @@ def test_the_files_hold_what_transformers_says(tiny_without_dropout, tmp_path):
     run(
         glue_with_cka_i, tiny_without_dropout, tmp_path / "s", "--teacher_cache", tmp_path / "cache"
     )
-    (path,) = (tmp_path / "cache").glob("*/features-3.npy")
-    found = np.load(path, allow_pickle=False)
-    assert found.dtype == np.float16 and found.shape == (21, 24, 16)
-    wanted = teacher_features(tiny_without_dropout).view(21, 24, 16).numpy()
-    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3)
+    (path,) = (tmp_path / "cache").glob("*/features-3")
+    found = entry_values(tmp_path / "cache", "features-3")
+    assert found.dtype == torch.float16 and found.shape == (21, 24, 16)
+    wanted = teacher_features(tiny_without_dropout).view(21, 24, 16)
+    torch.testing.assert_close(found.float(), wanted, rtol=1e-3, atol=1e-3)
     facts = json.loads((path.parent / "facts.json").read_text())
     run_facts = json.loads((tmp_path / "s/run.json").read_text())
     assert (
@@ -213,8 +222,8 @@ def test_another_memory_gets_relations_of_its_own(tiny_without_dropout, trained,
             "--teacher_cache",
             tmp_path / "cache",
         )
-    assert len(list((tmp_path / "cache").glob("*/relations-*.npy"))) == 2
-    assert len(list((tmp_path / "cache").glob("*/logits.npy"))) == 1
+    assert len(list((tmp_path / "cache").glob("*/relations-*"))) == 2
+    assert len(list((tmp_path / "cache").glob("*/logits"))) == 1
 
 
 def test_runs_that_start_at_once_make_it_once(tiny, tmp_path):
@@ -224,7 +233,7 @@ def test_runs_that_start_at_once_make_it_once(tiny, tmp_path):
         for name in "abc"
     ]
     run(glue_with_cka_i, tiny, tmp_path / "s", "--beta", 0, "--teacher_cache", tmp_path / "cache")
-    (folder,) = {path.parent for path in (tmp_path / "cache").glob("*/logits.npy")}
+    (folder,) = {path.parent for path in (tmp_path / "cache").glob("*/logits")}
     with filelock.FileLock(folder / ".lock"):  # as another run that is writing
         run(
             glue_with_cka_i,
@@ -246,67 +255,58 @@ def test_runs_that_start_at_once_make_it_once(tiny, tmp_path):
     assert_same_log(tmp_path / "a", tmp_path / "b", rel=0, abs=0)
 
 
-def test_a_killed_making_goes_on(tiny, tmp_path, monkeypatch):
-    cache = ["--teacher_cache", tmp_path / "cache", "--save_steps", 1]
+def test_a_killed_making_goes_on_with_the_next_shard(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(teacher_cache, "SHARD", 8)
+    cache = ["--teacher_cache", tmp_path / "cache"]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         count_calls(patch, stop_after=2)
         glue_with_cka_i.main(flags(tiny, tmp_path / "s", *cache))
-    assert not list((tmp_path / "cache").glob("*/*.npy")) and list(
-        (tmp_path / "cache").glob("*/*.npy.partial")
-    )
-    with open(next((tmp_path / "cache").glob("*/features-3.npy.partial")), "ab") as file:
-        file.write(b"torn")  # of a mini-batch that was not made safe
+    assert shards(tmp_path / "cache", "features-3") == ["00000", "00001"]
     with monkeypatch.context() as patch:
         seen = count_calls(patch)
-        glue_with_cka_i.main(flags(tiny, tmp_path / "s", *cache))
-        assert seen == [5]
+        glue_with_cka_i.main(flags(tiny, tmp_path / "s", *cache, "--logging_steps", 100))
+        assert seen[0] == 5  # the third shard's; then the relations of the last step
     run(glue_with_cka_i, tiny, tmp_path / "t", "--teacher_cache", tmp_path / "whole")
-    for path in (tmp_path / "whole").glob("*/*.npy"):
-        assert path.read_bytes() == (tmp_path / "cache" / path.parent.name / path.name).read_bytes()
-    assert not list((tmp_path / "cache").glob("*/*partial*"))
+    for path in (tmp_path / "whole").glob("*/*/*.safetensors"):
+        again = tmp_path / "cache" / path.relative_to(tmp_path / "whole")
+        assert path.read_bytes() == again.read_bytes()
+    assert not [path for path in (tmp_path / "cache").rglob("*") if ".tmp" in path.name]
 
 
-def test_other_files_than_those_of_the_killed_run_start_afresh(tiny, tmp_path, monkeypatch):
-    cache = ["--teacher_cache", tmp_path / "cache", "--save_steps", 1]
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        count_calls(patch, stop_after=2)
-        glue_with_cka_i.main(flags(tiny, tmp_path / "s", *cache))
-    with monkeypatch.context() as patch:
-        seen = count_calls(patch)
-        glue_with_cka_i.main(
-            flags(tiny, tmp_path / "t", *cache, "--beta", 0, "--logging_steps", 100)
-        )
-        assert seen[:3] == [8, 8, 5]
-    assert files(tmp_path / "cache") == {"logits"} and not list(
-        (tmp_path / "cache").glob("*/*partial*")
-    )
+def test_shards_that_are_missing_here_and_there_are_made(tiny, tmp_path, monkeypatch):
+    """Of one entry the first, of another the last: no others are computed again, nor changed."""
+    monkeypatch.setattr(teacher_cache, "SHARD", 8)
+    cache = ["--teacher_cache", tmp_path / "cache"]
+    run(glue_with_cka_i, tiny, tmp_path / "s", *cache)
+    before = {path: path.read_bytes() for path in (tmp_path / "cache").glob("*/*/*.safetensors")}
+    for name in ("logits/00000", "features-3/00002"):
+        next((tmp_path / "cache").glob(f"*/{name}.safetensors")).unlink()
+    seen = count_calls(monkeypatch)
+    run(glue_with_cka_i, tiny, tmp_path / "t", *cache, "--logging_steps", 100)
+    assert seen[:2] == [8, 5] and len(seen) == 3  # the third is the last step's relations
+    assert len(before) == 6 and all(path.read_bytes() == was for path, was in before.items())
+
+
+def test_mini_batches_of_several_shards_are_read(tiny, tmp_path, monkeypatch):
+    run(glue_with_cka_i, tiny, tmp_path / "one", "--teacher_cache", tmp_path / "whole")
+    monkeypatch.setattr(teacher_cache, "SHARD", 6)  # no multiple of the mini-batch
+    run(glue_with_cka_i, tiny, tmp_path / "four", "--teacher_cache", tmp_path / "cut")
+    assert shards(tmp_path / "cut", "logits") == ["00000", "00001", "00002", "00003"]
+    assert_same_log(tmp_path / "one", tmp_path / "four", rel=5e-3, abs=1e-4)
 
 
 def test_leftovers_of_two_killed_runs_are_not_mixed_up(tiny, tmp_path, monkeypatch):
-    """VKD killed after two mini-batches, FSD_L before its first safe point, VKD again: no row is
-    made up.
-    """
-    cache = ["--teacher_cache", tmp_path / "cache"]
-    for stop, save_steps, more in ((2, 1, ["--beta", 0]), (1, 100, [])):
+    """VKD killed after two mini-batches, FSD_L after one, VKD again: no row is made up."""
+    monkeypatch.setattr(teacher_cache, "SHARD", 8)
+    cache = ["--teacher_cache", tmp_path / "cache", "--overwrite_output_dir"]
+    for stop, more in ((2, ["--beta", 0]), (1, [])):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             count_calls(patch, stop_after=stop)
-            glue_with_cka_i.main(
-                flags(
-                    tiny,
-                    tmp_path / "s",
-                    *cache,
-                    "--save_steps",
-                    save_steps,
-                    *more,
-                    "--overwrite_output_dir",
-                )
-            )
+            glue_with_cka_i.main(flags(tiny, tmp_path / "s", *cache, *more))
     run(glue_with_cka_i, tiny, tmp_path / "t", "--beta", 0, *cache)
     run(glue_with_cka_i, tiny, tmp_path / "u", "--beta", 0, "--teacher_cache", tmp_path / "whole")
-    found, wanted = (
-        next((tmp_path / name).glob("*/logits.npy")).read_bytes() for name in ("cache", "whole")
-    )
-    assert found == wanted
+    found, wanted = (entry_values(tmp_path / name, "logits") for name in ("cache", "whole"))
+    assert torch.equal(found, wanted)
 
 
 def test_a_cache_that_cannot_be_written_is_read(tiny, tmp_path, monkeypatch):
@@ -328,7 +328,7 @@ def test_a_disk_too_small_is_refused_before_anything_is_written(tiny, tmp_path, 
         UserError, match=r"needs 0.0 MB more in .*, where 0.0 MB are free: name another"
     ):
         run(glue_with_cka_i, tiny, tmp_path / "s", "--teacher_cache", tmp_path / "cache")
-    assert not list((tmp_path / "cache").glob("*/*.npy*"))
+    assert not list((tmp_path / "cache").glob("*/*/*.safetensors"))
 
 
 @pytest.mark.parametrize(
@@ -338,16 +338,17 @@ def test_a_disk_too_small_is_refused_before_anything_is_written(tiny, tmp_path, 
         lambda path: path.write_bytes(b"something else"),
         lambda path: path.write_bytes(b""),
         lambda path: path.unlink() or path.mkdir(),
-        lambda path: np.save(path, np.zeros(3)),
-        lambda path: np.save(path, np.array([{}]), allow_pickle=True),
+        lambda path: save_file({"values": torch.zeros(3)}, path),
+        lambda path: save_file({"other": torch.zeros(21, 2)}, path),
     ],
 )
 def test_a_damaged_file_is_said_to_be_one(harm, tiny, tmp_path):
     run(glue_with_cka_i, tiny, tmp_path / "s", "--beta", 0, "--teacher_cache", tmp_path / "cache")
-    (path,) = (tmp_path / "cache").glob("*/logits.npy")
+    (path,) = (tmp_path / "cache").glob("*/logits/*.safetensors")
     harm(path)
     with pytest.raises(
-        UserError, match=r"logits.npy should hold float32 \(21, 2\), found .*: delete it"
+        UserError,
+        match=r"00000\.safetensors should hold torch.float32 \(21, 2\), found .*: delete it",
     ):
         run(
             glue_with_cka_i,
@@ -369,10 +370,10 @@ def test_features_that_half_precision_cannot_hold_are_refused(tiny, tmp_path, mo
 
     monkeypatch.setattr(Teacher, "__call__", large)
     with pytest.raises(
-        UserError, match="features-3 have numbers that float16 cannot hold: run without"
+        UserError, match=r"features-3 have numbers that torch\.float16 cannot hold: run without"
     ):
         run(glue_with_cka_i, tiny, tmp_path / "s", "--teacher_cache", tmp_path / "cache")
-    assert not list((tmp_path / "cache").glob("*/*partial*"))
+    assert not list((tmp_path / "cache").glob("*/*/*.safetensors"))
 
 
 def test_two_processes_make_and_read_one_cache(trained, tiny_without_dropout, tmp_path):
@@ -402,13 +403,9 @@ def test_two_processes_make_and_read_one_cache(trained, tiny_without_dropout, tm
             ),
         )
         assert_same_log(tmp_path / "one", tmp_path / name, rel=2e-3, abs=1e-4)
-    for path in (tmp_path / "by_one").glob("*/*.npy"):
-        np.testing.assert_allclose(
-            np.load(tmp_path / "by_two" / path.parent.name / path.name),
-            np.load(path),
-            rtol=2e-3,
-            atol=2e-3,
-        )
+    for path in (tmp_path / "by_one").glob("*/*/*.safetensors"):
+        other = tmp_path / "by_two" / path.relative_to(tmp_path / "by_one")
+        torch.testing.assert_close(load_file(other), load_file(path), rtol=2e-3, atol=2e-3)
 
 
 def test_a_resumed_run_needs_the_cache_too(tiny, tmp_path):

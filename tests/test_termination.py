@@ -22,7 +22,8 @@ import glue_with_cka_i
 import memory
 import termination
 import train_memory
-from training import results_csv, runs, teacher_cache
+from loop import Loop
+from training import evaluation, results_csv, session, teacher_cache
 
 SAID = "terminated; {}, and the same command goes on from there\n"
 
@@ -80,9 +81,8 @@ def test_a_training_saves_the_step_it_is_in_and_goes_on_to_the_same_bits(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     more = ["--save_steps", 4, "--logging_steps", 4, "--evaluate_during_training"]
     glue_with_cka_i.main(flags(tiny, tmp_path / "straight", *more))
-    loop = runs.Loop
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "step", raises_a_signal(loop.step, step))
+        patch.setattr(Loop, "take_step", raises_a_signal(Loop.take_step, step))
         assert common.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "cut", *more)) == 143
     assert last_line(capsys) == SAID.format(f"step {step} of 6 is saved")
     assert [path.name for path in (tmp_path / "cut").glob("checkpoint-*")] == [f"checkpoint-{step}"]
@@ -98,7 +98,7 @@ def test_after_the_last_step_the_model_is_placed_and_not_trained_again(
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with monkeypatch.context() as patch:
-        patch.setattr(runs.Loop, "step", raises_a_signal(runs.Loop.step, 6))
+        patch.setattr(Loop, "take_step", raises_a_signal(Loop.take_step, 6))
         assert common.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "s")) == 143
     assert last_line(capsys) == "terminated; the same command goes on from what was saved last\n"
     assert (tmp_path / "s/model.safetensors").exists() and not list((tmp_path / "s").rglob("*.tmp"))
@@ -112,7 +112,7 @@ def test_a_state_with_a_nan_is_not_saved(tiny, tmp_path, monkeypatch, capsys):
     def bad(self):
         raise check
 
-    monkeypatch.setattr(runs.Loop, "step", raises_a_signal(runs.Loop.step, 2))
+    monkeypatch.setattr(Loop, "take_step", raises_a_signal(Loop.take_step, 2))
     monkeypatch.setattr("training.checkpoints.Meter.check", bad)
     assert (
         common.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "s", "--logging_steps", 100)) == 1
@@ -123,7 +123,8 @@ def test_a_state_with_a_nan_is_not_saved(tiny, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("where", ["evaluate_folder", "training_features"])
 def test_elsewhere_it_ends_at_once(where, tiny, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(runs.Run, where, raises_a_signal(getattr(runs.Run, where), 1))
+    place = evaluation if where == "evaluate_folder" else session.Session
+    monkeypatch.setattr(place, where, raises_a_signal(getattr(place, where), 1))
     assert common.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "s")) == 143
     assert last_line(capsys) == "terminated; the same command goes on from what was saved last\n"
     assert not list((tmp_path / "s").glob("*_predictions.tsv"))
@@ -131,7 +132,7 @@ def test_elsewhere_it_ends_at_once(where, tiny, tmp_path, monkeypatch, capsys):
 
 def test_a_finished_run_is_not_terminated(tiny, tmp_path, monkeypatch):
     """At the moment in which its last record is written, and in the last pass of a clustering."""
-    monkeypatch.setattr(runs.results_csv, "result_row", raises_a_signal(results_csv.result_row, 1))
+    monkeypatch.setattr(results_csv, "result_row", raises_a_signal(results_csv.result_row, 1))
     assert (
         common.cli(
             glue_with_cka_i.main, flags(tiny, tmp_path / "s", "--results_csv", tmp_path / "r.csv")
@@ -171,6 +172,7 @@ def test_a_clustering_saves_and_ends_in_the_same_memory(
 
 def test_a_teacher_cache_keeps_what_is_done(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(teacher_cache, "SHARD", 8)
     kept = ["--teacher_cache", tmp_path / "kept"]
     glue_with_cka_i.main(flags(tiny, tmp_path / "straight", "--teacher_cache", tmp_path / "whole"))
     with monkeypatch.context() as patch:
@@ -182,8 +184,9 @@ def test_a_teacher_cache_keeps_what_is_done(tiny, tmp_path, monkeypatch, capsys)
     assert last_line(capsys) == SAID.format("16 of 21 samples of the teacher cache are saved")
     assert common.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "cut", *kept)) == 0
     assert "16 of 21 samples are done" in capsys.readouterr().err
-    for whole in (tmp_path / "whole").rglob("*.npy"):
-        same_files(whole.parent, tmp_path / "kept" / whole.parent.name, whole.name)
+    for whole in (tmp_path / "whole").rglob("*.safetensors"):
+        here = whole.parent.relative_to(tmp_path / "whole")
+        same_files(whole.parent, tmp_path / "kept" / here, whole.name)
     same_files(tmp_path / "straight", tmp_path / "cut", "model.safetensors")
 
 

@@ -372,7 +372,6 @@ USED = {
     "run_file",
     "resume_from_checkpoint",
     "dataloader_num_workers",
-    "compile",
     "no_cuda",
     "fp16",
     "bf16",

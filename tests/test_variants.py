@@ -31,9 +31,10 @@ from analysis import best, report_cost, tables
 from analysis.runs import name_variants, read_runs, with_names
 from baselines import glue_with_baseline
 from common import UserError
+from loop import Loop
 from scripts import estimate
 from seeds import mix
-from training import records, results_csv, runs
+from training import evaluation, records, results_csv
 from training.batches import epoch_order
 from training.flags import hyperparameters
 
@@ -51,7 +52,7 @@ def loop_of(monkeypatch, main, arguments):
         raise Stop(loop)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs.Loop, "run", stop)
+        patch.setattr(Loop, "run", stop)
         with pytest.raises(Stop) as stopped:
             main(arguments)
     return stopped.value.args[0]
@@ -280,7 +281,7 @@ def test_an_old_checkpoint_goes_on_as_what_it_was(more, wanted, tiny, tmp_path, 
         json.dumps(json.loads((tmp_path / "s/run.json").read_text()) | {"finished": False})
     )  # cut off after its training
     with monkeypatch.context() as patch:
-        patch.setattr(runs.Loop, "run", None)
+        patch.setattr(Loop, "run", None)
         glue_with_cka_i.main(flags(tiny, tmp_path / "s", *wanted))
     again = json.loads((tmp_path / "s/run.json").read_text())
     assert again["finished"] and again["results"] == content["results"]
@@ -530,7 +531,7 @@ def test_no_process_draws_what_another_seeds_process_draws(tiny, tmp_path, monke
                 accelerate.Accelerator, "process_index", property(lambda self, rank=rank: rank)
             )
             patch.setattr(
-                runs.Run, "score_teacher", lambda *args: None
+                evaluation, "score_teacher", lambda *args: None
             )  # it needs the other processes
             loop_of(
                 patch,

@@ -115,19 +115,32 @@ class Rows(torch.utils.data.Dataset):
         teacher = self.cache.read(indices, columns) if self.cache else {}
         return {"indices": indices, "inputs": inputs, "targets": targets, "teacher": teacher}
 
-    def loader(self, batches, workers, pin_memory):
-        """The items of these index tensors, prepared ahead by so many worker processes."""
-        # a generator of its own: the loader draws a seed, which would shift the training's random
-        # numbers
-        return torch.utils.data.DataLoader(
-            self,
-            None,
-            sampler=batches,
-            num_workers=workers,
-            pin_memory=pin_memory,
-            generator=torch.Generator(),
-            worker_init_fn=outlive_saving,
-        )
+
+class Windows(torch.utils.data.Dataset):
+    """The mini-batches of an optimizer step together, by a plan of `windows`; of Rows."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __getitem__(self, planned):
+        """planned: (step, epoch, mini-batches of indices). Returns these with items of Rows."""
+        step, epoch, batches = planned
+        return step, epoch, [self.rows[indices] for indices in batches]
+
+
+def load(dataset, places, workers, pin_memory):
+    """A loader of dataset[place] for each place in turn, prepared ahead by so many processes."""
+    # a generator of its own: the loader draws a seed, which would shift the training's numbers
+    generator = torch.Generator()
+    return torch.utils.data.DataLoader(
+        dataset,
+        None,
+        sampler=places,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        generator=generator,
+        worker_init_fn=outlive_saving,
+    )
 
 
 def span(mask):

@@ -1,4 +1,7 @@
-"""A run of k-means over a teacher's features: pass after pass, logged, saved, and left as a memory."""
+"""k-means over a teacher's features: pass after pass, logged, saved, and left as a memory.
+
+load -> unfinished? -> start -> passes -> leave
+"""
 
 import json
 import time
@@ -12,125 +15,105 @@ import common
 import memory
 import termination
 from common import UserError, say
-from training import logs, models, records, runs
-from training.batches import MiniBatch, Rows, flat
-from training.checkpoints import check_output, checkpoints, other_settings, run_settings
+from training import flags, logs, models, records
+from training.batches import MiniBatch, Rows, flat, load
+from training.checkpoints import check_output, checkpoints, other_settings
+from training.identity import clustering_settings, identify, memory_facts
 from training.teacher import Teacher
 from training.tokenizer import load_tokenizer
 
+STATE = "clustering.safetensors"  # of an unfinished clustering, in the output folder
 
-class Clustering(runs.Run):
-    """A run of k-means; leaves memory.safetensors, clusters.tsv and .png, logs and run.json in the
-    output folder.
+
+def run(session):
+    """Cluster as the flags say. Returns the exit code."""
+    args, output = session.args, session.output
+    check_output(args, "memory")
+    record = records.Record.begin(session, "memory")
+    clustering = Clustering(session, record)
+    settings = clustering_settings(clustering.identity, clustering.teacher.model, args)
+    progress, tensors = find_unfinished(args, output / STATE, settings)
+    session.accelerator.wait_for_everyone()  # all have looked before the first clears the folder
+    if tensors is None and common.is_main_process():
+        records.clear(output)
+        for path in checkpoints(output):
+            common.remove_folder(path)
+    record.settings = settings
+    record.write(output)
+    log = logs.Log(output, args.run_file, progress["step"])
+    kmeans = clustering.make_kmeans(tensors)
+    termination.hold()  # to the end: a memory that is finished is not terminated any more
+    found = clustering.run_passes(kmeans, progress, log)
+    if common.is_main_process():
+        clustering.leave(kmeans, found, progress, log)
+    return 0
+
+
+def find_unfinished(args, state, settings):
+    """Progress and tensors of a clustering that was cut off, or a fresh progress and None.
+
+    state: the file that it left.
     """
+    if isinstance(args.resume_from_checkpoint, str):
+        raise UserError(
+            f"--resume_from_checkpoint {args.resume_from_checkpoint}: train_memory.py goes on from "
+            "what is in its own --output_dir; leave the value out"
+        )
+    fresh = {"settings": settings, "step": 0, "seconds": 0.0, "history": []}
+    if not state.is_file() or common.read_json(state.parent / "run.json").get("finished"):
+        if args.resume_from_checkpoint:
+            raise UserError(
+                f"--resume_from_checkpoint: there is no unfinished clustering in {state.parent}"
+            )
+        return fresh, None
+    try:
+        tensors, metadata = memory.load_state(state)
+        progress = json.loads(metadata["progress"])
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        if args.overwrite_output_dir:
+            return fresh, None
+        raise UserError(
+            f"{state} is damaged ({type(error).__name__}: {error}): delete it to start afresh"
+        ) from None
+    progress["settings"] = flags.as_of_today(progress["settings"])
+    if progress["settings"] == settings:
+        done = len(progress["history"]) + 1
+        say(f"going on after {progress['step']} mini-batches, in pass {done}")
+        return progress, tensors
+    if args.overwrite_output_dir:
+        return fresh, None
+    raise other_settings(state, progress["settings"], settings)
 
-    def __init__(self, args, task):
-        super().__init__(args, task, "memory", None)
-        self.state = self.output / "clustering.safetensors"  # of an unfinished run
 
-    def main(self):
-        args = self.args
-        check_output(args, self.method)
-        features = self.prepare()
-        settings = self.clustering_settings(features)
-        progress, tensors = self.unfinished(settings)
-        self.accelerator.wait_for_everyone()  # all processes have looked before the first clears the folder
-        if tensors is None and common.is_main_process():
-            runs.clear(self.output)
-            for path in checkpoints(self.output):
-                common.remove_folder(path)
-        self.record["settings"] = settings
-        self.write_record()
-        log = logs.Log(self.output, args.run_file, progress["step"])
-        kmeans = self.kmeans(tensors)
-        termination.hold()  # to the end: a memory that is finished is not terminated any more
-        found = self.passes(kmeans, progress, log)
-        if common.is_main_process():
-            self.leave(kmeans, found, progress, features, log)
-        return 0
+class Clustering:
+    """The rows, the teacher and the passes of one k-means; `leave` writes what becomes of it."""
 
-    def prepare(self):
-        """Load rows and teacher. Returns the training set's Features."""
-        args = self.args
+    def __init__(self, session, record):
+        args = session.args
+        self.session, self.record, self.args = session, record, args
+        self.accelerator, self.output = session.accelerator, session.output
         tokenizer = load_tokenizer(args)
-        features = self.features("train", tokenizer, args.max_train_samples)
-        self.rows = len(features.indices)
+        self.features = session.features("train", tokenizer, args.max_train_samples)
+        self.rows = len(self.features.indices)
         if args.num_centroid > self.rows:
             raise UserError(
                 f"--num_centroid is {args.num_centroid}, but there are {self.rows} training "
                 f"samples to cluster: pass {self.rows} or less"
             )
-        teacher = models.load_teacher(args, self.task, tokenizer).to(self.accelerator.device)
-        self.record |= {
-            "data": {"train": features.source},
-            "teacher": models.fingerprint_of_model(teacher),
-        }
-        self.facts = self.memory_facts(teacher, tokenizer)
-        self.data = Rows(
-            features.tensors, cut=args.mask_padding and self.can_cut(teacher, features)
-        )
-        self.teacher = Teacher(teacher, self.accelerator, args.compile)
-        return features
-
-    def clustering_settings(self, features):
-        """All that decides what the memory becomes, as JSON keeps it: a resumed run must have the
-        same.
-        """
-        return json.loads(
-            json.dumps(
-                run_settings(self.args)
-                | self.facts
-                | {
-                    "data": features.source["sha256"],
-                    "processes": self.record["processes"],
-                    "precision": self.record["precision"],
-                }
-            )
-        )
-
-    def unfinished(self, settings):
-        """Progress and tensors of a clustering that was cut off, or a fresh progress and None."""
-        args = self.args
-        if isinstance(args.resume_from_checkpoint, str):
-            raise UserError(
-                f"--resume_from_checkpoint {args.resume_from_checkpoint}: train_memory.py goes on "
-                "from what is in its own --output_dir; leave the value out"
-            )
-        fresh = {"settings": settings, "step": 0, "seconds": 0.0, "history": []}
-        if not self.state.is_file() or common.read_json(self.output / "run.json").get("finished"):
-            if args.resume_from_checkpoint:
-                raise UserError(
-                    f"--resume_from_checkpoint: there is no unfinished clustering in {self.output}"
-                )
-            return fresh, None
-        try:
-            tensors, metadata = memory.load_state(self.state)
-            progress = json.loads(metadata["progress"])
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            if args.overwrite_output_dir:
-                return fresh, None
-            raise UserError(
-                f"{self.state} is damaged ({type(error).__name__}: {error}): delete it to start "
-                "afresh"
-            ) from None
-        progress["settings"] = records.as_of_today(progress["settings"])
-        if progress["settings"] == settings:
-            say(
-                f"going on after {progress['step']} mini-batches, in pass "
-                f"{len(progress['history']) + 1}"
-            )
-            return progress, tensors
-        if args.overwrite_output_dir:
-            return fresh, None
-        raise other_settings(self.state, progress["settings"], settings)
+        teacher = models.load_teacher(args, session.task, tokenizer).to(session.device)
+        self.identity = identify(session, tokenizer, self.features, teacher)
+        record.data, record.teacher = {"train": self.features.source}, self.identity.teacher
+        self.facts = memory_facts(self.identity, teacher, args)
+        cut = args.mask_padding and session.can_cut(teacher, self.features)
+        self.data = Rows(self.features.tensors, cut)
+        self.teacher = Teacher(teacher, self.accelerator)
 
     # ---- features --------------------------------------------------------------------------------
 
-    def items(self, batches):
-        """The items of self.data for mini-batches of indices, prepared ahead."""
-        return self.data.loader(
-            batches, self.args.dataloader_num_workers, self.accelerator.device.type == "cuda"
-        )
+    def load(self, batches):
+        """The items of the data for mini-batches of indices, prepared ahead."""
+        gpu = self.accelerator.device.type == "cuda"
+        return load(self.data, batches, self.args.dataloader_num_workers, gpu)
 
     def rows_of(self, item):
         """The teacher's features of the samples of an item, one row each: (B, W*D) float32."""
@@ -142,24 +125,43 @@ class Clustering(runs.Run):
         """The features (S, W*D) of these samples, on the CPU."""
         chosen = indices.split(self.args.per_gpu_memory_train_batch_size)
         bar = common.progress(
-            self.items(chosen), desc="sample for the start", unit="batch", leave=False
+            self.load(chosen), desc="sample for the start", unit="batch", leave=False
         )
         sample = torch.cat([self.rows_of(item).cpu() for item in bar])
         memory.check_finite(sample)
         return sample
 
-    def start(self):
-        """The centroids to start from (C, W*D), by the features of a random sample or the last
-        mini-batch.
-        """
+    # ---- the start -------------------------------------------------------------------------------
+
+    def make_kmeans(self, tensors=None):
+        """The KMeans to start with, or to go on with from its saved tensors."""
+        accelerator, args = self.accelerator, self.args
+        start = self.find_start() if tensors is None else tensors["centroids"]
+        start = accelerate.utils.broadcast(start.to(accelerator.device))
+        kmeans = memory.KMeans(
+            start,
+            self.rows,
+            args.memory_learning_rate,
+            accelerator.process_index,
+            accelerator.num_processes,
+            accelerator.reduce,
+            restarts=args.memory_init != "released",
+        ).to(accelerator.device)
+        if tensors is not None:
+            kmeans.load(tensors)
+        return kmeans
+
+    def find_start(self):
+        """The first centroids (C, W*D), by a random sample's features or the last mini-batch's."""
         args = self.args
         if args.memory_init == "released":
-            return self.released_start()
-        order = torch.randperm(self.rows, generator=torch.Generator().manual_seed(args.seed))
+            return self.find_released_start()
+        generator = torch.Generator().manual_seed(args.seed)
+        order = torch.randperm(self.rows, generator=generator)
         sample = self.sample(order[: memory.SAMPLE * args.num_centroid].sort().values)
         return memory.start_centroids(sample, args.num_centroid, args.memory_init, args.seed)
 
-    def released_start(self):
+    def find_released_start(self):
         """The authors' released start; with --mask_padding padded positions have no part in it."""
         args, batches = self.args, self.batches()
         last = self.sample(batches[-1])  # (B, W*D)
@@ -171,56 +173,40 @@ class Clustering(runs.Run):
         start = memory.released_centroids(tokens, len(batches), shape, args.seed)
         return start * mask.any(0).repeat_interleave(tokens.shape[1])  # (W,) -> (W*D,); else 0
 
-    def kmeans(self, tensors):
-        """The KMeans to start with, or to go on with from its saved tensors."""
-        accelerator = self.accelerator
-        start = self.start() if tensors is None else tensors["centroids"]
-        start = accelerate.utils.broadcast(start.to(accelerator.device))
-        kmeans = memory.KMeans(
-            start,
-            self.rows,
-            self.args.memory_learning_rate,
-            accelerator.process_index,
-            accelerator.num_processes,
-            accelerator.reduce,
-            restarts=self.args.memory_init != "released",
-        ).to(accelerator.device)
-        if tensors is not None:
-            kmeans.load(tensors)
-        return kmeans
-
     # ---- passes ----------------------------------------------------------------------------------
-
-    def passes(self, kmeans, progress, log):
-        """Pass after pass until the last, or until no sample changes its cluster. Returns what the
-        last one found.
-
-        progress: step (mini-batches done), seconds, history (a dict of numbers per pass), settings;
-        kept up to date.
-        """
-        args, last = self.args, self.args.memory_num_train_epochs
-        agreement = termination.Agreement(self.accelerator, "clustering")
-        while True:
-            number = len(progress["history"]) + 1
-            self.one_pass(kmeans, progress, log, number, agreement)
-            found = kmeans.update()
-            progress["history"].append(self.log_pass(log, progress["step"], number, found))
-            if number == last or (found["changed"] == 0 and args.memory_learning_rate == 1):
-                return found
-            self.save_state(kmeans, progress)
-            if agreement.asks(progress["step"]):
-                termination.stop(f"pass {number} of {last} is saved")
 
     def batches(self):
         """The global mini-batches of a pass, tensors of indices."""
         size = self.args.per_gpu_memory_train_batch_size * self.accelerator.num_processes
         return torch.arange(self.rows).split(size)
 
-    def one_pass(self, kmeans, progress, log, number, agreement):
-        """Take the mini-batches of a pass that are not done yet; each process takes its rows of
-        each.
+    def run_passes(self, kmeans, progress, log):
+        """Pass after pass until the last, or until no sample changes its cluster.
+
+        progress: step (mini-batches done), seconds, history (a dict of numbers per pass), settings;
+        kept up to date. Returns what the last pass found.
         """
-        args, world = self.args, self.accelerator.num_processes
+        args, last = self.args, self.args.memory_num_train_epochs
+        agreement = termination.Agreement(self.accelerator, "clustering")
+        while True:
+            number = len(progress["history"]) + 1
+            self.run_pass(kmeans, progress, log, number, agreement)
+            found = kmeans.update()
+            progress["history"].append(self.log_pass(log, progress["step"], number, found))
+            settled = found["changed"] == 0 and args.memory_learning_rate == 1
+            if number == last or settled:
+                return found
+            self.save_state(kmeans, progress)
+            if agreement.asks(progress["step"]):
+                termination.stop(f"pass {number} of {last} is saved")
+
+    def run_pass(self, kmeans, progress, log, number, agreement):
+        """Take the mini-batches of a pass that are not done; each process takes its rows of each."""
+        args, rank, world = (
+            self.args,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+        )
         batches = self.batches()
         before, seconds, started = (
             (number - 1) * len(batches),
@@ -234,8 +220,8 @@ class Clustering(runs.Run):
             unit="batch",
             desc=f"pass {number} of {args.memory_num_train_epochs}",
         )
-        mine = [batch[self.accelerator.process_index :: world] for batch in batches[done:]]
-        items = iter(self.items([indices for indices in mine if len(indices)]))
+        mine = [batch[rank::world] for batch in batches[done:]]
+        items = iter(self.load([indices for indices in mine if len(indices)]))
         for step, indices in enumerate(mine, start=progress["step"] + 1):
             if len(indices):
                 kmeans.add(self.rows_of(next(items)), indices)
@@ -250,13 +236,13 @@ class Clustering(runs.Run):
                 self.save_state(kmeans, progress)
             if stopping:
                 bar.close()
-                termination.stop(
-                    f"mini-batch {step - before} of {len(batches)} in pass {number} is saved"
-                )
+                place = f"mini-batch {step - before} of {len(batches)} in pass {number}"
+                termination.stop(f"{place} is saved")
         bar.close()
 
     def save_state(self, kmeans, progress):
-        kmeans.save(self.state, {"progress": json.dumps(progress)})
+        """Keep what the clustering needs to go on."""
+        kmeans.save(self.output / STATE, {"progress": json.dumps(progress)})
 
     def log_pass(self, log, step, number, found):
         """Say and log what a pass found. Returns its numbers."""
@@ -274,20 +260,19 @@ class Clustering(runs.Run):
         log.histogram(step, "memory/cluster_sizes", sizes)
         say(
             f"pass {number}: inertia {found['inertia']:.6g}, {len(occupied)} of {len(sizes)} "
-            f"centroids occupied by {min(occupied)} to {max(sizes)} samples, {found['changed']} "
-            f"samples changed, {found['restarted']} empty centroids restarted"
+            f"centroids occupied by {min(occupied)} to {max(sizes)} samples, "
+            f"{found['changed']} samples changed, {found['restarted']} empty centroids restarted"
         )
         return numbers
 
     # ---- what it leaves --------------------------------------------------------------------------
 
-    def leave(self, kmeans, found, progress, features, log):
-        """Write the memory, the clusters as a table and a picture, and the record; then nothing is
-        left to resume.
-        """
-        from analysis.clusters import picture_of_clusters  # here, as it imports matplotlib
+    def leave(self, kmeans, found, progress, log):
+        """Write the memory, the clusters as a table and a picture, and the record.
 
-        args, history = self.args, progress["history"]
+        Then nothing is left to resume.
+        """
+        args, history, task = self.args, progress["history"], self.session.task
         facts = self.facts | {
             "num_centroid": args.num_centroid,
             "seed": args.seed,
@@ -297,42 +282,39 @@ class Clustering(runs.Run):
             "cluster_sizes": found["sizes"],
             "memory_init": args.memory_init,
             "memory_learning_rate": args.memory_learning_rate,
-            "precision": self.record["precision"],
-            "data": features.source["sha256"],
+            "precision": self.record.precision,
+            "data": self.identity.data,
         }
         facts = memory.save_memory(self.output / memory.FILE, kmeans.centroids, facts)
-        table = pd.DataFrame(
-            {
-                "index": features.indices,
-                "label": features.tensors["labels"].numpy(),
-                "cluster": found["assignment"],
-                "x": found["points"][:, 0],
-                "y": found["points"][:, 1],
-            }
-        )
-        with common.atomic_path(self.output / "clusters.tsv") as path:
-            table.to_csv(path, sep="\t", index=False, float_format="%.6g")
-        figure = picture_of_clusters(
-            table,
-            found["centroids"].numpy(),
-            found["sizes"],
-            found["explained"],
-            self.task.labels,
-            self.task.name,
-        )
-        with common.atomic_path(self.output / "clusters.png") as path:
-            figure.savefig(path, format="png", dpi=150)
-        log.figure(progress["step"], "memory/clusters", figure)
+        log.figure(progress["step"], "memory/clusters", self.draw_clusters(found))
         log.close(progress["step"], {}, {})
-        self.record |= {
-            "steps": progress["step"],
-            "train_seconds": progress["seconds"],
-            "memory": facts,
-            "finished": True,
-        }
-        self.write_record()
-        self.state.unlink(missing_ok=True)
+        record = self.record
+        record.steps, record.train_seconds = progress["step"], progress["seconds"]
+        record.memory, record.finished = facts, True
+        record.write(self.output)
+        (self.output / STATE).unlink(missing_ok=True)
         say(
-            f"a memory of {args.num_centroid} centroids for {self.task.name} is in "
+            f"a memory of {args.num_centroid} centroids for {task.name} is in "
             f"{self.output / memory.FILE}; their picture is {self.output / 'clusters.png'}"
         )
+
+    def draw_clusters(self, found):
+        """Write clusters.tsv and clusters.png. Returns the figure."""
+        from training.cluster_picture import picture_of_clusters  # here, as it imports matplotlib
+
+        points = found["points"]
+        columns = {
+            "index": self.features.indices,
+            "label": self.features.tensors["labels"].numpy(),
+            "cluster": found["assignment"],
+            "x": points[:, 0],
+            "y": points[:, 1],
+        }
+        table, task = pd.DataFrame(columns), self.session.task
+        with common.atomic_path(self.output / "clusters.tsv") as path:
+            table.to_csv(path, sep="\t", index=False, float_format="%.6g")
+        centroids, sizes, share = found["centroids"].numpy(), found["sizes"], found["explained"]
+        figure = picture_of_clusters(table, centroids, sizes, share, task.labels, task.name)
+        with common.atomic_path(self.output / "clusters.png") as path:
+            figure.savefig(path, format="png", dpi=150)
+        return figure

@@ -163,7 +163,7 @@ class Parser(argparse.ArgumentParser):
 
 # ---- old spellings -------------------------------------------------------------------------------
 
-OLD = ("local_rank", "fp16_opt_level", "server_ip", "server_port")
+OLD = ("local_rank", "fp16_opt_level", "server_ip", "server_port", "compile")
 
 
 def add_old_spellings(parser):
@@ -188,6 +188,7 @@ def add_old_spellings(parser):
     )
     add("--server_ip", help="Must be empty.")
     add("--server_port", help="Must be empty.")
+    add("--compile", action="store_true", help="Is gone: no run of it was ever faster.")
 
 
 def take_old_spellings(args):
@@ -205,6 +206,10 @@ def take_old_spellings(args):
                 "half precision"
             )
         args.fp16 = level == "O1"
+    if given.get("compile"):
+        raise UserError(
+            "--compile is gone, as torch.compile has never come to a number here: leave it out"
+        )
     for name in ("server_ip", "server_port"):
         if given.get(name):
             raise UserError(

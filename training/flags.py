@@ -41,6 +41,7 @@ from training.loss_flags import (
 )
 from training.methods import read_methods
 
+GONE = {"compile": False}  # flags of before, and the value with which a run does not miss them
 HYPERPARAMETERS = ("weight", "variant", "budget", "seed", "model")
 # variants are named in a table in this order
 SECTIONS = (CKA, LOSS, *GLUE, FEATURES, INTERNAL, METHOD, GAMMAS, MEMORY, GLOBAL, STUDENT)
@@ -139,7 +140,8 @@ def as_of_today(settings):
         if not beside or not settings.keys().isdisjoint(beside):
             added[flag.name] = flag.before(settings) if callable(flag.before) else flag.before
     added |= lacking_of_rivals(settings)
-    return settings | {name: value for name, value in added.items() if name not in settings}
+    kept = {name: value for name, value in settings.items() if GONE.get(name, ABSENT) != value}
+    return kept | {name: value for name, value in added.items() if name not in settings}
 
 
 def lacking_of_rivals(settings):

@@ -367,15 +367,6 @@ TRAINING = Section(
         "Processes that prepare mini-batches ahead. Default 0.",
         least=0,
     ),
-    Flag(
-        "compile",
-        "budget",
-        bool,
-        False,
-        "Compile the models with torch.compile, which takes time at the start; dropout draws other "
-        "random numbers then.",
-        paces=True,
-    ),
     Flag("no_cuda", "model", bool, False, "Stay on the CPU."),
     Flag("fp16", "model", bool, False, "Mixed precision with float16; needs a GPU."),
     Flag("bf16", "model", bool, False, "Mixed precision with bfloat16."),

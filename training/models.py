@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 import transformers
 
+import common
 from common import UserError, say
 from training import classes
 from training.batches import MiniBatch, Rows, span
@@ -433,6 +434,19 @@ def save_model(model, tokenizer, folder):
     """
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def place_model(model, tokenizer, output):
+    """The trained model in the output folder itself, file by file; config.json last makes it
+    loadable.
+    """
+    with common.atomic_path(output / "trained-model") as folder:
+        save_model(model, tokenizer, folder)
+    for file in sorted(
+        (output / "trained-model").iterdir(), key=lambda file: file.name == "config.json"
+    ):
+        common.move(file, output / file.name)
+    common.remove_folder(output / "trained-model")
 
 
 def check_saving(model, tokenizer, folder):

@@ -1,6 +1,7 @@
 """The record of a run, run.json: where it came from, and how older ones read today."""
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import os
 import platform
@@ -9,7 +10,8 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from common import UserError, read_json
+import common
+from common import UserError, is_main_process, read_json, write_json
 from training.flags import as_of_today  # noqa: F401 - for those who read records
 
 PACKAGES = (
@@ -63,6 +65,76 @@ def processor():
     return platform.processor() or platform.machine()
 
 
+@dataclasses.dataclass
+class Record:
+    """What run.json says of a run. None, but for the teacher, is what it does not say.
+
+    It is written when the training starts and again at the end; `finished` is then True.
+    """
+
+    # where it came from
+    command: str = None
+    started: str = None  # UTC
+    commit: str = None
+    uncommitted_changes: bool = None
+    versions: dict = None  # package -> version
+    machine: str = None
+    # what it is
+    method: str = None  # as in tables
+    seed: int = None
+    device: str = None  # a GPU's name, or "cpu"
+    processes: int = None
+    precision: str = None  # "no", "bf16" or "fp16"
+    arguments: dict = None  # every flag
+    settings: dict = None  # what decides what is trained: training/identity.py
+    # what it read
+    data: dict = None  # {"train": file, sha256, rows, rows that were cut}
+    teacher: str = None  # the sha256 of its weights
+    teacher_scores: dict = None
+    teacher_memory: dict = None  # the facts in its file, and the file's sha256
+    teacher_cache: list = None  # files
+    # what came of it
+    trained: bool = None
+    steps: int = None
+    train_seconds: float = None
+    examples_per_second: float = None
+    peak_memory_mib: int = None
+    parameters: int = None  # of the student
+    memory: dict = None  # of train_memory.py: the facts in the file that it wrote
+    results: dict = None  # dev metrics
+    wall_seconds: float = None
+    finished: bool = False
+
+    @classmethod
+    def begin(cls, session, method):
+        """The Record of a run that starts now, in a training.session.Session."""
+        return cls(
+            **provenance(),
+            method=method,
+            seed=session.args.seed,
+            device=session.device_name(),
+            processes=session.accelerator.num_processes,
+            precision=session.accelerator.mixed_precision,
+            arguments=dict(vars(session.args)),
+        )
+
+    @classmethod
+    def go_on(cls, before, args):
+        """The Record of a run that was cut off after its training. before: its run.json."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        known = {name: value for name, value in before.items() if name in names}
+        return cls(**known | {"arguments": dict(vars(args))})
+
+    def write(self, folder):
+        """Write run.json, in the main process."""
+        if is_main_process():
+            write_json(Path(folder) / "run.json", self.as_json())
+
+    def as_json(self):
+        """The content of run.json."""
+        return {k: v for k, v in vars(self).items() if v is not None or k == "teacher"}
+
+
 def read_run(folder):
     """The run.json of a run's folder, {} where there is none; its parts are objects."""
     path = Path(folder) / "run.json"
@@ -87,3 +159,27 @@ def complete_run(folder):
             f"{Path(folder) / 'run.json'} is not the record of a finished run "
             f"({missing}): repeat the run, or move its folder away"
         ) from None
+
+
+def clear(output):
+    """Remove an earlier run's files, but for its checkpoints, from the output folder; of links, the
+    links alone.
+    """
+    for pattern in (
+        "run.json",
+        "config.json",
+        "model.safetensors",
+        "train_log.jsonl",
+        "eval_results.*",
+        "dev*_predictions.tsv",
+        "memory.safetensors",
+        "student_memory.safetensors",
+        "clusters.tsv",
+        "clusters.png",
+        "clustering.safetensors",
+        "probe.jsonl",
+    ):
+        for file in output.glob(pattern):
+            if file.is_symlink() or file.is_file():
+                file.unlink()
+    common.discard(output / "submission")

@@ -1,170 +1,185 @@
-"""--teacher_cache: a frozen teacher's outputs for a task, computed once and shared by every run of
-a sweep.
+"""--teacher_cache: a frozen teacher's outputs for a task, computed once and shared by every run.
 
-    DIR/mrpc-0123456789abcdef/        a teacher, its data, tokenizer, length and precision (facts.json says which)
-      logits.npy                      (N, K) float32, for KD
-      features-11.npy                 (N, W, D) float16, for L, and for I beside it
-      tokens-11-biased.npy            (N, W, W) float16, cka.token_structure, for I alone
-      relations-89abcdef01234567.npy  (N, 2, C) float32, distances and cosines to a memory, for G
-      attention.npy                   (N, 3, A, W, d) float16, the last layer's queries, keys and values, for MiniLM
+    DIR/mrpc-0123456789abcdef/      a teacher, its data, tokenizer, length and precision (facts.json)
+      logits/                       (N, K) float32, for KD
+      features-11/                  (N, W, D) float16, for L, and for I beside it
+      tokens-11-biased/             (N, W, W) float16, cka.token_structure, for I alone
+      relations-89abcdef01234567/   (N, 2, C) float32, distances and cosines to a memory, for G
+      attention/                    (N, 3, A, W, d) float16, the last layer's queries, keys, values,
+                                    for MiniLM
+        00000.safetensors           the first 1,024 samples, and so on
 
-A run reads the files that its terms need, memory-mapped, and makes those that are missing in one
-pass of the teacher.
+A run reads what its terms need, memory-mapped. Shards that are missing are made in one pass of the
+teacher; each is whole or not there, so a run that is killed goes on with the next one.
 """
 
-import contextlib
 import hashlib
 import json
 import math
-import os
 import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 import accelerate
 import filelock
-import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 import cka
 import termination
-from common import UserError, discard, move, naming, progress, read_json, say, write_json
-from training.batches import MiniBatch, Outputs, Rows, flat, uncut
+from common import UserError, atomic_path, progress, say, write_json
+from training.batches import MiniBatch, Outputs, Rows, flat, load, uncut
 
-NUMPY = {torch.float16: np.dtype("<f2"), torch.float32: np.dtype("<f4")}
+SHARD = 1024  # samples
 
 
 class Entry(NamedTuple):
-    """A file: the numbers of each sample, and how they follow from the teacher's outputs."""
+    """One of the folders: what it holds of each sample, and how that follows from the teacher.
 
-    source: (
-        int | str
-    )  # the layer of the hidden state that it is made of, or "logits" or "attention"
+    source: the layer of the hidden state that it is made of, or "logits" or "attention". make:
+    (source, MiniBatch) -> (B, *shape), or of the columns that were computed. padding: whether it
+    holds what the teacher says at padded positions; else these are 0.
+    """
+
+    source: int | str
     shape: tuple
     dtype: torch.dtype
-    make: object = lambda x, batch: (
-        x
-    )  # (source, MiniBatch) -> (B, *shape), or of the columns that were computed
-    padding: bool = (
-        False  # whether it holds what the teacher says at padded positions; else these are 0
-    )
+    make: object = lambda x, batch: x
+    padding: bool = False
 
     @property
     def bytes(self):
         """Of a sample."""
-        return NUMPY[self.dtype].itemsize * math.prod(self.shape)
+        return self.dtype.itemsize * math.prod(self.shape)
 
 
 def entries(needs, layers, config, args, memories=None, memory_name=""):
-    """{kind: {file name: Entry}} of what terms need, a set among logits, tokens, features,
-    relations and attention.
+    """{kind: {name: Entry}} of what terms need: logits, tokens, features, relations, attention.
 
-    layers: the teacher's hidden states in use, the penultimate last. config: the teacher's.
+    needs: a set of these kinds. layers: the teacher's hidden states in use, the penultimate last.
+    config: the teacher's.
     """
-    length, mask_padding = args.max_seq_length, args.mask_padding
-    masked = "-masked" if mask_padding else ""
+    length, width = args.max_seq_length, config.hidden_size
+    masked = "-masked" if args.mask_padding else ""
+    reads_padding = not args.mask_padding
 
-    def tokens(h, batch):
-        return cka.token_structure(
-            h, batch.targets["attention_mask"] if mask_padding else None, args.cka_estimator
-        )
+    def token_structure(h, batch):
+        mask = batch.targets["attention_mask"] if args.mask_padding else None
+        return cka.token_structure(h, mask, args.cka_estimator).matrix
 
     def relations(h, batch):
-        found = cka.memory_relations(flat(h, batch.targets, length, mask_padding), memories.teacher)
+        rows = flat(h, batch.targets, length, args.mask_padding)
+        found = cka.memory_relations(rows, memories.teacher)
         return torch.stack([found[psi] for psi in cka.PSI], 1)  # (B, 2, C)
 
     wanted = {}
     if "logits" in needs:
         wanted["logits"] = {"logits": Entry("logits", (config.num_labels,), torch.float32)}
-    if "features" in needs:
+    if "features" in needs:  # the same with and without --mask_padding
         wanted["features"] = {
-            f"features-{k}": Entry(k, (length, config.hidden_size), torch.float16, padding=True)
-            for k in layers
-        }  # with and without --mask_padding
+            f"features-{layer}": Entry(layer, (length, width), torch.float16, padding=True)
+            for layer in layers
+        }
     elif "tokens" in needs:
         wanted["tokens"] = {
-            f"tokens-{k}-{args.cka_estimator}{masked}": Entry(
-                k, (length, length), torch.float16, tokens, not mask_padding
+            f"tokens-{layer}-{args.cka_estimator}{masked}": Entry(
+                layer, (length, length), torch.float16, token_structure, reads_padding
             )
-            for k in layers
+            for layer in layers
         }
     if "relations" in needs:
-        wanted["relations"] = {
-            f"relations-{memory_name[:16]}{masked}": Entry(
-                layers[-1], (2, len(memories.student)), torch.float32, relations, not mask_padding
-            )
-        }
+        shape = 2, len(memories.student)
+        entry = Entry(layers[-1], shape, torch.float32, relations, reads_padding)
+        wanted["relations"] = {f"relations-{memory_name[:16]}{masked}": entry}
     if "attention" in needs:
         heads = config.num_attention_heads
-        wanted["attention"] = {
-            "attention": Entry(
-                "attention",
-                (3, heads, length, config.hidden_size // heads),
-                torch.float16,
-                lambda qkv, batch: torch.stack(qkv, 1),
-            )
-        }
+        shape = 3, heads, length, width // heads
+        entry = Entry("attention", shape, torch.float16, lambda qkv, batch: torch.stack(qkv, 1))
+        wanted["attention"] = {"attention": entry}
     return wanted
 
 
 class TeacherCache:
-    """The files of one teacher and data set. facts: all that decides them, JSON-able; rows: N.
+    """What is kept of one teacher for one data set.
 
-    wanted: what `entries` returned. Under several processes the first one reads, decides and
-    writes.
+    facts: all that decides it, JSON-able. rows: N. wanted: what `entries` returned. Under several
+    processes the first one reads, decides and writes.
     """
 
     def __init__(self, folder, facts, rows, wanted):
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         self.folder = Path(folder) / f"{facts['task'].lower()}-{digest[:16]}"
-        self.facts, self.rows, self.wanted, self.values = facts, rows, wanted, {}
-        self.files = {name: entry for kind in wanted.values() for name, entry in kind.items()}
+        self.facts, self.rows, self.wanted, self.shards = facts, rows, wanted, {}
+        self.entries = {name: entry for kind in wanted.values() for name, entry in kind.items()}
         self.lock = filelock.FileLock(self.folder / ".lock")
+
+    def path(self, name, shard=None):
+        """The folder of an entry, or the file of one of its shards."""
+        folder = self.folder / name
+        return folder if shard is None else folder / f"{shard:05}.safetensors"
+
+    def rows_of(self, shard):
+        """The samples of a shard, a range."""
+        return range(shard * SHARD, min((shard + 1) * SHARD, self.rows))
+
+    def missing(self):
+        """[(shard, the names of the entries that lack it)]."""
+        found = []
+        for shard in range(math.ceil(self.rows / SHARD)):
+            names = [name for name in self.entries if not self.path(name, shard).exists()]
+            if names:
+                found.append((shard, names))
+        return found
 
     # ---- reading ---------------------------------------------------------------------------------
 
-    def path(self, name):
-        return self.folder / f"{name}.npy"
-
     def open(self):
-        """Map the files into memory. Returns this cache."""
-        for name, entry in self.files.items():
-            expected = f"{NUMPY[entry.dtype]} {(self.rows, *entry.shape)}"
-            try:
-                values = np.asarray(np.load(self.path(name), mmap_mode="r", allow_pickle=False))
-                found = f"{values.dtype} {values.shape}"
-            except (OSError, ValueError, EOFError) as error:
-                found = f"{type(error).__name__}: {error}"
-            if found != expected:
-                raise UserError(
-                    f"{self.path(name)} should hold {expected}, found {found}: delete it to have "
-                    "it made again"
-                )
-            self.values[name] = values
+        """Map all shards into memory. Returns this cache."""
+        for name in self.entries:
+            shards = range(math.ceil(self.rows / SHARD))
+            self.shards[name] = [self.open_shard(name, shard) for shard in shards]
         return self
 
+    def open_shard(self, name, shard):
+        """The numbers of a shard's samples, a tensor that is read from the disk where it is used."""
+        entry, path = self.entries[name], self.path(name, shard)
+        expected = f"{entry.dtype} {(len(self.rows_of(shard)), *entry.shape)}"
+        try:
+            with safe_open(path, framework="pt") as file:
+                values = file.get_tensor("values")
+            found = f"{values.dtype} {tuple(values.shape)}"
+        except (OSError, SafetensorError) as error:
+            found = f"{type(error).__name__}: {error}"
+        if found != expected:
+            raise UserError(
+                f"{path} should hold {expected}, found {found}: delete it to have it made again"
+            )
+        return values
+
     def read(self, indices, columns=slice(None)):
-        """The wanted numbers of samples (B,), at the positions `columns`, a slice; file name ->
-        tensor (B, ...).
-        """
+        """The numbers of samples (B,) at the positions `columns`, a slice: name -> (B, ...)."""
         every = slice(None)
         places = {
             "features": (columns,),
             "tokens": (columns, columns),
             "attention": (every, every, columns),
         }
-        rows = indices.numpy()
-        return {
-            name: torch.from_numpy(self.values[name][(rows, *places.get(kind, ()))])
-            for kind, names in self.wanted.items()
-            for name in names
-        }
+        found = {}
+        for kind, names in self.wanted.items():
+            for name in names:
+                rows = [
+                    self.shards[name][i // SHARD][(i % SHARD, *places.get(kind, ()))]
+                    for i in indices.tolist()
+                ]
+                found[name] = torch.stack(rows)
+        return found
 
     def outputs(self, found):
         """The teacher's Outputs from what `read` returned."""
         kinds = {
-            kind: tuple(found[name].float() for name in files)
-            for kind, files in self.wanted.items()
+            kind: tuple(found[name].float() for name in names)
+            for kind, names in self.wanted.items()
         }
         if "logits" in kinds:
             kinds["logits"] = kinds["logits"][0]
@@ -176,47 +191,32 @@ class TeacherCache:
 
     # ---- making ----------------------------------------------------------------------------------
 
-    def complete(self, teacher, features, batch_size, save_steps, workers=0, can_cut=True):
-        """Make the files that are missing, unless another run is making them; then open them.
-        Returns this cache.
+    def complete(self, teacher, features, batch_size, workers=0, can_cut=True):
+        """Make the shards that are missing, unless another run is making them, and open all.
 
-        teacher: a training.teacher.Teacher. features: the data set, name -> tensor (N, ...). Every
-        `save_steps` mini-batches what is done is made safe: a run that is killed goes on from
-        there. can_cut: False where the teacher itself reads padding.
+        teacher: a training.teacher.Teacher. features: the data set, name -> tensor (N, ...).
+        can_cut: False where the teacher itself reads padding. Returns this cache.
         """
         first = teacher.accelerator.is_main_process
 
-        def decided(function, *arguments):
+        def decide(function, *arguments):
             """What the first process finds, in all of them."""
-            return accelerate.utils.broadcast_object_list(
-                [function(*arguments) if first else None]
-            )[0]
+            found = [function(*arguments) if first else None]
+            return accelerate.utils.broadcast_object_list(found)[0]
 
-        if decided(self.missing):
+        if decide(self.missing):
             waited = 0
-            while not decided(
-                self.hold, waited
-            ):  # in short turns, as the other processes wait no longer than minutes
+            # in short turns, as the other processes wait no longer than minutes
+            while not decide(self.hold, waited):
                 waited += 1
             try:
-                if missing := decided(self.missing):  # another run may have made them
-                    self.make(
-                        missing,
-                        decided(self.begin, missing),
-                        teacher,
-                        features,
-                        batch_size,
-                        save_steps,
-                        workers,
-                        can_cut,
-                    )
+                if missing := decide(self.missing):  # another run may have made them
+                    decide(self.begin, missing)
+                    self.make(missing, teacher, features, batch_size, workers, can_cut)
             finally:
                 self.lock.release()
         teacher.accelerator.wait_for_everyone()
         return self.open()
-
-    def missing(self):
-        return [name for name in self.files if not self.path(name).exists()]
 
     def hold(self, waited):
         """True once the folder is held by this run; another one may be writing there."""
@@ -229,130 +229,86 @@ class TeacherCache:
             return False
         return True
 
-    def partial(self, name):
-        return self.folder / f"{name}.npy.partial"
-
-    def abandon(self):
-        """Remove what is not whole."""
-        for path in (*self.folder.glob("*.partial"), self.folder / "partial.json"):
-            path.unlink(missing_ok=True)
-
-    def rows_done(self, missing):
-        """How many rows a killed run has left of just these files."""
-        before = read_json(self.folder / "partial.json")
-        rows = before.get("rows", 0)
-        whole = all(
-            self.partial(name).is_file()
-            and self.partial(name).stat().st_size >= rows * self.files[name].bytes
-            for name in missing
-        )
-        return rows if whole and sorted(before.get("files", [])) == sorted(missing) else 0
-
     def begin(self, missing):
-        """Say what will be written, refuse where it does not fit. Returns the rows that a killed
-        run had done.
-        """
-        for path in self.folder.glob(".*.tmp*"):  # of a killed run, as this one holds the folder
-            discard(path)
-        done = self.rows_done(missing)
-        if not done:
-            self.abandon()
-        sample, free = (
-            sum(self.files[name].bytes for name in missing),
-            shutil.disk_usage(self.folder).free,
+        """Say what will be written; refuse it where it does not fit."""
+        names = [name for name in self.entries if any(name in lacking for _, lacking in missing)]
+        size = sum(self.rows * self.entries[name].bytes for name in names)
+        more = sum(
+            len(self.rows_of(shard)) * self.entries[name].bytes
+            for shard, lacking in missing
+            for name in lacking
         )
-        size, more = self.rows * sample, (self.rows - done) * sample
+        free = shutil.disk_usage(self.folder).free
         if more > free:
             raise UserError(
                 f"the teacher cache needs {more / 1e6:,.1f} MB more in {self.folder}, where "
                 f"{free / 1e6:,.1f} MB are free: name another --teacher_cache, or leave it out"
             )
+        done = self.rows - sum(len(self.rows_of(shard)) for shard, _ in missing)
+        said = f"; {done} of {self.rows} samples are done" if done else ""
         say(
-            f"making the teacher cache {self.folder}: {', '.join(missing)}, {size / 1e6:,.1f} MB"
-            + (f"; {done} of {self.rows} samples are done" if done else "")
+            f"making the teacher cache {self.folder}: {', '.join(names)}, {size / 1e6:,.1f} MB{said}"
         )
         write_json(self.folder / "facts.json", self.facts)
-        return done
 
-    def make(self, missing, done, teacher, features, batch_size, save_steps, workers, can_cut):
-        """One pass of the teacher over the samples from `done` on; the files take their names at
-        its end.
-        """
-        accelerator, sources = teacher.accelerator, {self.files[name].source for name in missing}
-        layers = sorted(sources - {"logits", "attention"})
-        world, gpu = accelerator.num_processes, accelerator.device.type == "cuda"
-        batches = (
-            torch.arange(done, self.rows).split(batch_size * world) if done < self.rows else []
+    def make(self, missing, teacher, features, batch_size, workers, can_cut):
+        """One pass of the teacher over the samples of the missing shards."""
+        accelerator, lacking = teacher.accelerator, dict(missing)
+        names = {name for some in lacking.values() for name in some}
+        rank, world = accelerator.process_index, accelerator.num_processes
+        cut = can_cut and not any(self.entries[name].padding for name in names)
+        batches = [
+            indices
+            for shard in lacking
+            for indices in torch.tensor(self.rows_of(shard)).split(batch_size * world)
+        ]
+        rows, gpu = Rows(features, cut, rank, world), accelerator.device.type == "cuda"
+        bar = progress(
+            load(rows, batches, workers, gpu),
+            total=len(batches),
+            desc="teacher cache",
+            unit="batch",
         )
-        cut = can_cut and not any(self.files[name].padding for name in missing)
-        items = Rows(features, cut, accelerator.process_index, world).loader(batches, workers, gpu)
         agreement = termination.Agreement(accelerator, "teacher cache")
         termination.hold()
-        bar = progress(items, total=len(batches), desc="teacher cache", unit="batch")
-        with contextlib.ExitStack() as stack:
-            files = {
-                name: stack.enter_context(self.append(name, done))
-                for name in missing
-                if accelerator.is_main_process
-            }
-            for step, item in enumerate(bar, start=1):
-                batch = MiniBatch(item, accelerator.device, world)
-                outputs = teacher(batch, layers, "logits" in sources, "attention" in sources)
-                found = dict(zip(layers, outputs.features, strict=True)) | {
-                    "logits": outputs.logits,
-                    "attention": outputs.attention,
-                }
-                for name, file in files.items():
-                    with naming(self.partial(name)):
-                        file.write(self.numbers(name, found, batch))
-                done += batch.size
-                stopping = step < len(batches) and agreement.asks(step)
-                if files and (stopping or step % save_steps == 0 or step == len(batches)):
-                    self.make_safe(files, done)
-                if stopping:
-                    bar.close()
-                    termination.stop(
-                        f"{done} of {self.rows} samples of the teacher cache are saved"
-                    )
-        for name in files:
-            move(self.partial(name), self.path(name))
-        if files:
-            (self.folder / "partial.json").unlink()
+        done, parts = self.rows - sum(len(self.rows_of(shard)) for shard in lacking), {}
+        for step, item in enumerate(bar, start=1):
+            batch = MiniBatch(item, accelerator.device, world)
+            shard = int(batch.indices[0]) // SHARD
+            found = self.ask(teacher, batch, lacking[shard])
+            if accelerator.is_main_process:
+                for name in lacking[shard]:
+                    parts.setdefault(name, []).append(self.numbers(name, found, batch))
+            if int(batch.indices[-1]) + 1 == self.rows_of(shard).stop:
+                self.write(shard, parts)
+                done, parts = done + len(self.rows_of(shard)), {}
+            if step < len(batches) and agreement.asks(step):
+                bar.close()
+                termination.stop(f"{done} of {self.rows} samples of the teacher cache are saved")
         termination.release()
 
+    def ask(self, teacher, batch, names):
+        """What the entries of these names are made of, by its source."""
+        sources = {self.entries[name].source for name in names}
+        layers = sorted(sources - {"logits", "attention"})
+        outputs = teacher(batch, layers, "logits" in sources, "attention" in sources)
+        found = dict(zip(layers, outputs.features, strict=True))
+        return found | {"logits": outputs.logits, "attention": outputs.attention}
+
     def numbers(self, name, found, batch):
-        """The bytes of a mini-batch in a file. found: what entries are made of, by its name."""
-        entry = self.files[name]
-        values = uncut(entry.make(found[entry.source], batch), batch.targets, *entry.shape)
-        values = values.to(entry.dtype).contiguous()
+        """A mini-batch's part of a shard, on the CPU: (B, *shape)."""
+        entry = self.entries[name]
+        values = entry.make(found[entry.source], batch)
+        values = uncut(values, batch.targets, *entry.shape).to(entry.dtype)
         if not values.isfinite().all():
-            self.abandon()
             raise UserError(
-                f"the teacher's {name} have numbers that {NUMPY[entry.dtype]} cannot hold: run "
-                "without --teacher_cache"
+                f"the teacher's {name} have numbers that {entry.dtype} cannot hold: run without "
+                "--teacher_cache"
             )
-        return values.cpu().numpy().astype(NUMPY[entry.dtype], copy=False).tobytes()
+        return values.cpu()
 
-    @contextlib.contextmanager
-    def append(self, name, done):
-        """A .npy file whose header tells of all rows, open at the row `done`."""
-        entry = self.files[name]
-        with open(self.partial(name), "r+b" if done else "wb") as file:
-            np.lib.format.write_array_header_1_0(
-                file,
-                {
-                    "descr": NUMPY[entry.dtype].str,
-                    "fortran_order": False,
-                    "shape": (self.rows, *entry.shape),
-                },
-            )
-            file.seek(done * entry.bytes, os.SEEK_CUR)
-            file.truncate()
-            yield file
-
-    def make_safe(self, files, rows):
-        for name, file in files.items():
-            with naming(self.partial(name)):
-                file.flush()
-                os.fsync(file.fileno())
-        write_json(self.folder / "partial.json", {"rows": rows, "files": sorted(files)})
+    def write(self, shard, parts):
+        """Write a shard of each name in `parts`, {name: its mini-batches}: whole or not at all."""
+        for name, values in parts.items():
+            with atomic_path(self.path(name, shard)) as temporary:
+                save_file({"values": torch.cat(values)}, temporary)

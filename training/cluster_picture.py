@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from analysis.methods import COLOURS
+from training.colours import COLOURS
 
 MOST = 20_000  # samples drawn
 

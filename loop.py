@@ -1,0 +1,266 @@
+"""The training loop: from the rows of a mini-batch to the gradient, for every method.
+
+    Loop.steps           indices of the global mini-batch -> this process's rows, tokenised
+    Loop.forward, .ask   -> what student and teacher, or the teacher's cache, say of them:
+                            Outputs(logits (B, K), features (B, W, D) of each layer in use)
+    Loop.compute_terms   -> each Term's scalar (terms.py, cka.py) -> Σ weight * term
+    Loop.take_step       -> the gradient, an optimizer step
+
+Under several processes the outputs of all of them are gathered before the losses (see GatherRows in
+training/batches.py), so every term is that of the global mini-batch, whatever it relates, and no
+term needs to know about processes.
+"""
+
+import contextlib
+import math
+import time
+
+import torch
+
+import cka
+import common
+import termination
+from common import UserError, say
+from terms import Counted, needs_of
+from training.batches import MiniBatch, Rows, Windows, load, windows
+from training.checkpoints import Meter, State
+
+
+class Loop:
+    """The training loop of one run: each optimizer step takes a window of mini-batches.
+
+    teacher: a training.teacher.Teacher, None without one. cache: a TeacherCache with what the terms
+    need of it, if any. terms: name -> Term; those of weight 0 are not computed. pairs: indices of
+    hidden states to align, [(student's, teacher's)]; observed: the pair whose relation differences
+    are logged, by default the last. features: the training rows, name -> tensor (N, W). can_cut:
+    False where the models themselves read padding.
+    """
+
+    def __init__(
+        self,
+        args,
+        accelerator,
+        student,
+        teacher,
+        terms,
+        pairs,
+        features,
+        cache=None,
+        observed=None,
+        can_cut=True,
+    ):
+        self.args, self.accelerator, self.teacher, self.cache = args, accelerator, teacher, cache
+        self.terms = {name: term for name, term in terms.items() if term.weight != 0}
+        self.needs = needs_of(self.terms)
+        self.observed = observed or (pairs or [(None, None)])[-1]
+        reads_layers = bool(self.needs - {"logits", "attention"})
+        self.layers_s, self.layers_t = zip(*pairs, strict=True) if reads_layers else ((), ())
+        self.mask_padding, self.told = getattr(args, "mask_padding", False), set()
+
+        rank, self.world = accelerator.process_index, accelerator.num_processes
+        self.cut = can_cut and not any(term.padding for term in self.terms.values())
+        self.data = Rows(features, self.cut, rank, self.world, cache)
+        self.whole = Rows(features, False, rank, self.world)
+        self.lengths = features["attention_mask"].sum(1) if args.group_by_length else None
+
+        self.rows, self.batch_size = len(features["labels"]), args.per_gpu_train_batch_size
+        self.batch_size *= self.world
+        batches = math.ceil(self.rows / self.batch_size)
+        steps = math.ceil(batches / args.gradient_accumulation_steps)
+        self.total_steps = math.ceil(args.num_train_epochs * steps)
+        if args.max_steps > 0:
+            self.total_steps = args.max_steps
+        self.check_sizes(features["attention_mask"].shape[1])
+
+        meter = Meter([*self.terms, "total"], accelerator.device)
+        modules = dict.fromkeys(
+            term.module for term in self.terms.values() if term.module is not None
+        )
+        losses = torch.nn.ModuleList(modules)  # each process has their whole gradient: not for DDP
+        self.state = State(args, accelerator, student, losses, self.total_steps, meter)
+        self.student = accelerator.prepare(student)
+
+    def check_sizes(self, length):
+        """Refuse mini-batches or samples so small that a term has never a value.
+
+        That would be another method's training.
+        """
+        size = min(self.batch_size, self.rows)
+        for name, term in self.terms.items():
+            if size < term.fewest:
+                raise UserError(
+                    f"a mini-batch has {size} samples here, but the loss term {name} relates the "
+                    f"samples of a mini-batch and has no value for fewer than {term.fewest} "
+                    "(accumulated mini-batches count one by one): pass "
+                    f"--per_gpu_train_batch_size {term.fewest} or more, or take the term's weight "
+                    "away"
+                )
+            if length < term.fewest_tokens:
+                raise UserError(
+                    f"--max_seq_length is {length}, but the loss term {name} relates the tokens of "
+                    f"a sample and has no value for fewer than {term.fewest_tokens}: pass more, or "
+                    "take the term's weight away"
+                )
+
+    # ---- a step ----------------------------------------------------------------------------------
+
+    def forward(self, batch):
+        """The student's Outputs of a MiniBatch, with what the terms need."""
+        return batch.forward(self.student, self.layers_s, "attention" in self.needs)
+
+    def ask(self, batch):
+        """What the terms need of the teacher, from its cache where there is one; or None."""
+        if self.teacher is None:
+            return None
+        if self.cache is not None:
+            return self.cache.outputs(batch.teacher)
+        logits, attention = "logits" in self.needs, "attention" in self.needs
+        return self.teacher(batch, self.layers_t, logits, attention)
+
+    def compute_terms(self, s, t, batch):
+        """The terms' values and their weighted total, by name, and those that are Counted."""
+        values, counted = {}, {}
+        for name, term in self.terms.items():
+            values[name] = term.loss(s, t, batch.targets)
+            if isinstance(values[name], Counted):
+                counted[name] = values[name]
+                values[name] = counted[name].value
+        values["total"] = sum(term.weight * values[name] for name, term in self.terms.items())
+        return values, counted
+
+    def take_step(self, batches):
+        """One optimizer step on accumulated MiniBatches. Returns the gradient norm."""
+        state, accelerator = self.state, self.accelerator
+        for batch in batches:
+            last = batch is batches[-1]
+            with contextlib.nullcontext() if last else accelerator.no_sync(self.student):
+                s, t = self.forward(batch), self.ask(batch)
+                values, counted = self.compute_terms(s, t, batch)
+                accelerator.backward(values["total"] / len(batches))
+            state.meter.add(state.step + 1, values, counted)
+            state.examples += batch.size
+        # the losses' own parameters are not clipped: they would take from the student's share, and
+        # Adam rescales them
+        most = self.args.max_grad_norm or math.inf
+        norm = accelerator.clip_grad_norm_(self.student.parameters(), most)
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        if not state.optimizer.step_was_skipped:  # by fp16's loss scaler, after an overflow
+            state.scheduler.step()
+        return norm
+
+    # ---- all steps -------------------------------------------------------------------------------
+
+    def plan(self):
+        """(step, epoch, mini-batches of indices) from the state's step to the last one."""
+        return windows(
+            self.rows,
+            self.batch_size,
+            self.args.gradient_accumulation_steps,
+            self.args.seed,
+            self.state.step,
+            self.total_steps,
+            self.lengths,
+        )
+
+    def steps(self):
+        """(step, epoch, MiniBatches) by the plan, prepared ahead."""
+        device = self.accelerator.device
+        workers, gpu = self.args.dataloader_num_workers, device.type == "cuda"
+        for step, epoch, items in load(Windows(self.data), self.plan(), workers, gpu):
+            yield step, epoch, [MiniBatch(item, device, self.world) for item in items]
+
+    def run(self, log, save, evaluate):
+        """Train from the state's step to the last one.
+
+        log(step, group=scalars, ...), save(state) and evaluate() -> dev metrics are called at their
+        steps.
+        """
+        args, state = self.args, self.state
+        self.student.train()
+        bar = common.progress(
+            total=self.total_steps, initial=state.step, unit="step", desc="training"
+        )
+        agreement = termination.Agreement(self.accelerator, "training")
+        started, seconds = time.perf_counter(), state.seconds
+        for step, epoch, batches in self.steps():
+            rate = state.scheduler.get_last_lr()[0]
+            norm = self.take_step(batches)
+            state.step, state.seconds = step, seconds + time.perf_counter() - started
+            bar.update()
+            paused = time.perf_counter()
+            last = step == self.total_steps
+            if last or step % args.logging_steps == 0:
+                progress = {"epoch": round(epoch, 4), "learning_rate": rate}
+                self.log_step(log, progress, norm, batches[-1], bar, None if last else evaluate)
+            stopping = not last and agreement.asks(step)  # after the last, what follows is saved
+            if stopping or (step % args.save_steps == 0 and not last):
+                state.meter.check()
+                save(state)
+            if stopping:
+                bar.close()
+                termination.stop(f"step {step} of {self.total_steps} is saved")
+            # logging, evaluating and saving are no training time
+            started += time.perf_counter() - paused
+        bar.close()
+
+    def log_step(self, log, progress, norm, batch, bar, evaluate):
+        """Log a step; the device is waited for here alone. evaluate: None after the last step."""
+        state = self.state
+        state.meter.check()
+        means, undefined, most = state.meter.read()
+        self.say_undefined(state.step, most)
+        bar.set_postfix(loss=f"{means['total']:.4f}")
+        speed = state.examples / state.seconds
+        log(
+            state.step,
+            loss=means,
+            relation=self.observe(batch.indices),
+            undefined=undefined,
+            training=progress | {"grad_norm": float(norm), "examples_per_second": speed},
+            dev=evaluate() if evaluate and self.args.evaluate_during_training else {},
+        )
+        self.student.train()
+
+    def observe(self, indices):
+        """The relation differences of these samples, by name; {} without a teacher.
+
+        They are of whole rows and without dropout, whatever the method computes.
+        """
+        if self.teacher is None:
+            return {}
+        batch = MiniBatch(self.whole[indices], self.accelerator.device, self.world)
+        layer_s, layer_t = self.observed
+        self.student.eval()
+        with torch.no_grad():
+            (h_s,) = batch.forward(self.student, (layer_s,)).features
+        (h_t,) = self.teacher(batch, (layer_t,), logits=False).features
+        mask = batch.targets["attention_mask"] if self.mask_padding else None
+        return relation_differences(h_s, h_t, mask)
+
+    def say_undefined(self, step, most):
+        """Say once of each term that most of its values were undefined. most: their names."""
+        for name in most - self.told:
+            say(
+                f"warning: most values of the loss term {name} were undefined up to step {step} "
+                "and left out: the rows of features were all alike, the teacher's or the "
+                "student's, or too few"
+            )
+        self.told |= most
+
+
+def relation_differences(h_s, h_t, mask=None):
+    """RD between samples and between tokens, Euclidean and cosine (Eq. 12-13), by name.
+
+    h_s, h_t: (B, W, D). mask: (B, W) bool, True for the tokens that count.
+    """
+    h_s, h_t = h_s.float(), h_t.float()
+    inter = h_s, h_t
+    if mask is not None:
+        inter = h_s * mask.unsqueeze(-1), h_t * mask.unsqueeze(-1)
+    inter = [h.flatten(1) for h in inter]  # (B, W, D) -> (B, W*D)
+    found = {}
+    for where, pair, rows in (("inter", inter, None), ("intra", (h_s, h_t), mask)):
+        for psi in cka.PSI:
+            found[f"rd_{where}_{psi}"] = cka.relation_difference(*pair, psi, mask=rows).item()
+    return found

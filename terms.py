@@ -1,0 +1,169 @@
+"""The named, weighted terms of a method's loss: VKD's, and FSD's structures I, L and G.
+
+A method is a dict, name -> Term, which a script makes of its flags; the loop in distill.py adds
+the terms up. A term sees what student and teacher say of one mini-batch and returns a scalar.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+import cka
+from common import UserError
+from kd import kd_loss, task_loss
+from training.batches import first_tokens, flat
+
+
+class Term(NamedTuple):
+    """A named part of the total, of weight * loss(s, t, batch); one of weight 0 is not computed.
+
+    s, t: the Outputs of student and teacher. batch: the MiniBatch's targets; terms may leave there
+    what others of the same mini-batch share. The loss returns a scalar, or a Counted.
+    needs: what it reads of the teacher: "logits", "features", what a cache may hold instead of
+    these ("tokens" for I, "relations" for G), "attention", or None.
+    module: what of the loss is trained with the student, kept in checkpoints, not with the student.
+    fewest, fewest_tokens: with fewer samples in a mini-batch, or tokens in a sample, it has never a
+    value.
+    padding: True where it reads features at padded positions, as the paper's structures do; where
+    no term does, mini-batches are cut to their longest row.
+    """
+
+    weight: float
+    loss: object
+    needs: str | None
+    module: torch.nn.Module | None = None
+    fewest: int = 1
+    fewest_tokens: int = 1
+    padding: bool = False
+
+
+class Counted(NamedTuple):
+    """A scalar that is the mean of `of` values, without the `undefined` ones, a scalar tensor."""
+
+    value: torch.Tensor
+    undefined: torch.Tensor
+    of: int
+
+
+def needs_of(terms):
+    """The set of what the terms of a weight other than 0 need of the teacher."""
+    return {term.needs for term in terms.values() if term.weight != 0} - {None}
+
+
+def over_layers(found, values=1):
+    """The Counted mean of [(loss, undefined)] over pairs of layers, each the mean of so many."""
+    losses, undefined = zip(*found, strict=True)
+    return Counted(torch.stack(losses).mean(), torch.stack(undefined).sum(), values * len(found))
+
+
+# ---- the task's own loss, and vanilla KD ---------------------------------------------------------
+
+
+def task_term(weight=1.0):
+    """CE: the cross-entropy, or of a regression the squared error."""
+    return Term(weight, lambda s, t, batch: task_loss(s.logits, batch["labels"]), None)
+
+
+def vkd_terms(alpha, temperature):
+    """VKD, α CE + (1-α) KD (Eq. 1), as two terms."""
+
+    def kd(s, t, batch):
+        return kd_loss(s.logits, t.logits, temperature)
+
+    return {"ce": task_term(alpha), "kd": Term(1 - alpha, kd, "logits")}
+
+
+# ---- FSD -----------------------------------------------------------------------------------------
+
+
+def intra_term(weight, mask_padding, estimator="biased", reduction="mean_log"):
+    """I (Eq. 6), the mean over the pairs of layers in use."""
+
+    def loss(s, t, batch):
+        mask = batch["attention_mask"] if mask_padding else None
+        teachers = map(cka.Structure, t.tokens) if t.tokens else t.features
+        found = [
+            cka.intra_feature_loss(h_s, h_t, mask, estimator, reduction, count_undefined=True)
+            for h_s, h_t in zip(s.features, teachers, strict=True)
+        ]
+        return over_layers(found, values=len(s.features[0]))
+
+    return Term(
+        weight,
+        loss,
+        needs="tokens",
+        fewest_tokens=cka.FEWEST_TO_LEARN[estimator],
+        padding=not mask_padding,
+    )
+
+
+def local_term(weight, mask_padding, estimator="biased", sample_features="flat"):
+    """L (Eq. 7), the mean over the pairs of layers in use.
+
+    sample_features: what stands for a sample, "flat", all its tokens, or "first", its first one.
+    """
+    first = sample_features == "first"
+
+    def compare(h_s, h_t, batch):
+        mask = batch["attention_mask"] if mask_padding else None
+        if first:  # (B, W, D) -> (B, 1, D)
+            h_s, h_t = (first_tokens(h, batch).unsqueeze(1) for h in (h_s, h_t))
+            mask = None
+        return cka.local_inter_feature_loss(h_s, h_t, mask, estimator, count_undefined=True)
+
+    def loss(s, t, batch):
+        pairs = zip(s.features, t.features, strict=True)
+        return over_layers([compare(h_s, h_t, batch) for h_s, h_t in pairs])
+
+    return Term(
+        weight,
+        loss,
+        needs="features",
+        fewest=cka.FEWEST_TO_LEARN[estimator],
+        padding=not (mask_padding or first),
+    )
+
+
+def global_terms(weight, gamma_m, memories, mask_padding=False):
+    """G, weight * (F_MM + γ_m F_E + (1-γ_m) F_C) (Eq. 10), as three terms, computed together.
+
+    memories: a memory.Memories, for the penultimate layers; None where the weight is 0.
+    """
+    if memories is not None:
+        check_memory(memories)
+    weights = {"F_MM": weight, "F_E": weight * gamma_m, "F_C": weight * (1 - gamma_m)}
+    parts = [name for name, value in weights.items() if value != 0]
+
+    def rows_of(outputs, batch):
+        return flat(outputs.features[-1], batch, memories.length, mask_padding)  # (B, W*D)
+
+    def compute(s, t, batch):
+        m_t = memories.teacher
+        relations_t = t.relations or cka.memory_relations(rows_of(t, batch), m_t)
+        rows_s, m_s, estimator = rows_of(s, batch), memories.student, memories.estimator
+        return cka.global_losses(rows_s, m_s, relations_t, m_t, estimator, parts)
+
+    def part(name):
+        def loss(s, t, batch):
+            if "global" not in batch:
+                batch["global"] = compute(s, t, batch)
+            found = batch["global"][name]
+            return Counted(*found, of=1) if name == "F_MM" else found
+
+        return loss
+
+    reads = {"needs": "relations", "module": memories, "padding": not mask_padding}
+    return {name: Term(value, part(name), **reads) for name, value in weights.items()}
+
+
+def check_memory(memories):
+    """Refuse a teacher memory whose structure says nothing: too few centroids, or all alike."""
+    fewest, number = cka.FEWEST_TO_LEARN[memories.estimator], len(memories.teacher.rows)
+    alike = not memories.teacher.structure.matrix.any()
+    if number < fewest or alike:
+        what = f"{number} centroids" + (" that are all alike" if number >= fewest else "")
+        raise UserError(
+            f"the teacher's memory has {what}, between which F_MM of the global structure has no "
+            f"value: it needs {fewest} or more that differ, so make one with train_memory.py "
+            "--num_centroid"
+        )

@@ -1,0 +1,99 @@
+"""What a run's numbers depend on beside its flags, computed once.
+
+A run's settings, the facts about its memory and those about its teacher's cache are selections of
+this; where one of them differs, what is on disk belongs to another run.
+"""
+
+import json
+from typing import NamedTuple
+
+import utils_glue
+from training import models
+from training.checkpoints import run_settings
+
+
+class Identity(NamedTuple):
+    """Fingerprints are sha256 as hex; teacher and configuration are None without a teacher."""
+
+    task: str
+    data: str  # fingerprint of the training file
+    rows: int
+    tokenizer: str  # fingerprint
+    max_seq_length: int
+    teacher: str | None  # fingerprint of its weights
+    configuration: str | None
+    precision: str
+    processes: int
+
+
+def identify(session, tokenizer, features, teacher):
+    """The Identity of a run. features: the training rows. teacher: a classifier, or None."""
+    return Identity(
+        task=session.task.name,
+        data=features.source["sha256"],
+        rows=len(features.indices),
+        tokenizer=utils_glue.tokenizer_fingerprint(tokenizer),
+        max_seq_length=session.args.max_seq_length,
+        teacher=models.fingerprint_of_model(teacher) if teacher else None,
+        configuration=models.fingerprint_of_config(teacher.config) if teacher else None,
+        precision=session.accelerator.mixed_precision,
+        processes=session.accelerator.num_processes,
+    )
+
+
+def settings_of(identity, args, method, memory_sha256=None):
+    """All that decides what is trained, as JSON keeps it: a resumed run must have the same."""
+    settings = run_settings(args) | {
+        "method": method,
+        "training data": identity.data,
+        "teacher": identity.teacher,
+        "tokenizer": identity.tokenizer,
+        "processes": identity.processes,
+        "precision": identity.precision,
+    }
+    if not models.has_teacher(args):
+        settings["model_name_or_path"] = args.model_name_or_path
+    if getattr(args, "teacher_cache", None):
+        settings["teacher cache"] = True
+    if memory_sha256:
+        settings["teacher memory"] = memory_sha256
+    return json.loads(json.dumps(settings))
+
+
+def memory_facts(identity, model, args):
+    """What a memory of the model's penultimate features must share with the runs that use it."""
+    return {
+        "task": identity.task,
+        "teacher": identity.teacher,
+        "tokenizer": identity.tokenizer,
+        "layer": model.config.num_hidden_layers - 1,
+        "max_seq_length": identity.max_seq_length,
+        "hidden_size": model.config.hidden_size,
+        "mask_padding": args.mask_padding,
+    }
+
+
+def clustering_settings(identity, model, args):
+    """All that decides what a memory becomes, as JSON keeps it: a resumed run must have the same."""
+    settings = run_settings(args) | memory_facts(identity, model, args)
+    settings |= {
+        "data": identity.data,
+        "processes": identity.processes,
+        "precision": identity.precision,
+    }
+    return json.loads(json.dumps(settings))
+
+
+def cache_facts(identity):
+    """What a cache of the teacher's outputs must share with the runs that read it."""
+    return {
+        "format": 2,  # shards; 1 was a .npy file for each kind
+        "task": identity.task,
+        "teacher": identity.teacher,
+        "configuration": identity.configuration,
+        "data": identity.data,
+        "rows": identity.rows,
+        "tokenizer": identity.tokenizer,
+        "max_seq_length": identity.max_seq_length,
+        "precision": identity.precision,
+    }

@@ -1,0 +1,189 @@
+"""What every run has around its work: its task, its device, its rows, its output folder."""
+
+import contextlib
+import os
+import sys
+import weakref
+from pathlib import Path
+
+import accelerate
+import huggingface_hub
+import torch
+import transformers
+
+import common
+import termination
+import utils_glue
+from common import UserError, say
+from glue_data.tasks import TASKS
+from training import allocation, checks, models
+
+
+@contextlib.contextmanager
+def open_session(args):
+    """Check the flags, quieten the libraries, hold the output folder. Yields the Session.
+
+    Afterwards the process group, if there is one, is left.
+    """
+    task = checks.check_arguments(args)
+    args.task_name = task.name
+    for library in (transformers, huggingface_hub):
+        library.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    models.mask_without_waiting()
+    allocation.keep_freed_memory()
+    if not args.do_train:
+        models.find_trained(args.output_dir)
+    with common.lock_output_dir(args.output_dir):
+        try:
+            yield Session(args, task)
+        except termination.Terminated:
+            leave_group()
+            raise
+    leave_group()
+
+
+def make_accelerator(args):
+    """The Accelerator of a run: its device, its processes, its precision."""
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    # without a flag it is what accelerate launch was told
+    precision = "fp16" if args.fp16 else "bf16" if args.bf16 else None
+    # some families have weights that no output depends on, as XLNet's mask embedding
+    unused = accelerate.DistributedDataParallelKwargs(find_unused_parameters=True)
+    try:
+        return accelerate.Accelerator(
+            mixed_precision=precision,
+            # torchrun's processes join on CPUs only when told
+            cpu=args.no_cuda or (several and not torch.cuda.is_available()),
+            dynamo_backend="no",  # whatever accelerate launch was told
+            kwargs_handlers=[unused, *share_gpus(args.no_cuda)],
+        )
+    except (ValueError, ImportError) as error:  # a precision that this device does not have
+        raise UserError(
+            f"this device does not take these settings ({error}): run without mixed precision, "
+            "or on another device"
+        ) from None
+
+
+def share_gpus(no_cuda):
+    """What accelerate is told where processes share a GPU: NCCL takes one for each, gloo several.
+
+    Gives this process its turn's card. Returns a list of accelerate's handlers.
+    """
+    processes, cards = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    if no_cuda or not 0 < cards < processes:
+        return []
+    own = int(os.environ["LOCAL_RANK"])
+    os.environ["LOCAL_RANK"] = str(own % cards)  # which accelerate takes for the card's number
+    if own == 0:
+        say(
+            f"note: {processes} processes share {cards} of this machine's GPUs, and exchange what "
+            "they have over gloo, not NCCL: with as many processes as GPUs a run is faster"
+        )
+    return [accelerate.InitProcessGroupKwargs(backend="gloo")]
+
+
+def leave_group():
+    """Leave the process group: else gloo's threads outlive the interpreter at times, and abort it."""
+    if torch.distributed.is_initialized():
+        accelerate.PartialState().destroy_process_group()
+
+
+class Session:
+    """One run's flags, task, accelerator and output folder, and the rows that it reads."""
+
+    def __init__(self, args, task):
+        self.args, self.task, self.output = args, task, Path(args.output_dir)
+        self.accelerator = make_accelerator(args)
+        self._ignores_padding = weakref.WeakKeyDictionary()  # by model
+
+    @property
+    def device(self):
+        return self.accelerator.device
+
+    def device_name(self):
+        """The GPU's name, or "cpu"."""
+        return torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu"
+
+    def features(self, split, tokenizer, most=None, task=None, data_dir=None):
+        """The tokenised rows of a split, at most `most`: utils_glue.Features.
+
+        The main process reads, the others take its cache.
+        """
+        args = self.args
+        with self.accelerator.main_process_first():
+            return utils_glue.load_features(
+                task or self.task,
+                data_dir or args.data_dir,
+                split,
+                tokenizer,
+                args.max_seq_length,
+                args.cache_dir or None,
+                args.overwrite_cache,
+                most,
+            )
+
+    def dev_splits(self):
+        """The names of the task's dev sets; MNLI has two."""
+        return [split for split in self.task.files if split.startswith("dev")]
+
+    def test_sets(self):
+        """What --do_predict predicts, [(task, split, data folder)].
+
+        MNLI's model also does AX, where its file is.
+        """
+        found = [(self.task, split, self.args.data_dir) for split in self.task.submissions]
+        if self.task.name != "MNLI":
+            return found
+        ax, folder = TASKS["ax"], Path(self.args.data_dir)
+        for place in (folder, folder.parent):
+            if (place / ax.folder / ax.files["test"]).is_file():
+                return [*found, (ax, "test", place)]
+        say(f"no {ax.folder}/{ax.files['test']} in {folder}: AX is left out of the predictions")
+        return found
+
+    def training_features(self, tokenizer):
+        """The training rows. Reads what the run will need later, too.
+
+        A bad row then stops the run now and not at its end.
+        """
+        args = self.args
+        features = self.features("train", tokenizer, args.max_train_samples)
+        if args.do_eval or args.evaluate_during_training:
+            for split in self.dev_splits():
+                self.features(split, tokenizer)
+        if args.do_predict:
+            for task, split, data_dir in self.test_sets():
+                self.features(split, tokenizer, task=task, data_dir=data_dir)
+        args.overwrite_cache = False  # done once
+        return features
+
+    def can_cut(self, model, features):
+        """Whether padding may be cut off for this model; tried once, on the first rows with any."""
+        plain = accelerate.utils.extract_model_from_parallel(
+            model, keep_fp32_wrapper=True, keep_torch_compile=False
+        )
+        if self._ignores_padding.get(plain) is None:
+            found = models.ignores_padding(model, features.tensors)
+            self._ignores_padding[plain] = found
+            if found is False:
+                say(
+                    f"note: {type(plain).__name__} reads padding as well, or minds how long rows "
+                    "are, so nothing is cut off"
+                )
+        return self._ignores_padding[plain] is not False
+
+
+def peak_memory(device):
+    """The most memory that this process has held, in MiB.
+
+    On a GPU what was allocated there since the last reset; on a CPU the resident set of the whole
+    process since its start, with Python, the libraries and the reading of the data.
+    """
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20)
+    import resource  # here, as Windows has none
+
+    # ru_maxrss is in bytes on macOS, in KiB on Linux
+    unit = 1 if sys.platform == "darwin" else 2**10
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20)
