@@ -2,6 +2,7 @@
 of this repository, and all that a user does with them works there.
 """
 
+import csv
 import json
 import re
 import shutil
@@ -183,6 +184,6 @@ def test_a_flag_is_one_declaration(copy, session, tiny, tmp_path):
     assert "--throwaway THROWAWAY" in told[0][1]
     assert "throwaway was 0.5 and is 0.7" in told[2][2]
     assert "--throwaway must be between 0 and 1, got 2" in told[3][2]
-    header, *rows = [line.split(",") for line in table.read_text().splitlines()]
-    assert [row[header.index("--throwaway")] for row in rows] == ["0.5", "0.7"]
+    with open(table, encoding="utf-8", newline="") as file:
+        assert [row["--throwaway"] for row in csv.DictReader(file)] == ["0.5", "0.7"]
     assert re.search(r"--throwaway 0\.[57]", told[5][1])
