@@ -2,7 +2,7 @@
 
 Every function that draws returns a matplotlib Figure. "name" is a model's name as its user knows it
 ("teacher", "VKD", "FSD_I"), "run" tells the runs of one name apart; models are drawn in the order
-in which they come. The colours are those of training/colours.py and the maps cividis, told apart by
+in which they come. The colours are those of analysis/methods.py and the maps cividis, told apart by
 the colour-blind too; lines and dots differ in shape as well.
 """
 
@@ -13,8 +13,8 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
+from colours import COLOURS
 from common import atomic_path
-from training.colours import COLOURS
 
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h")

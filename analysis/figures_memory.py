@@ -6,7 +6,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import even, grid, legend, lines
-from training.colours import COLOURS
+from colours import COLOURS
 
 MOST = 5000  # samples drawn in a projection
 

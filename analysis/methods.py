@@ -8,7 +8,7 @@ how a table prints Name("FSD_L", ("debiased",)).
 import functools
 from typing import NamedTuple
 
-from training.colours import BLUE, ORANGE
+from colours import BLUE, ORANGE
 from training.methods import read_methods
 
 STUDIED = ("none", "VKD", "PKD", "RKD", "MiniLM", "Gram", "Procrustes")

@@ -1,7 +1,6 @@
 """The README's small table: one score a method and task, beside the paper's, and what is shown.
 
-    python analysis/summary_table.py results/study_mrpc.csv results/study_stsb.csv \\
-      --insert README.md
+    python analysis/summary_table.py results/study_stsb.csv results/study_mrpc.csv --insert README.md
 
 A method's score on a task is the mean of the task's metrics. Variants are left out; all of them are
 in the tables of analysis/tables.py. --insert puts the table between the file's lines
@@ -17,12 +16,12 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common
-from analysis import claims, tables
+from analysis import claims
 from analysis.markdown import MISSING, insert, to_markdown
 from analysis.means import published_scores
-from analysis.methods import Name
 from analysis.origins import describe_seeds
 from analysis.runs import glue_score, groups_of, of_one_batch_size
+from analysis.tables import read_sources
 from analysis.tables_numbers import ALL_TASKS
 from common import UserError
 
@@ -47,27 +46,23 @@ def show_scores(scores, usual):
     return f"{scores.mean():.1f} ± {scores.std(ddof=1):.1f}{number}"
 
 
-def read_published(task):
-    """Method -> the paper's score on a task in %: the mean over its metrics."""
-    means = published_scores()
-    return means[means.task == task].groupby("method")["mean"].mean()
-
-
 def summarize(runs):
     """The table of single runs: a row a method, two columns a task (ours, the paper's)."""
     found = {task: read_scores(runs, task) for task in ALL_TASKS if (runs.task == task).any()}
-    names = sorted({name for scores in found.values() for name in scores}, key=Name.rank)
-    rows = [{"method": name.method} for name in names]
+    names = sorted(
+        {name for scores in found.values() for name in scores}, key=lambda name: name.rank()
+    )
+    rows, published = [{"method": str(name)} for name in names], published_scores()
     for task, scores in found.items():
-        paper = read_published(task)
+        paper = published[published.task == task].groupby("method")["mean"].mean()
         of_task = runs[runs.task == task]
         best = claims.best_rival(of_task, task, claims.scores_of(of_task, task))
         usual = pd.Series([len(group) for group in scores.values()]).mode()[0]
         for name, row in zip(names, rows, strict=True):
             cell = show_scores(scores.get(name), usual)
             row[task] = f"{cell} *" if name == best else cell
-            published = name.method in paper
-            row[f"{task}, paper"] = f"{paper[name.method]:.1f}" if published else MISSING
+            known = name.method in paper
+            row[f"{task}, paper"] = f"{paper[name.method]:.1f}" if known else MISSING
     return pd.DataFrame(rows)
 
 
@@ -82,18 +77,19 @@ def describe_claims(comparisons):
     count = len(shown)
     which = f"{count} show{'s' * (count == 1)} a difference" if count else "none shows a difference"
     return (
-        f"Of {len(comparisons)} comparisons that a rule prescribes, {which} at p < "
-        f"{claims.LEVEL:g} after Holm's correction{': ' * bool(count)}{'; '.join(shown)}."
+        f"Of {len(comparisons)} comparisons that a rule prescribes, {which} at "
+        f"p < {claims.LEVEL:g} after Holm's correction{': ' * bool(count)}{'; '.join(shown)}."
     )
 
 
 def make_text(runs, sources):
     """The table and, below it, what its numbers are and what may be said of them."""
-    ours, claimed = tables.published_forms(runs), describe_claims(claims.compare(runs, ALL_TASKS))
+    ours = runs[[not variant for variant in runs.variant]]
     notes = (
         "Dev set, mean of the task's metrics in %, mean ± standard deviation over seeds "
         f"{describe_seeds(ours)}; without ± it is one run; * is the best rival. Paper: BERT-base "
-        f"to 6 layers; its FSD is beside FSD_ILG. {claimed} "
+        "to 6 layers; its FSD is beside FSD_ILG. "
+        f"{describe_claims(claims.compare(runs, ALL_TASKS))} "
         f"Made from {' and '.join(Path(source).name for source in sources)}."
     )
     return f"{to_markdown(summarize(runs), padded=True)}\n\n{textwrap.fill(notes, WIDTH)}"
@@ -107,7 +103,7 @@ def main(argv=None):
     add("sources", nargs="+", type=common.expand_path, help="results.csv files or run folders.")
     add("--insert", type=common.expand_path_or_none, help="Put the table into this Markdown file.")
     args = parser.parse_args(argv)
-    runs, _ = tables.read_sources(args.sources, [], [])
+    runs, _ = read_sources(args.sources, [], [])
     if not len(runs):
         raise UserError(
             f"{' and '.join(args.sources)} has means alone: give single runs, as --results_csv "

@@ -9,7 +9,17 @@ import ast
 import pytest
 from conftest import ROOT
 
-GROUND = {"common", "termination", "choices", "seeds", "kd", "cka", "memory", "utils_glue"}
+GROUND = {
+    "common",
+    "termination",
+    "choices",
+    "seeds",
+    "colours",
+    "kd",
+    "cka",
+    "memory",
+    "utils_glue",
+}
 PACKAGES = ("training", "glue_data", "baselines", "analysis", "scripts", "benchmarks")
 
 

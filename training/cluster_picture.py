@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from training.colours import COLOURS
+from colours import COLOURS
 
 MOST = 20_000  # samples drawn
 
