@@ -6,59 +6,18 @@ numbers are that paper's. Student values end in _s, teacher values in _t; every 
 teacher. The two may differ in width. Arithmetic is float32 or better, inside autocast too.
 """
 
-import functools
 from typing import NamedTuple
 
 import torch
 
 from choices import ESTIMATORS, REDUCTIONS
+from precision import first_order, full_precision
+from relations import PSI
 
-PSI = ("euclidean", "cosine")
 PARTS = ("F_MM", "F_E", "F_C")  # of the global structure
 FEWEST_ROWS = {"biased": 2, "debiased": 4}  # with fewer, the estimator is 0/0
 FEWEST_TO_LEARN = {"biased": 3, "debiased": 4}  # the CKA of 2 rows is 1 whatever they are
 _LOG_FLOOR = {"biased": 1e-6, "debiased": 1e-2}
-
-
-# ---- precision -----------------------------------------------------------------------------------
-
-
-def full_precision(function):
-    """Run `function` outside autocast, its floating-point tensors in one dtype, float32 or wider."""
-
-    def is_float(a):
-        return torch.is_tensor(a) and a.is_floating_point()
-
-    @functools.wraps(function)
-    def wrapper(*args, **kwargs):
-        floats = [a for a in (*args, *kwargs.values()) if is_float(a)]
-        dtype = functools.reduce(torch.promote_types, [a.dtype for a in floats], torch.float32)
-
-        def cast(a):
-            return a.to(dtype) if is_float(a) else a
-
-        with torch.autocast(floats[0].device.type, enabled=False):
-            return function(*map(cast, args), **{name: cast(a) for name, a in kwargs.items()})
-
-    return wrapper
-
-
-def first_order(backward):
-    """Run a backward outside autocast, and refuse a second derivative.
-
-    Torch would take the first one for a constant, and go on with a wrong number.
-    """
-
-    @functools.wraps(backward)
-    def wrapper(ctx, *gradients):
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "cka.py's losses have a first derivative alone: leave create_graph out"
-            )
-        with torch.autocast(gradients[0].device.type, enabled=False):
-            return backward(ctx, *gradients)
-
-    return wrapper
 
 
 # ---- Gram matrices -------------------------------------------------------------------------------
@@ -472,39 +431,3 @@ def global_inter_feature_loss(h_s, m_s, h_t, m_t, gamma_m, estimator="biased"):
         relations_t = memory_relations(h_t, m_t)
     found = global_losses(h_s, m_s, relations_t, m_t, estimator)
     return gamma_m * found["F_E"] + (1 - gamma_m) * found["F_C"] + found["F_MM"][0]
-
-
-# ---- relation difference, observed only ----------------------------------------------------------
-
-
-@full_precision
-def pairwise(x, psi="euclidean"):
-    """ψ between all pairs of rows, the Euclidean distance or the "cosine" similarity: x (..., n, p)
-    -> (..., n, n).
-    """
-    if psi not in PSI:
-        raise ValueError(f"psi must be one of {PSI}, got {psi!r}")
-    if psi == "euclidean":
-        return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
-    unit = torch.nn.functional.normalize(x, dim=-1)
-    return unit @ unit.mT
-
-
-@full_precision
-def relation_difference(x_s, x_t, psi="euclidean", mask=None):
-    """RD, the mean over all pairs i, j of |ψ(x_t[i], x_t[j]) - ψ(x_s[i], x_s[j])| (Eq. 12-13).
-
-    x_s: (..., n, D_s). x_t: (..., n, D_t). mask: (..., n) bool, True for the rows that count. psi:
-    "euclidean" distance or "cosine" similarity. Rows are samples, (B, W*D), or the tokens of each
-    sample, (B, W, D). Returns a scalar, the mean over the leading dimensions.
-    """
-    return relation_difference_of(pairwise(x_s, psi), pairwise(x_t, psi), mask)
-
-
-def relation_difference_of(psi_s, psi_t, mask=None):
-    """RD of two results of `pairwise`, (..., n, n) each. Returns a scalar."""
-    difference = (psi_t - psi_s).abs()
-    if mask is None:
-        return difference.mean()
-    pairs = (mask.unsqueeze(-1) & mask.unsqueeze(-2)).to(difference.dtype)
-    return ((difference * pairs).sum((-2, -1)) / pairs.sum((-2, -1)).clamp(min=1)).mean()

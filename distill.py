@@ -18,7 +18,7 @@ from common import say
 from loop import Loop
 from seeds import mix
 from terms import needs_of
-from training import evaluation, flags, logs, models, records, results_csv
+from training import evaluation, flags, logs, models, records, results_csv, saving, students
 from training.checkpoints import (
     checkpoint_to_resume,
     checkpoints,
@@ -43,7 +43,7 @@ def run(args, method, terms, check=None, loop=None, layers="penultimate"):
     where memories is the memory.Memories of a method with a global structure, else None.
     check(args, student, teacher) refuses models that the method cannot take, with a UserError.
     loop: what makes the Loop, of that class's arguments; by default the class itself. layers: which
-    the terms compare, see models.layer_pairs.
+    the terms compare, see students.layer_pairs.
     """
     began = time.perf_counter()
     with open_session(args) as session:
@@ -156,10 +156,10 @@ class Run:
     def build_student(self, tokenizer, teacher, checkpoint):
         """The student on its device, which can be saved and which the method can take."""
         session = self.session
-        student = models.load_student(self.args, session.task, tokenizer, teacher, checkpoint)
+        student = students.load_student(self.args, session.task, tokenizer, teacher, checkpoint)
         if not checkpoint and common.is_main_process():
             with common.atomic_path(self.output / "rehearsal", keep=False) as folder:
-                models.check_saving(student, tokenizer, folder)
+                saving.check_saving(student, tokenizer, folder)
         student = student.to(session.device)
         if self.check:
             self.check(self.args, student, teacher)
@@ -185,8 +185,8 @@ class Run:
         pairs, observed, cache = [], None, None
         terms = self.terms(args, memories)
         if teacher:
-            pairs = models.layer_pairs(args, student, teacher, self.layers)
-            observed = models.penultimate_pair(student, teacher)
+            pairs = students.layer_pairs(args, student, teacher, self.layers)
+            observed = students.penultimate_pair(student, teacher)
             teacher = Teacher(teacher, accelerator)
             if args.teacher_cache and needs_of(terms):
                 cache = self.build_cache(identity, features, teacher, terms, pairs, memories)
@@ -255,7 +255,7 @@ class Run:
             save_checkpoint(
                 self.output,
                 state.step,
-                lambda folder: models.save_model(student, tokenizer, folder),
+                lambda folder: saving.save_model(student, tokenizer, folder),
                 tensors,
                 progress | {"settings": self.record.settings},
                 self.args.save_total_limit,
@@ -274,7 +274,7 @@ class Run:
                 }
                 path = self.output / "student_memory.safetensors"
                 memory.save_memory(path, memories.student, facts)
-            models.place_model(student, tokenizer, self.output)
+            saving.place_model(student, tokenizer, self.output)
         record = self.record
         record.trained, record.steps, record.train_seconds = True, state.step, state.seconds
         record.examples_per_second = state.examples / max(state.seconds, 1e-9)

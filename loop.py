@@ -17,10 +17,10 @@ import time
 
 import torch
 
-import cka
 import common
 import termination
 from common import UserError, say
+from relations import relation_differences
 from terms import Counted, needs_of
 from training.batches import MiniBatch, Rows, Windows, load, windows
 from training.checkpoints import Meter, State
@@ -247,20 +247,3 @@ class Loop:
                 "student's, or too few"
             )
         self.told |= most
-
-
-def relation_differences(h_s, h_t, mask=None):
-    """RD between samples and between tokens, Euclidean and cosine (Eq. 12-13), by name.
-
-    h_s, h_t: (B, W, D). mask: (B, W) bool, True for the tokens that count.
-    """
-    h_s, h_t = h_s.float(), h_t.float()
-    inter = h_s, h_t
-    if mask is not None:
-        inter = h_s * mask.unsqueeze(-1), h_t * mask.unsqueeze(-1)
-    inter = [h.flatten(1) for h in inter]  # (B, W, D) -> (B, W*D)
-    found = {}
-    for where, pair, rows in (("inter", inter, None), ("intra", (h_s, h_t), mask)):
-        for psi in cka.PSI:
-            found[f"rd_{where}_{psi}"] = cka.relation_difference(*pair, psi, mask=rows).item()
-    return found

@@ -18,6 +18,7 @@ from sklearn.metrics import precision_recall_fscore_support
 
 import cka
 import memory
+import relations
 
 MAP = 64  # mini-batches in a heat map at most; means are over all
 GRAM_KINDS = tuple(itertools.product(("tokens", "samples"), cka.ESTIMATORS))
@@ -90,7 +91,7 @@ def view(logits, hidden_states, mask=None):
         if layer == len(hidden_states) - 2:
             penultimate = {"inter": rows, "intra": h}
     relations = {
-        f"rd_{where}_{psi}": cka.pairwise(x, psi)
+        f"rd_{where}_{psi}": relations.pairwise(x, psi)
         for where, x in penultimate.items()
         for psi in cka.PSI
     }
@@ -163,7 +164,7 @@ class Comparison:
             of_tokens = "intra" in name
             if of_tokens or whole:
                 mask = s.mask if of_tokens else None
-                found = cka.relation_difference_of(s.relations[name], t.relations[name], mask)
+                found = relations.relation_difference_of(s.relations[name], t.relations[name], mask)
                 mean.add(found.item(), len(s.logits) if of_tokens else 1)
 
     @staticmethod

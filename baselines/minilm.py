@@ -10,8 +10,8 @@ loss of fine-tuning. Queries, keys and values are those of the last layer.
 import torch
 
 from baselines.shared import Term
-from cka import full_precision
 from common import UserError
+from precision import full_precision
 from training.attention import has_position_bias
 
 METHOD = {

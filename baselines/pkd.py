@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from baselines.shared import Term
-from cka import full_precision
 from common import UserError
+from precision import full_precision
 from training.batches import first_tokens
 
 METHOD = {

@@ -9,7 +9,7 @@ import torch
 
 from baselines.gram import mean_of_defined, standardised
 from baselines.shared import between_rows
-from cka import full_precision
+from precision import full_precision
 
 METHOD = {
     "name": "Procrustes",

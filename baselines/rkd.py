@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from baselines.shared import FEWEST, between_samples
-from cka import centred, defined, full_precision, gram_matrix
+from cka import centred, defined, gram_matrix
+from precision import full_precision
 
 METHOD = {
     "name": "RKD",

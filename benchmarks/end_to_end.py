@@ -30,7 +30,7 @@ from pathlib import Path
 from report import report  # puts the repository on the path
 
 from common import cli, expand_path, expand_path_or_none, read_json
-from training import flags
+from training import flags, students
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -52,7 +52,7 @@ def load():
         device = session.device
         tokenizer = load_tokenizer(args)
         teacher = models.load_teacher(args, session.task, tokenizer)
-        for model in (models.load_student(args, session.task, tokenizer, teacher, None), teacher):
+        for model in (students.load_student(args, session.task, tokenizer, teacher, None), teacher):
             model.to(device)
         print(time.perf_counter() - started)
 

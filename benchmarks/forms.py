@@ -41,7 +41,7 @@ from baselines import glue_with_baseline
 from common import UserError
 from loop import Loop
 from terms import needs_of
-from training import flags, models
+from training import flags, students
 from training.batches import MiniBatch, Rows, load
 from training.teacher import Teacher
 from training.teacher_cache import TeacherCache, entries
@@ -223,7 +223,7 @@ def distillation(script, own, can_cut, args, rows, batches, accelerator):
     run = settings(args, script, own)
     student, teacher = (classifier(args, accelerator.device, share) for share in (0.5, 1.0))
     script.check(run, student, teacher)
-    pairs, memories = models.layer_pairs(run, student, teacher, script.layers(run)), None
+    pairs, memories = students.layer_pairs(run, student, teacher, script.layers(run)), None
     if flags.needs_memory(run):
         memories = memory.Memories(
             draw_memory(args, teacher), student.config.hidden_size, args.max_seq_length, 1
@@ -288,7 +288,7 @@ def published(args, rows, batches, accelerator):
     student, teacher = (classifier(args, device, share, "eager") for share in (0.5, 1.0))
     student.train()
     teacher.eval()
-    layer_s, layer_t = models.penultimate_pair(student, teacher)
+    layer_s, layer_t = students.penultimate_pair(student, teacher)
     m_t = draw_memory(args, teacher)
     m_s = memory.Memories(m_t, student.config.hidden_size, args.max_seq_length, 1).student
     optimizer = torch.optim.AdamW([*student.parameters(), m_s], lr=1e-5, foreach=False, fused=False)

@@ -18,6 +18,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 import cka  # noqa: E402
 import kd  # noqa: E402
 import memory  # noqa: E402
+import relations  # noqa: E402
 from baselines import gram, minilm, pkd, procrustes, rkd  # noqa: E402
 
 B, W, D_S, D_T, C, HEADS = 8, 12, 16, 24, 5, 2
@@ -118,7 +119,7 @@ def cases():
             "Procrustes, masked": (procrustes.procrustes_distance, [h_s], [h_t, mask]),
             **{
                 f"RD, {psi}": (
-                    lambda s, t, psi=psi: cka.relation_difference(s, t, psi),
+                    lambda s, t, psi=psi: relations.relation_difference(s, t, psi),
                     [h_s],
                     [h_t],
                 )

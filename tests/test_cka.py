@@ -19,9 +19,9 @@ from cka import (
     local_inter_feature_loss,
     memory_relations,
     memory_structure_loss,
-    relation_difference,
     token_structure,
 )
+from relations import relation_difference
 
 SEEDS = range(5)
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}

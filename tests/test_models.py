@@ -223,7 +223,7 @@ MISTAKES = {
         lambda *_: ["--do_layerwise", "--student_num_hidden_layers", "3"],
         "divides",
     ),
-    "seed": (lambda *_: ["--seed", "5000000000"], "--seed must be below"),
+    "seed": (lambda *_: ["--seed", "5000000000"], "--seed must be between"),
     "table is a folder": (
         lambda tiny, _: ["--results_csv", tiny / "RTE"],
         "is a folder: name a file",

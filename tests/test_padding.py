@@ -30,7 +30,7 @@ import train_teacher
 import utils_glue
 from baselines import glue_with_baseline
 from glue_data.tasks import get_task
-from training import evaluation, models, unpadding
+from training import evaluation, reading, unpadding
 from training.batches import MiniBatch, Rows, first_tokens, span, uncut
 
 LENGTH = 24  # tokens of a row with its padding; the tiny task's longest has 21
@@ -232,14 +232,14 @@ def test_a_family_that_mixes_in_what_it_does_not_mask_keeps_it():
     model = transformers.FNetForSequenceClassification(config)
     mask = (torch.arange(LENGTH) < torch.tensor([[9], [14]])).byte()
     features = {"input_ids": torch.randint(5, 40, (2, LENGTH)) * mask, "attention_mask": mask}
-    assert not models.ignores_padding(model, features)
+    assert not reading.ignores_padding(model, features)
     assert model.training  # as it was
     bert = transformers.BertForSequenceClassification(
         transformers.BertConfig(vocab_size=40, **SHAPE, **PAIR_LABELS)
     )
-    assert models.ignores_padding(bert, features)
+    assert reading.ignores_padding(bert, features)
     features["attention_mask"] = torch.ones_like(mask)
-    assert models.ignores_padding(model, features) is None  # without any nothing can be tried
+    assert reading.ignores_padding(model, features) is None  # without any nothing can be tried
 
 
 def test_dev_rows_are_tried_where_training_rows_have_no_padding(tmp_path):
@@ -265,12 +265,12 @@ def test_dev_rows_are_tried_where_training_rows_have_no_padding(tmp_path):
 
 
 def test_the_teacher_is_asked_as_well(tiny, tmp_path, monkeypatch):
-    real = models.ignores_padding
+    real = reading.ignores_padding
 
     def ask(model, features):
         return real(model, features) if model.config.num_hidden_layers == 2 else False
 
-    monkeypatch.setattr(models, "ignores_padding", ask)
+    monkeypatch.setattr(reading, "ignores_padding", ask)
     loop = loop_of(
         monkeypatch, glue_with_baseline.main, flags(tiny, tmp_path / "s", "--method", "vkd")
     )
@@ -394,7 +394,7 @@ def test_where_there_is_little_padding_nothing_is_taken_apart(tiny):
 
 
 def never_cut(monkeypatch):
-    monkeypatch.setattr(models, "ignores_padding", lambda model, features: False)
+    monkeypatch.setattr(reading, "ignores_padding", lambda model, features: False)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from common import UserError
 from glue_data.tasks import get_task
 from loop import Loop
 from scripts import estimate
-from training import models, records, results_csv
+from training import models, records, results_csv, students
 from training.checks import check_arguments
 from training.flags import hyperparameters
 from training.tokenizer import load_tokenizer
@@ -78,7 +78,7 @@ def student(folder, picked, main=glue_with_cka_i, source="pretrained"):
     args = main.make_parser().parse_args([*words, *map(str, more)])
     task, tokenizer = get_task("rte"), load_tokenizer(args)
     teacher = None if main is train_teacher else models.load_teacher(args, task, tokenizer)
-    return models.load_student(args, task, tokenizer, teacher, None)
+    return students.load_student(args, task, tokenizer, teacher, None)
 
 
 def copied_from(picked):
@@ -143,10 +143,10 @@ def test_the_student_computes_what_these_layers_of_the_source_do(family):
 
 def test_lists_with_one_entry_a_layer_follow_the_layers():
     config = transformers.BertConfig(num_hidden_layers=4, layer_kinds=[*"abcd"], sizes=[1, 2, 3, 4])
-    models.cut_layers(config, [0, 2, 3])
+    students.cut_layers(config, [0, 2, 3])
     assert (config.layer_kinds, config.num_hidden_layers) == ([*"acd"], 3)
     assert config.sizes == [1, 2, 3, 4]
-    models.cut_layers(config, range(2))
+    students.cut_layers(config, range(2))
     assert (config.layer_kinds, config.num_hidden_layers) == ([*"ac"], 2)
 
 
@@ -158,7 +158,7 @@ def test_layers_that_share_weights_or_lie_elsewhere_are_refused(tiny):
         whole, cut = load(tiny / "teacher"), load(tiny / "teacher", num_hidden_layers=2)
         change(whole.bert.encoder)
         with pytest.raises(UserError, match="cannot pick layers of here: in a model of type bert"):
-            models.copy_layers(cut, whole, [0, 3], "here")
+            students.copy_layers(cut, whole, [0, 3], "here")
 
     pick(
         lambda encoder: setattr(

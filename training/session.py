@@ -16,7 +16,7 @@ import termination
 import utils_glue
 from common import UserError, say
 from glue_data.tasks import TASKS
-from training import allocation, checks, models
+from training import allocation, checks, models, reading
 
 
 @contextlib.contextmanager
@@ -164,7 +164,7 @@ class Session:
             model, keep_fp32_wrapper=True, keep_torch_compile=False
         )
         if self._ignores_padding.get(plain) is None:
-            found = models.ignores_padding(model, features.tensors)
+            found = reading.ignores_padding(model, features.tensors)
             self._ignores_padding[plain] = found
             if found is False:
                 say(

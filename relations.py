@@ -1,0 +1,61 @@
+"""Relation differences, RD: what CKA allows and distances do not. They are observed, never a loss.
+
+Jung et al. 2023 (see cka.py), Eq. 12-13: between the samples of a mini-batch (inter) and between
+the tokens of each sample (intra), with the Euclidean distance or the cosine similarity for ψ.
+"""
+
+import torch
+
+from precision import full_precision
+
+PSI = ("euclidean", "cosine")
+
+
+@full_precision
+def pairwise(x, psi="euclidean"):
+    """ψ between all pairs of rows, the Euclidean distance or the "cosine" similarity: x (..., n, p)
+    -> (..., n, n).
+    """
+    if psi not in PSI:
+        raise ValueError(f"psi must be one of {PSI}, got {psi!r}")
+    if psi == "euclidean":
+        return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+    unit = torch.nn.functional.normalize(x, dim=-1)
+    return unit @ unit.mT
+
+
+@full_precision
+def relation_difference(x_s, x_t, psi="euclidean", mask=None):
+    """RD, the mean over all pairs i, j of |ψ(x_t[i], x_t[j]) - ψ(x_s[i], x_s[j])| (Eq. 12-13).
+
+    x_s: (..., n, D_s). x_t: (..., n, D_t). mask: (..., n) bool, True for the rows that count. psi:
+    "euclidean" distance or "cosine" similarity. Rows are samples, (B, W*D), or the tokens of each
+    sample, (B, W, D). Returns a scalar, the mean over the leading dimensions.
+    """
+    return relation_difference_of(pairwise(x_s, psi), pairwise(x_t, psi), mask)
+
+
+def relation_difference_of(psi_s, psi_t, mask=None):
+    """RD of two results of `pairwise`, (..., n, n) each. Returns a scalar."""
+    difference = (psi_t - psi_s).abs()
+    if mask is None:
+        return difference.mean()
+    pairs = (mask.unsqueeze(-1) & mask.unsqueeze(-2)).to(difference.dtype)
+    return ((difference * pairs).sum((-2, -1)) / pairs.sum((-2, -1)).clamp(min=1)).mean()
+
+
+def relation_differences(h_s, h_t, mask=None):
+    """RD between samples and between tokens, Euclidean and cosine (Eq. 12-13), by name.
+
+    h_s, h_t: (B, W, D). mask: (B, W) bool, True for the tokens that count.
+    """
+    h_s, h_t = h_s.float(), h_t.float()
+    inter = h_s, h_t
+    if mask is not None:
+        inter = h_s * mask.unsqueeze(-1), h_t * mask.unsqueeze(-1)
+    inter = [h.flatten(1) for h in inter]  # (B, W, D) -> (B, W*D)
+    found = {}
+    for where, pair, rows in (("inter", inter, None), ("intra", (h_s, h_t), mask)):
+        for psi in PSI:
+            found[f"rd_{where}_{psi}"] = relation_difference(*pair, psi, mask=rows).item()
+    return found

@@ -1,0 +1,181 @@
+"""The student: its layers, where their weights come from, and the teacher's that they follow."""
+
+import torch
+import transformers
+
+from common import UserError
+from training import classes
+from training.loading import hub_arguments, load_config, loading
+from training.models import load_classifier
+from training.reading import check_reading
+from training.tokenizer import check_tokenizer, check_vocabulary
+
+
+def load_student(args, task, tokenizer, teacher, checkpoint):
+    """The model to train: from a checkpoint; or as a student of `teacher`; or, without a teacher,
+    pretrained.
+    """
+    if checkpoint:
+        return build_model(args, task, tokenizer, str(checkpoint), copy=True, layers=None)
+    picked = args.student_layers and [int(layer) for layer in args.student_layers.split(",")]
+    if teacher is None:
+        layers = picked or args.student_num_hidden_layers
+        return build_model(
+            args, task, tokenizer, args.model_name_or_path, True, layers, args.config_name
+        )
+    family = teacher.config.model_type
+    if (args.student_model_type or family).lower() != family:
+        raise UserError(
+            f"--student_model_type is {args.student_model_type}, but the teacher is of type "
+            f"{family}: teacher and student must be of one family"
+        )
+    source = args.model_name_or_path_for_copy or args.model_name_or_path
+    layers = (
+        picked or args.student_num_hidden_layers or max(1, teacher.config.num_hidden_layers // 2)
+    )
+    if args.copy_teacher and args.model_name_or_path_for_copy:
+        check_vocabulary(args, tokenizer, source, teacher.config)
+    return build_model(args, task, tokenizer, source, args.copy_teacher, layers)
+
+
+def build_model(args, task, tokenizer, source, copy, layers, config_name=""):
+    """A model of `layers` layers shaped like `source`, with its first layers' weights if `copy`.
+
+    layers: their number, None for all, or a list of those to copy instead, counted from 0. source:
+    folder or hub name. The head is new unless the source has one for as many labels.
+    """
+    config = load_config(args, config_name or source, "model")
+    depth, order = config.num_hidden_layers, classes.order_of(config, task)
+    picked = layers if isinstance(layers, list) else None
+    if picked and picked[-1] >= depth:
+        raise UserError(
+            f"--student_layers names layer {picked[-1]}, but {source} has {depth} layers, "
+            f"0 to {depth - 1}: name some of these, or copy from another model"
+        )
+    layers = len(picked) if picked else layers or depth
+    if copy and layers > depth:
+        raise UserError(
+            f"cannot copy {layers} layers from {source}, which has {depth}: pass "
+            f"--student_num_hidden_layers {depth} or less, or copy from another model"
+        )
+    if layers <= depth:
+        cut_layers(config, picked or range(layers))
+    else:
+        config.num_hidden_layers = layers  # of a student that starts at random
+    classes.name_classes(config, task)
+    check_tokenizer(args, tokenizer, config, source)
+    if not copy:
+        with loading("model", source):
+            model = transformers.AutoModelForSequenceClassification.from_config(config).float()
+        check_reading(model, tokenizer, args.max_seq_length, f"model {source}")
+        return model
+    model, lacking, _ = load_classifier(source, config, "model", **hub_arguments(args))
+    check_encoder(model, lacking, source)
+    if picked:
+        whole = load_config(args, config_name or source, "model")
+        with torch.random.fork_rng(devices=[]):  # its head may draw random numbers
+            whole, lost, _ = load_classifier(source, whole, "model", **hub_arguments(args))
+        check_encoder(whole, lost, source)
+        copy_layers(model, whole, picked, source)
+    if order and not lacking:
+        classes.permute_classes(model, order)
+    check_reading(model, tokenizer, args.max_seq_length, f"model {source}")
+    return model
+
+
+def check_encoder(model, lacking, source):
+    """Refuse a source that lacks weights of the encoder. lacking: of load_classifier."""
+    lost = sorted(key for key in lacking if not is_head(model, key))
+    if lost:
+        raise UserError(
+            f"{source} lacks {len(lost)} weights of a {model.config.model_type} encoder, the first "
+            f"{lacking[lost[0]]}: give a model of the same family, stored whole"
+        )
+
+
+def copy_layers(student, whole, layers, source):
+    """Give a student these layers of the whole model, where it has that model's first ones."""
+    family, depth = student.config.model_type, whole.config.num_hidden_layers
+    theirs, names = dict(whole.named_modules()), set(student.state_dict())
+    stacks = {
+        name: (stack, theirs[name])
+        for name, stack in student.named_modules()
+        if isinstance(stack, torch.nn.ModuleList)
+        and len(stack) == len(layers)
+        and len(theirs.get(name, ())) == depth
+    }
+    inside = tuple(f"{name}." for name in stacks)
+    elsewhere = [
+        key for key in whole.state_dict() if key not in names and not key.startswith(inside)
+    ]
+    weights = [
+        id(weight)
+        for _, stack in stacks.values()
+        for layer in stack
+        for weight in layer.parameters()
+    ]
+    if not weights or elsewhere or len(set(weights)) < len(weights):
+        raise UserError(
+            f"--student_layers cannot pick layers of {source}: in a model of type "
+            f"{family} they share weights, or are in no list of {depth}; leave it out"
+        )
+    for mine, its in stacks.values():
+        for place, layer in enumerate(layers):
+            own, found = mine[place].state_dict(), its[layer].state_dict()
+            differ = {(key, value.shape) for key, value in own.items()} ^ {
+                (key, value.shape) for key, value in found.items()
+            }
+            if differ:
+                advice = "name another for it" if place else "let the list begin with 0"
+                raise UserError(
+                    f"--student_layers: layer {layer} of {source} cannot be a student's "
+                    f"layer {place}, as one of these two places of a {family} model "
+                    f"has no such {min(differ)[0]}: {advice}"
+                )
+            mine[place].load_state_dict(found)
+
+
+def is_head(model, key):
+    """True for the weights that fine-tuning may start anew: the pooler and all that is outside the
+    encoder.
+    """
+    return not key.startswith(model.base_model_prefix + ".") or ".pooler." in key
+
+
+def cut_layers(config, layers):
+    """Leave a configuration these of its layers, from 0, and their entries in its lists with one a
+    layer.
+    """
+    layers = list(layers)
+    depth = config.num_hidden_layers
+    for key, value in list(vars(config).items()):
+        if "layer" in key and isinstance(value, list) and len(value) == depth:
+            setattr(config, key, [value[layer] for layer in layers])
+    config.num_hidden_layers = len(layers)
+    return config
+
+
+# ---- layers --------------------------------------------------------------------------------------
+
+
+def penultimate_pair(student, teacher):
+    """The indices of the penultimate hidden states, (student's, teacher's)."""
+    return student.config.num_hidden_layers - 1, teacher.config.num_hidden_layers - 1
+
+
+def layer_pairs(args, student, teacher, layers="penultimate"):
+    """The hidden states to align, [(student's index, teacher's index)].
+
+    layers: what the method compares, the "penultimate" layers, of which --do_layerwise makes every
+    one, or "every" one by itself.
+    """
+    layers_s, layers_t = student.config.num_hidden_layers, teacher.config.num_hidden_layers
+    if layers == "penultimate" and not args.do_layerwise:
+        return [penultimate_pair(student, teacher)]
+    if layers_t % layers_s or layers_s < 2:
+        what = "--do_layerwise" if args.do_layerwise else f"--method {args.method}"
+        raise UserError(
+            f"{what} needs a student of 2 or more layers whose number divides the teacher's; they "
+            f"have {layers_s} and {layers_t}"
+        )
+    return [(k, k * layers_t // layers_s) for k in range(1, layers_s)]
