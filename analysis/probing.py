@@ -187,11 +187,8 @@ class ProbedLoop(Loop):
 
     def __init__(self, *arguments, probes, batches):
         super().__init__(*arguments)
-        self.measured, self.hidden, self.rows_found = (
-            steps_to_measure(self.total_steps, probes),
-            None,
-            [],
-        )
+        self.measured = steps_to_measure(self.total_steps, probes)
+        self.hidden, self.rows_found = None, []
         self.drawn = min(batches, self.rows // self.batch_size)
         if self.drawn < 2:
             raise UserError(

@@ -128,7 +128,8 @@ def make_table(table, all_runs, runs, given, published, args):
                 rows,
                 f"{title}: no task has both FSD_ILG and an ablation of it ({', '.join(parts)}).",
             )
-        chosen, given = (published_forms(rows, ["FSD_ILG", *parts]) for rows in (runs, given))
+        forms = map(published_forms, (runs, given))
+        chosen, given = (form[form.method.isin(["FSD_ILG", *parts])] for form in forms)
     else:
         tasks, chosen = TASKS[table], runs
         absent = describe_absent(means, tasks)
@@ -151,9 +152,9 @@ def tasks_with_batch_sizes(runs):
     return [task for task in ALL_TASKS if sizes.get(task, 0) > 1]
 
 
-def published_forms(rows, methods):
-    """The rows of these methods, not of their variants."""
-    return rows[rows.method.isin(methods) & ~rows.variant.map(bool).astype(bool)]
+def published_forms(rows):
+    """The rows of methods as they were published, not of their variants."""
+    return rows.loc[[not name.variant for name in names_of(rows)]]
 
 
 def claims_text(comparisons, all_runs, runs, batch_size):

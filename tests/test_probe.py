@@ -19,6 +19,7 @@ from baselines import glue_with_baseline
 from common import UserError
 from glue_data.tasks import get_task
 from memory import Memories
+from training.batches import windows
 
 SCRIPTS = {
     "glue_with_cka_ilg.py": glue_with_cka_ilg,
@@ -216,7 +217,7 @@ def test_gradients_are_those_of_each_term_alone(tiny_without_dropout, tmp_path, 
     )
     probed("glue_with_cka_ilg.py", words, "--csv", tmp_path / "p.csv")
     found = numbers(tmp_path / "p.csv")
-    _, _, (indices,) = next(distill.windows(21, 8, 1, 42, 0, 1))
+    _, _, (indices,) = next(windows(21, 8, 1, 42, 0, 1))
     load = transformers.AutoModelForSequenceClassification.from_pretrained
     student, teacher = (
         load(tmp_path / "s").double(),
