@@ -185,6 +185,13 @@ def read_shard(text):
     return int(found[1]), int(found[2])
 
 
+def read_jobs(text):
+    """--jobs as a number, None for the default."""
+    if not re.fullmatch(r"|[1-9]\d{0,3}", text):
+        raise UserError(f"--jobs is a number from 1 on, found {text}")
+    return int(text) if text else None
+
+
 def find_devices():
     """The GPUs that may be used, by CUDA_VISIBLE_DEVICES, which hides all if it is empty."""
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:

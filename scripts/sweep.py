@@ -34,7 +34,6 @@ send before they kill, lets them save first.
   --help        Print this.
 """
 
-import re
 import shlex
 import sys
 from pathlib import Path
@@ -74,8 +73,7 @@ def check(given):
     """Refuse options that nothing can be made of."""
     if not given.get("RUNS_DIR"):
         raise UserError("expected RUNS_DIR, the folder of the runs (see --help)")
-    if not re.fullmatch(r"|[1-9]\d{0,3}", given["--jobs"]):
-        raise UserError(f"--jobs is a number from 1 on, found {given['--jobs']}")
+    given["--jobs"] = jobs.read_jobs(given["--jobs"])
     if given["--keep"] not in jobs.KEEP:
         raise UserError(f"--keep is all, model or results, found {given['--keep']}")
     jobs.check_interpreter(jobs.interpreter())
@@ -105,7 +103,7 @@ def make_sweep(argv):
     check(given)
     sweep = jobs.Sweep(
         given["RUNS_DIR"],
-        int(given["--jobs"] or 0),
+        given["--jobs"],
         given["--shard"],
         given["--keep"],
     )

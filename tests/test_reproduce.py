@@ -291,7 +291,7 @@ def stub(tmp_path):
     """
     path, log = tmp_path / "stub", tmp_path / "stub.log"
     path.write_text(f"""#!/usr/bin/env bash
-[ "$1" != -c ] || exec {sys.executable} "$@"
+case $1 in */reproduce.py | */one_task.py) exec {sys.executable} "$@" ;; esac
 printf '%q ' "$@" >> {log}
 echo >> {log}
 case $1 in
@@ -519,7 +519,10 @@ def test_rows_of_the_file_and_checkpoints(monkeypatch, capsys, tiny):
 
 
 def test_memory_and_shared_cache(monkeypatch, capsys):
-    memory = "python train_memory.py --task_name RTE --num_centroid 50 --output_dir m --memory_num_train_epochs 2"
+    memory = (
+        "python train_memory.py --task_name RTE --num_centroid 50 --output_dir m "
+        "--memory_num_train_epochs 2"
+    )
     shared = (
         f"{VKD.replace('--beta 0', '--beta 4 --internal')} --teacher_cache c --model_name_or_path t"
     )
