@@ -1,5 +1,7 @@
-"""One GLUE task end to end with one setting, no search and one seed: data, teacher, memory, every FSD
-method, a table, and a report of what was transferred (RUNS/report/report.html).
+"""One GLUE task end to end with one setting, no search and one seed.
+
+Data, teacher, memory, every FSD method, a table, and a report of what was transferred
+(RUNS/report/report.html).
 
 The data is downloaded where it is not there. The student has half of the teacher's layers. The
 setting is of the ranges that the paper searched: α 0.5, τ 5, learning rate 5e-5, 3 epochs; β 4 for

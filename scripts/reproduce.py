@@ -1,15 +1,15 @@
-"""The paper's protocol on one GLUE task, from the teacher to the tables, as stages of scripts/sweep.
+"""The paper's protocol on one GLUE task, from the teacher to the tables, in stages.
 
-  scripts/reproduce TASK --plan        every command, the number of runs, hours and disk; starts none
-  scripts/reproduce TASK --rehearse    first the whole of it in small, in RUNS/rehearsal: one value of
-                                       each list, two seeds, 64 rows, one step a run
-  scripts/reproduce TASK --jobs 4 -- --bf16      and in earnest
+  scripts/reproduce TASK --plan      every command, the number of runs, hours, disk; starts none
+  scripts/reproduce TASK --rehearse  first the whole of it in small, in RUNS/rehearsal: one value
+                                     of each list, two seeds, 64 rows, one step a run
+  scripts/reproduce TASK --jobs 4 -- --bf16    and in earnest
 
-Without --stage all stages run in order; given again, it goes on where it was. A stage on its own
-can be shared by machines, each with its --shard; the next one refuses to start while a search that
-it needs is unfinished. Of search and stability runs only the results are kept, of final ones the
-models; all students share RUNS/cache, which can be deleted at the end. Results:
-RUNS/final/results.csv, RUNS/tables.md.
+Each stage is a sweep, or some. Without --stage all run in order; given again, it goes on where it
+was. A stage on its own can be shared by machines, each with its --shard; the next one refuses to
+start while a search that it needs is unfinished. Of search and stability runs only the results are
+kept, of final ones the models; all students share RUNS/cache, which can be deleted at the end.
+Results: RUNS/final/results.csv, RUNS/tables.md.
 
 What the paper searches, and in which ranges, is in scripts/paper_protocol.py as published. It does
 not publish these choices, made here:
@@ -55,6 +55,10 @@ from scripts.paper_protocol import (
 from scripts.processes import call, cli
 
 WHOLE = {"teacher", "memory", "final"}  # stages whose models are kept
+ON_DEV = (
+    "Search on the dev set that is reported, as published protocols often do; else a part of the "
+    "training set is held out for it."
+)
 FIXED = ["--learning_rate", "5e-5"]  # while the weights of G, and of all, are searched
 
 
@@ -336,12 +340,9 @@ class Reproduction:
             print(line)
 
 
-# ---- the command line ----------------------------------------------------------------------------
-
-
 def parse(argv=None):
     parser = Parser(__doc__, "scripts/reproduce", "TASK [flags]")
-    add = parser.add_argument
+    add, names = parser.add_argument, " ".join(METHODS)
     add("task", help="A GLUE task.")
     add("--plan", action="store_true", help="Print the commands and what they take; start none.")
     add("--rehearse", action="store_true", help="All of it in small, in RUNS/rehearsal.")
@@ -351,10 +352,8 @@ def parse(argv=None):
     add("--jobs", default="", help="Runs at a time on this machine, as of scripts/sweep.")
     add("--stage", help="One stage alone.")
     add("--shard", default="", help="I/N of a stage, as of scripts/sweep.")
-    add("--select_on_dev", action="store_true", help="Search on the dev set that is reported, as "
-        "published protocols often do; else a part of the training set is held out for it.")  # fmt: skip
-    add("--methods", default=" ".join(METHODS), help="Leaves out stages that only others need. "
-        f"Default: {' '.join(METHODS)}.")  # fmt: skip
+    add("--select_on_dev", action="store_true", help=ON_DEV)
+    add("--methods", default=names, help=f"Leaves out what only others need. Default: {names}.")
     add("--seeds", default="1 2 3 4 5 6", help="Of the final runs. Default: 1 2 3 4 5 6.")
     add("--student_num_hidden_layers", dest="layers", default="6", help="Default: 6.")
     add("--examples_per_second", type=float, help="The rate of all runs, for --plan.")
