@@ -10,6 +10,7 @@ folder, as every run locks its own.
 """
 
 import contextlib
+import functools
 import itertools
 import os
 import re
@@ -196,6 +197,12 @@ def find_devices():
     """The GPUs that may be used, by CUDA_VISIBLE_DEVICES, which hides all if it is empty."""
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [word for word in re.split("[, ]", visible) if word]
+    return list_gpus()
+
+
+@functools.cache  # it takes a while, and a protocol has many sweeps
+def list_gpus():
+    """The numbers of this machine's GPUs, as text."""
     with contextlib.suppress(OSError):
         done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
         return re.findall(r"^GPU (\d+):", done.stdout, re.MULTILINE)

@@ -416,6 +416,38 @@ def test_no_run_is_started_after_the_sweep_itself_was_killed(here):
     assert rows(here) == ["a,seed=1"] and not (here / "runs" / "a,seed=2.log").exists()
 
 
+NESTED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from scripts.processes import at_once, cli, processes
+def started(name):
+    text = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); "
+    return [sys.executable, "-c", text + f"open({name!r}, 'w').close(); time.sleep(60)"]
+def part(name):
+    at_once([lambda: processes.run(started(name + "1")), lambda: processes.run(started(name + "2"))])
+    processes.run(started(name + "3"))
+def main(argv=None):
+    at_once([lambda: part("a"), lambda: part("b")])
+sys.exit(cli(main))
+"""
+
+
+def test_sweeps_at_the_same_time_end_together(tmp_path):
+    """As a study's parts: told to end, all processes end, and none that comes after is started."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", NESTED, ROOT], cwd=tmp_path, stderr=subprocess.PIPE
+    )
+    wait_until(lambda: len(list(tmp_path.iterdir())) == 4, process)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) == 4
+    assert len({os.getpgid(child.pid) for child in children}) == 4
+    assert {os.getsid(child.pid) for child in children} == {os.getsid(0)}
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=30)[1] == b"stopped; the same command goes on\n"
+    assert process.returncode == 130 and not psutil.wait_procs(children, timeout=5)[1]
+    assert not (tmp_path / "a3").exists()
+
+
 def test_runs_from_a_file(here):
     lines = """# teachers
 
