@@ -33,7 +33,7 @@ STUDENTS = {
     "none": f"train_teacher.py {TRAIN} 3 --student_num_hidden_layers 3",
     "vkd": f"glue_with_cka_i.py {DISTIL} --beta 0",
     "fsd_i": f"glue_with_cka_i.py {DISTIL} --beta 4 --internal",
-    "fsd_ilg": f"glue_with_cka_ilg.py {DISTIL} --beta 1 --gamma_i 4 --gamma_l 4 --gamma_g 1 "
+    "fsd_ilg": f"glue_with_cka_ilg.py {DISTIL} --beta 1 --gamma_i 4 --gamma_l 1 --gamma_g 0.1 "
     "--gamma_m 1e-4",
 }
 

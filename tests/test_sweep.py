@@ -424,7 +424,7 @@ def started(name):
     text = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); "
     return [sys.executable, "-c", text + f"open({name!r}, 'w').close(); time.sleep(60)"]
 def part(name):
-    at_once([lambda: processes.run(started(name + "1")), lambda: processes.run(started(name + "2"))])
+    at_once([lambda number=n: processes.run(started(name + number)) for n in "12"])
     processes.run(started(name + "3"))
 def main(argv=None):
     at_once([lambda: part("a"), lambda: part("b")])
