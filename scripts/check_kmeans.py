@@ -1,8 +1,9 @@
 """Check the memory against scikit-learn: both cluster the same real features from the same start,
 as often.
 
-    python scripts/check_kmeans.py --model_name_or_path TEACHER --data_dir glue --task_name MRPC --max_seq_length 80 \\
-      --num_centroid 100 --memory_num_train_epochs 3 --seed 1 --output_dir FOLDER
+    python scripts/check_kmeans.py --model_name_or_path TEACHER --data_dir glue \\
+      --task_name MRPC --max_seq_length 80 --num_centroid 100 --memory_num_train_epochs 3 \\
+      --seed 1 --output_dir FOLDER
 
 Takes train_memory.py's flags. All features are held in memory (N * W * D floats), so it is for
 small tasks. Prints a Markdown table: the share of samples that both assign to the same cluster, the

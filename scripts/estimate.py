@@ -1,6 +1,7 @@
 """Commands -> how many, how many hours, how much disk; nothing is started.
 
-    scripts/sweep runs/rte --plan vkd alpha=0.2,0.5 -- glue_with_cka_i.py ... | python scripts/estimate.py
+    scripts/sweep runs/rte --plan vkd alpha=0.2,0.5 -- glue_with_cka_i.py ... |
+      python scripts/estimate.py
     python scripts/estimate.py --examples_per_second 900 --jobs 4 < commands.txt
 
 A command a line, in shell quoting. A line `## NAME: ...` begins a stage, a row of its own in the
@@ -8,38 +9,36 @@ table; `--keep WHAT` in a line of ## is scripts/sweep's for what follows; other 
 front are skipped. Hours are training rows, times epochs or passes, over a rate:
 --examples_per_second; or the median of the finished runs under --runs of the same script and
 precision; or that of results/step.csv, measured with BERT-base. With the variable ESTIMATE=off it
-does nothing, which spares a script that plans many sweeps their estimates one by one.
+says nothing, also where scripts/sweep and scripts/study ask for it.
 """
 
 import argparse
 import collections
-import contextlib
+import functools
 import os
 import re
-import shlex
 import statistics
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
-if __name__ == "__main__" and os.environ.get("ESTIMATE") == "off":
-    sys.stdin.read()  # the writer would fail
-    sys.exit()
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common
 from common import UserError
 from glue_data.tasks import count_rows, find_file, get_task
+from scripts.commands import (
+    BERT_BASE,
+    CHOSEN,
+    Command,
+    cache_entries,
+    parameters,
+    read_command,
+    shape_of,
+    student_layers,
+)
 from training import records, results_csv
+from training.flags import as_of_today
 
 STEP = Path(__file__).resolve().parent.parent / "results" / "step.csv"
-BERT_BASE = {
-    "vocab_size": 30522,
-    "max_position_embeddings": 512,
-    "type_vocab_size": 2,
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-}
 TRAINS = (
     "train_teacher.py",
     "train_memory.py",
@@ -48,92 +47,7 @@ TRAINS = (
     "glue_with_cka_ilg.py",
     "glue_with_baseline.py",
 )
-CHOSEN = "BEST_"  # begins the placeholder of a value that an earlier stage decides
-
-
-# ---- commands ------------------------------------------------------------------------------------
-
-
-class Command(NamedTuple):
-    """A line of the plan: the script's name and its flags, "" for bare ones, without the dashes."""
-
-    script: str
-    flags: dict
-
-    def number(self, name, default):
-        """A flag's value; the default also where a value is yet to be chosen."""
-        text = str(self.flags.get(name, default))
-        try:
-            return float(default if text.startswith(CHOSEN) else text)
-        except ValueError:
-            raise UserError(
-                f"--{name} of {self.script} is {text}, but must be a number: mend that command"
-            ) from None
-
-    @property
-    def precision(self):
-        return "bf16" if "bf16" in self.flags else "fp16" if "fp16" in self.flags else "no"
-
-    @property
-    def form(self):
-        """What results/step.csv calls it; all structures and baselines are its FSD_ILG, the student
-        alone its floor.
-        """
-        if self.script == "train_memory.py":
-            return "teacher, forward"
-        if self.script == "train_teacher.py":
-            alone = {"student_num_hidden_layers", "student_layers"} & self.flags.keys()
-            return "floor" if alone else "teacher, trained"
-        cached = ", cached" if "teacher_cache" in self.flags else ""
-        masked = (
-            ", masked" if "mask_padding" in self.flags else ""
-        )  # the table's, on rows grouped by length
-        alone = ", not grouped" if masked and "group_by_length" not in self.flags else ""
-        return ("VKD" if self.number("beta", 1) == 0 else "FSD_ILG") + cached + masked + alone
-
-    @property
-    def structures(self):
-        """The letters of FSD's structures whose weight is not 0."""
-        if self.number("beta", 1) == 0:
-            return ""
-        if self.script == "glue_with_cka_ilg.py":
-            return "".join(letter for letter in "ilg" if self.number(f"gamma_{letter}", 1))
-        return (
-            "g" if self.script == "glue_with_cka_g.py" else "i" if "internal" in self.flags else "l"
-        )
-
-    @property
-    def kind(self):
-        """Runs of one kind have one rate."""
-        return self.script, self.form, self.precision
-
-
-def read_flags(words):
-    """["--a", "1", "--b"] -> {"a": "1", "b": ""}; the last of two wins, new spellings become the
-    old ones.
-    """
-    flags, name = {}, None
-    for word in words:
-        if word.startswith("--"):
-            name, _, value = (
-                word.removeprefix("--").replace("per_device_", "per_gpu_").partition("=")
-            )
-            flags[name] = value
-        elif name:
-            flags[name], name = word, None
-    return {name: os.path.expanduser(value) for name, value in flags.items()}
-
-
-def read_command(line, number):
-    """The Command of a line, of which `number` is told in an error."""
-    with contextlib.suppress(ValueError):  # no shell quoting
-        words = shlex.split(line)
-        for i, word in enumerate(words):
-            if word.endswith(".py"):
-                return Command(Path(word).name, read_flags(words[i + 1 :]))
-    raise UserError(
-        f"line {number} is no command with a Python script, in shell quoting: {line.strip()}"
-    )
+WHOLE = ([-1, None], [None, None])  # max_steps and max_train_samples of a run of all rows
 
 
 def read_stages(lines, keep):
@@ -152,88 +66,11 @@ def read_stages(lines, keep):
     return stages
 
 
-# ---- sizes ---------------------------------------------------------------------------------------
-
-
-def shape_of(command):
-    """The numbers of a model's config.json that decide its size: of a local folder, else
-    BERT-base's.
-    """
-    for name in ("model_name_or_path_for_copy", "model_name_or_path"):
-        if name in command.flags and (
-            config := common.read_json(Path(command.flags[name], "config.json"))
-        ):
-            return {key: config.get(key, value) for key, value in BERT_BASE.items()}
-    return BERT_BASE
-
-
-def parameters(shape, layers, classes):
-    """The number of weights of a BERT with a classifier."""
-    d, inner = shape["hidden_size"], shape["intermediate_size"]
-    embeddings = (
-        shape["vocab_size"] + shape["max_position_embeddings"] + shape["type_vocab_size"] + 2
-    ) * d
-    layer = (
-        4 * (d * d + d) + 2 * d * inner + inner + d + 4 * d
-    )  # attention, feed-forward, two norms
-    return embeddings + layers * layer + d * d + d + classes * (d + 1)
-
-
-def batch_size(command):
-    """Samples of an optimizer step."""
-    return command.number("per_gpu_train_batch_size", 8) * command.number(
-        "gradient_accumulation_steps", 1
-    )
-
-
-def student_layers(command, shape):
-    """Of the model that a command trains."""
-    whole = shape["num_hidden_layers"]
-    if picked := command.flags.get("student_layers"):
-        return len(picked.split(","))
-    return int(
-        command.number(
-            "student_num_hidden_layers",
-            whole if command.script == "train_teacher.py" else max(1, whole // 2),
-        )
-    )
-
-
-def cache_entries(command, shape, classes, centroids):
-    """{file: bytes a sample} that a command needs in its teacher cache, as
-    training/teacher_cache.py writes it.
-    """
-    if "teacher_cache" not in command.flags:
-        return {}
-    width = int(command.number("max_seq_length", 128))
-    features, relations, logits = (
-        2 * width * shape["hidden_size"],
-        8 * centroids,
-        {"logits": 4 * classes},
-    )
-    penultimate = {f"features-{shape['num_hidden_layers'] - 1}": features}
-    step = shape["num_hidden_layers"] // student_layers(command, shape) or 1
-    if command.script == "glue_with_baseline.py":
-        patient = range(step, shape["num_hidden_layers"], step)
-        return logits | {
-            "pkd": {f"features-{k}": features for k in patient},
-            "minilm": {"attention": 3 * features},
-            "none": {},
-            "vkd": {},
-        }.get(command.flags.get("method"), penultimate)
-    structures = command.structures
-    layers = (
-        penultimate if "l" in structures else {"tokens": 2 * width**2} if "i" in structures else {}
-    )
-    memory = command.flags.get("teacher_memory_path")
-    return logits | layers | ({f"relations-{memory}": relations} if "g" in structures else {})
-
-
 # ---- rates ---------------------------------------------------------------------------------------
 
 
 def measured_rates(folder):
-    """{kind: ([examples a second], [seconds of start and evaluation], machine)} of the finished
+    """{kind: ([examples a second], [seconds of start and evaluation], {machine})} of the finished
     runs below a folder.
     """
     found = collections.defaultdict(lambda: ([], [], set()))
@@ -241,48 +78,67 @@ def measured_rates(folder):
         run = records.read_run(path.parent)
         seconds = run.get("train_seconds", 0)
         cut = [run.get("arguments", {}).get(flag) for flag in ("max_steps", "max_train_samples")]
-        if (
-            not run.get("finished") or not seconds or cut not in ([-1, None], [None, None])
-        ):  # a rehearsal tells no rate
-            continue
+        if not run.get("finished") or not seconds or cut not in WHOLE:
+            continue  # a rehearsal tells no rate
         with records.complete_run(path.parent):
-            arguments = records.as_of_today(run["arguments"])
-            flags = {
-                key: value
-                for key, value in arguments.items()
-                if str(value) not in ("None", "False", "")
-            }
-            command = Command(run["command"].split()[0], flags)
-            rate = run.get("examples_per_second")
-            if "memory" in run:
-                rate = run["memory"]["samples"] * run["memory"]["passes"] / seconds
-            rates, pauses, machines = found[command.kind]
+            kind, rate, pause, machine = measured(run, seconds)
+            rates, pauses, machines = found[kind]
             rates.append(rate)
-            pauses.append(run.get("wall_seconds", seconds) - seconds)
-            machines.add(run["machine"] if run["device"] == "cpu" else run["device"])
+            pauses.append(pause)
+            machines.add(machine)
     return found
+
+
+def measured(run, seconds):
+    """(kind, examples a second, seconds of start and evaluation, machine) of one run.json."""
+    arguments = as_of_today(run["arguments"])
+    flags = {
+        key: value for key, value in arguments.items() if str(value) not in ("None", "False", "")
+    }
+    command = Command(run["command"].split()[0], flags)
+    rate = run.get("examples_per_second")
+    if "memory" in run:
+        rate = run["memory"]["samples"] * run["memory"]["passes"] / seconds
+    machine = run["machine"] if run["device"] == "cpu" else run["device"]
+    return command.kind, rate, run.get("wall_seconds", seconds) - seconds, machine
 
 
 def step_rates():
     """({(form, precision): examples a second}, machine) of BERT-base in results/step.csv."""
     columns = ["form", "model", "precision", "device", "machine", "examples / s"]
-    table, _ = results_csv.read_table(STEP, columns)
-    table = table[table.model == "bert-base"].drop_duplicates(["form", "precision"])
-    rates = {(row.form, row.precision): row["examples / s"] for _, row in table.iterrows()}
-    return rates, table.machine.iloc[0] if table.device.iloc[0] == "cpu" else table.device.iloc[0]
+    _, rows = results_csv.read_cells(STEP, columns, "no table of ours")
+    rows = [(line, *(row[name, 0] for name in columns)) for line, row in rows]
+    rates, machines = {}, []
+    for line, form, model, precision, device, machine, rate in rows:
+        if model != "bert-base":
+            continue
+        if not results_csv.is_number(rate):
+            raise results_csv.wrong_line(
+                STEP, line, f"{rate!r} in the column examples / s, which is of numbers"
+            )
+        rates.setdefault((form, precision), float(rate))
+        machines.append(machine if device == "cpu" else device)
+    return rates, machines[0]
 
 
 class Rates:
     """Looks up the rates of commands; `notes` has those used, {source: {what: rate}}."""
 
     def __init__(self, given, folder):
-        self.given, self.measured, self.notes = (
-            given,
-            measured_rates(folder),
-            collections.defaultdict(dict),
-        )
-        self.folder = folder
-        self.step, self.machine = step_rates()
+        self.given, self.folder = given, folder
+        self.notes = collections.defaultdict(dict)
+
+    @functools.cached_property
+    def measured(self):
+        return measured_rates(self.folder)
+
+    @functools.cached_property
+    def published(self):
+        return step_rates()
+
+    @property
+    def step(self):
+        return self.published[0]
 
     def __call__(self, kind):
         """(examples a second, seconds of start and evaluation) of a kind of command."""
@@ -305,7 +161,10 @@ class Rates:
                 f"one such run finish{f' below {self.folder}' if self.folder else ''}"
             )
         rate = self.step[form, precision]
-        source = f"{STEP.parent.name}/{STEP.name} ({self.machine}; BERT-base, 128 tokens, precision {precision})"
+        source = (
+            f"{STEP.parent.name}/{STEP.name} ({self.published[1]}; BERT-base, 128 tokens, "
+            f"precision {precision})"
+        )
         self.notes[source][form] = rate
         return rate, 0.0
 
@@ -322,40 +181,35 @@ class Estimate:
         self.chosen_epochs = False
 
     def rows(self, command):
-        """Training rows: of the file in --data_dir if it is there, else the official number."""
-        task, folder = (
-            get_task(command.flags.get("task_name", "")),
-            command.flags.get("data_dir", ""),
-        )
+        """A command's task, and its training rows.
+
+        Those of the file in --data_dir if it is there, else the official number.
+        """
+        task = get_task(command.flags.get("task_name", ""))
+        folder = command.flags.get("data_dir", "")
         if "train" not in task.rows:
             raise UserError(f"{task.name} has no training rows: name another task")
         if (task.name, folder) not in self.files:
             try:
                 rows = count_rows(task, "train", find_file(task, folder, "train"))
-                self.files[task.name, folder] = (
-                    rows,
-                    f"{task.name} has {rows:,} training rows in {folder}",
-                )
+                note = f"{task.name} has {rows:,} training rows in {folder}"
             except UserError:
                 rows = task.rows["train"]
-                self.files[task.name, folder] = (
-                    rows,
-                    (
-                        f"{task.name} has {rows:,} training rows, officially, as there "
-                        f"is no file in {folder} yet"
-                    ),
+                note = (
+                    f"{task.name} has {rows:,} training rows, officially, as there is no file in "
+                    f"{folder} yet"
                 )
-        rows = self.files[task.name, folder][0]
+            self.files[task.name, folder] = rows, note
+        rows, _ = self.files[task.name, folder]
         return task, min(rows, int(command.number("max_train_samples", rows)))
 
     def examples(self, command, rows):
         """Training samples that a command computes."""
         if command.script == "train_memory.py":
-            return rows * command.number(
-                "memory_num_train_epochs", command.number("num_train_epochs", 3)
-            )
+            passes = command.number("num_train_epochs", 3)
+            return rows * command.number("memory_num_train_epochs", passes)
         if (steps := command.number("max_steps", -1)) > 0:
-            return steps * batch_size(command)
+            return steps * command.batch_size
         if command.flags.get("num_train_epochs", "").startswith(CHOSEN):
             self.chosen_epochs = True
             return rows * self.most_epochs
@@ -374,11 +228,8 @@ class Estimate:
         if command.script == "train_memory.py":
             centroids = int(command.number("num_centroid", usual))
             self.centroids[command.flags.get("output_dir")] = centroids
-            return (
-                seconds,
-                4 * centroids * values,
-                12 * centroids * values,
-            )  # while it runs float64 sums, too
+            numbers = centroids * values
+            return seconds, 4 * numbers, 12 * numbers  # while it runs float64 sums, too
         centroids = self.centroids.get(command.flags.get("teacher_memory_path"), usual)
         layers = student_layers(command, shape)
         weights = parameters(shape, layers, classes)
@@ -386,13 +237,11 @@ class Estimate:
         if "teacher_memory_path" in command.flags and "g" in command.structures:
             weights += centroids * values  # the student's memory, trained with it
         cached = self.new_files(command, cache_entries(command, shape, classes, centroids))
-        if cached:
-            seconds += (
-                rows / self.rates(("train_memory.py", "teacher, forward", command.precision))[0]
-            )
-        checkpoint = (
-            12 * weights * (examples / batch_size(command) > command.number("save_steps", 500))
-        )  # Adam's, too
+        if cached:  # by a pass of the teacher
+            of = "train_memory.py", "teacher, forward", command.precision
+            seconds += rows / self.rates(of)[0]
+        saves = examples / command.batch_size > command.number("save_steps", 500)
+        checkpoint = 12 * weights * saves  # Adam's two moments, too
         kept = {"results": 0, "model": 4 * weights, "all": 4 * weights + checkpoint}[keep]
         return seconds, kept + rows * cached, 4 * weights + checkpoint
 
@@ -402,8 +251,8 @@ class Estimate:
             command.precision,
             *map(command.flags.get, ("teacher_cache", "model_name_or_path", "data_dir")),
         )
-        new = {file: size for file, size in entries.items() if (where, file) not in self.cached}
-        self.cached |= {(where, file) for file in new}
+        new = {entry: size for entry, size in entries.items() if (where, entry) not in self.cached}
+        self.cached |= {(where, entry) for entry in new}
         return sum(new.values())
 
 
@@ -454,6 +303,35 @@ def table(rows):
     return lines
 
 
+def tell(lines, runs=None, jobs=1, keep="model", rate=None, most_epochs=10):
+    """The lines of an estimate of a plan's lines; none with ESTIMATE=off.
+
+    runs: a folder whose finished runs tell the rates. jobs: runs at a time. keep: scripts/sweep's.
+    rate: examples a second of all runs. most_epochs: where they are yet to be chosen.
+    """
+    if is_off():
+        return []
+    estimate, rows, most = Estimate(Rates(rate, runs), most_epochs), [], 0
+    for stage, keeps, commands in read_stages(lines, keep):
+        costs = [estimate.add(command, keeps) for command in commands]
+        hours = sum(seconds for seconds, _, _ in costs) / 3600 / jobs
+        rows.append((stage, len(commands), hours, sum(kept for _, kept, _ in costs)))
+        most = max([most, *(while_running for _, _, while_running in costs)])
+    if not rows:
+        raise UserError("there is no command to estimate: expected one a line on standard input")
+    return [
+        *table(rows),
+        "",
+        *caption(estimate, jobs),
+        f"While {'one run is' if jobs == 1 else f'{jobs} runs are'} going on, up to "
+        f"{jobs * most / 1e9:.2f} GB more are needed, for checkpoints.",
+    ]
+
+
+def is_off():
+    return os.environ.get("ESTIMATE") == "off"
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -483,31 +361,11 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.jobs < 1 or (args.examples_per_second is not None and args.examples_per_second <= 0):
         raise UserError("--jobs and --examples_per_second must be above 0")
-    stages = read_stages(sys.stdin.readlines(), args.keep)
-    estimate, rows, most = (
-        Estimate(Rates(args.examples_per_second, args.runs), args.most_epochs),
-        [],
-        0,
-    )
-    for stage, keep, commands in stages:
-        costs = [estimate.add(command, keep) for command in commands]
-        rows.append(
-            (
-                stage,
-                len(commands),
-                sum(cost[0] for cost in costs) / 3600 / args.jobs,
-                sum(c[1] for c in costs),
-            )
-        )
-        most = max([most, *(cost[2] for cost in costs)])
-    if not rows:
-        raise UserError("there is no command to estimate: expected one a line on standard input")
-    lines = [*table(rows), "", *caption(estimate, args.jobs)]
-    lines.append(
-        f"While {'one run is' if args.jobs == 1 else f'{args.jobs} runs are'} going on, up to "
-        f"{args.jobs * most / 1e9:.2f} GB more are needed, for checkpoints."
-    )
-    print("\n".join(lines))
+    lines = sys.stdin.readlines()  # with ESTIMATE=off, too, as the writer would fail
+    for line in tell(
+        lines, args.runs, args.jobs, args.keep, args.examples_per_second, args.most_epochs
+    ):
+        print(line)
 
 
 if __name__ == "__main__":

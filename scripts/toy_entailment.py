@@ -101,7 +101,7 @@ def is_a(word, general):
 
 
 def event_entails(p, h):
-    """To chase a kitten is to follow a cat; what did not follow any cat did not chase any kitten."""
+    """To chase a kitten is to follow a cat; who did not follow any cat did not chase a kitten."""
     if p.negated != h.negated:
         return False
     low, high = (h, p) if p.negated else (p, h)
@@ -111,7 +111,7 @@ def event_entails(p, h):
 
 
 def clause_entails(p, h):
-    """At least n is upward in noun and event, at most n downward in both, every only in the noun."""
+    """At least n is upward in noun and event, at most n downward in both, every in the noun."""
     if p.det == "no" and h.negated:  # no dog ran = every dog did not run
         p = replace(p, det="every", negated=True)
     (kind_p, n_p), (kind_h, n_h) = DETERMINERS[p.det], DETERMINERS[h.det]
@@ -130,7 +130,7 @@ def clause_entails(p, h):
 
 
 def entails(premise, hypothesis):
-    """A conjunction entails what one of its clauses does: one is about animals, one about people."""
+    """What one of the premise's clauses entails: one is about animals, one about people."""
     return any(clause_entails(clause, hypothesis) for clause in premise)
 
 

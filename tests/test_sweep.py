@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +26,7 @@ import argparse, json, os, signal, sys, time
 from pathlib import Path
 signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # as the scripts do
 parser = argparse.ArgumentParser()
-for name in ("output_dir", "results_csv", "seed", "alpha", "fail", "wait_for", "hold", "in_use", "die"):
+for name in "output_dir results_csv seed alpha fail wait_for hold in_use die".split():
     parser.add_argument("--" + name)
 parser.add_argument("--internal", action="store_true")
 args = parser.parse_args()
@@ -50,9 +49,9 @@ if args.die == args.seed and args.die:
 if args.fail == args.seed and args.fail:
     print("working", flush=True)
     sys.exit("error: seed " + args.seed + " does not work")
-for name in ("checkpoint-5/model.safetensors", "model.safetensors", "student_memory.safetensors", "tokenizer.json",
-             "vocab.txt", "config.json", "eval_results.json", "train_log.jsonl", "dev_predictions.tsv",
-             "tensorboard/events"):
+for name in ("checkpoint-5/model.safetensors", "model.safetensors", "student_memory.safetensors",
+             "tokenizer.json", "vocab.txt", "config.json", "eval_results.json", "train_log.jsonl",
+             "dev_predictions.tsv", "tensorboard/events"):
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text("")
 with open(args.results_csv, "a") as file:
@@ -83,11 +82,7 @@ CLEAN = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")} | {
 
 @pytest.fixture
 def here(tmp_path):
-    """A repository with scripts/sweep alone, and fake.py, which stands for a training and ends at
-    once.
-    """
-    (tmp_path / "scripts").mkdir()
-    shutil.copy(SWEEP, tmp_path / "scripts")
+    """A folder with fake.py, which stands for a training and ends at once."""
     (tmp_path / "fake.py").write_text(FAKE)
     return tmp_path
 
@@ -96,7 +91,7 @@ def sweep(here, *words, lines="", without=(), **environment):
     """scripts/sweep in this folder; returns the finished process."""
     env = {k: v for k, v in CLEAN.items() if k not in without} | environment
     return subprocess.run(
-        ["scripts/sweep", *map(str, words)],
+        [SWEEP, *map(str, words)],
         cwd=here,
         env=env,
         input=lines,
@@ -185,8 +180,10 @@ def test_finished_runs_are_skipped_and_other_flags_refused(here):
         here, "runs", "--keep", "results", "a", "seed=1,2,3", "--", "fake.py", "--alpha", 2
     )
     assert changed.returncode == 1 and counts(changed) == (3, 0, 1, 2)
-    reason = "a,seed=1 failed: finished with other flags; delete runs/a,seed=1 or name the sweep otherwise"
-    assert reason in changed.stderr
+    assert (
+        "a,seed=1 failed: finished with other flags; delete runs/a,seed=1 or name the sweep "
+        "otherwise" in changed.stderr
+    )
     assert (here / "runs" / "a,seed=1" / "model.safetensors").exists() and len(rows(here)) == 3
 
 
@@ -370,7 +367,7 @@ def wait_until(true, process):
 def test_an_interruption_ends_the_children_and_a_restart_completes(here, number):
     (here / "hold").touch()
     command = [
-        "scripts/sweep",
+        SWEEP,
         "runs",
         "--jobs",
         "2",
@@ -408,7 +405,7 @@ def test_an_interruption_ends_the_children_and_a_restart_completes(here, number)
 
 def test_no_run_is_started_after_the_sweep_itself_was_killed(here):
     (here / "hold").touch()
-    command = ["scripts/sweep", "runs", "a", "seed=1,2", "--", "fake.py", "--hold", "hold"]
+    command = [SWEEP, "runs", "a", "seed=1,2", "--", "fake.py", "--hold", "hold"]
     process = subprocess.Popen(command, cwd=here, env=CLEAN, stderr=subprocess.DEVNULL)
     wait_until((here / "runs" / "a,seed=1" / "pid").exists, process)
     children = psutil.Process(process.pid).children(recursive=True)
@@ -417,6 +414,38 @@ def test_no_run_is_started_after_the_sweep_itself_was_killed(here):
     (here / "hold").unlink()
     assert not psutil.wait_procs(children, timeout=30)[1]
     assert rows(here) == ["a,seed=1"] and not (here / "runs" / "a,seed=2.log").exists()
+
+
+NESTED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from scripts.processes import at_once, cli, processes
+def started(name):
+    text = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); "
+    return [sys.executable, "-c", text + f"open({name!r}, 'w').close(); time.sleep(60)"]
+def part(name):
+    at_once([lambda number=n: processes.run(started(name + number)) for n in "12"])
+    processes.run(started(name + "3"))
+def main(argv=None):
+    at_once([lambda: part("a"), lambda: part("b")])
+sys.exit(cli(main))
+"""
+
+
+def test_sweeps_at_the_same_time_end_together(tmp_path):
+    """As a study's parts: told to end, all processes end, and none that comes after is started."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", NESTED, ROOT], cwd=tmp_path, stderr=subprocess.PIPE
+    )
+    wait_until(lambda: len(list(tmp_path.iterdir())) == 4, process)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) == 4
+    assert len({os.getpgid(child.pid) for child in children}) == 4
+    assert {os.getsid(child.pid) for child in children} == {os.getsid(0)}
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=30)[1] == b"stopped; the same command goes on\n"
+    assert process.returncode == 130 and not psutil.wait_procs(children, timeout=5)[1]
+    assert not (tmp_path / "a3").exists()
 
 
 def test_runs_from_a_file(here):
@@ -441,43 +470,53 @@ def test_plan_prints_commands_and_starts_nothing(here):
     assert "6 runs, 1 of them finished" in sweep(here, "runs", "--plan", *LISTS).stderr
 
 
-def test_plan_asks_for_an_estimate_where_there_is_one(here):
-    (here / "scripts" / "estimate.py").write_text(
-        "import sys; print(sys.argv[1:], len(sys.stdin.readlines()))"
-    )
-    done = sweep(here, "runs", "--plan", "--jobs", 3, "--keep", "all", "--shard", "0/2", *LISTS)
-    assert planned(done) == ALL[::2]
-    assert done.stderr.endswith("['--runs', 'runs', '--jobs', '3', '--keep', 'all'] 3\n")
+def test_plan_ends_with_an_estimate(here):
+    words = ["--plan", "--jobs", 3, "--shard", "0/2", "vkd", "seed=1,2,3,4,5,6", "--"]
+    words += ["glue_with_cka_i.py", "--task_name", "RTE", "--beta", 0]
+    done = sweep(here, "runs", *words)
+    assert len(done.stdout.splitlines()) == 3 and "3 runs, 0 of them finished" in done.stderr
+    assert re.search(r"^total +3 .*\n\nHours: .* 3 runs, each at the full rate", done.stderr, re.M)
+    kept = [
+        float(re.search(r"^total .* ([\d.]+)$", told, re.M)[1])
+        for keep in ("results", "model")
+        for told in [sweep(here, "runs", "--keep", keep, *words).stderr]
+    ]
+    assert kept[0] == 0 < kept[1]
+    off = sweep(here, "runs", *words, ESTIMATE="off")
+    assert off.stdout == done.stdout and off.stderr == "3 runs, 0 of them finished\n"
 
 
 def test_repository_scripts_are_found_and_a_memory_has_no_row(here):
-    (here / "train_memory.py").touch()
-    (here / "elsewhere").mkdir()
-    lines = "m seed=1 -- train_memory.py --do_train\nv -- fake.py"
-    done = subprocess.run(
-        ["../scripts/sweep", "r", "--plan"],
-        cwd=here / "elsewhere",
-        env=CLEAN,
-        input=lines,
-        text=True,
-        capture_output=True,
-    )
-    memory, vkd = map(shlex.split, done.stdout.splitlines())
+    lines = "m seed=1 -- train_memory.py --do_train\nv -- fake.py\nw -- glue_with_cka_i.py"
+    done = sweep(here, "r", "--plan", lines=lines, ESTIMATE="off")
+    memory, fake, vkd = map(shlex.split, done.stdout.splitlines())
     assert memory[1:] == [
-        str(here / "train_memory.py"),
+        str(ROOT / "train_memory.py"),
         "--do_train",
         "--seed",
         "1",
         "--output_dir",
         "r/m,seed=1",
     ]
-    assert vkd[1:] == [
-        str(here / "fake.py"),
-        "--output_dir",
-        "r/v",
-        "--results_csv",
-        "r/results.csv",
-    ]
+    assert fake[1:] == ["fake.py", "--output_dir", "r/v", "--results_csv", "r/results.csv"]
+    assert vkd[1] == str(ROOT / "glue_with_cka_i.py")
+
+
+def test_runs_of_a_sweep_in_bash_are_known(here):
+    """Before the sweep was Python, its logs began with the command in bash's own quoting."""
+    sweep(here, "my runs", "a", "seed=1,2", "--", "fake.py", "--alpha", "two; words")
+    for name in ("a,seed=1", "a,seed=2"):
+        log = here / "my runs" / f"{name}.log"
+        before = log.read_text().splitlines()[1:]
+        quoted = name.replace(",", "\\,")
+        first = (
+            f"$ python3 /old/fake.py --alpha two\\;\\ words --seed {name[-1]} --output_dir "
+            f"my\\ runs/{quoted} --results_csv my\\ runs/results.csv"
+        )
+        log.write_text("\n".join([first, *before]))
+    again = ["my runs", "a", "seed=1,2", "--", "fake.py", "--alpha"]
+    assert counts(sweep(here, *again, "two; words")) == (2, 0, 2, 0)
+    assert counts(sweep(here, *again, "other")) == (2, 0, 0, 2)
 
 
 @pytest.mark.parametrize(

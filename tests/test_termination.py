@@ -5,7 +5,6 @@ bits of another.
 import contextlib
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -430,11 +429,9 @@ def test_a_sweep_that_is_told_to_end_lets_its_runs_save(number, passed, tmp_path
         for one in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
             signal.signal(one, signal.SIG_DFL)
 
-    (tmp_path / "scripts").mkdir()
-    shutil.copy(ROOT / "scripts/sweep", tmp_path / "scripts")
     (tmp_path / "saving.py").write_text(SAVING)
     process = subprocess.Popen(
-        ["scripts/sweep", "runs", "a", "--", "saving.py"],
+        [ROOT / "scripts/sweep", "runs", "a", "--", "saving.py"],
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         env=os.environ | {"PYTHON": sys.executable},

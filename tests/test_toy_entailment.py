@@ -1,4 +1,4 @@
-"""The toy task: its logic by hand and in random worlds, its files, and that no shortcut solves it."""
+"""The toy task: its logic by hand and in random worlds, its files; that no shortcut solves it."""
 
 import random
 import subprocess
@@ -131,7 +131,7 @@ def test_render(premise, text):
 
 
 def holds(c, world):
-    """Whether a clause is true of a world, [(kind of individual, [(verb, kind of object, place)])]."""
+    """Whether a clause is true of a world, [(kind of individual, [(verb, object, place)])]."""
 
     def does(events):
         asked = c.verb, c.object, c.place
@@ -202,7 +202,7 @@ def test_no_pair_twice_nor_in_two_splits(task):
 
 
 def accuracy(task, features):
-    """Dev accuracy of a logistic regression; `features` maps rows to a list of texts or an array."""
+    """Dev accuracy of a logistic regression; `features` maps rows to texts or an array."""
     inputs = [features(task[split]) for split in ("train", "dev")]
     if isinstance(inputs[0], list):
         vectorizer = CountVectorizer(token_pattern=r"\w+").fit(inputs[0])

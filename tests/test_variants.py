@@ -34,9 +34,9 @@ from common import UserError
 from loop import Loop
 from scripts import estimate
 from seeds import mix
-from training import evaluation, records, results_csv
+from training import evaluation, results_csv
 from training.batches import epoch_order
-from training.flags import hyperparameters
+from training.flags import as_of_today, hyperparameters
 
 BOTH = ["--mask_padding", "--group_by_length"]
 
@@ -174,7 +174,7 @@ def test_published_rows_without_padding_were_grouped_too():
 
 
 def test_flags_that_came_later_are_filled_in_once():
-    fill = records.as_of_today
+    fill = as_of_today
     assert fill({"mask_padding": True}) == {"mask_padding": True, "group_by_length": True}
     assert fill({"mask_padding": "True"})["group_by_length"] is True  # of a table read as text
     assert fill({"mask_padding": False}) == {"mask_padding": False, "group_by_length": False}

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import common
 from common import UserError, is_main_process, read_json, write_json
-from training.flags import as_of_today  # noqa: F401 - for those who read records
 
 PACKAGES = (
     "torch",

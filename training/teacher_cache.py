@@ -30,6 +30,7 @@ import cka
 import termination
 from common import UserError, atomic_path, progress, say, write_json
 from training.batches import MiniBatch, Outputs, Rows, flat, load, uncut
+from training.cache_sizes import Stored, stored
 
 SHARD = 1024  # samples
 
@@ -43,15 +44,23 @@ class Entry(NamedTuple):
     """
 
     source: int | str
-    shape: tuple
-    dtype: torch.dtype
-    make: object = lambda x, batch: x
-    padding: bool = False
+    stored: Stored
+    make: object
+    padding: bool
+
+    @property
+    def shape(self):
+        """Of a sample."""
+        return self.stored.shape
+
+    @property
+    def dtype(self):
+        return getattr(torch, self.stored.dtype)
 
     @property
     def bytes(self):
         """Of a sample."""
-        return self.dtype.itemsize * math.prod(self.shape)
+        return self.stored.bytes
 
 
 def entries(needs, layers, config, args, memories=None, memory_name=""):
@@ -60,43 +69,47 @@ def entries(needs, layers, config, args, memories=None, memory_name=""):
     needs: a set of these kinds. layers: the teacher's hidden states in use, the penultimate last.
     config: the teacher's.
     """
-    length, width = args.max_seq_length, config.hidden_size
     masked = "-masked" if args.mask_padding else ""
-    reads_padding = not args.mask_padding
+    estimator = getattr(args, "cka_estimator", None)
 
-    def token_structure(h, batch):
+    def keep(x, batch):
+        return x
+
+    def structure_tokens(h, batch):
         mask = batch.targets["attention_mask"] if args.mask_padding else None
-        return cka.token_structure(h, mask, args.cka_estimator).matrix
+        return cka.token_structure(h, mask, estimator).matrix
 
-    def relations(h, batch):
-        rows = flat(h, batch.targets, length, args.mask_padding)
+    def relate_to_memory(h, batch):
+        rows = flat(h, batch.targets, args.max_seq_length, args.mask_padding)
         found = cka.memory_relations(rows, memories.teacher)
         return torch.stack([found[psi] for psi in cka.PSI], 1)  # (B, 2, C)
 
+    def stack_attention(qkv, batch):
+        return torch.stack(qkv, 1)  # (B, 3, A, W, d)
+
+    how = {  # kind -> an entry's name, how it is made, whether it holds padding
+        "logits": ("logits", keep, False),
+        "features": ("features-{layer}", keep, True),  # with and without --mask_padding
+        "tokens": (f"tokens-{{layer}}-{estimator}{masked}", structure_tokens, not masked),
+        "relations": (f"relations-{memory_name[:16]}{masked}", relate_to_memory, not masked),
+        "attention": ("attention", stack_attention, False),
+    }
+    sizes = stored(
+        needs,
+        layers,
+        length=args.max_seq_length,
+        hidden_size=config.hidden_size,
+        num_labels=config.num_labels,
+        heads=config.num_attention_heads,
+        centroids=len(memories.student) if memories else 0,
+    )
     wanted = {}
-    if "logits" in needs:
-        wanted["logits"] = {"logits": Entry("logits", (config.num_labels,), torch.float32)}
-    if "features" in needs:  # the same with and without --mask_padding
-        wanted["features"] = {
-            f"features-{layer}": Entry(layer, (length, width), torch.float16, padding=True)
-            for layer in layers
+    for kind, found in sizes.items():
+        name, make, padding = how[kind]
+        wanted[kind] = {
+            name.format(layer=layer): Entry(kind if layer is None else layer, size, make, padding)
+            for layer, size in found.items()
         }
-    elif "tokens" in needs:
-        wanted["tokens"] = {
-            f"tokens-{layer}-{args.cka_estimator}{masked}": Entry(
-                layer, (length, length), torch.float16, token_structure, reads_padding
-            )
-            for layer in layers
-        }
-    if "relations" in needs:
-        shape = 2, len(memories.student)
-        entry = Entry(layers[-1], shape, torch.float32, relations, reads_padding)
-        wanted["relations"] = {f"relations-{memory_name[:16]}{masked}": entry}
-    if "attention" in needs:
-        heads = config.num_attention_heads
-        shape = 3, heads, length, width // heads
-        entry = Entry("attention", shape, torch.float16, lambda qkv, batch: torch.stack(qkv, 1))
-        wanted["attention"] = {"attention": entry}
     return wanted
 
 
@@ -144,11 +157,11 @@ class TeacherCache:
     def open_shard(self, name, shard):
         """The numbers of a shard's samples, a tensor that is read from the disk where it is used."""
         entry, path = self.entries[name], self.path(name, shard)
-        expected = f"{entry.dtype} {(len(self.rows_of(shard)), *entry.shape)}"
+        expected = f"{entry.stored.dtype} {(len(self.rows_of(shard)), *entry.shape)}"
         try:
             with safe_open(path, framework="pt") as file:
                 values = file.get_tensor("values")
-            found = f"{values.dtype} {tuple(values.shape)}"
+            found = f"{str(values.dtype).removeprefix('torch.')} {tuple(values.shape)}"
         except (OSError, SafetensorError) as error:
             found = f"{type(error).__name__}: {error}"
         if found != expected:
@@ -302,7 +315,7 @@ class TeacherCache:
         values = uncut(values, batch.targets, *entry.shape).to(entry.dtype)
         if not values.isfinite().all():
             raise UserError(
-                f"the teacher's {name} have numbers that {entry.dtype} cannot hold: run without "
+                f"the teacher's {name} have numbers that {entry.stored.dtype} cannot hold: run without "
                 "--teacher_cache"
             )
         return values.cpu()

@@ -1,0 +1,40 @@
+"""The command line of a script whose runs have flags of their own, after --."""
+
+import argparse
+import re
+import sys
+
+from common import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose mistakes are UserErrors. doc: the help; prog: the script as it is called."""
+
+    def __init__(self, doc, prog, usage):
+        super().__init__(
+            prog=prog,
+            usage=f"{prog} {usage} [-- FLAGS OF EVERY RUN]",
+            description=doc,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def read(self, argv=None):
+        """The arguments; `extra` has the words after --. Without any word the help is printed."""
+        words = list(sys.argv[1:] if argv is None else argv)
+        if not words:
+            self.print_help()
+            raise SystemExit(1)
+        at = words.index("--") if "--" in words else len(words)
+        args, rest = self.parse_known_args(words[:at])
+        if rest:
+            raise UserError(
+                f"{rest[0]} is no flag of {self.prog}: flags of the runs themselves follow after --"
+            )
+        args.extra = words[at + 1 :]
+        return args
+
+    def error(self, message):
+        if found := re.fullmatch(r"argument (\S+): expected .*", message):
+            message = f"{found[1]} needs a value"
+        raise UserError(f"{message} (see {self.prog} --help)")

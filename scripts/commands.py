@@ -1,0 +1,185 @@
+"""A training's command, read back: its flags, what kind of run it is, and how large what it makes.
+
+Nothing of it is started, and torch is not needed.
+"""
+
+import contextlib
+import os
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+import common
+from common import UserError
+from training.cache_sizes import stored
+from training.methods import read_methods
+
+BERT_BASE = {
+    "vocab_size": 30522,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+}
+CHOSEN = "BEST_"  # begins the placeholder of a value that an earlier stage decides
+
+
+class Command(NamedTuple):
+    """A line of the plan: the script's name and its flags, "" for bare ones, without the dashes."""
+
+    script: str
+    flags: dict
+
+    def number(self, name, default):
+        """A flag's value; the default also where a value is yet to be chosen."""
+        text = str(self.flags.get(name, default))
+        try:
+            return float(default if text.startswith(CHOSEN) else text)
+        except ValueError:
+            raise UserError(
+                f"--{name} of {self.script} is {text}, but must be a number: mend that command"
+            ) from None
+
+    @property
+    def precision(self):
+        return "bf16" if "bf16" in self.flags else "fp16" if "fp16" in self.flags else "no"
+
+    @property
+    def form(self):
+        """What results/step.csv calls it.
+
+        All structures and baselines are its FSD_ILG, the student alone its floor.
+        """
+        if self.script == "train_memory.py":
+            return "teacher, forward"
+        if self.script == "train_teacher.py":
+            alone = {"student_num_hidden_layers", "student_layers"} & self.flags.keys()
+            return "floor" if alone else "teacher, trained"
+        form = "VKD" if self.number("beta", 1) == 0 else "FSD_ILG"
+        form += ", cached" if "teacher_cache" in self.flags else ""
+        if "mask_padding" in self.flags:
+            # the table's, on rows grouped by length
+            form += ", masked" + ("" if "group_by_length" in self.flags else ", not grouped")
+        return form
+
+    @property
+    def structures(self):
+        """The letters of FSD's structures whose weight is not 0."""
+        if self.number("beta", 1) == 0:
+            return ""
+        if self.script == "glue_with_cka_ilg.py":
+            return "".join(letter for letter in "ilg" if self.number(f"gamma_{letter}", 1))
+        if self.script == "glue_with_cka_g.py":
+            return "g"
+        return "i" if "internal" in self.flags else "l"
+
+    @property
+    def kind(self):
+        """Runs of one kind have one rate."""
+        return self.script, self.form, self.precision
+
+    @property
+    def batch_size(self):
+        """Samples of an optimizer step."""
+        batch = self.number("per_gpu_train_batch_size", 8)
+        return batch * self.number("gradient_accumulation_steps", 1)
+
+
+def read_flags(words):
+    """["--a", "1", "--b"] -> {"a": "1", "b": ""}.
+
+    The last of two wins, new spellings become the old ones.
+    """
+    flags, name = {}, None
+    for word in words:
+        if word.startswith("--"):
+            word = word.removeprefix("--").replace("per_device_", "per_gpu_")
+            name, _, value = word.partition("=")
+            flags[name] = value
+        elif name:
+            flags[name], name = word, None
+    return {name: os.path.expanduser(value) for name, value in flags.items()}
+
+
+def read_command(line, number):
+    """The Command of a line, of which `number` is told in an error."""
+    with contextlib.suppress(ValueError):  # no shell quoting
+        words = shlex.split(line)
+        for i, word in enumerate(words):
+            if word.endswith(".py"):
+                return Command(Path(word).name, read_flags(words[i + 1 :]))
+    raise UserError(
+        f"line {number} is no command with a Python script, in shell quoting: {line.strip()}"
+    )
+
+
+# ---- sizes ---------------------------------------------------------------------------------------
+
+
+def shape_of(command):
+    """The numbers of a model's config.json that decide its size.
+
+    Of the local folder that the command names, else BERT-base's.
+    """
+    for name in ("model_name_or_path_for_copy", "model_name_or_path"):
+        if name not in command.flags:
+            continue
+        if config := common.read_json(Path(command.flags[name], "config.json")):
+            return {key: config.get(key, value) for key, value in BERT_BASE.items()}
+    return BERT_BASE
+
+
+def parameters(shape, layers, classes):
+    """The number of weights of a BERT with a classifier."""
+    d, inner = shape["hidden_size"], shape["intermediate_size"]
+    tokens = shape["vocab_size"] + shape["max_position_embeddings"] + shape["type_vocab_size"]
+    embeddings = (tokens + 2) * d  # and their norm
+    attention, feed_forward, norms = 4 * (d * d + d), 2 * d * inner + inner + d, 4 * d
+    pooler, classifier = d * d + d, classes * (d + 1)
+    return embeddings + layers * (attention + feed_forward + norms) + pooler + classifier
+
+
+def student_layers(command, shape):
+    """Of the model that a command trains."""
+    if picked := command.flags.get("student_layers"):
+        return len(picked.split(","))
+    whole = shape["num_hidden_layers"]
+    usual = whole if command.script == "train_teacher.py" else max(1, whole // 2)
+    return int(command.number("student_num_hidden_layers", usual))
+
+
+def needs_of(command, shape):
+    """What of the teacher a command's terms need, and of which layers."""
+    penultimate = [shape["num_hidden_layers"] - 1]
+    if command.script != "glue_with_baseline.py":
+        of = {"i": "tokens", "l": "features", "g": "relations"}
+        return {"logits"} | {of[letter] for letter in command.structures}, penultimate
+    method = read_methods().get(command.flags.get("method"))
+    if method is None:  # none, VKD
+        return {"logits"}, penultimate
+    if method.layers == "every":
+        step = shape["num_hidden_layers"] // student_layers(command, shape) or 1
+        penultimate = range(step, shape["num_hidden_layers"], step)
+    return {"logits", method.needs}, penultimate
+
+
+def cache_entries(command, shape, classes, centroids):
+    """{what: bytes a sample} that a command needs in its teacher cache."""
+    if "teacher_cache" not in command.flags:
+        return {}
+    needs, layers = needs_of(command, shape)
+    wanted = stored(
+        needs,
+        layers,
+        length=int(command.number("max_seq_length", 128)),
+        hidden_size=shape["hidden_size"],
+        num_labels=classes,
+        centroids=centroids,
+    )
+    memory = command.flags.get("teacher_memory_path")
+    return {
+        (kind, layer, memory if kind == "relations" else None): entry.bytes
+        for kind, layers in wanted.items()
+        for layer, entry in layers.items()
+    }

@@ -1,0 +1,384 @@
+"""Runs of the training scripts: what their commands are, several at a time, and how they end.
+
+scripts/sweep, reproduce, study, one_task and demo.sh are short programs on this module.
+
+A run is a command with a folder of its own below that of its sweep, FOLDER/NAME. What it says goes
+to FOLDER/NAME.log, whose first line is the command, and its results to FOLDER/results.csv. It is
+finished once its run.json says so. Nothing else is kept of a sweep: given again, it skips finished
+runs, goes on with those that were cut off, and repeats those that failed. Two sweeps may share a
+folder, as every run locks its own.
+"""
+
+import contextlib
+import functools
+import itertools
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from common import UserError, discard, make_folder, say
+from scripts.processes import at_once, processes
+
+ROOT = Path(__file__).resolve().parent.parent
+KEEP = ("all", "model", "results")
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+AXIS = re.compile(r"([A-Za-z_]+)=([A-Za-z0-9_.:/+-]+(?:,[A-Za-z0-9_.:/+-]+)*)")
+FORM = "NAME [flag=v1,v2,...]... -- SCRIPT FLAGS..."
+MODEL_FILES = (  # what a folder has so that transformers can load it, and the memories
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "chat_template*",
+)
+LOCKED = "is in use by another run that is still going"  # of common.lock_output_dir
+
+
+# ---- commands ------------------------------------------------------------------------------------
+
+
+def interpreter():
+    """The Python that the runs have: PYTHON, or python."""
+    return os.environ.get("PYTHON") or "python"
+
+
+def ours(script):
+    """The path of a script of this repository, short where that is the working folder."""
+    return script if Path.cwd() == ROOT else str(ROOT / script)
+
+
+def find_script(script):
+    """A script as a command has to name it: one here, or one of this repository."""
+    for place in (script, str(ROOT / script)):
+        if place.endswith(".py") and Path(place).is_file():
+            return place
+    raise UserError(f"{script} is no Python script here or in {ROOT}")
+
+
+def minutes(seconds):
+    """Seconds as text, "1.5 min"."""
+    seconds = int(seconds)
+    return f"{seconds // 60}.{seconds % 60 // 6} min"
+
+
+def essence(words):
+    """A command but for its interpreter, the folders of script and runs, and its flags' order."""
+    at = next(i for i, word in enumerate(words) if word.endswith(".py"))
+    groups = [[]]  # a flag with its values; first the words before any flag
+    for word in words[at + 1 :]:
+        if word.startswith("--"):
+            groups.append([])
+        groups[-1].append(word)
+    folder = [group[1] for group in groups if group[:1] == ["--output_dir"]][-1]
+    above = folder[: folder.rindex("/") + 1]
+    short = [
+        [
+            f"RUNS_DIR:{word.removeprefix(above)}" if word.startswith(above) else word
+            for word in group
+        ]
+        for group in groups
+    ]
+    # of equal flags the last wins, so their order stays
+    return [Path(words[at]).name, *sorted(short, key=lambda group: group[:1])]
+
+
+class Run(NamedTuple):
+    """One run of a sweep: its name, its command as words, and its folder."""
+
+    name: str
+    words: list
+    folder: str
+
+    @property
+    def log(self):
+        return Path(f"{self.folder}.log")
+
+    @property
+    def command(self):
+        """The command as a line for a shell."""
+        return shlex.join(self.words)
+
+    @property
+    def finished(self):
+        # the text alone: a damaged file is no reason to end a whole sweep
+        with contextlib.suppress(OSError):
+            return '"finished": true' in Path(self.folder, "run.json").read_text(errors="replace")
+        return False
+
+    @property
+    def has_same_command(self):
+        """True where the log begins with this command, or is not there."""
+        try:
+            with open(self.log, encoding="utf-8", errors="surrogateescape") as file:
+                first = file.readline()
+        except OSError:
+            return True
+        try:
+            return not first or essence(shlex.split(first)[1:]) == essence(self.words)
+        except (ValueError, StopIteration, IndexError):  # no command
+            return False
+
+
+def expand(words, folder, python):
+    """The runs of a line NAME [flag=v1,v2,...]... -- SCRIPT FLAGS..., given as words.
+
+    One for every combination of the lists; on and off are a bare flag and none.
+    """
+    name, *words = words
+    if not NAME.fullmatch(name):
+        raise UserError(f"a run's NAME has letters, digits and _ . + - only, found '{name}'")
+    at = words.index("--") if "--" in words else len(words)
+    axes = []
+    for word in words[:at]:
+        found = AXIS.fullmatch(word)
+        if not found:
+            raise UserError(
+                "expected flag=v1,v2,... with letters, digits and _ . : / + - in its values, "
+                f"found '{word}' in {name}"
+            )
+        axes.append([(found[1], value) for value in found[2].split(",")])
+    if not words[at + 1 :]:
+        raise UserError(f"expected {FORM}, found no SCRIPT after -- in {name}")
+    script, flags = find_script(words[at + 1]), words[at + 2 :]
+    return [
+        make_run(name, script, flags, setting, folder, python)
+        for setting in itertools.product(*axes)
+    ]
+
+
+def make_run(name, script, flags, setting, folder, python):
+    """The Run of one combination, [(flag, value)]."""
+    name = ",".join([name, *(f"{flag}={value.replace('/', '_')}" for flag, value in setting)])
+    words = [python, script, *flags]
+    for flag, value in setting:
+        words += {"on": [f"--{flag}"], "off": []}.get(value, [f"--{flag}", value])
+    words += ["--output_dir", f"{folder}/{name}"]
+    if Path(script).name != "train_memory.py":  # which has no row
+        words += ["--results_csv", f"{folder}/results.csv"]
+    return Run(name, words, f"{folder}/{name}")
+
+
+def read_shard(text):
+    """(I, N) of a shard I/N; "" is all, or in a Slurm array, whose tasks are then the shards, this
+    task's.
+    """
+    if not text and (tasks := os.environ.get("SLURM_ARRAY_TASK_COUNT")):
+        number, least, step = (
+            int(os.environ.get(f"SLURM_ARRAY_TASK_{name}", default))
+            for name, default in (("ID", 0), ("MIN", 0), ("STEP", 1))
+        )
+        text = f"{(number - least) // step}/{tasks}"
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text or "0/1")
+    if not found or int(found[1]) >= int(found[2]):
+        raise UserError(f"--shard is I/N with I from 0 to N-1, found {text}")
+    return int(found[1]), int(found[2])
+
+
+def read_jobs(text):
+    """--jobs as a number, None for the default."""
+    if not re.fullmatch(r"|[1-9]\d{0,3}", text):
+        raise UserError(f"--jobs is a number from 1 on, found {text}")
+    return int(text) if text else None
+
+
+def find_devices():
+    """The GPUs that may be used, by CUDA_VISIBLE_DEVICES, which hides all if it is empty."""
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [word for word in re.split("[, ]", visible) if word]
+    return list_gpus()
+
+
+@functools.cache  # it takes a while, and a protocol has many sweeps
+def list_gpus():
+    """The numbers of this machine's GPUs, as text."""
+    with contextlib.suppress(OSError):
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
+        return re.findall(r"^GPU (\d+):", done.stdout, re.MULTILINE)
+    return []
+
+
+def count_cores():
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+# ---- a sweep -------------------------------------------------------------------------------------
+
+
+class Outcome(NamedTuple):
+    """What came of a run: done, skipped, failed or still; and that in words."""
+
+    kind: str
+    told: str
+
+
+class Sweep:
+    """Runs in one folder, of which this shard's are `mine`.
+
+    jobs: runs at a time, None for one a GPU. shard: I/N, "" for a Slurm array's or all. keep: what
+    stays of a finished run, a word of KEEP.
+    """
+
+    def __init__(self, folder, jobs=None, shard="", keep="model", python=None):
+        self.folder, self.shard, self.keep = str(folder), read_shard(shard), keep
+        self.python = python or interpreter()
+        self.devices = find_devices()
+        self.jobs = jobs or len(self.devices) or 1
+        self.runs, self.outcomes, self.lock = {}, {}, threading.Lock()
+
+    def add(self, words):
+        """Add the runs of a line, as `expand` takes it."""
+        for run in expand(words, self.folder, self.python):
+            if run.name in self.runs or run.name.endswith(".log") or run.name == "results.csv":
+                raise UserError(
+                    f"the run name {run.name} is taken: give the sweep another NAME, or each "
+                    "value once"
+                )
+            self.runs[run.name] = run
+
+    @property
+    def mine(self):
+        """The runs of this shard."""
+        first, count = self.shard
+        return list(self.runs.values())[first::count]
+
+    def run(self):
+        """Do what is to do for all runs. Returns False where some are to be looked after."""
+        began, mine = time.monotonic(), self.mine
+        if not mine:
+            say("0 runs in shard {}/{}".format(*self.shard))
+            return True
+        try:
+            make_folder(self.folder)
+        except OSError as error:
+            raise UserError(
+                f"{self.folder} cannot be made a folder ({error.strerror}): name another"
+            ) from None
+        waiting = enumerate(mine)  # which all slots take from
+        slots = range(min(self.jobs, len(mine)))
+        at_once([lambda slot=slot: self.work(slot, waiting, len(mine)) for slot in slots])
+        return self.sum_up(mine, time.monotonic() - began)
+
+    def work(self, slot, waiting, count):
+        """Take one run after the other, as long as there are any."""
+        device = self.devices[slot % len(self.devices)] if self.devices else ""
+        while True:
+            with self.lock:
+                position, run = next(waiting, (None, None))
+            if run is None:
+                return
+            self.outcomes[run.name] = self.visit(run, device, f"[{position + 1}/{count}]")
+
+    def tell(self, label, run, device, text):
+        with self.lock:
+            say(f"{label} {run.name}{f' on GPU {device}' if device else ''}: {text}")
+
+    def visit(self, run, device, label):
+        """Do what is to do for a run. Returns the Outcome."""
+        if not run.finished:
+            self.tell(label, run, device, "started")
+            found = self.execute(run, device)
+        else:
+            device = ""
+            found = Outcome("skipped", "skipped as finished")
+            if not run.has_same_command:
+                found = Outcome(
+                    "failed",
+                    f"failed: finished with other flags; delete {run.folder} or name the sweep "
+                    "otherwise",
+                )
+        if found.kind in ("done", "skipped"):
+            self.tidy(run)
+        self.tell(label, run, device, found.told)
+        return found
+
+    def environment(self, device):
+        """A run's: one GPU; without GPUs its share of the cores."""
+        if device:
+            return os.environ | {"CUDA_VISIBLE_DEVICES": device}
+        if self.jobs > 1 and not os.environ.get("OMP_NUM_THREADS"):
+            return os.environ | {"OMP_NUM_THREADS": str(max(1, count_cores() // self.jobs))}
+        return None
+
+    def execute(self, run, device):
+        """Start or resume a run, and wait for it. Returns the Outcome."""
+        began = time.monotonic()
+        if not run.has_same_command:  # an unfinished run that had other flags
+            run.log.unlink()
+        with open(run.log, "ab") as log:
+            log.write(f"$ {run.command}\n".encode(errors="surrogateescape"))
+            log.flush()
+            offset = log.tell()
+            code, _ = processes.run(
+                run.words, stdout=log, stderr=subprocess.STDOUT, env=self.environment(device)
+            )
+        with open(run.log, "rb") as log:
+            log.seek(offset)
+            said = log.read().decode(errors="replace").replace("\r", "\n")
+        lines = [line for line in said.split("\n") if line.strip()]
+        return self.judge(run, code, lines, minutes(time.monotonic() - began))
+
+    def judge(self, run, code, lines, took):
+        """The Outcome of a run that has ended. lines: what it wrote."""
+        if code and any(LOCKED in line for line in lines):
+            return Outcome("still", "still running elsewhere")
+        last = lines[-1] if lines else ""
+        if code > 128:
+            with contextlib.suppress(ValueError):
+                last = f"killed by {signal.Signals(code - 128).name}"
+        if code:
+            return Outcome("failed", f"failed with exit code {code}, {run.log}: {last}")
+        if not run.finished:
+            return Outcome(
+                "failed",
+                f"failed without an error, {run.log}: its run.json is not finished, has it no "
+                "--do_train?",
+            )
+        last = last.rpartition("; everything is in ")[0] or last
+        return Outcome("done", f"done in {took}{f'; {last}' if last else ''}")
+
+    def tidy(self, run):
+        """Remove what is not to be kept of a finished run."""
+        doomed = () if self.keep == "all" else ("checkpoint-*",)
+        doomed += MODEL_FILES if self.keep == "results" else ()
+        for pattern in doomed:
+            for path in Path(run.folder).glob(pattern):
+                discard(path)
+
+    def sum_up(self, mine, seconds):
+        """Say what came of the runs. Returns False where some are to be looked after."""
+        found = [(run.name, self.outcomes[run.name]) for run in mine]
+        kinds = [outcome.kind for _, outcome in found]
+        elsewhere = kinds.count("still")
+        say(
+            f"{len(mine)} runs: {kinds.count('done')} done now, {kinds.count('skipped')} skipped "
+            f"as finished, {kinds.count('failed')} failed"
+            f"{f', {elsewhere} still running elsewhere' if elsewhere else ''}, "
+            f"in {minutes(seconds)}"
+        )
+        listed = [(name, one.told) for name, one in found if one.kind in ("failed", "still")]
+        for name, told in listed:
+            say(f"  {name} {told}")
+        return not listed
+
+
+def check_interpreter(python):
+    """Refuse an interpreter that is not there."""
+    if not shutil.which(python):
+        raise UserError(
+            f"there is no {python} here: activate an environment, or name one in PYTHON"
+        )
