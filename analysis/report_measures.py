@@ -90,13 +90,13 @@ def view(logits, hidden_states, mask=None):
                 grams[between, estimator].append(gram)
         if layer == len(hidden_states) - 2:
             penultimate = {"inter": rows, "intra": h}
-    relations = {
+    psi_values = {
         f"rd_{where}_{psi}": relations.pairwise(x, psi)
         for where, x in penultimate.items()
         for psi in cka.PSI
     }
     tokens = torch.full((len(h),), h.shape[1]) if mask is None else mask.sum(1).cpu()
-    return View(logits.double(), grams, relations, penultimate["inter"], mask, tokens)
+    return View(logits.double(), grams, psi_values, penultimate["inter"], mask, tokens)
 
 
 # ---- many mini-batches of a student and its teacher ----------------------------------------------
