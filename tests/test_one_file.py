@@ -2,7 +2,6 @@
 of this repository, and all that a user does with them works there.
 """
 
-import csv
 import json
 import re
 import shutil
@@ -10,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 
+import pandas as pd
 import pytest
 from conftest import ROOT, flags
 
@@ -184,6 +184,6 @@ def test_a_flag_is_one_declaration(copy, session, tiny, tmp_path):
     assert "--throwaway THROWAWAY" in told[0][1]
     assert "throwaway was 0.5 and is 0.7" in told[2][2]
     assert "--throwaway must be between 0 and 1, got 2" in told[3][2]
-    with open(table, encoding="utf-8", newline="") as file:
-        assert [row["--throwaway"] for row in csv.DictReader(file)] == ["0.5", "0.7"]
+    assert pd.read_csv(table)["--throwaway"].tolist() == [0.5, 0.7]
     assert re.search(r"--throwaway 0\.[57]", told[5][1])
+    assert "| FSD_I " in told[6][1] and "| FSD_I, throwaway 0.7 " in told[6][1]

@@ -19,6 +19,7 @@ import transformers
 from conftest import ROOT
 
 import common
+import distill
 import glue_with_cka_g
 import glue_with_cka_i
 import glue_with_cka_ilg
@@ -27,7 +28,7 @@ import train_teacher
 from analysis import report
 from baselines import glue_with_baseline
 from scripts import estimate
-from training import checks, runs, teacher_cache
+from training import checks, teacher_cache
 
 SCRIPTS = {
     f"{module.__name__.split('.')[-1]}.py": module
@@ -126,7 +127,7 @@ def parse(words, monkeypatch):
     else:
         seen = []
         monkeypatch.setattr(
-            runs, "run", lambda args, method, *rest, **more: seen.append((args, method))
+            distill, "run", lambda args, method, *rest, **more: seen.append((args, method))
         )
         SCRIPTS[name].main(argv)
         ((args, method),) = seen
