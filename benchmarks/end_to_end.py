@@ -30,7 +30,7 @@ from pathlib import Path
 from report import report  # puts the repository on the path
 
 from common import cli, expand_path, expand_path_or_none, read_json
-from training import flags, students
+from training import flags
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -39,7 +39,7 @@ def load():
     """In a process of its own, script and flags as arguments: print the seconds of loading what the
     script loads.
     """
-    from training import models  # here, as the benchmark itself only runs commands
+    from training import models, students  # here, as the benchmark itself only runs commands
     from training.session import open_session
     from training.tokenizer import load_tokenizer
 

@@ -11,17 +11,9 @@ from conftest import ROOT
 
 from training.methods import read_methods
 
-GROUND = {
-    "common",
-    "termination",
-    "choices",
-    "seeds",
-    "colours",
-    "kd",
-    "cka",
-    "memory",
-    "utils_glue",
-}
+GROUND = set(
+    "common termination choices seeds colours kd precision relations cka memory utils_glue".split()
+)
 PACKAGES = ("training", "glue_data", "baselines", "analysis", "scripts", "benchmarks")
 
 
