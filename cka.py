@@ -59,10 +59,10 @@ def centred(x, mask=None):
 
 
 class Gram(NamedTuple):
-    """A centred Gram matrix K (..., n, n), its Frobenius norm (...), and where CKA is undefined (...).
+    """A centred Gram matrix K (..., n, n), its norm, and where CKA is undefined, both (...).
 
-    It is undefined where K is no more than what rounding leaves of constant features, or of too
-    few rows.
+    The norm is Frobenius'. CKA is undefined where K is no more than what rounding leaves of
+    constant features, or of too few rows.
     """
 
     matrix: torch.Tensor
@@ -81,7 +81,7 @@ class Structure(NamedTuple):
 
 
 def _centre(gram, n, mask, estimator):
-    """A Gram matrix (..., n, n) centred; rows that do not count are 0. n: (..., 1, 1), those that do.
+    """A Gram matrix (..., n, n) centred; rows that do not count are 0. n: (..., 1, 1), the others.
 
     "biased" gives C K C, "debiased" the U-centred matrix, of which inner products are the unbiased
     HSIC of Song et al. (2012), Eq. 5. Both are orthogonal projections of symmetric matrices.
@@ -163,7 +163,7 @@ class _CKA(torch.autograd.Function):
     @staticmethod
     @first_order
     def backward(ctx, gradient, _):
-        """d CKA / d K = P(L / (|K| |L|) - CKA K / |K|²), K and L being centred by the projection P."""
+        """d CKA / d K = P(L / (|K| |L|) - CKA K / |K|²), K and L centred by the projection P."""
         k, l, over_k, over_l, cka = ctx.saved_tensors  # noqa: E741
         n = _count_rows(k, ctx.mask)
 
@@ -202,7 +202,7 @@ def linear_cka(x, y, mask=None, estimator="biased"):
     With K = X Xᵀ, L = Y Yᵀ and C = I - 11ᵀ/n: tr(K C L C) / sqrt(tr(K C K C) tr(L C L C)), the
     cosine of the angle between the centred Gram matrices. "debiased" replaces HSIC by its unbiased
     estimator (Song et al. 2012; Kornblith et al. 2019): wide features of few rows, for which the
-    biased form is near 1 whatever they are, then score near 0 when unrelated, and may score below 0.
+    biased form is near 1 whatever they are, then score near 0 when unrelated, or below 0.
 
     x: (..., n, p). y: (..., n, q). mask: (..., n) bool, True for the rows that count. Returns
     (...). It is 0, with gradient 0, where CKA is undefined: constant features, or fewer than 2
@@ -246,9 +246,9 @@ def token_structure(h, mask=None, estimator="biased"):
 def intra_feature_loss(
     h_s, h_t, mask=None, estimator="biased", reduction="mean_log", count_undefined=False
 ):
-    """I, the structure between the tokens of a sample: -(1/B) Σ_i log |CKA(H_s[i], H_t[i])| (Eq. 6).
+    """I, the structure between the tokens of a sample: -(1/B) Σ_i log |CKA(H_s[i], H_t[i])|.
 
-    h_s: (B, W, D_s). h_t: (B, W, D_t), detached, or its token_structure with the same mask and
+    Eq. 6. h_s: (B, W, D_s). h_t: (B, W, D_t), detached, or its token_structure with the same mask and
     estimator. mask: (B, W) bool, True for the tokens that count. reduction "log_mean" is the
     authors' released form, -log of the mean over samples. Samples whose CKA is undefined, as their
     tokens are all alike or too few (1; 3 when debiased), are left out; a batch of nothing else

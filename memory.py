@@ -258,7 +258,7 @@ class KMeans(torch.nn.Module):
 
 
 def check_content(expected, tensors, facts):
-    """ValueError where tensors and facts are not those of a checksum; earlier versions wrote none."""
+    """ValueError where tensors and facts are not those of a checksum, None in older files."""
     if expected not in (None, checksum(tensors, json.dumps(facts))):
         raise ValueError("its content is not what was written there, by its checksum")
 

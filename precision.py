@@ -6,7 +6,7 @@ import torch
 
 
 def full_precision(function):
-    """Run `function` outside autocast, its floating-point tensors in one dtype, float32 or wider."""
+    """Run `function` outside autocast, its float tensors in one dtype, float32 or wider."""
 
     def is_float(a):
         return torch.is_tensor(a) and a.is_floating_point()

@@ -1,8 +1,8 @@
 """SIGTERM, which clusters and spot machines send some seconds before SIGKILL: a run saves and ends,
 to go on later.
 
-`common.cli` listens. The signal ends the program at once, unless it has called `hold`: then it is remembered until the
-program asks at a safe point (`Agreement`), or lets go (`release`).
+`common.cli` listens. The signal ends the program at once, unless it has called `hold`: then it is
+remembered until the program asks at a safe point (`Agreement`), or lets go (`release`).
 """
 
 import contextlib
@@ -13,7 +13,8 @@ import threading
 import time
 
 CODE = 128 + signal.SIGTERM  # as a shell reports it
-PATIENCE = 20  # seconds that a process which has been told waits for the others, before it ends without saving
+# seconds that a process which has been told waits for the others, before it ends without saving
+PATIENCE = 20
 
 
 class Terminated(BaseException):

@@ -1,9 +1,9 @@
 """Cluster a fine-tuned teacher's penultimate features over a whole training set: the memory of the
 global structure.
 
-    python train_memory.py --model_type bert --model_name_or_path TEACHER --data_dir DATA_DIR --task_name RTE \\
-      --do_lower_case --do_train --per_gpu_train_batch_size 32 --max_seq_length 128 --num_centroid 100 \\
-      --memory_num_train_epochs 3 --output_dir MEMORY
+    python train_memory.py --model_type bert --model_name_or_path TEACHER --data_dir DATA_DIR \\
+      --task_name RTE --do_lower_case --do_train --per_gpu_train_batch_size 32 \\
+      --max_seq_length 128 --num_centroid 100 --memory_num_train_epochs 3 --output_dir MEMORY
 
 k-means (Euclidean) with one pass of the teacher over the data per epoch. Give MEMORY to
 glue_with_cka_g.py and glue_with_cka_ilg.py as --teacher_memory_path, with this teacher, task and

@@ -1,6 +1,7 @@
 """The README's small table: one score a method and task, beside the paper's, and what is shown.
 
-    python analysis/summary_table.py results/study_stsb.csv results/study_mrpc.csv --insert README.md
+    python analysis/summary_table.py results/study_stsb.csv results/study_mrpc.csv \\
+      --insert README.md
 
 A method's score on a task is the mean of the task's metrics. Variants are left out; all of them are
 in the tables of analysis/tables.py. --insert puts the table between the file's lines

@@ -1,7 +1,8 @@
 """Time of one clustering pass: ours, the published loop, scikit-learn's MiniBatchKMeans, and the
 floor.
 
-    python benchmarks/clustering.py --model_name_or_path TEACHER --data_dir glue --task_name MRPC --csv FILE
+    python benchmarks/clustering.py --model_name_or_path TEACHER --data_dir glue \\
+      --task_name MRPC --csv FILE
 
 An epoch of ours is a pass of train_memory.py: the mini-batches' features and KMeans.add.
 MiniBatchKMeans takes the same features, on the CPU. The published form is a yardstick of our own: a

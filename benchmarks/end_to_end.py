@@ -1,6 +1,7 @@
 """One epoch from the shell, start-up included: whole commands, and where the start-up goes.
 
-    python benchmarks/end_to_end.py --teacher TEACHER --model_name_or_path PRETRAINED --data_dir glue --csv FILE \\
+    python benchmarks/end_to_end.py --teacher TEACHER --model_name_or_path PRETRAINED \\
+      --data_dir glue --csv FILE \\
       --max_seq_length 128 --per_gpu_train_batch_size 32
 
 Flags it does not know go to the script, which may be any that distils. A round runs the command

@@ -1,6 +1,7 @@
 """Time of each structure loss, forward and backward: ours, the published form, and the floor.
 
-    python benchmarks/losses.py --batch_sizes 8 32 128 --widths 384 768 --centroids 100 300 --csv results/losses.csv
+    python benchmarks/losses.py --batch_sizes 8 32 128 --widths 384 768 \\
+      --centroids 100 300 --csv results/losses.csv
 
 The published form is a yardstick of our own, written straight from the formula: HSIC is tr(K C L C)
 with an explicit C, one at a time, each with Gram matrices of its own. The floor is only the matrix

@@ -1,7 +1,8 @@
 """Peak memory of train_memory.py at 1, 2 and 4 times the samples of a task, from whole runs of the
 command.
 
-    python benchmarks/peak_memory.py --model_name_or_path TEACHER --data_dir glue --task_name SST-2 --csv FILE \\
+    python benchmarks/peak_memory.py --model_name_or_path TEACHER --data_dir glue \\
+      --task_name SST-2 --csv FILE \\
       --max_seq_length 64 --per_gpu_train_batch_size 64
 
 Flags it does not know go to train_memory.py. The training file is repeated in a temporary folder.

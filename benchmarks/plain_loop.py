@@ -82,7 +82,7 @@ def plain_step(student, teacher, batches, device, bf16=False, total=1000):
 
 
 def two_classes(name):
-    """The task of a name; refused where it has not two classes, as models have without being told."""
+    """The task of a name, of two classes, as models have without being told; else refused."""
     task = get_task(name)
     if len(task.labels or ()) != 2:
         raise UserError(

@@ -126,7 +126,7 @@ def _split_mrpc(folder):
 
 
 def _verify(task, folder):
-    """UserError unless a folder's checksums, where known, and its row counts are the official ones."""
+    """UserError unless a folder's checksums, where known, and row counts are the official ones."""
     sums = [line.split("  ") for line in read_lines(CHECKSUMS)]
     checks = [
         (Path(place).name, "sha256", expected, sha256_of_file(folder / Path(place).name))

@@ -235,7 +235,7 @@ def read_examples(task, data_dir, split):
 
 
 def _parse_row(task, split, columns, line, position, where):
-    """One line -> Example; where a file has no index or id column, the row's position is its index."""
+    """One line -> Example. Without a column of an index or id, the row's position is its index."""
     cells = line.split("\t")
     expect(
         len(cells) == len(columns),

@@ -34,7 +34,7 @@ def draw(seed, *shape, dtype=torch.float64, **kwargs):
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda case: f"seed{case['seed']}")
 def test_golden_values(case, dtype):
-    """Reference values computed in float64: |found - expected| <= tolerance * max(1, |expected|)."""
+    """Reference values in float64: |found - expected| <= tolerance * max(1, |expected|)."""
     h_s, h_t = (torch.tensor(case["inputs"][key], dtype=dtype) for key in "st")
     flat_s, flat_t = h_s.flatten(1), h_t.flatten(1)
     m_s, m_t = (torch.tensor(case["inputs"][key], dtype=dtype) for key in ("ms", "mt"))
@@ -118,7 +118,7 @@ def test_theorems(estimator, n, p):
 
 
 def test_gram_form_equals_feature_form():
-    """Zero columns widen the features past n, which switches the form and must not move the value."""
+    """Zero columns widen the features past n, which must not move the value."""
     x, y = draw(0, 20, 6), draw(1, 20, 8)
     torch.testing.assert_close(linear_cka(torch.nn.functional.pad(x, (0, 30)), y), linear_cka(x, y))
 

@@ -1,4 +1,4 @@
-"""memory.py: k-means against scikit-learn and by hand, its state, the file, the student's memory."""
+"""memory.py: k-means against scikit-learn and by hand, its state, the file, M_s."""
 
 import itertools
 
@@ -200,7 +200,10 @@ def test_a_memory_is_read_as_it_was_written(tmp_path):
     for path in (tmp_path, tmp_path / memory.FILE):
         centroids, found = memory.load_memory(memory.find_memory(path), facts)
         assert torch.equal(centroids, torch.eye(3)) and found == facts
-    wanted = "its teacher is aaaaaaaaaaaa there and bbbbbbbbbbbb here, its max seq length is 8 there and 9 here; train"
+    wanted = (
+        "its teacher is aaaaaaaaaaaa there and bbbbbbbbbbbb here, "
+        "its max seq length is 8 there and 9 here; train"
+    )
     with pytest.raises(UserError, match=wanted):
         memory.load_memory(
             tmp_path / memory.FILE, facts | {"teacher": "b" * 64, "max_seq_length": 9}

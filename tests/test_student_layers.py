@@ -117,7 +117,7 @@ def test_each_layer_is_that_of_the_source_by_name(main, family):
 
 
 def test_the_student_computes_what_these_layers_of_the_source_do(family):
-    """The whole teacher, its other layers taken out, has the same logits: its head is copied, too."""
+    """The teacher, its other layers taken out, has the same logits: its head is copied, too."""
     name, folder = family
     if name == "albert":
         return

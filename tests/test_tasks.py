@@ -43,7 +43,7 @@ def write_split(task, folder, split, rng):
 
 @pytest.fixture
 def task_folder(request, tmp_path):
-    """(task, folder) with pretrained/, a teacher/ with the task's labels, and all the task's files."""
+    """(task, folder) with pretrained/, a teacher/ with the task's labels, and the task's files."""
     task, rng = get_task(request.param), random.Random(0)
     save_models(tmp_path)
     names = task.labels or ("score",)

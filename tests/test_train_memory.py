@@ -302,7 +302,8 @@ def test_a_masked_memory_does_not_see_the_padding(tiny_without_dropout, tmp_path
 
 def test_the_number_of_centroids_is_the_tasks():
     for name, number in (("MNLI", 300), ("qqp", 300), ("wnli", 100), ("SST-2", 100), ("sst2", 100)):
-        arguments = "--model_name_or_path t --data_dir d --output_dir o --memory_learning_rate --task_name".split()
+        arguments = "--model_name_or_path t --data_dir d --output_dir o".split()
+        arguments += ["--memory_learning_rate", "--task_name"]
         args, _ = train_memory.parse([*arguments, name])
         assert (args.num_centroid, args.memory_num_train_epochs, args.memory_learning_rate) == (
             number,

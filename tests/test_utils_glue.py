@@ -32,7 +32,11 @@ from utils_glue import (
 )
 
 REAL_DATA = os.environ.get("FSD_GLUE")  # a folder with the official files
-PAIRS = "index\tsentence1\tsentence2\tlabel\n0\ta b\tc\tentailment\n1\ta b a b a b\tc c c c\tnot_entailment\n"
+PAIRS = (
+    "index\tsentence1\tsentence2\tlabel\n"
+    "0\ta b\tc\tentailment\n"
+    "1\ta b a b a b\tc c c c\tnot_entailment\n"
+)
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "d"]
 
 
@@ -716,7 +720,7 @@ def test_every_problem_is_named(submission, tmp_path):
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `files` (path -> bytes) on 127.0.0.1; the first `failures` requests get an error 503."""
+    """Serves `files` (path -> bytes) on 127.0.0.1; the first `failures` requests get a 503."""
 
     files, failures, requests, cut = {}, 0, 0, 0
 

@@ -344,7 +344,7 @@ def starts_of(monkeypatch, arguments):
 
 
 def test_the_released_memory(tiny_without_dropout, tmp_path, monkeypatch):
-    """21 rows in mini-batches of 8: the last one, of three, has five; its numbers make the start."""
+    """21 rows in mini-batches of 8: the last one has five, and its numbers make the start."""
     more = ["--memory_init", "released", "--num_centroid", 9]
     start, restarts = starts_of(
         monkeypatch, memory_flags(tiny_without_dropout, tmp_path / "m", *more)

@@ -19,7 +19,7 @@ SETTINGS = (
 
 
 def keep_freed_memory():
-    """Let glibc keep what is freed, unless the environment sets its allocator; elsewhere nothing."""
+    """Let glibc keep what is freed, unless the environment sets its allocator."""
     if any(name in os.environ for name in SETTINGS):
         return
     with contextlib.suppress(OSError, TypeError, AttributeError):  # no glibc

@@ -15,7 +15,8 @@ from seeds import mix
 from training.attention import heard
 from training.unpadding import without_padding
 
-SORTED = 16  # mini-batches whose rows are sorted by length among themselves, where rows are grouped by length
+# mini-batches whose rows are sorted by length among themselves, where rows are grouped by length
+SORTED = 16
 
 
 class Outputs(NamedTuple):
@@ -253,7 +254,7 @@ def uncut(x, targets, *shape):
 
 
 def first_tokens(h, targets):
-    """The features of each sample's first token, not of a position of padding: (B, W, D) -> (B, D)."""
+    """The features of each sample's first token, padding not counted: (B, W, D) -> (B, D)."""
     first = targets["attention_mask"].int().argmax(1)  # (B,)
     return h[torch.arange(len(h), device=h.device), first]
 

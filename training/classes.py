@@ -105,7 +105,8 @@ def put_in_order(model, task):
     permute_classes(model, order)
     model.was_in_order = order  # for the advice of other_meaning
     name_classes(model.config, task)
-    return f"has its classes in the order {', '.join(found)}: they are put in {task.name}'s, {', '.join(task.labels)}"
+    order = f"{task.name}'s, {', '.join(task.labels)}"
+    return f"has its classes in the order {', '.join(found)}: they are put in {order}"
 
 
 # ---- by score ------------------------------------------------------------------------------------
@@ -210,6 +211,7 @@ def other_meaning(task, name, logits, labels, where, was=None):
         f"the teacher {name} has its classes in another order than {task.name}: on {where} it is "
         f"right in {(predictions == labels).mean():.1%}, and in "
         f"{(np.array(order)[predictions] == labels).mean():.1%} if its "
-        f'outputs are {", ".join(words.values())}: write that as "id2label": {{{written}}} into its config.json, or '
+        f'outputs are {", ".join(words.values())}: write that as "id2label": {{{written}}} '
+        "into its config.json, or "
         "fine-tune one with train_teacher.py"
     )

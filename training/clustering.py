@@ -201,7 +201,7 @@ class Clustering:
                 termination.stop(f"pass {number} of {last} is saved")
 
     def run_pass(self, kmeans, progress, log, number, agreement):
-        """Take the mini-batches of a pass that are not done; each process takes its rows of each."""
+        """Take the mini-batches of a pass that are not done, each process its rows of each."""
         args, rank, world = (
             self.args,
             self.accelerator.process_index,

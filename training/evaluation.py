@@ -49,7 +49,7 @@ def predict(session, model, features):
 
 
 def evaluate(session, model, tokenizer):
-    """Dev metrics by GLUE's names, of MNLI's second dev set with _mm; a table of predictions a split.
+    """Dev metrics by GLUE's names, MNLI's second dev set's with _mm, and tables of predictions.
 
     Returns ({metric: value}, {split: DataFrame}).
     """

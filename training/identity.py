@@ -74,7 +74,7 @@ def memory_facts(identity, model, args):
 
 
 def clustering_settings(identity, model, args):
-    """All that decides what a memory becomes, as JSON keeps it: a resumed run must have the same."""
+    """All that decides what a memory becomes, as JSON keeps it; as in settings_of."""
     settings = run_settings(args) | memory_facts(identity, model, args)
     settings |= {
         "data": identity.data,

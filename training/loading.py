@@ -42,7 +42,7 @@ def loading(what, name):
 
 
 def refuse_missing_folder(what, name):
-    """UserError for what can only be meant as a folder and is none; names a similar one beside it."""
+    """UserError for what can only be meant as a folder and is none; names one like it."""
     folder = Path(name)
     if folder.exists():
         if not folder.is_dir():

@@ -57,7 +57,7 @@ def check_reading(model, tokenizer, length, what):
 
 
 def longest_read(read, length):
-    """The most tokens below `length` for which read(tokens) raises nothing; 0 where it always does."""
+    """The most tokens below `length` for which read(tokens) raises nothing, else 0."""
     low, high = 0, length  # low is read, or 0; high is not
     while high - low > 1:
         middle = (low + high) // 2

@@ -84,7 +84,7 @@ def share_gpus(no_cuda):
 
 
 def leave_group():
-    """Leave the process group: else gloo's threads outlive the interpreter at times, and abort it."""
+    """Leave the process group: gloo's threads may outlive the interpreter, and abort it."""
     if torch.distributed.is_initialized():
         accelerate.PartialState().destroy_process_group()
 

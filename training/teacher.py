@@ -22,7 +22,7 @@ class Teacher:
                     module.to(dtype)
 
     def __call__(self, batch, layers=(), logits=True, attention=False):
-        """Outputs of a MiniBatch: the hidden states at `layers`, and logits and attention if asked."""
+        """Outputs of a MiniBatch: the hidden states at `layers`; logits and attention if asked."""
         if not (logits or layers or attention):
             return Outputs()
         model = self.model if logits or attention else self.model.base_model

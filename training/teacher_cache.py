@@ -1,6 +1,6 @@
 """--teacher_cache: a frozen teacher's outputs for a task, computed once and shared by every run.
 
-    DIR/mrpc-0123456789abcdef/      a teacher, its data, tokenizer, length and precision (facts.json)
+    DIR/mrpc-0123456789abcdef/      a teacher, its data, tokenizer, length, precision (facts.json)
       logits/                       (N, K) float32, for KD
       features-11/                  (N, W, D) float16, for L, and for I beside it
       tokens-11-biased/             (N, W, W) float16, cka.token_structure, for I alone
@@ -155,7 +155,7 @@ class TeacherCache:
         return self
 
     def open_shard(self, name, shard):
-        """The numbers of a shard's samples, a tensor that is read from the disk where it is used."""
+        """The numbers of a shard's samples, a tensor that is read where it is used."""
         entry, path = self.entries[name], self.path(name, shard)
         expected = f"{entry.stored.dtype} {(len(self.rows_of(shard)), *entry.shape)}"
         try:
@@ -258,10 +258,9 @@ class TeacherCache:
                 f"{free / 1e6:,.1f} MB are free: name another --teacher_cache, or leave it out"
             )
         done = self.rows - sum(len(self.rows_of(shard)) for shard, _ in missing)
+        what = f"{', '.join(names)}, {size / 1e6:,.1f} MB"
         said = f"; {done} of {self.rows} samples are done" if done else ""
-        say(
-            f"making the teacher cache {self.folder}: {', '.join(names)}, {size / 1e6:,.1f} MB{said}"
-        )
+        say(f"making the teacher cache {self.folder}: {what}{said}")
         write_json(self.folder / "facts.json", self.facts)
 
     def make(self, missing, teacher, features, batch_size, workers, can_cut):
@@ -315,8 +314,8 @@ class TeacherCache:
         values = uncut(values, batch.targets, *entry.shape).to(entry.dtype)
         if not values.isfinite().all():
             raise UserError(
-                f"the teacher's {name} have numbers that {entry.stored.dtype} cannot hold: run without "
-                "--teacher_cache"
+                f"the teacher's {name} have numbers that {entry.stored.dtype} cannot hold: "
+                "run without --teacher_cache"
             )
         return values.cpu()
 

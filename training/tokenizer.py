@@ -14,7 +14,7 @@ from utils_glue import tokenizer_fingerprint
 
 
 def load_tokenizer(args):
-    """The tokenizer of the model, lower-casing when asked to; what is saved of it reads as it does."""
+    """The tokenizer of the model, lower-casing when asked to; saved, it reads alike."""
     name = args.tokenizer_name or args.model_name_or_path
     config = load_config(args, args.config_name or args.model_name_or_path, "model")
     options = {"do_lower_case": True} if args.do_lower_case else {}

@@ -70,7 +70,7 @@ def unpadding_of(mask):
 
 @functools.cache
 def take_over():
-    """Have transformers ask `attend_within_rows` for attention, but only while padding is left out."""
+    """Have transformers ask `attend_within_rows` for attention, while padding is left out."""
     from transformers import AttentionInterface  # here, as it imports for a second
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
