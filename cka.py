@@ -248,8 +248,8 @@ def intra_feature_loss(
 ):
     """I, the structure between the tokens of a sample: -(1/B) Σ_i log |CKA(H_s[i], H_t[i])|.
 
-    Eq. 6. h_s: (B, W, D_s). h_t: (B, W, D_t), detached, or its token_structure with the same mask and
-    estimator. mask: (B, W) bool, True for the tokens that count. reduction "log_mean" is the
+    Eq. 6. h_s: (B, W, D_s). h_t: (B, W, D_t), detached, or its token_structure with the same mask
+    and estimator. mask: (B, W) bool, True for the tokens that count. reduction "log_mean" is the
     authors' released form, -log of the mean over samples. Samples whose CKA is undefined, as their
     tokens are all alike or too few (1; 3 when debiased), are left out; a batch of nothing else
     gives 0. Returns a scalar; with count_undefined also how many were left out, a scalar.
