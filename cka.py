@@ -246,13 +246,14 @@ def token_structure(h, mask=None, estimator="biased"):
 def intra_feature_loss(
     h_s, h_t, mask=None, estimator="biased", reduction="mean_log", count_undefined=False
 ):
-    """I, the structure between the tokens of a sample: -(1/B) Σ_i log |CKA(H_s[i], H_t[i])|.
+    """I, the structure between the tokens of a sample: -(1/B) Σ_i log CKA(H_s[i], H_t[i]).
 
-    Eq. 6. h_s: (B, W, D_s). h_t: (B, W, D_t), detached, or its token_structure with the same mask
-    and estimator. mask: (B, W) bool, True for the tokens that count. reduction "log_mean" is the
-    authors' released form, -log of the mean over samples. Samples whose CKA is undefined, as their
-    tokens are all alike or too few (1; 3 when debiased), are left out; a batch of nothing else
-    gives 0. Returns a scalar; with count_undefined also how many were left out, a scalar.
+    Eq. 6, with the log of _negative_log. h_s: (B, W, D_s). h_t: (B, W, D_t), detached, or its
+    token_structure with the same mask and estimator. mask: (B, W) bool, True for the tokens that
+    count. reduction "log_mean" is the authors' released form, -log of the mean over samples.
+    Samples whose CKA is undefined, as their tokens are all alike or too few (1; 3 when debiased),
+    are left out; a batch of nothing else gives 0. Returns a scalar; with count_undefined also how
+    many were left out, a scalar.
     """
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction!r}")
@@ -274,7 +275,7 @@ def intra_feature_loss(
 
 @full_precision
 def local_inter_feature_loss(h_s, h_t, mask=None, estimator="biased", count_undefined=False):
-    """L, the structure between the samples of a mini-batch: -log |CKA(H_s, H_t)| (Eq. 7).
+    """L, the structure between the samples of a mini-batch: -log CKA(H_s, H_t) (Eq. 7).
 
     One row a sample, its tokens one behind the other. h_s: (B, W, D_s). h_t: (B, W, D_t), detached.
     mask: (B, W) bool; positions where it is False are set to 0. It is 0 where CKA is undefined, as
@@ -367,7 +368,7 @@ def _difference(psi, relations_s, relations_t):
 
 
 def _structure_between(gram_s, m_t, estimator):
-    """-log |CKA| of M_s M_sᵀ (C, C) and a FrozenMemory (Eq. 8), and whether that is undefined."""
+    """-log CKA of M_s M_sᵀ (C, C) and a FrozenMemory (Eq. 8), and whether that is undefined."""
     if len(gram_s) != len(m_t.rows) or m_t.estimator != estimator:
         raise ValueError(
             f"two memories of as many centroids and one estimator are needed, got {len(gram_s)} "
@@ -379,7 +380,7 @@ def _structure_between(gram_s, m_t, estimator):
 
 @full_precision
 def memory_structure_loss(m_s, m_t, estimator="biased"):
-    """F_MM, the structure between the centroids: -log |CKA(M_t, M_s)| (Eq. 8).
+    """F_MM, the structure between the centroids: -log CKA(M_t, M_s) (Eq. 8).
 
     m_s: (C, p_s). m_t: (C, p_t), detached, or its FrozenMemory with the same estimator. It is 0
     where CKA is undefined, as all centroids of one are alike, or always 1, as there are too few (2;

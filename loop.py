@@ -32,7 +32,7 @@ class Loop:
     teacher: a training.teacher.Teacher, None without one. cache: a TeacherCache with what the terms
     need of it, if any. terms: name -> Term; those of weight 0 are not computed. pairs: indices of
     hidden states to align, [(student's, teacher's)]; observed: the pair whose relation differences
-    are logged, by default the last. features: the training rows, name -> tensor (N, W). can_cut:
+    are logged, by default the last. features: the training rows, name -> tensor (N, ...). can_cut:
     False where the models themselves read padding.
     """
 
@@ -54,8 +54,11 @@ class Loop:
         self.needs = needs_of(self.terms)
         self.observed = observed or (pairs or [(None, None)])[-1]
         reads_layers = bool(self.needs - {"logits", "attention"})
-        self.layers_s, self.layers_t = zip(*pairs, strict=True) if reads_layers else ((), ())
-        self.mask_padding, self.told = getattr(args, "mask_padding", False), set()
+        self.layers_s, self.layers_t = (), ()
+        if reads_layers:
+            self.layers_s, self.layers_t = zip(*pairs, strict=True)
+        self.mask_padding = getattr(args, "mask_padding", False)
+        self.told = set()  # the terms of which it was said that they are undefined
 
         rank, self.world = accelerator.process_index, accelerator.num_processes
         self.cut = can_cut and not any(term.padding for term in self.terms.values())
@@ -63,8 +66,8 @@ class Loop:
         self.whole = Rows(features, False, rank, self.world)
         self.lengths = features["attention_mask"].sum(1) if args.group_by_length else None
 
-        self.rows, self.batch_size = len(features["labels"]), args.per_gpu_train_batch_size
-        self.batch_size *= self.world
+        self.rows = len(features["labels"])
+        self.batch_size = args.per_gpu_train_batch_size * self.world  # of all processes
         batches = math.ceil(self.rows / self.batch_size)
         steps = math.ceil(batches / args.gradient_accumulation_steps)
         self.total_steps = math.ceil(args.num_train_epochs * steps)
@@ -76,7 +79,8 @@ class Loop:
         modules = dict.fromkeys(
             term.module for term in self.terms.values() if term.module is not None
         )
-        losses = torch.nn.ModuleList(modules)  # each process has their whole gradient: not for DDP
+        # not for DDP: each process computes their whole gradient
+        losses = torch.nn.ModuleList(modules)
         self.state = State(args, accelerator, student, losses, self.total_steps, meter)
         self.student = accelerator.prepare(student)
 

@@ -143,9 +143,8 @@ class KMeans(torch.nn.Module):
         self.inertia += distance.double().sum()
         self.assignment[indices] = nearest
         self.points[indices] = (x - self.centre) @ self.axes
-        k = min(
-            len(x), len(self.centroids)
-        )  # the farthest: its smallest give way to the batch's largest
+        # the farthest: its smallest give way to the batch's largest
+        k = min(len(x), len(self.centroids))
         (new, i), (old, j) = distance.topk(k), self.far_distance.topk(k, largest=False)
         enters = new > old
         self.far_distance[j] = torch.where(enters, new, old)
@@ -193,9 +192,8 @@ class KMeans(torch.nn.Module):
         check_finite(found["inertia"])
         sums, counts = found["sums"], found["counts"]
         restarted = self.restart(found, sums, counts) if self.restarts else []
-        rate = self.rate * (counts > 0).to(
-            self.centroids.dtype
-        )  # a cluster that stays empty stays where it is
+        # a cluster that stays empty stays where it is
+        rate = self.rate * (counts > 0).to(self.centroids.dtype)
         rate[restarted] = 1
         means = sums.div_(counts.clamp(min=1).unsqueeze(1)).to(self.centroids.dtype)
         self.centroids.lerp_(means, rate.unsqueeze(1))

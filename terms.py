@@ -1,6 +1,6 @@
 """The named, weighted terms of a method's loss: VKD's, and FSD's structures I, L and G.
 
-A method is a dict, name -> Term, which a script makes of its flags; the loop in distill.py adds
+A method is a dict, name -> Term, which a script makes of its flags; the loop in loop.py adds
 the terms up. A term sees what student and teacher say of one mini-batch and returns a scalar.
 """
 
@@ -38,7 +38,11 @@ class Term(NamedTuple):
 
 
 class Counted(NamedTuple):
-    """A scalar that is the mean of `of` values, without the `undefined` ones, a scalar tensor."""
+    """A scalar that is the mean of `of` values, and how many of them were undefined.
+
+    I leaves these out of the mean; a mini-batch without L or F_MM counts as 0. undefined: a scalar
+    tensor.
+    """
 
     value: torch.Tensor
     undefined: torch.Tensor

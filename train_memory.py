@@ -24,10 +24,9 @@ def fill_in(args):
     """The defaults that follow from other flags."""
     if args.num_centroid is None:
         args.num_centroid = 300 if get_task(args.task_name).name in ("MNLI", "QQP") else 100
-    if args.memory_num_train_epochs is None and math.isfinite(
-        args.num_train_epochs
-    ):  # else refused later
-        args.memory_num_train_epochs = math.ceil(args.num_train_epochs)
+    epochs = args.num_train_epochs
+    if args.memory_num_train_epochs is None and math.isfinite(epochs):  # else refused later
+        args.memory_num_train_epochs = math.ceil(epochs)
     if args.per_gpu_memory_train_batch_size is None:
         args.per_gpu_memory_train_batch_size = args.per_gpu_train_batch_size
 

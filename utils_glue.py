@@ -125,9 +125,8 @@ def load_features(
             task, split, read_examples(task, data_dir, split), tokenizer, max_seq_length
         )
         write_tensors(cache, fingerprint, *found)
-        found = read_tensors(
-            cache, fingerprint
-        )  # memory-mapped, so that what was tokenised need not stay in memory
+        # memory-mapped, so that what was tokenised need not stay in memory
+        found = read_tensors(cache, fingerprint)
     tensors, notes = found
     tensors = {key: tensor[:max_samples] for key, tensor in tensors.items()}
     if "labels" in tensors and task.labels:

@@ -296,9 +296,8 @@ class Subjects:
         """The View of a model's mini-batch."""
         with torch.no_grad():
             with self.accelerator.autocast():
-                out = batch.forward(
-                    model, range(model.config.num_hidden_layers + 1)
-                )  # 0: the embeddings
+                layers = range(model.config.num_hidden_layers + 1)  # 0: the embeddings
+                out = batch.forward(model, layers)
             found = {tuple(h.shape[:2]) for h in out.features}
             if found != {(batch.size, self.args.max_seq_length)}:
                 raise UserError(

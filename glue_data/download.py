@@ -63,9 +63,8 @@ def _fetch(url, path):
                 ) as bar:
                     while block := response.read(1 << 16):
                         bar.update(file.write(block))
-                if (
-                    size and file.tell() != size
-                ):  # urllib does not complain of a connection cut short
+                # urllib does not complain of a connection cut short
+                if size and file.tell() != size:
                     raise OSError(f"the connection ended after {file.tell()} of {size} bytes")
             return
         except (OSError, http.client.HTTPException, ValueError) as error:

@@ -219,9 +219,8 @@ def join(args):
                 with open(path, "rb") as part:
                     shutil.copyfileobj(part, whole, BLOCK)
         with atomic_path(output) as folder, tarfile.open(joined, "r:xz") as archive:
-            archive.extractall(
-                folder, filter="data"
-            )  # which refuses whatever would leave the folder
+            # the filter refuses whatever would leave the folder
+            archive.extractall(folder, filter="data")
     say(
         f"joined in {output}: "
         + ", ".join(str(path.relative_to(output)) for path in sorted(output.glob("*/*")))

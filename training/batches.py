@@ -83,25 +83,22 @@ class Rows(torch.utils.data.Dataset):
     """
 
     def __init__(self, features, cut=False, rank=0, world=1, cache=None):
-        self.features, self.cut, self.rank, self.world, self.cache = (
-            features,
-            cut,
-            rank,
-            world,
-            cache,
-        )
+        self.features, self.cut, self.cache = features, cut, cache
+        self.rank, self.world = rank, world
 
     def __getitem__(self, indices):
-        """indices (B,); inputs, the (k, W') of this process; targets, of the whole mini-batch:
+        """The item of a global mini-batch, a dict. indices: (B,).
+
+        "inputs" are of this process alone, (k, W') each. "targets" are of the whole mini-batch:
         labels (B,), attention_mask (B, W') and, if columns may be left out, `columns` (W',), which
-        of the W these are; teacher, the cached outputs.
+        of the W these are. "teacher" has what is cached of it, of the whole mini-batch, too.
         """
+        # of all processes' rows, so that all compute the same columns and can be gathered
         mask = self.features["attention_mask"][indices].bool()
         columns = span(mask) if self.cut else slice(None)
         mine = indices[self.rank :: self.world]
-        if len(mine) < math.ceil(
-            len(indices) / self.world
-        ):  # of a partial mini-batch: filled up, dropped by `gather`
+        if len(mine) < math.ceil(len(indices) / self.world):
+            # the last mini-batch may lack a row here: one fills in, and `gather` drops it
             mine = torch.cat([mine, indices[:1]])
         inputs = {
             key: value[mine][:, columns].long()
@@ -156,17 +153,16 @@ def outlive_saving(worker):
     """SIGTERM to all processes of a run leaves a loader's workers the seconds in which their parent
     saves.
     """
-    signal.signal(
-        signal.SIGTERM, lambda *_: signal.alarm(30)
-    )  # they end before, when the loader is closed
+    # they end before, when the loader is closed
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(30))
 
 
 class GatherRows(torch.autograd.Function):
     """(k, ...) of this process -> (processes, k, ...) of all.
 
-    Every process computes the same loss from the gathered rows, and DistributedDataParallel
-    averages the parameters' gradients; so a row's gradient, times the number of processes, is that
-    of one process with the whole mini-batch.
+    Every process computes the same loss from the gathered rows, but the gradient of its own rows
+    alone. DistributedDataParallel then takes the mean over the P processes; so a row's gradient is
+    multiplied by P here, and what comes out is the sum over all rows, as in one process.
     """
 
     @staticmethod
@@ -196,14 +192,14 @@ class MiniBatch:
         )
 
     def gather(self, x):
-        """(k, ...) rows of this process -> (B, ...) of the global mini-batch, in the order of its
-        indices.
+        """(k, ...) rows of this process -> (B, ...) of the mini-batch, in the order of its indices.
+
+        All processes must call it for the same outputs in the same order.
         """
         if self.world == 1:
             return x
-        return (
-            GatherRows.apply(x).transpose(0, 1).flatten(0, 1)[: self.size]
-        )  # (P, k, ...) -> (k, P, ...) -> (B, ...)
+        rows = GatherRows.apply(x).transpose(0, 1).flatten(0, 1)  # (P, k, ...) -> (k*P, ...)
+        return rows[: self.size]  # without those that filled in, whose gradient is 0 so
 
     def arguments(self, model):
         """This process's rows as the arguments that the model's forward has; some have no
@@ -214,10 +210,8 @@ class MiniBatch:
         )
         accepted = set(inspect.signature(plain.forward).parameters)
         types = getattr(plain.config, "type_vocab_size", None)
-        if (
-            types is not None and types < 2
-        ):  # RoBERTa's one type is what it takes when none are given
-            accepted.discard("token_type_ids")
+        if types is not None and types < 2:
+            accepted.discard("token_type_ids")  # RoBERTa takes its one type when none are given
         return {key: value for key, value in self.inputs.items() if key in accepted}
 
     def forward(self, model, layers=(), attention=False):

@@ -29,12 +29,11 @@ class Meter:
         self.of = {}
         self.sums = torch.zeros(len(self.names), dtype=torch.float64, device=device)
         self.count = 0
-        self.first_bad = torch.zeros(
-            len(self.names), dtype=torch.int64, device=device
-        )  # step of the first NaN or inf
+        # the step of the first NaN or inf
+        self.first_bad = torch.zeros(len(self.names), dtype=torch.int64, device=device)
 
     def add(self, step, values, counted=None):
-        """counted: name -> distill.Counted, of the scalars that leave undefined values out."""
+        """counted: name -> terms.Counted, of the scalars that tell of undefined values."""
         for name, found in (counted or {}).items():
             self.undefined[self.names.index(name)] += found.undefined
             self.of[name] = self.of.get(name, 0) + found.of
@@ -90,9 +89,8 @@ def make_optimizer(args, model, losses, precision):
         groups.append(
             {"params": own, "weight_decay": 0.0, "lr": args.learning_rate if rate is None else rate}
         )
-    fused = (
-        precision != "fp16"
-    )  # a fused step hides from accelerate that the loss scaler skipped it
+    # a fused step hides from accelerate that the loss scaler skipped it
+    fused = precision != "fp16"
     return torch.optim.AdamW(groups, lr=args.learning_rate, eps=args.adam_epsilon, fused=fused)
 
 

@@ -106,9 +106,7 @@ def ignores_padding(model, features):
                 torch.allclose(*pair, rtol=1e-3, atol=1e-3)
                 for pair in ((whole.logits, cut.logits), (tokens, cut.features[0]))
             )
-    except (
-        RuntimeError
-    ):  # a family that keeps more hidden states than a short row has tokens, as Reformer
-        return False
+    except RuntimeError:
+        return False  # of a family with more hidden states than a short row has tokens: Reformer
     finally:
         model.train(training)

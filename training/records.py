@@ -91,7 +91,7 @@ class Record:
     teacher: str = None  # the sha256 of its weights
     teacher_scores: dict = None
     teacher_memory: dict = None  # the facts in its file, and the file's sha256
-    teacher_cache: list = None  # files
+    teacher_cache: list = None  # its folders
     # what came of it
     trained: bool = None
     steps: int = None
