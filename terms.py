@@ -22,7 +22,7 @@ class Term(NamedTuple):
     needs: what it reads of the teacher: "logits", "features", what a cache may hold instead of
     these ("tokens" for I, "relations" for G), "attention", or None.
     module: what of the loss is trained with the student, kept in checkpoints, not with the student.
-    fewest, fewest_tokens: with fewer samples in a mini-batch, or tokens in a sample, it has never a
+    fewest, fewest_tokens: with fewer samples in a mini-batch, or tokens in a sample, it never has a
     value.
     padding: True where it reads features at padded positions, as the paper's structures do; where
     no term does, mini-batches are cut to their longest row.

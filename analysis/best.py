@@ -40,6 +40,7 @@ def read_search(source, method, prefix, expected, task=None):
             f"{source} does not have the names of the run folders (--output_dir) that --name "
             f"{prefix} asks for: give the folder of runs, or --method"
         )
+    there = ", ".join(runs.method.unique())
     if method:
         runs = runs[runs.method == method]
     if prefix:
@@ -49,7 +50,7 @@ def read_search(source, method, prefix, expected, task=None):
         found = " and ".join(filter(None, asked)) or "of any kind"
         raise UserError(
             f"{source} has {len(runs)} finished runs {found}, not {expected or 'one or more'}: "
-            "finish the search, or give its runs alone with --method or --name"
+            f"finish the search, or give its runs alone with --method (there are {there}) or --name"
         )
     return runs
 

@@ -141,18 +141,19 @@ def as_text(comparisons, runs):
     tasks = itertools.groupby(comparisons, key=lambda comparison: comparison.task)
     sentences = [f"- {sentence(list(group))}" for _, group in tasks]
     return "\n\n".join(
-        [TITLE, shown, "\n".join(sentences), "\n".join([describe_rule(), *exceptions])]
+        [TITLE, shown, "\n".join(sentences), "\n".join([describe_rule(runs), *exceptions])]
     )
 
 
-def describe_rule():
+def describe_rule(runs):
     """What stands below the table: what is compared, and how."""
+    present = [method for method in rivals() if (runs.method == method).any()]
     return (
         "Score: the mean of the task's metrics, one number a run; difference and interval in "
         "points. Welch's t-test, two-sided; p (Holm) is corrected over all comparisons of the "
         f"task, and better or worse is only what has p < {LEVEL:g} after that. The 95 % intervals "
         "are Welch's, each for itself, uncorrected. The best rival is the one of "
-        f"{', '.join(rivals())} with the highest mean over the seeds that all of them have."
+        f"{', '.join(present)} with the highest mean over the seeds that all of them have."
     )
 
 

@@ -6,7 +6,6 @@ import itertools
 import math
 from pathlib import Path
 
-import common
 from analysis.methods import FSD_COLOUR, OTHER_COLOUR, Name, colour_of, is_fsd
 from analysis.runs import glue_score, groups_of, names_of, students_of
 from common import UserError
@@ -65,6 +64,8 @@ def draw_scores(runs, path, order):
         )
     from matplotlib.figure import Figure  # here, as most tables are made without a figure
 
+    from analysis.figures import save
+
     names = sorted(dict.fromkeys(names_of(students_of(runs))), key=Name.rank)
     columns = min(3, len(tasks))
     rows = math.ceil(len(tasks) / columns)
@@ -79,8 +80,7 @@ def draw_scores(runs, path, order):
     add_legend(figure, columns)
     figure.suptitle("Scores of the students on GLUE's dev sets")
     figure.supylabel("method", fontsize=10)
-    with common.atomic_path(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:], dpi=150)
+    save(figure, path)
 
 
 def add_legend(figure, columns):

@@ -49,7 +49,7 @@ def read_folders(source):
     if not rows:
         raise UserError(
             f"{source} is neither a results.csv nor a folder with finished runs in it "
-            "(RUN/run.json)"
+            "(RUN/run.json): give one of these"
         )
     return pd.DataFrame(rows).sort_values("started", kind="stable", ignore_index=True)
 

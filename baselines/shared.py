@@ -26,7 +26,7 @@ def between_samples(weight, loss, args):
             ]
         )
 
-    padding = args.sample_features == "flat" and not args.mask_padding
+    padding = args.sample_features != "first" and not args.mask_padding
     return Term(weight, term, "features", fewest=FEWEST, padding=padding)
 
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ import train_teacher
 import utils_glue
 from baselines import glue_with_baseline as script
 from baselines import gram, minilm, pkd, procrustes, rkd
+from baselines.shared import between_samples, samples
 from cka import linear_cka
 from common import UserError
 from glue_data.tasks import get_task
@@ -603,8 +605,15 @@ def test_models_that_do_not_fit(tiny, tmp_path):
 
 def test_a_wrong_method_prints_the_choices(tiny, tmp_path):
     done = shell(SCRIPT, *flags(tiny, tmp_path / "s", "--method", "fitnet"))
-    assert (
-        done.returncode == 2
-        and "none, vkd, gram, minilm, pkd, procrustes, rkd" in done.stderr.replace("'", "")
-    )
+    assert done.returncode == 2 and ", ".join(
+        ["none", "vkd", *read_methods()]
+    ) in done.stderr.replace("'", "")
     assert "Traceback" not in done.stderr
+
+
+def test_samples_are_whole_where_a_rival_does_not_take_first_tokens():
+    """A rival without --sample_features among its flags has None: all padding is compared."""
+    args = SimpleNamespace(sample_features=None, mask_padding=False, max_seq_length=5)
+    assert between_samples(1.0, None, args).padding
+    h = torch.randn(2, 5, 3)
+    assert torch.equal(samples(h, {}, args), h.flatten(1))

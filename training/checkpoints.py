@@ -315,11 +315,18 @@ def checkpoint_to_resume(args, settings):
         return found
     if args.overwrite_output_dir and not args.resume_from_checkpoint:
         return None
-    raise other_settings(found, then, settings)
+    afresh = "leave --resume_from_checkpoint out" if args.resume_from_checkpoint else AFRESH
+    raise other_settings(found, then, settings, afresh)
 
 
-def other_settings(where, then, now):
-    """The UserError that says in what the settings of what is in `where` differ from this run's."""
+AFRESH = "pass --overwrite_output_dir"  # what starts a run again that would be resumed
+
+
+def other_settings(where, then, now, afresh=AFRESH):
+    """The UserError that says in what the settings of what is in `where` differ from this run's.
+
+    afresh: what to do to start from the beginning.
+    """
     changed = [
         f"{key} was {then.get(key)} and is {now.get(key)}"
         for key in sorted({*then, *now})
@@ -327,5 +334,5 @@ def other_settings(where, then, now):
     ]
     return UserError(
         f"{where} was written with other settings ({'; '.join(changed)}): run with those to go on, "
-        "pass --overwrite_output_dir to start afresh, or name another --output_dir"
+        f"{afresh} to start afresh, or name another --output_dir"
     )

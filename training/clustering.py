@@ -152,7 +152,7 @@ class Clustering:
         return kmeans
 
     def find_start(self):
-        """The first centroids (C, W*D), by a random sample's features or the last mini-batch's."""
+        """The first centroids (C, W*D), from features of rows that --memory_init draws."""
         args = self.args
         if args.memory_init == "released":
             return self.find_released_start()

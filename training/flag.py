@@ -34,9 +34,10 @@ class Flag:
 
     role: see training/flags.py. type: int, float, bool, str or Path. least, most: limits that a
     number may touch; above: one that it may not. shared: where a resumed run must share the flag
-    although its role does not say so, or the other way round. caption: the words of a table's
-    caption for it, of a start those of a refusal, and usual: the value that a caption leaves out.
-    of: a regular expression of the methods whose form a variant is. paces: whether the speed of a
+    although its role does not say so, or the other way round. caption: what a
+    table's caption, or of a "start" the refusal of a table, calls it; usual: the value that a
+    caption need not name. of: a regular expression; the methods that a "variant" is a form of match
+    it. paces: whether the speed of a
     run depends on it, whatever the method. kmeans: False where train_memory.py has no use for the
     flag. before: what runs had before the flag existed, a value or a function of their other
     flags; beside: the flags of which such a run has one, by default those declared together with

@@ -113,8 +113,9 @@ def columns():
 
 @functools.cache
 def later_flags():
-    """[(Flag, names of which a run that lacks the flag has one)], of flags that say what was before
-    them.
+    """[(Flag, names)] of the flags that say what runs had before them.
+
+    A run took such a flag, had it existed, if it has one of the names.
     """
     found = {}
     for section in SECTIONS:

@@ -1,8 +1,8 @@
 """The rivals as their files declare them, read without running these, so that no --help waits for
 torch.
 
-A file of baselines/ with a METHOD = {...} at its top is a rival; --method is its name, in lower
-case:
+A file of baselines/ with a METHOD = {...} at its top is a rival. --method is the file's name
+without .py; the tables have the "name" that METHOD gives it:
 
     METHOD = {
         "name": "RKD",                      # in tables
@@ -12,7 +12,7 @@ case:
         "layers": "every",                  # what it compares; else the penultimate layers
         "layerwise": True,                  # where --do_layerwise means something to it
         "needs": "attention",               # what it reads of the teacher; else its features
-        "excluded": [{"between": "tokens", "sample_features": "first"}],  # what goes not together
+        "excluded": [{"between": "tokens", "sample_features": "first"}],  # flags refused together
     }
 
 Under "flags" are those that no other file declares, with the fields of training.flag.Flag and the

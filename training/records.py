@@ -42,9 +42,7 @@ def provenance():
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         # a copy may come without .git, or with that of another commit
         "commit": os.environ.get("FSD_COMMIT") or git("rev-parse", "HEAD") or "unknown",
-        "uncommitted_changes": bool(
-            git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
-        ),
+        "uncommitted_changes": bool(git("status", "--porcelain", "--", "*.py")),
         "versions": {
             "python": platform.python_version(),
             **{p: importlib.metadata.version(p) for p in PACKAGES},
@@ -135,7 +133,7 @@ class Record:
 
 
 def read_run(folder):
-    """The run.json of a run's folder, {} where there is none; its parts are objects."""
+    """The content of a folder's run.json, {} without one; a UserError where it is damaged."""
     path = Path(folder) / "run.json"
     found = read_json(path)
     for part in ("arguments", "results", "versions", "data", "teacher_memory"):

@@ -320,7 +320,7 @@ class TeacherCache:
         return values.cpu()
 
     def write(self, shard, parts):
-        """Write a shard of each name in `parts`, {name: its mini-batches}: whole or not at all."""
+        """Write a shard of each name in `parts`, {name: its mini-batches}; no file half."""
         for name, values in parts.items():
             with atomic_path(self.path(name, shard)) as temporary:
                 save_file({"values": torch.cat(values)}, temporary)
