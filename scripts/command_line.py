@@ -4,7 +4,7 @@ import argparse
 import re
 import sys
 
-from common import UserError
+from common import UserError, expand_path_or_none
 
 
 class Parser(argparse.ArgumentParser):
@@ -18,6 +18,8 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+        # of a flag without a type, so that no path is forgotten
+        self.register("type", None, expand_path_or_none)
 
     def read(self, argv=None):
         """The arguments; `extra` has the words after --. Without any word the help is printed."""

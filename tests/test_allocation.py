@@ -44,11 +44,13 @@ def faults(**environment):
     return int(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc alone")
 def test_freed_memory_is_taken_again():
     assert faults() < 100
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc alone")
 def test_who_sets_the_allocator_is_obeyed():
     assert faults(MALLOC_TRIM_THRESHOLD_="131072") > 100

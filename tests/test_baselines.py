@@ -433,6 +433,7 @@ RUNS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_each_method_trains(tiny_without_dropout, tmp_path, name):
     """The loss of each falls on the toy task, and the records are those of the FSD scripts."""
@@ -462,6 +463,7 @@ def test_each_method_trains(tiny_without_dropout, tmp_path, name):
     assert (tmp_path / "r.csv").read_text().split("\n")[1].startswith(f"{name},RTE,")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method, more",
     [
@@ -551,6 +553,7 @@ def test_pkd_pairs_and_what_is_observed(tiny_without_dropout, tmp_path):
     assert log["rd_inter_euclidean"] == pytest.approx(wanted.item(), rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["rkd", "minilm"])
 def test_two_processes_have_the_losses_of_one(tiny_without_dropout, tmp_path, method):
     shared = ["--method", method, "--no_cuda"]

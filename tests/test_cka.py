@@ -164,6 +164,7 @@ def test_released_reduction_is_the_log_of_the_mean():
     )  # Jensen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["biased", "debiased"])
 @pytest.mark.parametrize("reduction", ["mean_log", "log_mean"])
 @pytest.mark.parametrize("masked", [False, True])

@@ -24,6 +24,7 @@ def test_the_version_is_not_older_than_what_was_tried(library):
     assert found >= OLDEST[library.__name__]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["bert", "roberta", "mpnet", "distilbert"])
 def test_hidden_states_are_those_of_their_layers(family):
     """Heard by hooks at each layer: versions have counted lists of layers from different ends."""
@@ -65,6 +66,7 @@ def test_an_attention_mask_is_made_without_looking_at_it():
     assert seen[0] is not None and seen[0].shape[-2:] == (7, 7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["bert", "mpnet"])
 def test_a_run_from_the_teacher_to_the_student(family, tmp_path):
     """Teacher, memory, FSD_ILG with a cache, resumed: by the commands."""

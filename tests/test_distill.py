@@ -140,6 +140,7 @@ def test_a_run_leaves_what_the_readme_says(tiny, tmp_path):
     assert "hparams" in board.summary_metadata["_hparams_/experiment"].plugin_data.plugin_name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [["--internal"], []])
 def test_training_brings_the_structures_together(tiny_without_dropout, tmp_path, more):
     glue_with_cka_i.main(
@@ -164,6 +165,7 @@ def test_the_student_is_the_first_layers_of_the_pretrained_model(tiny, tmp_path)
     assert config["id2label"] == {"0": "entailment", "1": "not_entailment"}
 
 
+@pytest.mark.slow
 def test_a_stranger_loads_the_student(tiny, tmp_path):
     """In a process that knows nothing of this project: from_pretrained, a pipeline, and the same
     dev score.
@@ -258,6 +260,7 @@ def assert_same_training(one, two, **tolerance):
         torch.testing.assert_close(weights[0][key], weights[1][key], **tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [["--beta", "2"], ["--beta", "2", "--internal", "--mask_padding"]])
 def test_two_processes_are_one(tiny_without_dropout, tmp_path, more):
     """torchrun with 2 gloo processes of 4 rows against one of 8; 21 rows leave a last mini-batch of
@@ -294,6 +297,7 @@ def start_and_kill(arguments, output, after_step):
     assert not (output / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_bit_identical(tiny, tmp_path):
     more = [
         "--save_steps",
@@ -396,6 +400,7 @@ def test_a_checkpoint_in_the_students_folder_is_resumed_but_this_runs_own_comes_
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["evaluate_folder", "write"])
 def test_killed_after_the_training_nothing_is_trained_again(where, tiny, tmp_path, monkeypatch):
     """The same command goes on with the evaluation, and results.csv has the run once."""
@@ -656,6 +661,7 @@ def test_eval_all_checkpoints(tiny, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_same_seed_same_run_other_seed_other_run(tiny, tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         glue_with_cka_i.main(flags(tiny, tmp_path / name, "--seed", seed))

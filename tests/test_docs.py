@@ -221,6 +221,7 @@ def inserting_commands():
                     yield script, words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "words"),
     [pytest.param(*found, id=" ".join(found[1])) for found in inserting_commands()],

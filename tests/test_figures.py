@@ -108,6 +108,7 @@ def texts(figure):
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3, 10])
 @pytest.mark.parametrize("name", DRAWN)
 def test_every_figure_has_its_panels_title_and_axis_names(name, count):

@@ -39,6 +39,7 @@ SCRIPTS = sorted(
     for path in ROOT.glob(pattern)
     if "sys.exit(cli(main" in path.read_text().replace("common.", "")
     and path.parent.name != "tests"
+    and path.name != "sweep.py"  # which reads its words itself, as runs' flags stand among them
 )
 NO_PATHS = {
     "tasks",
@@ -65,6 +66,9 @@ NO_PATHS = {
     "warmup_ratio",
     "relation_heads",
     "learning_rate",
+    "stage",
+    "shard",
+    "layers",
 }
 
 
@@ -101,7 +105,7 @@ def parsers_of(script, monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     with pytest.raises(Seen) as seen:
-        module.main([])
+        module.main(["--a_word"])
     (parser,) = seen.value.args
     commands = [
         action.choices.values()
@@ -304,6 +308,7 @@ def moved(checkpoint, place):
     return place / checkpoint.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", [None, "link", "place"])
 def test_a_checkpoint_that_was_moved_and_linked_is_the_runs_own(named, tiny, tmp_path, monkeypatch):
     """It is found, or named by either name; once newer ones are kept, the link goes and what it
@@ -515,6 +520,7 @@ def test_runs_with_one_run_file_have_a_folder_each(tmp_path, capsys):
             assert logs.curves_folder(tmp_path / output, str(board), step) == log.folder
 
 
+@pytest.mark.slow
 def test_a_single_run_writes_into_its_very_run_file(tiny, tmp_path):
     for _ in range(2):
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -582,6 +588,7 @@ def test_without_a_home_the_cache_folder_is_asked_for(tiny, tmp_path, monkeypatc
         glue_with_cka_i.main(flags(tiny, tmp_path / "s"))
 
 
+@pytest.mark.slow
 def test_a_whole_run_without_a_home(tiny, tmp_path):
     home = {key: value for key, value in os.environ.items() if key != "XDG_CACHE_HOME"} | {
         "HOME": "/dev/null/x"

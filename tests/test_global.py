@@ -119,6 +119,7 @@ def test_the_first_losses_are_the_equations(trained, tiny_without_dropout, tmp_p
     assert entry["F_MM"] == pytest.approx(-cka.linear_cka(m_t, m_s).log().item(), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gamma_m, names", [(0, ["F_MM", "F_C"]), (1, ["F_E"])])
 def test_training_brings_the_global_structures_together(
     gamma_m, names, trained, tiny_without_dropout, tmp_path
@@ -171,6 +172,7 @@ def test_fsd_ilg_is_eq_11(trained, tiny_without_dropout, tmp_path):
     assert json.loads((tmp_path / "s/run.json").read_text())["method"] == "FSD_ILG"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more, method, terms",
     [
@@ -236,6 +238,7 @@ def test_the_matrix_products_of_f_e_and_f_c_are_shared(
     assert len(calls) == 2 * 2  # student and teacher, two steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "alone, integrated",
     [
@@ -268,6 +271,7 @@ def test_one_structure_of_the_integrated_script_is_the_script_of_that_structure(
     ).read_bytes()
 
 
+@pytest.mark.slow
 def test_resumed_with_the_students_memory_is_bit_identical(tiny, trained, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     train_memory.main(memory_flags(tiny, tmp_path / "m"))
@@ -331,6 +335,7 @@ def test_the_students_memory_has_a_rate_of_its_own(trained, tiny_without_dropout
     )  # Adam's first step is the rate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["--mask_padding"]])
 def test_two_processes_are_one(more, tiny_without_dropout, tmp_path):
     train_memory.main(memory_flags(tiny_without_dropout, tmp_path / "m", *more))
@@ -450,6 +455,7 @@ def test_mistakes_of_the_global_scripts(tiny, tmp_path):
             )
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_interface(tiny, tmp_path):
     """As the project's users type them, with the task named twice and a flag without its value."""
     out, memories = tmp_path / "out", tmp_path / "memory"

@@ -300,6 +300,7 @@ FLASH = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text, said",
     [
@@ -410,6 +411,7 @@ SLOW = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["its time was over", "ended with 3"])
 def test_all_that_a_job_started_ends_with_it(how, tmp_path, monkeypatch):
     """Also what leads a process group of its own, as a sweep's runs, and has something to save."""
@@ -495,6 +497,7 @@ def test_results_of_a_study_are_copied_while_it_goes_on(tmp_path, monkeypatch):
     assert "threads 8" in (here.output / "gpu.log").read_text()  # of 16 for two runs at a time
 
 
+@pytest.mark.slow
 def test_wheels_need_no_installation(tmp_path):
     (tmp_path / "wheels").mkdir()
     shutil.make_archive(
@@ -506,6 +509,7 @@ def test_wheels_need_no_installation(tmp_path):
     assert not here.missed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words, said",
     [
@@ -532,6 +536,7 @@ def test_what_it_refuses(words, said, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words, said",
     [
@@ -598,6 +603,7 @@ def packed(tmp_path, tiny, *more):
     )
 
 
+@pytest.mark.slow
 def test_parts_are_joined_to_what_was_packed(tiny, tmp_path):
     done = packed(tmp_path, tiny)
     assert done.returncode == 0, done.stderr
@@ -638,6 +644,7 @@ def test_parts_are_joined_to_what_was_packed(tiny, tmp_path):
         assert "models/pretrained/model.safetensors" in archive.getnames()
 
 
+@pytest.mark.slow
 def test_what_packing_and_joining_refuse(tiny, tmp_path):
     def refused(said, *words):
         done = shell("scripts/carry.py", *words)

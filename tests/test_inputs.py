@@ -115,6 +115,7 @@ SHAPES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", TOKENIZERS)
 def test_what_is_saved_reads_as_the_training_did(family, tmp_path):
     """Cased text with accents; in another process; lower-cased as the family's own flag does it."""
@@ -237,6 +238,7 @@ def turned_round(able, folder, names):
     return folder
 
 
+@pytest.mark.slow
 def test_the_teacher_is_scored_on_dev(able, tmp_path, capsys):
     glue_with_cka_i.main(flags(able, tmp_path / "s", "--max_steps", 1))
     said = capsys.readouterr().err
@@ -249,6 +251,7 @@ def test_the_teacher_is_scored_on_dev(able, tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "names", [("NO", "YES"), ("LABEL_0", "LABEL_1"), ("entailment", "not_entailment")]
 )
@@ -280,6 +283,7 @@ def test_names_that_lie_are_refused_with_what_to_write(able, tmp_path, capsys):
     glue_with_cka_i.main(arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "names",
     [
@@ -424,6 +428,7 @@ def test_the_teachers_score_is_computed_once(able, tmp_path, monkeypatch):
 # ---- what has no value ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [
@@ -554,6 +559,7 @@ def test_a_memory_that_is_not_what_it_says(
 # ---- models that end badly -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{"output_attentions": True}, {"output_hidden_states": True}, {"return_dict": False}]
 )
@@ -698,6 +704,7 @@ def test_positions_of_roberta_are_two_fewer(tmp_path, capsys):
     glue_with_cka_i.main(flags(folder, tmp_path / "s", "--max_seq_length", 62, "--max_steps", 1))
 
 
+@pytest.mark.slow
 def test_a_family_without_one_hidden_state_for_each_token(tmp_path, capsys):
     shape = {"num_hash_buckets": 64, "num_hash_functions": 2, "local_transformer_stride": 16}
     folder = save_models(
@@ -755,6 +762,7 @@ def as_bin(source, folder, **options):
     return weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zipped", [True, False])
 def test_teachers_as_pytorch_model_bin(zipped, tiny, tmp_path):
     """The same student; the older one is not a zip file, has no model_type and only a
@@ -823,6 +831,7 @@ def test_a_teacher_cut_short_by_its_config_is_refused(tiny, tmp_path, capsys):
     assert "weights of 4 layers, but its config.json says 3" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
 def test_students_of_a_wrapped_model_are_saved_without_its_prefix(prefix, tiny, tmp_path):
     for name in ("teacher", "pretrained"):
@@ -840,6 +849,7 @@ def test_students_of_a_wrapped_model_are_saved_without_its_prefix(prefix, tiny, 
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
 def test_weights_of_a_wrapped_model_are_loaded(prefix, tiny, tmp_path):
     shutil.copytree(tiny / "teacher", tmp_path / "teacher")

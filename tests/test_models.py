@@ -80,6 +80,7 @@ FAMILIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_family_trains_and_is_saved_whole(family, tmp_path):
     make_tokenizer, shape = FAMILIES[family]
@@ -100,6 +101,7 @@ def test_each_family_trains_and_is_saved_whole(family, tmp_path):
         assert student.config.num_hidden_layers == 2 and student.config.model_type == family
 
 
+@pytest.mark.slow
 def test_two_processes_with_a_parameter_that_nothing_uses(tmp_path):
     """XLNet's mask embedding gets no gradient, for which DistributedDataParallel would wait in
     vain.
@@ -292,6 +294,7 @@ def test_a_foreign_model_in_the_output_folder_is_refused(tiny, tmp_path, capsys)
     assert "no run of this project wrote" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_from_the_shell_there_is_no_traceback(tiny, tmp_path):
     for arguments, code, said in (
         (flags(tiny, tmp_path / "s", "--data_dir", "nowhere"), 1, "nowhere"),
@@ -312,6 +315,7 @@ INTERFACE = """--model_type bert --model_name_or_path {teacher}
   --num_train_epochs 1 --learning_rate 5e-5 --task_name rte --do_lower_case"""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("internal", ["", " --internal"])
 def test_the_command_of_the_interface_runs_literally(internal, tiny, tmp_path):
     command = (INTERFACE + internal).format(

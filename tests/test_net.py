@@ -3,9 +3,11 @@
 import json
 
 import net
+import pytest
 from conftest import ROOT
 
 
+@pytest.mark.slow
 def test_every_method_does_what_it_did(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # net.work sets its own
     before = json.loads((ROOT / "tests/net.json").read_text(encoding="utf-8"))

@@ -139,6 +139,7 @@ def test_a_run_that_did_not_compile_goes_on():
     assert as_of_today(settings | {"compile": True})["compile"] is True
 
 
+@pytest.mark.slow
 def test_the_old_launcher(tiny, tmp_path):
     """It passes --local-rank=N to each process, and the run is that of two."""
     arguments = flags(tiny, tmp_path / "s", "--per_gpu_train_batch_size", 4)

@@ -103,6 +103,7 @@ def session(copy):
     return run
 
 
+@pytest.mark.slow
 def test_a_rival_with_a_weight_of_its_own_is_one_file(copy, session, tiny, tmp_path):
     (copy / "baselines" / "throwaway.py").write_text(RIVAL, encoding="utf-8")
     table = tmp_path / "r.csv"
@@ -145,6 +146,7 @@ def test_a_rival_with_a_weight_of_its_own_is_one_file(copy, session, tiny, tmp_p
     assert "| Throwaway, squared " in told[9][1]
 
 
+@pytest.mark.slow
 def test_a_rivals_cell_is_read_by_its_type(copy, session, tmp_path):
     (copy / "baselines" / "throwaway.py").write_text(RIVAL, encoding="utf-8")
     table = tmp_path / "r.csv"
@@ -153,6 +155,7 @@ def test_a_rivals_cell_is_read_by_its_type(copy, session, tmp_path):
     assert code == 1 and "'many' in the column --gamma_x, which is of numbers" in said
 
 
+@pytest.mark.slow
 def test_a_flag_is_one_declaration(copy, session, tiny, tmp_path):
     """A run from before the flag goes on with its `before`, and not with another value."""
     table = tmp_path / "r.csv"

@@ -80,6 +80,7 @@ def flags_of(name, folder, output, *more):
     return flags(folder, output, *own, *more, teacher=main is train_teacher.main)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_what_is_cut(name, tiny, tmp_path, monkeypatch):
     main, _, cut = RUNS[name]
@@ -123,6 +124,7 @@ def assert_the_same_cut_or_not(loop):
             torch.testing.assert_close(gradient, wanted[key], rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, (_, _, cut) in RUNS.items() if cut])
 def test_losses_and_gradients_are_those_of_whole_rows(
     name, tiny_without_dropout, tmp_path, monkeypatch
@@ -149,6 +151,7 @@ def test_and_those_of_the_global_structure(tiny_without_dropout, tmp_path, monke
     assert_the_same_cut_or_not(loop)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "family, shape",
     [
@@ -397,6 +400,7 @@ def never_cut(monkeypatch):
     monkeypatch.setattr(reading, "ignores_padding", lambda model, features: False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [
@@ -428,6 +432,7 @@ def test_a_run_is_the_same_cut_or_not(more, tiny_without_dropout, tmp_path, monk
     assert numbers[0] == pytest.approx(numbers[1], rel=1e-3, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cached", [False, True])
 def test_observing_does_not_touch_the_training(cached, tiny, tmp_path):
     """The logged relations need whole rows, for which dropout draws numbers of its own."""
@@ -449,6 +454,7 @@ def test_resumed_is_uninterrupted(tiny, tmp_path, monkeypatch):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(tiny_without_dropout, tmp_path):
     """Both cut to the longest row of the global mini-batch, and observe whole ones."""
     more = ["--beta", "0", "--group_by_length", "--teacher_cache", tmp_path / "c"]
@@ -483,6 +489,7 @@ def lengths_computed(monkeypatch):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, kind, cut",
     [

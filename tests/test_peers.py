@@ -71,6 +71,7 @@ def step(tiny, tmp_path, *chosen):
     )
 
 
+@pytest.mark.slow
 def test_a_step_beside_them_on_real_rows(tiny, tmp_path):
     done = step(
         tiny,
@@ -97,6 +98,7 @@ def test_a_step_beside_them_on_real_rows(tiny, tmp_path):
     assert same.notna()["FSD_L"] and table["x VKD"].notna()["FSD_L"]
 
 
+@pytest.mark.slow
 def test_a_library_that_is_missing_is_named(tiny, tmp_path):
     try:
         import textbrewer  # noqa: F401
@@ -109,6 +111,7 @@ def test_a_library_that_is_missing_is_named(tiny, tmp_path):
     assert list(pd.read_csv(tmp_path / "step.csv").form) == ["VKD"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words, said",
     [
@@ -136,6 +139,7 @@ def test_rows_that_no_form_takes(words, said, tiny):
     assert done.returncode and said in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_the_plain_loop_from_the_shell(tiny, tmp_path):
     train_teacher.main(flags(tiny, tmp_path / "t", "--max_steps", 1, teacher=True))
     shared = [

@@ -333,6 +333,7 @@ def test_predictions_are_not_taken_for_results(published):
         table_of(published, published)
 
 
+@pytest.mark.slow
 def test_of_a_real_run(tiny, tmp_path):
     """From the training to the check, as a user does it."""
     more = ["--max_steps", 1, "--results_csv", tmp_path / "r.csv"]

@@ -47,6 +47,7 @@ def of(found, quantity, step):
 # ---- the training is the same --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "script, more",
     [
@@ -141,6 +142,7 @@ def test_not_a_bit_of_the_training_is_another(script, more, tiny, trained_with_d
     assert (tmp_path / "p.svg").read_text().startswith("<?xml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["distilbert", "xlnet"])
 def test_features_of_other_families(family, tmp_path):
     """XLNet's hidden states are copies, of which no gradient is told; DistilBERT has no pooler."""
@@ -163,6 +165,7 @@ def test_features_of_other_families(family, tmp_path):
     assert all(value > 0 for value in found.values())
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_all_its_probes(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     words = ["--beta", 2, "--internal", "--save_steps", 2]
@@ -430,6 +433,7 @@ def test_steps_are_even(total, number, steps):
 # ---- the command ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_tables_of_several_runs(tiny, trained_with_dropout, tmp_path, capsys):
     """The CSVs of two seeds are drawn and put into a page; means are over both."""
     page = tmp_path / "why.md"
@@ -544,6 +548,7 @@ def test_a_training_without_a_probe_and_foreign_tables_are_refused(tiny, tmp_pat
         probe.main(["--probed", str(tmp_path / "q.csv")])
 
 
+@pytest.mark.slow
 def test_as_a_user_starts_it(tiny, tmp_path):
     done = shell(
         "analysis/probe.py",

@@ -122,6 +122,7 @@ def test_a_table_is_read_as_it_is_meant(messy, tmp_path):
     pd.testing.assert_frame_equal(read_runs(messy), clean, check_exact=True)
 
 
+@pytest.mark.slow
 def test_the_commands_read_a_table_as_it_is_meant(messy, tmp_path, capsys):
     outputs = []
     for source in (messy, written(tmp_path, CLEAN, "clean.csv")):
@@ -572,6 +573,7 @@ def test_help_can_be_printed_in_any_encoding(script, monkeypatch):
         assert b"usage" in streams[0].buffer.getvalue()
 
 
+@pytest.mark.slow
 def test_tables_can_be_printed_in_any_encoding(tmp_path, monkeypatch):
     done = subprocess.run(
         [sys.executable, ROOT / "analysis/tables.py", PUBLISHED],

@@ -245,6 +245,7 @@ RUN = {
 }
 
 
+@pytest.mark.slow
 def test_a_finished_run_says_its_peak_memory(tiny, tmp_path):
     done = shell(
         "train_teacher.py",

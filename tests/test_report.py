@@ -121,6 +121,7 @@ def read(folder, name):
     return pd.read_csv(folder / f"{name}.csv")
 
 
+@pytest.mark.slow
 def test_everything_is_there(written):
     names = {path.name for path in written.iterdir()}
     assert names == {"report.html", "report.json", "tables.md"} | {
@@ -241,6 +242,7 @@ def test_tensorboard_has_the_figures(written):
     assert {tag.split("/")[1] for tag in events.Tags()["images"]} == FIGURES
 
 
+@pytest.mark.slow
 def test_masked_padding_counts_for_less(tiny, runs, tmp_path):
     report.main(report_flags(tiny, tmp_path / "plain", [runs / "fsd_i"]))
     report.main(report_flags(tiny, tmp_path / "masked", [runs / "fsd_i"], "--mask_padding"))
@@ -252,6 +254,7 @@ def test_masked_padding_counts_for_less(tiny, runs, tmp_path):
     assert "No --teacher_memory_path was given" in (tmp_path / "plain/report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_strangers_student_of_another_width(tiny, tmp_path):
     """As plain transformers leave one: no run.json, no log, another width and depth; a memory
     cannot place it.
@@ -289,6 +292,7 @@ def test_a_strangers_student_of_another_width(tiny, tmp_path):
     assert "No student is named VKD" in html
 
 
+@pytest.mark.slow
 def test_a_regression_has_correlations(tmp_path, capsys):
     folder = save_models(tmp_path / "m")
     data = tmp_path / "STS-B"
@@ -352,6 +356,7 @@ def benchmark(path, **more):
     return path
 
 
+@pytest.mark.slow
 def test_cost_from_a_benchmark(tiny, runs, tmp_path):
     path = benchmark(tmp_path / "step.csv")
     students = [runs / "fsd_i", f"mine={runs / 'vkd,seed=1'}"]
@@ -506,6 +511,7 @@ def test_refused_folders(tiny, runs, tmp_path):
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.slow
 def test_refused_memories(tiny, runs, tmp_path):
     save_models(tmp_path / "m", seed=5)
     write_task(tmp_path / "m")
@@ -578,6 +584,7 @@ def test_few_rows_and_faulty_logs_are_said_before_measuring(
     )
 
 
+@pytest.mark.slow
 def test_other_padding_is_said(tiny, runs, tmp_path, capsys):
     report.main(report_flags(tiny, tmp_path / "r", [runs / "fsd_i"], "--mask_padding"))
     said = "FSD_I counted padding in training, and this report leaves it out (--mask_padding)."
@@ -585,6 +592,7 @@ def test_other_padding_is_said(tiny, runs, tmp_path, capsys):
     assert said in (tmp_path / "r/report.html").read_text()
 
 
+@pytest.mark.slow
 def test_more_mini_batches_than_are_drawn(tiny, runs, tmp_path, monkeypatch):
     monkeypatch.setattr(report_measures, "MAP", 1)
     monkeypatch.setattr(report_topics, "MAP", 1)
@@ -620,6 +628,7 @@ def test_a_family_that_shortens_the_text_is_refused(tiny, tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_an_earlier_report_and_a_foreign_folder_are_kept(tiny, runs, tmp_path):
     arguments = report_flags(tiny, tmp_path / "r", [runs / "fsd_i"])
     report.main(arguments)

@@ -373,6 +373,7 @@ def test_unfinished_search_is_refused(tmp_path):
     assert not list(tmp_path.rglob("run.json"))
 
 
+@pytest.mark.slow
 def test_rehearsal_end_to_end(tiny, tmp_path):
     done = reproduce(
         "RTE",

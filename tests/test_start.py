@@ -61,11 +61,13 @@ def imported(*command, code):
     return {line.split("|")[-1].strip().split(".")[0] for line in told}, rest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", RUNS + TABLES)
 def test_help_waits_for_no_library(script):
     assert not SLOW & imported(script, "--help", code=0)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", RUNS)
 @pytest.mark.parametrize(
     ("words", "code", "said"),
@@ -81,6 +83,7 @@ def test_a_wrong_flag_waits_for_no_library(script, words, code, said):
     assert not SLOW & found and said in message
 
 
+@pytest.mark.slow
 def test_a_run_imports_late_what_some_runs_need():
     """Figures, correlations, scores, curves: the loop of every method is imported without them."""
     program = """

@@ -92,6 +92,7 @@ def copied_from(picked):
 # ---- what is copied ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("main", [glue_with_cka_i, train_teacher])
 def test_each_layer_is_that_of_the_source_by_name(main, family):
     name, folder = family
@@ -204,6 +205,7 @@ SCRIPTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_every_script_trains_the_chosen_layers(name, tiny_without_dropout, trained, tmp_path):
     (main, more), alone = SCRIPTS[name], name == "none"
@@ -255,6 +257,7 @@ def test_the_first_layers_by_name_are_the_first_layers_bit_for_bit(main, tiny, t
     assert losses[0] == losses[1] and len(losses[0]) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("main", [glue_with_cka_i, train_teacher])
 def test_killed_and_resumed_is_bit_identical(main, tiny, tmp_path, monkeypatch):
     def arguments(output, picked="1,3"):

@@ -273,6 +273,7 @@ def planned(done):
     return [Path(shlex.split(line)[-3]).name for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 4, 7])
 def test_shards_are_a_partition(here, count):
     shards = [
@@ -282,6 +283,7 @@ def test_shards_are_a_partition(here, count):
     assert shards == [ALL[i::count] for i in range(count)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first, step", [(0, 1), (1, 1), (0, 4)])
 def test_slurm_arrays_are_shards(here, first, step):
     array = {
@@ -606,6 +608,7 @@ def test_help():
         assert option in done.stdout
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_of_trainings_goes_on(tiny, tmp_path):
     """Six real runs; everything is killed once two are finished, and the same command completes the
     table.

@@ -107,6 +107,7 @@ def test_ax_is_found_beside_the_tasks_own_folder_or_left_out(task_folder, capsys
     assert "AX is left out" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task_folder", ["STS-B"], indirect=True)
 def test_regression_learns_from_labels_and_teacher(task_folder):
     """On STS-B the cross-entropy is the labels' MSE and KD the MSE between logits; each alone can

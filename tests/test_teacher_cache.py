@@ -93,6 +93,7 @@ def assert_same_log(one, two, **tolerance):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_cached_losses_are_the_uncached_ones(name, trained, tiny, tiny_without_dropout, tmp_path):
     """To half-precision accuracy, step after step, the first run that makes the cache and a second
@@ -129,6 +130,7 @@ def count_calls(monkeypatch, stop_after=None):
     return seen
 
 
+@pytest.mark.slow
 def test_a_second_run_leaves_the_teacher_alone(tiny, tmp_path, monkeypatch):
     """But for the relation differences, at log steps."""
     seen = count_calls(monkeypatch)
@@ -176,6 +178,7 @@ def test_the_files_hold_what_transformers_says(tiny_without_dropout, tmp_path):
     assert str(path) in run_facts["teacher_cache"]
 
 
+@pytest.mark.slow
 def test_whatever_changes_the_outputs_gets_files_of_its_own(tiny, tmp_path):
     cache = tmp_path / "teachers"  # cache/ has the tokenised rows
 
@@ -226,6 +229,7 @@ def test_another_memory_gets_relations_of_its_own(tiny_without_dropout, trained,
     assert len(list((tmp_path / "cache").glob("*/logits"))) == 1
 
 
+@pytest.mark.slow
 def test_runs_that_start_at_once_make_it_once(tiny, tmp_path):
     more = ["--internal", "--teacher_cache", tmp_path / "cache", "--max_steps", 2]
     commands = [
@@ -331,6 +335,7 @@ def test_a_disk_too_small_is_refused_before_anything_is_written(tiny, tmp_path, 
     assert not list((tmp_path / "cache").glob("*/*/*.safetensors"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "harm",
     [
@@ -376,6 +381,7 @@ def test_features_that_half_precision_cannot_hold_are_refused(tiny, tmp_path, mo
     assert not list((tmp_path / "cache").glob("*/*/*.safetensors"))
 
 
+@pytest.mark.slow
 def test_two_processes_make_and_read_one_cache(trained, tiny_without_dropout, tmp_path):
     more = ["--teacher_memory_path", trained, "--gamma_m", 0.1]
     run(

@@ -70,6 +70,7 @@ def last_line(capsys):
 # ---- a training ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 4, 5])
 def test_a_training_saves_the_step_it_is_in_and_goes_on_to_the_same_bits(
     step, tiny, tmp_path, monkeypatch, capsys
@@ -147,6 +148,7 @@ def test_a_finished_run_is_not_terminated(tiny, tmp_path, monkeypatch):
 # ---- a clustering, a teacher cache ---------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "batch, said",
     [
@@ -274,6 +276,7 @@ def ended_well(process, children=()):
     return [line for line in re.split(r"[\r\n]", said) if line.strip() and "|" not in line]
 
 
+@pytest.mark.slow
 def test_sigterm_to_all_processes_of_a_run_with_a_loaders_worker(tiny, tmp_path):
     """The worker lives until its parent has saved, then ends."""
     arguments = flags(tiny, tmp_path / "cut", "--dataloader_num_workers", 1, *LONG)
@@ -334,6 +337,7 @@ def straight_pair(tiny, tmp_path_factory):
     return output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("told", ["torchrun", "1"])
 def test_two_processes_stop_at_one_step(told, tiny, tmp_path, straight_pair):
     """SIGTERM to torchrun, which passes it on, or to one worker alone."""
@@ -356,6 +360,7 @@ def test_two_processes_stop_at_one_step(told, tiny, tmp_path, straight_pair):
     assert log_without_speed(tmp_path / "cut") == log_without_speed(straight_pair)
 
 
+@pytest.mark.slow
 def test_two_processes_of_a_clustering_stop_at_one_mini_batch(tiny, tmp_path):
     """They share no step, and meet in the store alone; one of them is told."""
     write_task(tmp_path, rows=(300, 4, 1))
@@ -421,6 +426,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number, passed", [("SIGTERM", "SIGTERM"), ("SIGHUP", "SIGTERM"), ("SIGINT", "SIGINT")]
 )

@@ -184,6 +184,7 @@ def test_no_random_world_contradicts_an_entailment():
 # --- the examples ---
 
 
+@pytest.mark.slow
 def test_same_seed_same_rows_other_seed_other_rows(task):
     assert toy.make_task(SIZES, seed=0) == task
     assert toy.make_task(SIZES, seed=1)["dev"] != task["dev"]

@@ -127,12 +127,14 @@ def test_passes_end_early_when_no_sample_changes(tiny, tmp_path):
     assert read_log(tmp_path / "m")[-1]["changed_samples"] == 0
 
 
+@pytest.mark.slow
 def test_the_check_against_scikit_learn_runs(tiny, tmp_path):
     done = shell("scripts/check_kmeans.py", *memory_flags(tiny, tmp_path / "m"))
     assert done.returncode == 0, done.stderr
     assert "| RTE | 21 | 384 | 4 | kmeans++ | 1.0 |" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["--memory_init", "normal", "--num_centroid", 9]])
 def test_two_processes_make_the_same_memory(more, tiny_without_dropout, tmp_path):
     """torchrun with 2 gloo processes of 4 rows against one of 8; normal leaves centroids empty,
@@ -162,6 +164,7 @@ def test_two_processes_make_the_same_memory(more, tiny_without_dropout, tmp_path
     pd.testing.assert_frame_equal(*logs, rtol=1e-5)  # what is logged in the middle of a pass too
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_is_the_same_memory(tiny, tmp_path):
     """SIGKILL in the middle of a pass leaves no memory; the same command goes on and ends with the
     same bits.
@@ -327,6 +330,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistakes_get_one_sentence(name, tiny, tmp_path):
     more, sentence = MISTAKES[name]
@@ -335,6 +339,7 @@ def test_mistakes_get_one_sentence(name, tiny, tmp_path):
     assert not (tmp_path / "m" / memory.FILE).exists()
 
 
+@pytest.mark.slow
 def test_flags_without_a_use_are_said(tiny, tmp_path):
     done = shell(
         "train_memory.py", *memory_flags(tiny, tmp_path / "m", "--do_eval", "--learning_rate", 1e-3)

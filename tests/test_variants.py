@@ -260,6 +260,7 @@ def forget(path, *names):
     path.write_text(json.dumps(content))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more, wanted", [([], []), (["--mask_padding"], BOTH)])
 def test_an_old_checkpoint_goes_on_as_what_it_was(more, wanted, tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -390,6 +391,7 @@ def test_the_released_start_without_padding(tiny_without_dropout, tmp_path, monk
     assert deviations[1] == pytest.approx(deviations[0], rel=0.1)
 
 
+@pytest.mark.slow
 def test_two_processes_start_as_one_with_their_mini_batch(tiny_without_dropout, tmp_path):
     more = ["--memory_init", "released", "--num_centroid", 9]
     train_memory.main(memory_flags(tiny_without_dropout, tmp_path / "one", *more))
