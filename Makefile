@@ -10,10 +10,10 @@ PYTHON ?= python3
 demo: .venv/.built       # a tour on a small task: teacher, memory, students, a table, a report; three minutes
 	PYTHON=.venv/bin/python scripts/demo.sh
 
-test: .venv/.built       # all tests but the slow ones
+test: .venv/.built       # all tests but the slow ones, about a minute
 	.venv/bin/python -m pytest -n 2 -m "not slow"
 
-check: .venv/.built      # what CI runs: ruff and all tests, about five minutes
+check: .venv/.built      # what CI runs: ruff and all tests, about a quarter of an hour
 	bash .ci/run
 
 clean:

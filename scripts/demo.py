@@ -28,9 +28,9 @@ TRAIN = (
     f"{ROWS} --model_type bert --do_eval --per_gpu_train_batch_size 16 --per_gpu_eval_batch_size "
     "64 --learning_rate 1e-4 --logging_steps 25 --num_train_epochs"
 )
-DISTIL = f"{TRAIN} 3 --copy_teacher --alpha 0.5 --temperature 5"
+DISTIL = f"{TRAIN} 2 --copy_teacher --alpha 0.5 --temperature 5"
 STUDENTS = {
-    "none": f"train_teacher.py {TRAIN} 3 --student_num_hidden_layers 3",
+    "none": f"train_teacher.py {TRAIN} 2 --student_num_hidden_layers 3",
     "vkd": f"glue_with_cka_i.py {DISTIL} --beta 0",
     "fsd_i": f"glue_with_cka_i.py {DISTIL} --beta 4 --internal",
     "fsd_ilg": f"glue_with_cka_ilg.py {DISTIL} --beta 1 --gamma_i 4 --gamma_l 1 --gamma_g 0.1 "
