@@ -23,6 +23,7 @@ Given again, it goes on where it was: finished runs are skipped, other methods a
 The tables: python analysis/tables.py RUNS_DIR/final/MRPC --csv FILE.
 """
 
+import math
 import sys
 from pathlib import Path
 
@@ -40,6 +41,7 @@ from scripts.study_protocol import (
     RATE_METHODS,
     VARIANTS,
     choose_rate,
+    constant_score,
 )
 
 WITH_MEMORY = ("fsd_g", "fsd_ilg")
@@ -167,8 +169,12 @@ class Study:
 
     def find_rate(self, task):
         """The learning rate by choose_rate's rule, which may ask for rates beyond those tried."""
-        args, scores = self.args, self.scores(task)
-        rate, beyond = choose_rate(scores)
+        args, scores, constant = self.args, self.scores(task), -math.inf
+        held_out = f"{args.runs_dir}/held_out"
+        # a search of elsewhere left no rows here, and a rehearsal's scores mean nothing
+        if not args.rehearse and has_file(get_task(task), held_out, "dev"):
+            constant = constant_score(task, held_out)
+        rate, beyond = choose_rate(scores, constant)
         if rate is None and args.searched:
             raise UserError(
                 f"the search of the learning rate in {args.searched} is not finished: its rule "
@@ -181,7 +187,7 @@ class Study:
             say(f"{task}: a best rate is at the edge of the grid, so {beyond:g} is tried too")
             self.try_rates(task, [f"{beyond:g}"])
             scores = self.scores(task)
-            rate, beyond = choose_rate(scores)
+            rate, beyond = choose_rate(scores, constant)
         say(f"{task}: learning rate {rate:g} ({study_search.tell_scores(scores)})")
         return rate
 

@@ -1,5 +1,6 @@
 """What the study compares, and how it chooses: docs/study.md as data and rules."""
 
+import math
 from typing import NamedTuple
 
 from common import UserError
@@ -91,13 +92,14 @@ MEMORIES = {"memory_released": "--memory_init released --per_gpu_memory_train_ba
 # ---- what is chosen ------------------------------------------------------------------------------
 
 
-def choose_rate(scores):
+def choose_rate(scores, constant=-math.inf):
     """(learning rate, None), or (None, a rate to look at first).
 
     scores: method -> rate -> the scores of its seeds, in %. A method whose best rate is the least
     or the greatest of those tried asks for half or twice that. Then the rate is chosen that has the
-    greatest mean over the three methods, of those where the student alone is stable: its seeds less
-    than STABLE points apart.
+    greatest mean over the three methods, of those where the student alone is stable, its seeds less
+    than STABLE points apart, and where each of the three is above the best constant answer: what
+    has collapsed to that is stable, too. constant: its score, in %.
     """
     rates = sorted(scores["none"])
     means = {
@@ -110,13 +112,17 @@ def choose_rate(scores):
             if best == edge and RATES[0] <= beyond <= RATES[1]:
                 return None, float(f"{beyond:g}")
     stable = [
-        rate for rate, found in sorted(scores["none"].items()) if max(found) - min(found) < STABLE
+        rate
+        for rate, found in sorted(scores["none"].items())
+        if max(found) - min(found) < STABLE
+        and min(means[method][rate] for method in means) > constant + 0.01
     ]
     if not stable:
         tried = ", ".join(f"{rate:g}" for rate in rates)
         raise UserError(
-            f"at no rate of {tried} are the seeds of the student alone less than "
-            f"{STABLE} points apart: look at others with --rates"
+            f"at no rate of {tried} are the seeds of the student alone less than {STABLE} points "
+            "apart, and all methods above the best constant answer: look at others with --rates, "
+            "or pass --learning_rate and say why"
         )
     return max(stable, key=lambda rate: sum(found[rate] for found in means.values())), None
 

@@ -353,6 +353,12 @@ def test_the_learning_rate_by_its_rule():
     assert study_protocol.choose_rate(inside) == (4e-4, None)
     inside["none"][2e-4] = [67.6, 72.5]
     assert study_protocol.choose_rate(inside) == (2e-4, None)
+    # at 2e-4 the student alone and VKD are what answers alike to everything: no rate for a study
+    collapsed = scores((60, 76.1, 65), (60, 76.1, 70), (60, 90, 69))
+    assert study_protocol.choose_rate(collapsed) == (2e-4, None)
+    with pytest.raises(UserError, match="all methods above the best constant answer"):
+        study_protocol.choose_rate(collapsed, constant=76.1)
+    assert study_protocol.choose_rate(collapsed, constant=64) == (2e-4, None)
     for rate in inside["none"]:
         inside["none"][rate] = [60 + 10 * (rate == 2e-4), 65 + 10 * (rate == 2e-4)]
     with pytest.raises(UserError, match=r"at no rate of 0\.0001, 0\.0002, 0\.0004"):
