@@ -144,9 +144,9 @@ class Run:
 
     def is_trained(self, before, settings):
         """True where a run of these settings was cut off after its training."""
-        if not before.get("trained") or before["finished"]:
+        if not before.get("trained") or before.get("finished"):
             return False
-        then = flags.as_of_today(before["settings"])
+        then = flags.as_of_today(before.get("settings") or {})
         if then != settings and not self.args.overwrite_output_dir:
             raise other_settings(self.output, then, settings)
         return then == settings

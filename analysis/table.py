@@ -56,6 +56,26 @@ def describe(runs):
     )
 
 
+def check_one_task(runs):
+    """Refuse runs of several tasks, teachers' among them: a mean over tasks is no score."""
+    if runs.task.nunique() > 1:
+        raise UserError(
+            f"these runs are of the tasks {', '.join(runs.task.unique())}: pick one with --task"
+        )
+
+
+def check_scores(runs):
+    """Refuse a metric that only some runs have: its mean would be over fewer than is said."""
+    for name in [name for name in METRICS if name in runs and runs[name].notna().any()]:
+        without = runs[runs[name].isna()]
+        if len(without):
+            run = without.iloc[0]
+            raise UserError(
+                f"the {run.task} run of {run.method} with seed {run.seed} has no {name}, and "
+                "others have: evaluate it with --do_eval"
+            )
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -82,6 +102,8 @@ def main(argv=None):
     if not len(runs):
         raise UserError(f"{args.runs} has no run of the task {args.task}")
     if not args.no_table:
+        check_one_task(runs)
+        check_scores(runs)
         check_comparable(runs)
     if args.csv:
         with common.atomic_path(args.csv) as path:

@@ -805,3 +805,21 @@ def test_a_reader_who_has_enough():
     command = f"{sys.executable} {ROOT / 'analysis/tables.py'} {PUBLISHED} | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.stderr == ""
+
+
+def test_a_table_of_one_task_takes_no_other_tasks_teacher(tmp_path):
+    """A mean over two tasks is no score; nor is one over fewer runs than it says."""
+    shared = "method,task,seed,acc,f1,minutes,parameters,device,machine,torch,transformers,commit"
+    rest = ",1,1000,cpu,m,2,5,abc"
+    rows = [
+        f"teacher,RTE,1,0.6,{rest}",
+        f"teacher,MRPC,2,0.8,0.8{rest}",
+        f"VKD,MRPC,1,0.7,0.8{rest}",
+        f"VKD,MRPC,2,,0.8{rest}",
+    ]
+    path = tmp_path / "r.csv"
+    path.write_text("\n".join([shared, *rows]) + "\n")
+    with pytest.raises(UserError, match=r"of the tasks RTE, MRPC: pick one with --task"):
+        table.main([str(path)])
+    with pytest.raises(UserError, match="MRPC run of VKD with seed 2 has no acc"):
+        table.main([str(path), "--task", "mrpc"])
