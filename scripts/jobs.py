@@ -118,6 +118,19 @@ class Run(NamedTuple):
         return False
 
     @property
+    def is_going_on(self):
+        """True where a training holds the run's folder: its log is not ours to touch."""
+        import filelock  # here, as most runs need not ask
+
+        with contextlib.suppress(OSError):  # no folder, so no run
+            try:
+                with filelock.FileLock(Path(self.folder, ".lock"), timeout=0):
+                    return False
+            except filelock.Timeout:
+                return True
+        return False
+
+    @property
     def has_same_command(self):
         """True where the log begins with this command, or is not there."""
         try:
@@ -318,6 +331,9 @@ class Sweep:
         """Start or resume a run, and wait for it. Returns the Outcome."""
         began = time.monotonic()
         if not run.has_same_command:  # an unfinished run that had other flags
+            if run.is_going_on:
+                told = "failed: running elsewhere with other flags; name the sweep otherwise"
+                return Outcome("failed", told)
             run.log.unlink()
         with open(run.log, "ab") as log:
             log.write(f"$ {run.command}\n".encode(errors="surrogateescape"))

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import filelock
 import pandas as pd
 import psutil
 import pytest
@@ -185,6 +186,19 @@ def test_finished_runs_are_skipped_and_other_flags_refused(here):
         "otherwise" in changed.stderr
     )
     assert (here / "runs" / "a,seed=1" / "model.safetensors").exists() and len(rows(here)) == 3
+
+
+def test_the_log_of_a_run_that_goes_on_elsewhere_is_left_alone(here):
+    """With other flags: else the two sweeps would take each other's result for their own."""
+    (here / "runs/a").mkdir(parents=True)
+    log = here / "runs/a.log"
+    log.write_text("$ python fake.py --alpha 1 --output_dir runs/a\nit trains\n")
+    before = log.read_bytes()
+    with filelock.FileLock(here / "runs/a/.lock"):
+        found = sweep(here, "runs", "a", "--", "fake.py", "--alpha", 2)
+    assert found.returncode == 1 and log.read_bytes() == before
+    assert "running elsewhere with other flags" in found.stderr
+    assert sweep(here, "runs", "a", "--", "fake.py", "--alpha", 2).returncode == 0  # it is gone
 
 
 def test_the_order_of_flags_is_no_difference_but_the_last_of_equal_ones_wins(here):
