@@ -14,7 +14,8 @@ import transformers
 import common
 import memory
 import termination
-from common import say
+import utils_glue
+from common import UserError, say
 from loop import Loop
 from seeds import mix
 from terms import needs_of
@@ -89,6 +90,7 @@ class Run:
         teacher = None
         if models.has_teacher(args):
             teacher = models.load_teacher(args, session.task, tokenizer)
+        features = self.mind_missing_labels(features, teacher)
         # identify
         identity = identify(session, tokenizer, features, teacher)
         record.data, record.teacher = {"train": features.source}, identity.teacher
@@ -128,6 +130,33 @@ class Run:
         self.leave(loop, student, tokenizer, memories, identity)
         termination.release()
         return log
+
+    def mind_missing_labels(self, features, teacher):
+        """The rows to train on: all with a teacher, without one those that have a label.
+
+        Where none has any, the loss is KD and the structures alone, α = 0.
+        """
+        labelled = features.tensors.get("labelled")
+        if labelled is None:
+            return features
+        rows, found, where = len(labelled), int(labelled.sum()), features.source["file"]
+        if not found and getattr(self.args, "alpha", None) is None:
+            raise UserError(
+                f"{where} has no labels, and the loss is the cross-entropy alone: name their "
+                "column with --label_column_name, or distil a teacher with another method"
+            )
+        if teacher is None:
+            say(f"note: {rows - found} of {rows} rows of {where} have no label and are left out")
+            return utils_glue.select(features, labelled.nonzero().flatten())
+        if found:
+            say(
+                f"note: {rows - found} of {rows} rows of {where} have no label: they have KD and "
+                "the structures, no cross-entropy"
+            )
+        else:
+            say(f"note: {where} has no labels: α is 0, the loss is KD and the structures")
+            self.args.alpha = 0.0
+        return features
 
     # ---- identify, resume ------------------------------------------------------------------------
 

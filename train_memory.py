@@ -14,7 +14,7 @@ import math
 import sys
 
 from common import UserError, cli, say
-from glue_data.tasks import get_task
+from tasks.glue import get_task
 from training import checks, flags
 
 NO_USE = [flag.name for section in flags.GLUE for flag in section if not flag.kmeans]

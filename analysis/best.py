@@ -22,7 +22,7 @@ from analysis.comparable import FACTS, ONE_OF, memory_kinds, settings_of
 from analysis.markdown import to_markdown
 from analysis.runs import check_evaluated, glue_score, metric_names, read_runs
 from common import UserError
-from glue_data.tasks import get_task
+from tasks.glue import get_task
 
 # columns that are no flags, in which all runs of a search are alike
 SAME = ("task", "method", *ONE_OF, *FACTS)

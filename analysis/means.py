@@ -13,7 +13,7 @@ from pathlib import Path
 from analysis.methods import Name, read_name
 from analysis.runs import metric_names
 from common import UserError
-from glue_data.tasks import get_task
+from tasks.glue import get_task
 from training import results_csv
 
 PUBLISHED = Path(__file__).resolve().with_name("published.csv")

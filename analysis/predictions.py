@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common
 from analysis.runs import folder_names, metric_names, read_runs
 from common import UserError
-from glue_data.tasks import get_task
+from tasks.glue import get_task
 from training import results_csv
 
 COLUMNS = ("run", "task", "method", "seed", "started", "split", "predictions")

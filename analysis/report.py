@@ -34,7 +34,7 @@ from analysis import report_files
 from analysis.report_files import FILE, find_places
 from analysis.report_text import TABLES
 from common import UserError, expand_path, say
-from glue_data.tasks import TASKS, get_task
+from tasks.glue import TASKS, get_task
 from training import flags, records
 
 FEWEST = 4  # samples of a mini-batch, and tokens, between which there are relations to compare

@@ -20,7 +20,7 @@ from analysis.report_measures import Centroids, Comparison, view
 from analysis.report_topics import training_curves
 from analysis.runs import name_variants, names_of
 from common import UserError, say
-from glue_data.tasks import get_task
+from tasks.glue import get_task
 from training import models, records, results_csv
 from training.batches import MiniBatch, Rows, with_mask
 from training.identity import identify, memory_facts

@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.methods import Name
 from common import UserError
-from glue_data.tasks import get_task
+from tasks.glue import get_task
 from training import flags, records, results_csv
 
 BATCH = "--per_gpu_train_batch_size"

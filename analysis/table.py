@@ -22,7 +22,7 @@ from analysis.markdown import insert, to_markdown
 from analysis.origins import describe_budget, describe_provenance, describe_seeds
 from analysis.runs import groups_of, publishable, read_runs
 from common import UserError
-from glue_data.tasks import get_task
+from tasks.glue import get_task
 
 METRICS = ("mcc", "acc", "f1", "acc_mm", "pearson", "spearmanr")
 

@@ -56,7 +56,7 @@ from analysis.tables_text import (
     stability_text,
 )
 from common import UserError
-from glue_data.tasks import get_task
+from tasks.glue import get_task
 
 # ---- reading -------------------------------------------------------------------------------------
 

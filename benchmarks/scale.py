@@ -17,7 +17,7 @@ from pathlib import Path
 from report import report  # puts the repository on the path
 
 from common import UserError, cli, expand_path, expand_path_or_none
-from glue_data.tasks import get_task
+from tasks.glue import get_task
 from training.results_csv import read_table
 
 LAYERS, WIDTH = 12, 768  # of BERT-base

@@ -24,7 +24,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common
 from common import UserError
-from glue_data.tasks import count_rows, find_file, get_task
 from scripts.commands import (
     BERT_BASE,
     CHOSEN,
@@ -35,6 +34,9 @@ from scripts.commands import (
     shape_of,
     student_layers,
 )
+from tasks.glue import get_task
+from tasks.reading import count_rows
+from tasks.task import find_file
 from training import records, results_csv
 from training.flags import as_of_today
 

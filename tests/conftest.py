@@ -28,7 +28,7 @@ from accelerate.state import AcceleratorState  # noqa: E402
 
 import train_memory  # noqa: E402
 import utils_glue  # noqa: E402
-from glue_data.tasks import get_task  # noqa: E402
+from tasks.glue import get_task  # noqa: E402
 
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()

@@ -30,7 +30,7 @@ import memory
 import train_memory
 import train_teacher
 from baselines import glue_with_baseline, gram, procrustes, rkd
-from glue_data.tasks import get_task
+from tasks.glue import get_task
 from training import classes
 from training.tokenizer import load_tokenizer
 

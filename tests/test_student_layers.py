@@ -27,9 +27,9 @@ from analysis import best, table, tables
 from analysis.runs import name_variants, read_runs, with_names
 from baselines import glue_with_baseline
 from common import UserError
-from glue_data.tasks import get_task
 from loop import Loop
 from scripts import estimate
+from tasks.glue import get_task
 from training import models, results_csv, students
 from training.checks import check_arguments
 from training.flags import as_of_today, hyperparameters

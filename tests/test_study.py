@@ -20,8 +20,9 @@ import train_memory
 import train_teacher
 from baselines import glue_with_baseline
 from common import UserError
-from glue_data.tasks import get_task, read_examples
 from scripts import hold_out, study, study_protocol
+from tasks.glue import get_task
+from tasks.reading import read_examples
 
 
 def test_every_row_is_in_one_of_the_two_parts(tmp_path):

@@ -17,12 +17,14 @@ import pytest
 import torch
 from transformers import BertTokenizer
 
-import glue_data.download as download
+import tasks.download as download
 import utils_glue
 from common import UserError, cli
-from glue_data.download import download_task
-from glue_data.submission import write_submission, zip_submission
-from glue_data.tasks import TASKS, find_file, get_task, has_file, read_examples
+from tasks.download import download_task
+from tasks.glue import TASKS, get_task
+from tasks.reading import read_examples
+from tasks.submission import write_submission, zip_submission
+from tasks.task import find_file, has_file
 from utils_glue import (
     compute_metrics,
     feature_cache_dir,
