@@ -361,7 +361,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.jobs < 1 or (args.examples_per_second is not None and args.examples_per_second <= 0):
         raise UserError("--jobs and --examples_per_second must be above 0")
-    lines = sys.stdin.readlines()  # with ESTIMATE=off, too, as the writer would fail
+    # with ESTIMATE=off, too, as the writer would fail; a program may have no input
+    lines = [line.removeprefix("\ufeff") for line in sys.stdin or ()]
     for line in tell(
         lines, args.runs, args.jobs, args.keep, args.examples_per_second, args.most_epochs
     ):
