@@ -219,6 +219,13 @@ def test_the_teacher_of_a_run_may_be_none_and_its_memory_unknown(tmp_path):
     assert read_runs(tmp_path / "runs").teacher.tolist() == [""]
 
 
+@pytest.mark.parametrize("earlier", [3, [3], ["a"], [{}], {"a": 1}])
+def test_earlier_parts_that_are_none_are_refused(earlier, tmp_path):
+    write_run(tmp_path / "runs/a", earlier=earlier)
+    with pytest.raises(UserError, match=r"a/run\.json is not the record of a finished run"):
+        table.main([str(tmp_path / "runs")])
+
+
 # ---- other tables --------------------------------------------------------------------------------
 
 MEAN = "method,task,metric,mean,std,n\nVKD,RTE,acc,65.5,1.5,3\n"
