@@ -24,6 +24,7 @@ LABELS = ("label",)
 SCORES = ("label", "score")  # of a regression
 FLAGS = {"train": "train_file", "dev": "validation_file", "test": "test_file"}
 CLASSIFICATION, REGRESSION = ("acc", "f1_macro"), ("pearson", "spearmanr")
+NAME = r"\w[\w .+-]*"  # of a task
 FEW = 20  # classes that nobody takes for scores
 
 
@@ -47,7 +48,7 @@ def check_files(args):
             f"--task_name {args.task_name} is GLUE's, and your own files would stand in one table "
             f"with {task.name}'s: give the task a name of its own"
         )
-    if not re.fullmatch(r"[\w][\w .+-]*", args.task_name):
+    if not re.fullmatch(NAME, args.task_name):
         raise UserError(
             f"--task_name {args.task_name!r} is to name folders and files: use letters, digits, "
             "spaces and . + - _, and begin with one of the first two"
