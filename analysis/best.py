@@ -20,9 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common
 from analysis.comparable import FACTS, ONE_OF, memory_kinds, settings_of
 from analysis.markdown import to_markdown
-from analysis.runs import check_evaluated, glue_score, metric_names, read_runs
+from analysis.runs import check_evaluated, glue_score, metric_names, of_task, read_runs
 from common import UserError
-from tasks.glue import get_task
 from training import flags
 
 # columns that are no flags, in which all runs of a search are alike
@@ -35,7 +34,7 @@ def read_search(source, method, prefix, expected, task=None):
     """
     runs = read_runs(source)
     if task:
-        runs = runs[runs.task == get_task(task).name]
+        runs = of_task(runs, task)
     if prefix and "--output_dir" not in runs:
         raise UserError(
             f"{source} does not have the names of the run folders (--output_dir) that --name "
@@ -158,7 +157,7 @@ def describe_best(runs, settings, searched):
     """The line for the reader: best score, how many settings and seeds, runner-up."""
     best, counts = settings.iloc[0], settings["count"]
     seeds = " to ".join(map(str, sorted({counts.min(), counts.max()})))
-    metrics = " and ".join(metric_names(runs.task.iloc[0]))
+    metrics = " and ".join(metric_names(runs.task.iloc[0], runs))
     second = ""
     if len(settings) > 1:
         runner_up = describe_setting(searched, settings.iloc[1])

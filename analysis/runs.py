@@ -7,11 +7,13 @@ of the options that make another method of one, () for its published form (analy
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from analysis.methods import Name
 from common import UserError
 from tasks.glue import get_task
+from tasks.own import CLASSIFICATION, REGRESSION
 from training import flags, records, results_csv
 
 BATCH = "--per_gpu_train_batch_size"
@@ -164,9 +166,29 @@ def of_one_batch_size(runs, size):
 # ---- scores --------------------------------------------------------------------------------------
 
 
-def metric_names(task):
-    """The columns with a task's metrics; those of MNLI's second dev set end in _mm."""
-    task = get_task(task)
+def find_task(name):
+    """The Task of GLUE with this name, in any spelling; None of one with own files."""
+    try:
+        return get_task(name)
+    except UserError:
+        return None
+
+
+def of_task(runs, name):
+    """The runs of a task, whose name may be in any spelling if it is GLUE's."""
+    task = find_task(name)
+    return runs[runs.task == (task.name if task else name)]
+
+
+def metric_names(task, scores=()):
+    """The columns with a task's metrics; those of MNLI's second dev set end in _mm.
+
+    scores: where those of own files are: a row, a table or a mapping with their names.
+    """
+    task = find_task(task)
+    if task is None:
+        macro = CLASSIFICATION[-1]
+        return CLASSIFICATION if macro in scores and np.any(pd.notna(scores[macro])) else REGRESSION
     return [
         name + split.removeprefix("dev")
         for split in task.files
@@ -179,14 +201,14 @@ def glue_score(metrics, task):
     """The mean of a task's metrics, as GLUE scores it. metrics: a mapping, a row or a table with
     their names.
     """
-    names = metric_names(task)
+    names = metric_names(task, metrics)
     return sum(metrics[name] for name in names) / len(names)
 
 
 def check_evaluated(runs):
     """Refuse runs of a task that lack one of its metrics."""
     task = runs.task.iloc[0]
-    for name in metric_names(task):
+    for name in metric_names(task, runs):
         without = runs[runs[name].isna()] if name in runs else runs
         if len(without):
             run = without.iloc[0]

@@ -34,9 +34,9 @@ from scripts.commands import (
     shape_of,
     student_layers,
 )
-from tasks.glue import get_task
-from tasks.reading import count_rows
-from tasks.task import find_file
+from tasks.glue import get_task, usual_centroids
+from tasks.reading import count_rows, read_table
+from tasks.task import Task, find_file
 from training import cells, records, results_csv
 from training.flags import as_of_today
 
@@ -187,6 +187,8 @@ class Estimate:
 
         Those of the file in --data_dir if it is there, else the official number.
         """
+        if own := command.flags.get("train_file"):
+            return self.own_rows(command, Path(own))
         task = get_task(command.flags.get("task_name", ""))
         folder = command.flags.get("data_dir", "")
         if "train" not in task.rows:
@@ -203,6 +205,17 @@ class Estimate:
                 )
             self.files[task.name, folder] = rows, note
         rows, _ = self.files[task.name, folder]
+        return task, min(rows, int(command.number("max_train_samples", rows)))
+
+    def own_rows(self, command, path):
+        """The same for a file of the user's own, whose classes are taken for two."""
+        name = command.flags.get("task_name", path.stem)
+        if (name, path) not in self.files:
+            rows = len(read_table(path).rows) if path.is_file() else 0
+            self.files[name, path] = rows, f"{name} has {rows:,} training rows in {path}"
+        rows, _ = self.files[name, path]
+        labels = None if "do_regression" in command.flags else ("0", "1")
+        task = Task(name, {"train": path}, (), None, labels, ())
         return task, min(rows, int(command.number("max_train_samples", rows)))
 
     def examples(self, command, rows):
@@ -226,7 +239,7 @@ class Estimate:
         rate, pause = self.rates(command.kind)
         seconds, classes = examples / rate + pause, len(task.labels or "1")
         values = int(command.number("max_seq_length", 128)) * shape["hidden_size"]
-        usual = 300 if task.name in ("MNLI", "QQP") else 100
+        usual = usual_centroids(task.name)
         if command.script == "train_memory.py":
             centroids = int(command.number("num_centroid", usual))
             self.centroids[command.flags.get("output_dir")] = centroids

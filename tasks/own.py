@@ -7,7 +7,7 @@ labels. Rows to train on may lack a label: they have KD and the structures, and 
 import re
 from pathlib import Path
 
-from common import UserError
+from common import UserError, say
 from tasks.glue import TASKS
 from tasks.reading import FORMATS, read_table, word_of
 from tasks.task import Task, expect, plain
@@ -134,10 +134,12 @@ def find_label(args, files, tables):
                     f"{', '.join(tables[split].columns)}: name one of these"
                 )
         return given
-    for name in usual:
-        if any(name in tables[split].columns for split in labelled):
-            return name
-    return None
+    columns = {split: tables[split].columns for split in labelled}
+    name = next((name for name in usual if any(name in there for there in columns.values())), None)
+    for split, there in columns.items():
+        if name and name not in there:
+            say(f"note: {files[split]} has no labels: no column {name} but {', '.join(there)}")
+    return name
 
 
 # ---- classes -------------------------------------------------------------------------------------

@@ -48,7 +48,8 @@ class Task(NamedTuple):
 
     def columns(self, split):
         """The columns that a split's rows must have."""
-        if split in self.submissions or self.label_column is None:
+        optional = self.partial and split == "train"
+        if split in self.submissions or self.label_column is None or optional:
             return self.text_columns
         return *self.text_columns, self.label_column
 

@@ -8,7 +8,7 @@ import re
 from typing import NamedTuple
 
 from common import UserError
-from tasks.glue import get_task
+from tasks.glue import TASKS, get_task
 from tasks.own import NAME
 
 SLACK = 1e-9  # a correlation of 1 may be computed as a little more
@@ -76,16 +76,25 @@ def find_fault(column, text, limits, missing=False):
     return has, "mend or delete that line"
 
 
-def read_task(text, where):
-    """A task's name: GLUE's as GLUE spells it, in any spelling that --task_name takes, others as
-    they are; a UserError for what is no name.
+def read_task(text, where, row=None):
+    """A task's name: GLUE's as GLUE spells it, in any spelling that --task_name takes; one of own
+    files, which the row's other cells tell, as it is. A UserError for what is neither.
 
-    where: the file, and the line in it.
+    where: the file, and the line in it. row: column -> cell.
     """
     text = str(text).strip()
     try:
         return get_task(text).name
     except UserError:
-        if re.fullmatch(NAME, text):
+        if is_own(row or {}) and re.fullmatch(NAME, text):
             return text
-        raise UserError(f"{where} has {text!r} where a task's name is expected: mend it") from None
+        known = ", ".join(task.name for task in TASKS.values())
+        raise UserError(
+            f"{where} has the task {text!r}, expected a task name among {known}: mend it"
+        ) from None
+
+
+def is_own(row):
+    """Whether a row of results is of own files: by a score or a flag that GLUE's have not."""
+    scored = str(row.get("f1_macro") or "") not in ("", "nan")
+    return scored or str(row.get("--do_regression")).lower() == "true"

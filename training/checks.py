@@ -17,6 +17,7 @@ def check_arguments(args):
     A script asks before it imports what its run needs, which takes seconds, and the run asks again.
     """
     check_data(args)
+    check_splits(args)
     for name, flag in flags.known().items():
         flag.check(getattr(args, name, None))
     if getattr(args, "warmup_steps", 0) and args.warmup_ratio:
@@ -41,21 +42,25 @@ def check_arguments(args):
 def check_data(args):
     """Refuse a task that nobody knows, or files that are not there."""
     check_files(args)
-    files = own_files(args)
-    if not files:
-        get_task(args.task_name)
-        if not args.data_dir:
-            raise UserError(
-                "--data_dir is missing, the folder with GLUE's files: pass it, or files of your "
-                "own with --train_file and --validation_file"
-            )
+    if own_files(args):
         return
+    get_task(args.task_name)
+    if not args.data_dir:
+        raise UserError(
+            "--data_dir is missing, the folder with GLUE's files: pass it, or files of your own "
+            "with --train_file and --validation_file"
+        )
+
+
+def check_splits(args):
+    """Refuse work on a file that was not given."""
+    files = own_files(args)
     needed = {
         "train": args.do_train,
         "dev": args.do_eval or args.evaluate_during_training,
         "test": args.do_predict,
     }
-    for split, asked in needed.items():
+    for split, asked in needed.items() if files else ():
         if asked and split not in files:
             flag = {"train": "do_train", "dev": "do_eval", "test": "do_predict"}[split]
             flag = flag if getattr(args, flag) else "evaluate_during_training"

@@ -33,7 +33,7 @@ OWN_FILES = Section(
         "sentence2, premise and hypothesis, question1 and question2, question and sentence, text_a "
         "and text_b, text, or sentence.",
         before=None,
-        beside=(),
+        beside=("max_seq_length",),
     ),
     Flag(
         "label_column_name",
@@ -41,7 +41,7 @@ OWN_FILES = Section(
         str,
         help="The column of the label. Default: label; of a regression also score.",
         before=None,
-        beside=(),
+        beside=("max_seq_length",),
     ),
     Flag(
         "do_regression",
@@ -50,6 +50,6 @@ OWN_FILES = Section(
         False,
         "The labels are numbers to predict, and no classes.",
         before=False,
-        beside=(),
+        beside=("max_seq_length",),
     ),
 )

@@ -211,9 +211,10 @@ def read_results(path, dtype=None, filled=RESULT):
     if len(table) and table.seed.dtype == float:  # 1.0 is a seed of 1
         table["seed"] = table.seed.astype(int)
     if "task" in table:
+        rows = table.to_dict("records")
         table["task"] = [
-            task if task != task else read_task(task, f"{path}, line {line}")  # NaN is no task
-            for line, task in zip(lines, table.task, strict=True)
+            task if task != task else read_task(task, f"{path}, line {line}", row)  # NaN: no task
+            for line, task, row in zip(lines, table.task, rows, strict=True)
         ]
     return fill_missing(table)
 
@@ -227,7 +228,7 @@ def check_row(row, path):
             raise UserError(
                 f"{path} has {fault[0]}: mend it, repeat the run, or move its folder away"
             )
-    return row | {"task": read_task(row["task"], path)}
+    return row | {"task": read_task(row["task"], path, row)}
 
 
 def append_result(path, row):
