@@ -208,7 +208,10 @@ class Run:
         args = self.args
         layers = [layer for _, layer in pairs]
         config = teacher.model.config
-        wanted = entries(needs_of(terms), layers, config, args, memories, self.memory_sha256())
+        masked = "mask" in features.tensors
+        wanted = entries(
+            needs_of(terms), layers, config, args, masked, memories, self.memory_sha256()
+        )
         cache = TeacherCache(args.teacher_cache, cache_facts(identity), identity.rows, wanted)
         self.record.teacher_cache = sorted(str(cache.path(name)) for name in cache.entries)
         return cache.complete(

@@ -21,7 +21,7 @@ def terms(args, memories):
     """The method: α ce + (1-α) kd + β (F_MM + γ_m F_E + (1-γ_m) F_C)."""
     from terms import global_terms, vkd_terms  # here, so that flags are read without torch
 
-    structure = global_terms(args.beta, args.gamma_m, memories, args.mask_padding)
+    structure = global_terms(args.beta, args.gamma_m, memories)
     return vkd_terms(args.alpha, args.temperature) | structure
 
 

@@ -26,13 +26,9 @@ def terms(args, memories=None):
     )
 
     if args.internal:
-        structure = intra_term(
-            args.beta, args.mask_padding, args.cka_estimator, args.intra_reduction
-        )
+        structure = intra_term(args.beta, args.cka_estimator, args.intra_reduction)
     else:
-        structure = local_term(
-            args.beta, args.mask_padding, args.cka_estimator, args.sample_features
-        )
+        structure = local_term(args.beta, args.cka_estimator, args.sample_features)
     name = "intra" if args.internal else "local"
     return vkd_terms(args.alpha, args.temperature) | {name: structure}
 

@@ -25,11 +25,11 @@ def terms(args, memories=None):
     # here, so that flags are read without torch
     from terms import global_terms, intra_term, local_term, vkd_terms
 
-    beta, mask, estimator = args.beta, args.mask_padding, args.cka_estimator
-    intra = intra_term(beta * args.gamma_i, mask, estimator, args.intra_reduction)
-    local = local_term(beta * args.gamma_l, mask, estimator, args.sample_features)
+    beta, estimator = args.beta, args.cka_estimator
+    intra = intra_term(beta * args.gamma_i, estimator, args.intra_reduction)
+    local = local_term(beta * args.gamma_l, estimator, args.sample_features)
     structures = {"intra": intra, "local": local}
-    structures |= global_terms(beta * args.gamma_g, args.gamma_m, memories, mask)
+    structures |= global_terms(beta * args.gamma_g, args.gamma_m, memories)
     return vkd_terms(args.alpha, args.temperature) | structures
 
 

@@ -32,8 +32,9 @@ class Loop:
     teacher: a training.teacher.Teacher, None without one. cache: a TeacherCache with what the terms
     need of it, if any. terms: name -> Term; those of weight 0 are not computed. pairs: indices of
     hidden states to align, [(student's, teacher's)]; observed: the pair whose relation differences
-    are logged, by default the last. features: the training rows, name -> tensor (N, ...). can_cut:
-    False where the models themselves read padding.
+    are logged, by default the last. features: the training rows, name -> tensor (N, ...), with a
+    `mask` where structures leave padding out. can_cut: False where the models themselves read
+    padding.
     """
 
     def __init__(
@@ -57,11 +58,11 @@ class Loop:
         self.layers_s, self.layers_t = (), ()
         if reads_layers:
             self.layers_s, self.layers_t = zip(*pairs, strict=True)
-        self.mask_padding = getattr(args, "mask_padding", False)
         self.told = set()  # the terms of which it was said that they are undefined
 
         rank, self.world = accelerator.process_index, accelerator.num_processes
-        self.cut = can_cut and not any(term.padding for term in self.terms.values())
+        read_padding = any(term.padding for term in self.terms.values()) and "mask" not in features
+        self.cut = can_cut and not read_padding
         self.data = Rows(features, self.cut, rank, self.world, cache)
         self.whole = Rows(features, False, rank, self.world)
         self.lengths = features["attention_mask"].sum(1) if args.group_by_length else None
@@ -239,8 +240,7 @@ class Loop:
         with torch.no_grad():
             (h_s,) = batch.forward(self.student, (layer_s,)).features
         (h_t,) = self.teacher(batch, (layer_t,), logits=False).features
-        mask = batch.targets["attention_mask"] if self.mask_padding else None
-        return relation_differences(h_s, h_t, mask)
+        return relation_differences(h_s, h_t, batch.targets.get("mask"))
 
     def say_undefined(self, step, most):
         """Say once of each term that most of its values were undefined. most: their names."""

@@ -24,8 +24,8 @@ class Term(NamedTuple):
     module: what of the loss is trained with the student, kept in checkpoints, not with the student.
     fewest, fewest_tokens: with fewer samples in a mini-batch, or tokens in a sample, it never has a
     value.
-    padding: True where it reads features at padded positions, as the paper's structures do; where
-    no term does, mini-batches are cut to their longest row.
+    padding: True where it reads features at padded positions, as the paper's structures do, unless
+    the batch has a `mask`; where none are read, mini-batches are cut to their longest row.
     """
 
     weight: float
@@ -80,11 +80,11 @@ def vkd_terms(alpha, temperature):
 # ---- FSD -----------------------------------------------------------------------------------------
 
 
-def intra_term(weight, mask_padding, estimator="biased", reduction="mean_log"):
+def intra_term(weight, estimator="biased", reduction="mean_log"):
     """I (Eq. 6), the mean over the pairs of layers in use."""
 
     def loss(s, t, batch):
-        mask = batch["attention_mask"] if mask_padding else None
+        mask = batch.get("mask")
         teachers = map(cka.Structure, t.tokens) if t.tokens else t.features
         found = [
             cka.intra_feature_loss(h_s, h_t, mask, estimator, reduction, count_undefined=True)
@@ -97,11 +97,11 @@ def intra_term(weight, mask_padding, estimator="biased", reduction="mean_log"):
         loss,
         needs="tokens",
         fewest_tokens=cka.FEWEST_TO_LEARN[estimator],
-        padding=not mask_padding,
+        padding=True,
     )
 
 
-def local_term(weight, mask_padding, estimator="biased", sample_features="flat"):
+def local_term(weight, estimator="biased", sample_features="flat"):
     """L (Eq. 7), the mean over the pairs of layers in use.
 
     sample_features: what stands for a sample, "flat", all its tokens, or "first", its first one.
@@ -109,10 +109,9 @@ def local_term(weight, mask_padding, estimator="biased", sample_features="flat")
     first = sample_features == "first"
 
     def compare(h_s, h_t, batch):
-        mask = batch["attention_mask"] if mask_padding else None
         if first:  # (B, W, D) -> (B, 1, D)
             h_s, h_t = (first_tokens(h, batch).unsqueeze(1) for h in (h_s, h_t))
-            mask = None
+        mask = None if first else batch.get("mask")
         return cka.local_inter_feature_loss(h_s, h_t, mask, estimator, count_undefined=True)
 
     def loss(s, t, batch):
@@ -124,11 +123,11 @@ def local_term(weight, mask_padding, estimator="biased", sample_features="flat")
         loss,
         needs="features",
         fewest=cka.FEWEST_TO_LEARN[estimator],
-        padding=not (mask_padding or first),
+        padding=not first,
     )
 
 
-def global_terms(weight, gamma_m, memories, mask_padding=False):
+def global_terms(weight, gamma_m, memories):
     """G, weight * (F_MM + γ_m F_E + (1-γ_m) F_C) (Eq. 10), as three terms, computed together.
 
     memories: a memory.Memories, for the penultimate layers; None where the weight is 0.
@@ -139,7 +138,7 @@ def global_terms(weight, gamma_m, memories, mask_padding=False):
     parts = [name for name, value in weights.items() if value != 0]
 
     def rows_of(outputs, batch):
-        return flat(outputs.features[-1], batch, memories.length, mask_padding)  # (B, W*D)
+        return flat(outputs.features[-1], batch, memories.length)  # (B, W*D)
 
     def compute(s, t, batch):
         m_t = memories.teacher
@@ -156,7 +155,7 @@ def global_terms(weight, gamma_m, memories, mask_padding=False):
 
         return loss
 
-    reads = {"needs": "relations", "module": memories, "padding": not mask_padding}
+    reads = {"needs": "relations", "module": memories, "padding": True}
     return {name: Term(value, part(name), **reads) for name, value in weights.items()}
 
 

@@ -31,9 +31,13 @@ def fill_in(args):
         args.per_gpu_memory_train_batch_size = args.per_gpu_train_batch_size
 
 
+def make_parser(doc=__doc__):
+    return flags.make_parser(doc, flags.MEMORY)
+
+
 def parse(argv=None, doc=__doc__):
     """The arguments, and which of those that were given k-means has no use for."""
-    parser = flags.make_parser(doc, flags.MEMORY)
+    parser = make_parser(doc)
     args = parser.parse_args(argv)
     fill_in(args)
     return args, [name for name in NO_USE if getattr(args, name) != parser.get_default(name)]

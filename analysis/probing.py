@@ -346,10 +346,12 @@ class ProbedLoop(Loop):
             sides = self.uncut_features(indices)
             mask = self.whole.features["attention_mask"][indices].bool().to(self.accelerator.device)
             targets, length = {"attention_mask": mask}, mask.shape[1]
-            flats.append([flat(h.float(), targets, length, self.mask_padding) for h in sides])
+            if "mask" in self.whole.features:
+                targets["mask"] = mask
+            flats.append([flat(h.float(), targets, length) for h in sides])
             first = getattr(args, "sample_features", None) == "first"
             samples.append([first_tokens(h, targets) for h in sides] if first else flats[-1])
-            tokens.append((*sides, mask if self.mask_padding else None))
+            tokens.append((*sides, targets.get("mask")))
         for term, items, compare, rows in (
             ("L", samples, between_samples, self.batch_size),
             ("I", tokens, between_tokens, length),

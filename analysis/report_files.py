@@ -31,7 +31,7 @@ def describe(subjects, facts):
     versions = ", ".join(f"{name} {facts['versions'][name]}" for name in ("torch", "transformers"))
     commit = facts["commit"][:12] + (", changed" if facts["uncommitted_changes"] else "")
     counts = Counter(student.name for student in subjects.students)
-    padding = "left out" if args.mask_padding else "counted"
+    padding = "left out" if "mask" in subjects.features.tensors else "counted"
     return [
         (
             "task",

@@ -22,7 +22,8 @@ from analysis.runs import name_variants, names_of
 from common import UserError, say
 from glue_data.tasks import get_task
 from training import models, records, results_csv
-from training.batches import MiniBatch, Rows
+from training.batches import MiniBatch, Rows, with_mask
+from training.identity import identify, memory_facts
 from training.loading import load_config, loading
 from training.tokenizer import has_tokenizer, load_tokenizer
 
@@ -164,7 +165,7 @@ class Subjects:
     def load(self):
         args, task = self.args, self.task
         tokenizer = load_tokenizer(args)
-        self.features = utils_glue.load_features(
+        features = utils_glue.load_features(
             task,
             args.data_dir,
             args.split,
@@ -174,6 +175,7 @@ class Subjects:
             False,
             args.max_eval_samples,
         )
+        self.features = features._replace(tensors=with_mask(features.tensors, args))
         self.labels = self.features.tensors["labels"].numpy()
         self.batch_size = min(args.per_gpu_eval_batch_size, len(self.labels))
         if self.batch_size < 4:
@@ -183,9 +185,10 @@ class Subjects:
             )
         check_task(records.read_run(args.model_name_or_path), args.model_name_or_path, task)
         self.teacher = models.load_teacher(args, task, tokenizer)
-        self.fingerprint = models.fingerprint_of_model(self.teacher)
+        self.identity = identify(self, tokenizer, self.features, self.teacher)
+        self.fingerprint = self.identity.teacher
         self.memory, self.memory_sha = (
-            self.teacher_memory(tokenizer) if args.teacher_memory_path else (None, None)
+            self.teacher_memory() if args.teacher_memory_path else (None, None)
         )
         self.students = []
         for name, folder in common.progress(
@@ -198,21 +201,10 @@ class Subjects:
         self.curves = training_curves(self.students, self.note)
         self.teacher.to(self.accelerator.device)
 
-    def teacher_memory(self, tokenizer):
+    def teacher_memory(self):
         """The teacher's Centroids and the sha256 of their file."""
-        config, path = self.teacher.config, memory.find_memory(self.args.teacher_memory_path)
-        m_t, _ = memory.load_memory(
-            path,
-            {
-                "task": self.task.name,
-                "teacher": self.fingerprint,
-                "tokenizer": utils_glue.tokenizer_fingerprint(tokenizer),
-                "layer": config.num_hidden_layers - 1,
-                "max_seq_length": self.args.max_seq_length,
-                "hidden_size": config.hidden_size,
-                "mask_padding": self.args.mask_padding,
-            },
-        )
+        path = memory.find_memory(self.args.teacher_memory_path)
+        m_t, _ = memory.load_memory(path, memory_facts(self.identity, self.teacher, self.args))
         return Centroids(m_t.to(self.accelerator.device)), common.sha256_of_file(path)
 
     def student(self, name, folder, tokenizer):
@@ -306,8 +298,7 @@ class Subjects:
                     f"{(batch.size, self.args.max_seq_length)}: its family shortens the text and "
                     "cannot be compared token by token"
                 )
-            mask = batch.targets["attention_mask"] if self.args.mask_padding else None
-            return view(out.logits, out.features, mask)
+            return view(out.logits, out.features, batch.targets.get("mask"))
 
     def measure(self):
         """Run all models over the rows. Leaves a Comparison of the teacher with itself and one of

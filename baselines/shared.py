@@ -12,7 +12,7 @@ def samples(h, batch, args):
     """One row a sample: h (B, W, D) -> (B, W*D), or the first token's (B, D)."""
     if args.sample_features == "first":
         return first_tokens(h, batch)
-    return flat(h, batch, args.max_seq_length, args.mask_padding)
+    return flat(h, batch, args.max_seq_length)
 
 
 def between_samples(weight, loss, args):
@@ -26,7 +26,7 @@ def between_samples(weight, loss, args):
             ]
         )
 
-    padding = args.sample_features != "first" and not args.mask_padding
+    padding = args.sample_features != "first"
     return Term(weight, term, "features", fewest=FEWEST, padding=padding)
 
 
@@ -34,7 +34,7 @@ def between_tokens(weight, loss, args):
     """A Term of loss(h_s, h_t, mask, count_undefined=True), h_s and h_t being (B, W, D)."""
 
     def term(s, t, batch):
-        mask = batch["attention_mask"] if args.mask_padding else None
+        mask = batch.get("mask")
         return over_layers(
             [
                 loss(h_s, h_t, mask, count_undefined=True)
@@ -43,7 +43,7 @@ def between_tokens(weight, loss, args):
             len(s.features[0]),
         )
 
-    return Term(weight, term, "features", fewest_tokens=FEWEST, padding=not args.mask_padding)
+    return Term(weight, term, "features", fewest_tokens=FEWEST, padding=True)
 
 
 def between_rows(weight, loss, args):

@@ -42,7 +42,7 @@ from common import UserError
 from loop import Loop
 from terms import needs_of
 from training import flags, students
-from training.batches import MiniBatch, Rows, load
+from training.batches import MiniBatch, Rows, load, with_mask
 from training.teacher import Teacher
 from training.teacher_cache import TeacherCache, entries
 
@@ -221,6 +221,7 @@ def distillation(script, own, can_cut, args, rows, batches, accelerator):
     can_cut: False to keep the padding that no loss reads.
     """
     run = settings(args, script, own)
+    rows = with_mask(rows, run)
     student, teacher = (classifier(args, accelerator.device, share) for share in (0.5, 1.0))
     script.check(run, student, teacher)
     pairs, memories = students.layer_pairs(run, student, teacher, script.layers(run)), None
@@ -238,7 +239,7 @@ def distillation(script, own, can_cut, args, rows, batches, accelerator):
 def filled_cache(run, teacher, rows, terms, pairs, memories):
     """A teacher cache of the rows, in a folder that lives as long as it does."""
     layers = [layer for _, layer in pairs]
-    wanted = entries(needs_of(terms), layers, teacher.model.config, run, memories)
+    wanted = entries(needs_of(terms), layers, teacher.model.config, run, "mask" in rows, memories)
     folder = tempfile.TemporaryDirectory()
     cache = TeacherCache(folder.name, {"task": "random"}, len(rows["labels"]), wanted)
     cache.place = folder

@@ -4,6 +4,7 @@ Nothing of it is started, and torch is not needed.
 """
 
 import contextlib
+import importlib
 import os
 import shlex
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 import common
 from common import UserError
+from training import flags
 from training.cache_sizes import stored
 from training.methods import read_methods
 
@@ -86,20 +88,37 @@ class Command(NamedTuple):
         return batch * self.number("gradient_accumulation_steps", 1)
 
 
+def words_for(script, words):
+    """Flags of every run, as words: those that a script takes, as train_teacher.py.
+
+    A flag that no script of ours has is left in, so that the script refuses it.
+    """
+    module = script.removesuffix(".py").replace("/", ".")
+    parser = importlib.import_module(module).make_parser()
+    ours = {name for flag in flags.known().values() for name in (flag.name, *flag.aliases)}
+    kept, keep = [], True
+    for word in words:
+        if word.startswith("--"):
+            name = word.removeprefix("--").partition("=")[0]
+            keep = parser.takes(name) or name not in ours
+        kept += [word] * keep
+    return kept
+
+
 def read_flags(words):
     """["--a", "1", "--b"] -> {"a": "1", "b": ""}.
 
     The last of two wins, new spellings become the old ones.
     """
-    flags, name = {}, None
+    found, name = {}, None
     for word in words:
         if word.startswith("--"):
             word = word.removeprefix("--").replace("per_device_", "per_gpu_")
             name, _, value = word.partition("=")
-            flags[name] = value
+            found[name] = value
         elif name:
-            flags[name], name = word, None
-    return {name: os.path.expanduser(value) for name, value in flags.items()}
+            found[name], name = word, None
+    return {name: os.path.expanduser(value) for name, value in found.items()}
 
 
 def read_command(line, number):

@@ -17,6 +17,7 @@ from common import UserError
 from glue_data.tasks import get_task, has_file
 from scripts import jobs
 from scripts.command_line import Parser
+from scripts.commands import words_for
 from scripts.processes import call, cli
 
 STUDENTS = {
@@ -39,7 +40,7 @@ def parse(argv=None):
     return parser.read(argv)
 
 
-def lines(args, task, extra, masked):
+def lines(args, task):
     """The lines of the sweeps, in their order: the teacher, its memory, the students."""
     runs = args.runs
     rows = ["--data_dir", args.data_dir, "--task_name", args.task, "--do_lower_case", "--do_train"]
@@ -47,11 +48,11 @@ def lines(args, task, extra, masked):
     train = [*rows, *"--do_eval --per_gpu_eval_batch_size 64 --num_train_epochs 3".split()]
     rate = "5e-5" if task.name in ("STS-B", "WNLI") else "2e-5"
     model = ["--model_name_or_path", args.model]
-    yield "teacher", "train_teacher.py", [*model, *train, "--learning_rate", rate, *extra]
+    yield "teacher", "train_teacher.py", [*model, *train, "--learning_rate", rate]
 
     teacher = ["--model_name_or_path", f"{runs}/teacher"]
     passes = ["--memory_num_train_epochs", "3"]
-    yield "memory", "train_memory.py", [*teacher, *rows, *passes, *extra, *masked]
+    yield "memory", "train_memory.py", [*teacher, *rows, *passes]
 
     distil = [*teacher, "--model_name_or_path_for_copy", args.model, "--copy_teacher"]
     distil += ["--teacher_cache", f"{runs}/cache", *train]
@@ -60,7 +61,7 @@ def lines(args, task, extra, masked):
         script, *own = command.split()
         if name in WITH_MEMORY:
             own += ["--teacher_memory_path", f"{runs}/memory", "--gamma_m", "1e-6"]
-        yield name, script, [*distil, *own, *extra, *masked]
+        yield name, script, [*distil, *own]
 
 
 def run(words):
@@ -74,15 +75,12 @@ def main(argv=None):
     if "train" not in task.files:
         raise UserError(f"{task.name} has no training set: name another task")
     args.runs = args.runs or f"runs/{task.name.lower().replace('-', '')}-one"
-    # the teacher's training has no --mask_padding
-    extra = [flag for flag in args.extra if flag != "--mask_padding"]
-    masked = ["--mask_padding"] if "--mask_padding" in args.extra else []
     where = ["--data_dir", args.data_dir]
     if not has_file(task, args.data_dir, "train"):
         run(["utils_glue.py", "download", *where, "--tasks", args.task])
-    for name, script, flags in lines(args, task, extra, masked):
+    for name, script, flags in lines(args, task):
         sweep = jobs.Sweep(args.runs, shard="0/1")
-        sweep.add([name, "--", jobs.ours(script), *flags])
+        sweep.add([name, "--", jobs.ours(script), *flags, *words_for(script, args.extra)])
         if not sweep.run():
             return 1
     run(["analysis/table.py", args.runs])
@@ -90,7 +88,8 @@ def main(argv=None):
     report += ["--task_name", args.task, *where]
     report += ["--students", *(f"{args.runs}/{name}" for name in STUDENTS)]
     report += ["--teacher_memory_path", f"{args.runs}/memory"]
-    report += ["--output_dir", f"{args.runs}/report", "--overwrite_output_dir", *masked]
+    report += ["--output_dir", f"{args.runs}/report", "--overwrite_output_dir"]
+    report += words_for("analysis/report.py", args.extra)
     run(report)
     return 0
 

@@ -40,6 +40,7 @@ from common import UserError, say
 from glue_data.tasks import get_task
 from scripts import jobs
 from scripts.command_line import Parser
+from scripts.commands import words_for
 from scripts.paper_protocol import (
     BATCHES,
     KD,
@@ -152,13 +153,12 @@ class Reproduction:
         ]
 
     def teacher(self, part):
-        extra = [flag for flag in self.args.extra if flag != "--mask_padding"]  # it has none
         return [
             *("teacher", "--", jobs.ours("train_teacher.py")),
             *("--model_name_or_path", self.args.model, *self.rows(part)),
             *("--do_eval", "--per_gpu_eval_batch_size", "64", "--num_train_epochs", "3"),
             *("--learning_rate", self.settings.teacher_rate, "--seed", self.seeds[0]),
-            *(*self.train_flags, *extra),
+            *(*self.train_flags, *words_for("train_teacher.py", self.args.extra)),
         ]
 
     def memory(self, part):
@@ -166,7 +166,7 @@ class Reproduction:
             *("memory", "--", jobs.ours("train_memory.py")),
             *("--model_name_or_path", f"{self.runs}/{part}/teacher", *self.rows(part)),
             *("--num_centroid", str(self.centroids), *self.memory_flags),
-            *("--seed", self.seeds[0], *self.args.extra),
+            *("--seed", self.seeds[0], *words_for("train_memory.py", self.args.extra)),
         ]
 
     def script(self, method, home):
@@ -201,7 +201,7 @@ class Reproduction:
             *(name, *(f"{flag}={','.join(values)}" for flag, values in axes.items()), "--"),
             *(jobs.ours(script), *models, "--student_num_hidden_layers", self.args.layers),
             *(*self.rows(part), "--do_eval", "--per_gpu_eval_batch_size", "64"),
-            *(*own, *flags, *self.train_flags, *self.args.extra),
+            *(*own, *flags, *self.train_flags, *words_for(script, self.args.extra)),
         ]
 
     def students(self, axes, methods):

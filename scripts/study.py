@@ -343,7 +343,8 @@ class Study:
             ]
             if "fsd_i" in args.methods:
                 seeds = [*([] if "fsd_i_masked" in args.variants else args.seeds), *args.more_seeds]
-                line = self.run_of(task, "fsd_i_masked", "fsd_i", "--mask_padding", seeds=seeds)
+                masked = VARIANTS["fsd_i_masked"]
+                line = self.run_of(task, "fsd_i_masked", masked.method, masked.flags, seeds=seeds)
                 lines.append(line)
             self.sweep("final", task, lines)
 

@@ -638,10 +638,10 @@ def test_parameters_are_those_of_transformers():
     ],
 )
 def test_cache_has_the_bytes_that_a_run_writes(command, needs, layers):
-    args = SimpleNamespace(max_seq_length=128, mask_padding=False, cka_estimator="biased")
+    args = SimpleNamespace(max_seq_length=128, cka_estimator="biased")
     memories = SimpleNamespace(student=torch.empty(100, 1))
     written = teacher_cache.entries(
-        needs, layers, transformers.BertConfig(num_labels=2), args, memories
+        needs, layers, transformers.BertConfig(num_labels=2), args, False, memories
     )
     written = [entry.bytes for kind in written.values() for entry in kind.values()]
     line = estimate.read_command(f"python {command} --teacher_cache c", 1)

@@ -72,12 +72,10 @@ def test_l_between_first_tokens():
         )
         for one in ("biased", "debiased")
     ]
-    for masked in (False, True):
+    for batch in ({"attention_mask": mask}, {"attention_mask": mask, "mask": mask}):
         for estimator, value in zip(("biased", "debiased"), wanted, strict=True):
-            term = local_term(1.0, masked, estimator, "first")
-            found = term.loss(
-                Outputs(features=(h_s,)), Outputs(features=(h_t,)), {"attention_mask": mask}
-            )
+            term = local_term(1.0, estimator, "first")
+            found = term.loss(Outputs(features=(h_s,)), Outputs(features=(h_t,)), batch)
             assert torch.equal(found.value, value) and not term.padding
 
 

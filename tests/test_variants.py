@@ -33,6 +33,7 @@ from baselines import glue_with_baseline
 from common import UserError
 from loop import Loop
 from scripts import estimate
+from scripts.commands import words_for
 from seeds import mix
 from training import evaluation, results_csv
 from training.batches import epoch_order
@@ -72,7 +73,8 @@ def loop_of(monkeypatch, main, arguments):
 )
 def test_each_flag_does_one_thing(more, cut, grouped, tiny, tmp_path, monkeypatch):
     loop = loop_of(monkeypatch, glue_with_cka_i.main, flags(tiny, tmp_path / "s", *more))
-    assert (loop.mask_padding, loop.data.cut, loop.lengths is not None) == (cut, cut, grouped)
+    assert ("mask" in loop.data.features, loop.data.cut) == (cut, cut)
+    assert (loop.lengths is not None) == grouped
     (_, _, (indices,)), *_ = loop.plan()
     plain = epoch_order(21, 8, 42, 0)[0]
     assert torch.equal(indices, plain) == (not grouped)
@@ -124,6 +126,23 @@ def test_the_benchmark_and_the_estimate_know_the_pair(tmp_path, monkeypatch):
     assert (
         rate(f"--mask_padding --group_by_length {cached}") == rates.step["FSD_ILG, cached", "bf16"]
     )
+
+
+@pytest.mark.parametrize(
+    "script, wanted",
+    [
+        ("train_teacher.py", "--group_by_length"),
+        ("train_memory.py", "--mask_padding --group_by_length --memory_init normal"),
+        ("glue_with_cka_i.py", "--mask_padding --group_by_length --cka_estimator debiased"),
+        ("baselines/glue_with_baseline.py", "--mask_padding --group_by_length --relation_heads=4"),
+        ("analysis/report.py", "--mask_padding"),
+    ],
+)
+def test_each_script_is_given_those_flags_of_every_run_that_it_takes(script, wanted):
+    """The student without a teacher, too: its script is the teacher's."""
+    words = [*BOTH, *"--cka_estimator debiased --memory_init normal --relation_heads=4".split()]
+    assert words_for(script, words) == wanted.split()
+    assert words_for(script, ["--no_such_flag", "1"]) == ["--no_such_flag", "1"]
 
 
 @pytest.mark.parametrize("script", ["one_task", "reproduce"])

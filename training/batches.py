@@ -17,6 +17,7 @@ from training.unpadding import without_padding
 
 # mini-batches whose rows are sorted by length among themselves, where rows are grouped by length
 SORTED = 16
+NO_INPUTS = ("labels", "mask")  # of what is known of a row, what no model reads
 
 
 class Outputs(NamedTuple):
@@ -73,6 +74,16 @@ def windows(rows, batch_size, accumulation, seed, first_step, total_steps, lengt
         )
 
 
+def with_mask(features, args):
+    """A data set's rows, name -> tensor (N, W), and the `mask` that structures follow, if any.
+
+    From here on it is what --mask_padding is: terms, memory and cache look at the mini-batch alone.
+    """
+    if not getattr(args, "mask_padding", False):
+        return features
+    return features | {"mask": features["attention_mask"]}
+
+
 class Rows(torch.utils.data.Dataset):
     """A data set whose items are mini-batches, rows[indices] -> dict, so that a loader's workers
     can prepare them.
@@ -90,8 +101,9 @@ class Rows(torch.utils.data.Dataset):
         """The item of a global mini-batch, a dict. indices: (B,).
 
         "inputs" are of this process alone, (k, W') each. "targets" are of the whole mini-batch:
-        labels (B,), attention_mask (B, W') and, if columns may be left out, `columns` (W',), which
-        of the W these are. "teacher" has what is cached of it, of the whole mini-batch, too.
+        labels (B,), attention_mask (B, W'), where structures leave padding out the same as `mask`,
+        and, if columns may be left out, `columns` (W',), which of the W these are. "teacher" has
+        what is cached of it, of the whole mini-batch, too.
         """
         # of all processes' rows, so that all compute the same columns and can be gathered
         mask = self.features["attention_mask"][indices].bool()
@@ -103,9 +115,11 @@ class Rows(torch.utils.data.Dataset):
         inputs = {
             key: value[mine][:, columns].long()
             for key, value in self.features.items()
-            if key != "labels"
+            if key not in NO_INPUTS
         }
         targets = {"attention_mask": mask[:, columns]}
+        if "mask" in self.features:
+            targets["mask"] = targets["attention_mask"]
         if self.cut:
             targets["columns"] = torch.arange(columns.start, columns.stop)
         if "labels" in self.features:
@@ -253,11 +267,11 @@ def first_tokens(h, targets):
     return h[torch.arange(len(h), device=h.device), first]
 
 
-def flat(h, targets, length, mask_padding):
-    """Features of samples as rows: (B, W', D) -> (B, W*D), W = length; with mask_padding, padded
-    positions are 0.
+def flat(h, targets, length):
+    """Features of samples as rows: (B, W', D) -> (B, W*D), W = length; positions that the `mask` of
+    the targets leaves out are 0.
     """
-    if not mask_padding:
+    if "mask" not in targets:
         return h.flatten(1)
-    h = h * targets["attention_mask"].unsqueeze(-1)
+    h = h * targets["mask"].unsqueeze(-1)
     return uncut(h, targets, length, h.shape[2]).flatten(1)

@@ -104,7 +104,7 @@ class Clustering:
         self.identity = identify(session, tokenizer, self.features, teacher)
         record.data, record.teacher = {"train": self.features.source}, self.identity.teacher
         self.facts = memory_facts(self.identity, teacher, args)
-        cut = args.mask_padding and session.can_cut(teacher, self.features)
+        cut = "mask" in self.features.tensors and session.can_cut(teacher, self.features)
         self.data = Rows(self.features.tensors, cut)
         self.teacher = Teacher(teacher, self.accelerator)
 
@@ -117,9 +117,9 @@ class Clustering:
 
     def rows_of(self, item):
         """The teacher's features of the samples of an item, one row each: (B, W*D) float32."""
-        args, batch = self.args, MiniBatch(item, self.accelerator.device)
+        batch = MiniBatch(item, self.accelerator.device)
         (h,) = self.teacher(batch, (self.facts["layer"],), logits=False).features  # (B, W, D)
-        return flat(h.float(), batch.targets, args.max_seq_length, args.mask_padding)
+        return flat(h.float(), batch.targets, self.args.max_seq_length)
 
     def sample(self, indices):
         """The features (S, W*D) of these samples, on the CPU."""
@@ -162,13 +162,13 @@ class Clustering:
         return memory.start_centroids(sample, args.num_centroid, args.memory_init, args.seed)
 
     def find_released_start(self):
-        """The authors' released start; with --mask_padding padded positions have no part in it."""
+        """The authors' released start; padded positions that are left out have no part in it."""
         args, batches = self.args, self.batches()
         last = self.sample(batches[-1])  # (B, W*D)
         shape = args.num_centroid, last.shape[1]
-        if not args.mask_padding:
+        if "mask" not in self.data.features:
             return memory.released_centroids(last, len(batches), shape, args.seed)
-        mask = self.data.features["attention_mask"].bool()  # (N, W)
+        mask = self.data.features["mask"].bool()  # (N, W)
         tokens = last.view(len(last), args.max_seq_length, -1)[mask[batches[-1]]]  # (tokens, D)
         start = memory.released_centroids(tokens, len(batches), shape, args.seed)
         return start * mask.any(0).repeat_interleave(tokens.shape[1])  # (W,) -> (W*D,); else 0

@@ -153,6 +153,10 @@ class Parser(argparse.ArgumentParser):
             for flag in section:
                 flag.add_to(groups[section.title])
 
+    def takes(self, name):
+        """Whether --name is one of its flags."""
+        return f"--{name}" in self._option_string_actions
+
     def error(self, message):
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 

@@ -6,14 +6,7 @@ from pathlib import Path
 
 from glue_data.tasks import TASKS
 from training.flag import Flag, Section
-
-
-def had_groups(settings):
-    """Whether rows were grouped by length before --group_by_length: where --mask_padding was given,
-    but not by train_memory.py.
-    """
-    return str(settings.get("mask_padding")).lower() == "true" and "num_centroid" not in settings
-
+from training.padding_flags import GROUPS
 
 MODELS = Section(
     "models",
@@ -346,19 +339,7 @@ TRAINING = Section(
         least=0,
         most=2**32 - 1,
     ),
-    Flag(
-        "group_by_length",
-        "variant",
-        bool,
-        False,
-        "Rows of like length share a mini-batch. Where mini-batches are cut to their longest row "
-        "that is less to compute; else (structures with padding) only other mini-batches.",
-        of="(?!teacher)",  # a teacher has no variants
-        paces=True,
-        kmeans=False,
-        before=had_groups,
-        beside=(),
-    ),
+    *GROUPS,
     Flag(
         "dataloader_num_workers",
         "free",

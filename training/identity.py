@@ -10,6 +10,7 @@ from typing import NamedTuple
 import utils_glue
 from training import models
 from training.checkpoints import run_settings
+from training.padding_flags import PADDING
 
 
 class Identity(NamedTuple):
@@ -27,7 +28,11 @@ class Identity(NamedTuple):
 
 
 def identify(session, tokenizer, features, teacher):
-    """The Identity of a run. features: the training rows. teacher: a classifier, or None."""
+    """The Identity of a run.
+
+    session: what has its args, task and accelerator. features: the rows that it is about, a
+    utils_glue.Features. teacher: a classifier, or None.
+    """
     return Identity(
         task=session.task.name,
         data=features.source["sha256"],
@@ -62,15 +67,15 @@ def settings_of(identity, args, method, memory_sha256=None):
 
 def memory_facts(identity, model, args):
     """What a memory of the model's penultimate features must share with the runs that use it."""
-    return {
+    facts = {
         "task": identity.task,
         "teacher": identity.teacher,
         "tokenizer": identity.tokenizer,
         "layer": model.config.num_hidden_layers - 1,
         "max_seq_length": identity.max_seq_length,
         "hidden_size": model.config.hidden_size,
-        "mask_padding": args.mask_padding,
     }
+    return facts | {flag.name: getattr(args, flag.name) for flag in PADDING}
 
 
 def clustering_settings(identity, model, args):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import choices
 from training.flag import Flag, Section
+from training.padding_flags import PADDING
 
 LOSS_TITLE = "loss: α CE + (1-α) KD + β structure"
 
@@ -75,16 +76,7 @@ LOSS = Section(
         "β, weight of the feature structure; 0 is VKD. Default 1.",
         least=0,
     ),
-    Flag(
-        "mask_padding",
-        "variant",
-        bool,
-        False,
-        "Leave padded positions out of the structures, as the paper does not; then they are not "
-        "computed either: mini-batches are cut to their longest row, as they are where no "
-        "structure reads them. In earlier versions this also did what --group_by_length does.",
-        paces=True,
-    ),
+    *PADDING,
     Flag(
         "do_layerwise",
         "variant",
@@ -194,10 +186,7 @@ MEMORY = Section(
         aliases=("per_device_memory_train_batch_size",),
         least=1,
     ),
-    dataclasses.replace(
-        LOSS.flag("mask_padding"),
-        help="Padded positions count as 0; for runs with --mask_padding.",
-    ),
+    *PADDING,
 )
 GLOBAL = Section(
     LOSS_TITLE,

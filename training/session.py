@@ -17,6 +17,7 @@ import utils_glue
 from common import UserError, say
 from glue_data.tasks import TASKS
 from training import allocation, checks, models, reading
+from training.batches import with_mask
 
 
 @contextlib.contextmanager
@@ -112,7 +113,7 @@ class Session:
         """
         args = self.args
         with self.accelerator.main_process_first():
-            return utils_glue.load_features(
+            features = utils_glue.load_features(
                 task or self.task,
                 data_dir or args.data_dir,
                 split,
@@ -122,6 +123,7 @@ class Session:
                 args.overwrite_cache,
                 most,
             )
+        return features._replace(tensors=with_mask(features.tensors, args))
 
     def dev_splits(self):
         """The names of the task's dev sets; MNLI has two."""

@@ -63,24 +63,23 @@ class Entry(NamedTuple):
         return self.stored.bytes
 
 
-def entries(needs, layers, config, args, memories=None, memory_name=""):
+def entries(needs, layers, config, args, masked, memories=None, memory_name=""):
     """{kind: {name: Entry}} of what terms need: logits, tokens, features, relations, attention.
 
     needs: a set of these kinds. layers: the teacher's hidden states in use, the penultimate last.
-    config: the teacher's.
+    config: the teacher's. masked: whether the rows have a `mask` for the structures.
     """
-    masked = "-masked" if args.mask_padding else ""
+    suffix = "-masked" if masked else ""
     estimator = getattr(args, "cka_estimator", None)
 
     def keep(x, batch):
         return x
 
     def structure_tokens(h, batch):
-        mask = batch.targets["attention_mask"] if args.mask_padding else None
-        return cka.token_structure(h, mask, estimator).matrix
+        return cka.token_structure(h, batch.targets.get("mask"), estimator).matrix
 
     def relate_to_memory(h, batch):
-        rows = flat(h, batch.targets, args.max_seq_length, args.mask_padding)
+        rows = flat(h, batch.targets, args.max_seq_length)
         found = cka.memory_relations(rows, memories.teacher)
         return torch.stack([found[psi] for psi in cka.PSI], 1)  # (B, 2, C)
 
@@ -89,9 +88,9 @@ def entries(needs, layers, config, args, memories=None, memory_name=""):
 
     how = {  # kind -> an entry's name, how it is made, whether it holds padding
         "logits": ("logits", keep, False),
-        "features": ("features-{layer}", keep, True),  # with and without --mask_padding
-        "tokens": (f"tokens-{{layer}}-{estimator}{masked}", structure_tokens, not masked),
-        "relations": (f"relations-{memory_name[:16]}{masked}", relate_to_memory, not masked),
+        "features": ("features-{layer}", keep, True),  # with and without a mask
+        "tokens": (f"tokens-{{layer}}-{estimator}{suffix}", structure_tokens, not masked),
+        "relations": (f"relations-{memory_name[:16]}{suffix}", relate_to_memory, not masked),
         "attention": ("attention", stack_attention, False),
     }
     sizes = stored(
