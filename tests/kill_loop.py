@@ -165,9 +165,8 @@ def finished(folder):
 def check_kill(kind, folder, number, code, said):
     """What may not be after a kill."""
     ours = said
-    if (
-        kind.processes > 1
-    ):  # torchrun tells of SIGTERM at length; the workers' lines begin with [rank
+    # torchrun tells of SIGTERM at length; the workers' lines begin with [rank
+    if kind.processes > 1:
         ours = re.sub(r"^Traceback.*?SignalException[^\n]*", "", said, flags=re.M | re.S)
     for word in ("Traceback", "Exception ignored", "Error", "threads at exit"):
         if word in ours:

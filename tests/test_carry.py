@@ -68,10 +68,11 @@ def test_parts_are_joined_to_what_was_packed(tiny, tmp_path):
     torch.testing.assert_close(
         model.float()(**words).last_hidden_state, wanted, rtol=0.1, atol=0.05
     )
+    # without this project, cat and tar do it
     with (
         subprocess.Popen(["cat", *map(str, parts)], stdout=subprocess.PIPE) as cat,
         tarfile.open(fileobj=cat.stdout, mode="r|xz") as archive,
-    ):  # without this project, cat and tar do it
+    ):
         assert "models/pretrained/model.safetensors" in archive.getnames()
 
 

@@ -133,9 +133,8 @@ def test_released_reduction_is_the_log_of_the_mean():
     torch.testing.assert_close(
         intra_feature_loss(h_s, h_t, reduction="log_mean"), -linear_cka(h_s, h_t).mean().log()
     )
-    assert intra_feature_loss(h_s, h_t) > intra_feature_loss(
-        h_s, h_t, reduction="log_mean"
-    )  # Jensen
+    # Jensen
+    assert intra_feature_loss(h_s, h_t) > intra_feature_loss(h_s, h_t, reduction="log_mean")
 
 
 @pytest.mark.parametrize("estimator", ["biased", "debiased"])

@@ -138,11 +138,8 @@ def test_the_teachers_features_and_memory_are_detached():
 )
 def test_finite_global_loss_and_gradient(broken, psi):
     h_s, m_s, h_t, m_t = draw_global(torch.float32)
-    for h, m in (
-        (broken(h_s), m_s),
-        (h_s, broken(m_s)),
-        (broken(m_s)[:5], broken(m_s)),
-    ):  # the last: each h is an m
+    each_is_a_centroid = broken(m_s)[:5], broken(m_s)
+    for h, m in ((broken(h_s), m_s), (h_s, broken(m_s)), each_is_a_centroid):
         h, m = h.clone().requires_grad_(), m.clone().requires_grad_()
         value = feature_to_memory_loss(h, m, h_t, m_t, psi) + memory_structure_loss(m, m_t)
         assert value.isfinite() and value.dtype == torch.float32

@@ -23,9 +23,8 @@ from cka import (
 @pytest.mark.parametrize("masked", [False, True])
 def test_gradcheck(estimator, reduction, masked):
     h_s, h_t = draw(0, 5, 6, 3, requires_grad=True), draw(1, 5, 6, 4)
-    h_t = h_t + torch.nn.functional.pad(
-        h_s.detach(), (0, 1)
-    )  # related, so that no sample sits on the floor
+    # related, so that no sample sits on the floor
+    h_t = h_t + torch.nn.functional.pad(h_s.detach(), (0, 1))
     mask = (torch.arange(6) < 5).expand(5, 6) if masked else None
     assert torch.autograd.gradcheck(
         lambda h: intra_feature_loss(h, h_t, mask, estimator, reduction), h_s

@@ -84,9 +84,8 @@ def test_another_order_of_classes_is_refused_by_the_scores(names, able, tmp_path
     assert "classes in another order" in said and "on 200 rows of dev.tsv it is right in" in said
     assert '"id2label": {"0": "not_entailment", "1": "entailment"}' in said
     assert not (tmp_path / "s/model.safetensors").exists()
-    change_config(
-        teacher, id2label={"0": "not_entailment", "1": "entailment"}
-    )  # as the sentence says
+    as_it_says = {"0": "not_entailment", "1": "entailment"}
+    change_config(teacher, id2label=as_it_says)
     glue_with_cka_i.main(
         flags(able, tmp_path / "s", "--model_name_or_path", teacher, "--max_steps", 1)
     )
@@ -225,9 +224,8 @@ def test_a_regression_of_another_scale():
     assert "no finite number" in classes.other_meaning(
         task, "T", np.full((200, 1), np.nan), labels, "dev"
     )
+    # random teachers are legal
     few = rng.normal(size=(500, 4))
-    assert not any(
-        classes.other_scale(scores, labels[:4]) for scores in few
-    )  # random teachers are legal
+    assert not any(classes.other_scale(scores, labels[:4]) for scores in few)
     for scores in (noisy, rng.normal(size=200), np.zeros(200)):
         assert classes.other_meaning(task, "T", scores[:, None], labels, "dev") is None

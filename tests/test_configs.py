@@ -58,9 +58,8 @@ def test_modernbert_with_fewer_layers(tmp_path):
 def test_positions_of_roberta_are_two_fewer(tmp_path, capsys):
     tokenizer = byte_level(tmp_path)
     tokenizer.model_max_length = 10**6  # as of a tokenizer that does not know
-    folder = save_models(
-        tmp_path, "roberta", tokenizer, type_vocab_size=1
-    )  # 64 positions in its config
+    # 64 positions in its config
+    folder = save_models(tmp_path, "roberta", tokenizer, **shape_of("roberta"))
     write_task(folder)
     said = refusal(capsys, flags(folder, tmp_path / "s", "--max_seq_length", 63))
     assert "takes at most 62 tokens" in said

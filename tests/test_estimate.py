@@ -21,9 +21,8 @@ VKD = (
     "python glue_with_cka_i.py --task_name RTE --data_dir nowhere --beta 0 --num_train_epochs 3 "
     "--per_gpu_train_batch_size 32"
 )
-STUDENT = (
-    (30522 + 512 + 2 + 2) * 768 + 6 * 7087872 + 768 * 769 + 2 * 769
-)  # weights of 6 layers of BERT-base
+# weights of 6 layers of BERT-base
+STUDENT = (30522 + 512 + 2 + 2) * 768 + 6 * 7087872 + 768 * 769 + 2 * 769
 
 
 def estimated(monkeypatch, capsys, text, *arguments):
@@ -123,10 +122,9 @@ def test_rates_come_from_finished_runs_or_from_step_csv(monkeypatch, capsys, tmp
     found, out = estimated(monkeypatch, capsys, f"{VKD} --bf16", "--runs", tmp_path)
     assert found["total"][1] == round(3 * 2490 / step["VKD", "bf16"] / 3600, 2)
     assert "results/step.csv" in out and machine in out
+    # the table's machine has no float16
     half, out = estimated(monkeypatch, capsys, f"{VKD} --fp16", "--runs", tmp_path)
-    assert (
-        half["total"] == found["total"] and "precision bf16" in out
-    )  # the table's machine has no float16
+    assert half["total"] == found["total"] and "precision bf16" in out
 
 
 # ---- sizes ---------------------------------------------------------------------------------------

@@ -131,9 +131,8 @@ def test_a_cache_hit_does_not_tokenize(load, tmp_path, tokenizer):
     assert calls > 0
     assert equal(load(), first)
     again = CountingTokenizer.from_pretrained(tmp_path / "bert")
-    again(
-        ["a"], truncation=True, max_length=3, padding="max_length"
-    )  # leaves its state in the tokenizer
+    # what a call asks for stays in the tokenizer
+    again(["a"], truncation=True, max_length=3, padding="max_length")
     calls += 1
     assert equal(load(tokenizer=again), first)
     assert equal(load(), first)

@@ -120,23 +120,17 @@ def test_repository_scripts_are_found_and_a_memory_has_no_row(tmp_path):
     ],
 )
 def test_keep(tmp_path, keep, left):
-    (tmp_path / "runs" / "a,seed=2" / "checkpoint-3").mkdir(parents=True)
-    option = ["--keep", keep] if keep else []
-    sweep(tmp_path, "runs", *option, "a", "seed=1,2", "--", "fake.py", "--fail", 2)
-    assert {path.name for path in (tmp_path / "runs" / "a,seed=1").iterdir()} == left
-    assert (tmp_path / "runs" / "a,seed=2" / "checkpoint-3").exists()  # it failed
-    (
-        tmp_path / "runs" / "a,seed=1" / "checkpoint-9"
-    ).mkdir()  # of a sweep that was killed before it tidied up
-    assert counts(
-        sweep(tmp_path, "runs", *option, "a", "seed=1", "--", "fake.py", "--fail", 2)
-    ) == (
-        1,
-        0,
-        1,
-        0,
-    )
-    assert (tmp_path / "runs" / "a,seed=1" / "checkpoint-9").exists() == (keep == "all")
+    done, fails = tmp_path / "runs" / "a,seed=1", tmp_path / "runs" / "a,seed=2"
+    (fails / "checkpoint-3").mkdir(parents=True)
+    words = ["runs", *(["--keep", keep] if keep else []), "a"]
+    sweep(tmp_path, *words, "seed=1,2", "--", "fake.py", "--fail", 2)
+    assert {path.name for path in done.iterdir()} == left
+    assert (fails / "checkpoint-3").exists()
+    # of a sweep that was killed before it tidied up
+    (done / "checkpoint-9").mkdir()
+    again = sweep(tmp_path, *words, "seed=1", "--", "fake.py", "--fail", 2)
+    assert counts(again) == (1, 0, 1, 0)
+    assert (done / "checkpoint-9").exists() == (keep == "all")
 
 
 # ---- what is skipped -----------------------------------------------------------------------------
@@ -291,11 +285,8 @@ def test_a_mistake_in_the_file_is_one_sentence(tmp_path, lines, message):
 
 
 def test_other_mistakes(tmp_path):
-    array = {
-        "SLURM_ARRAY_TASK_COUNT": "3",
-        "SLURM_ARRAY_TASK_MIN": "1",
-        "SLURM_ARRAY_TASK_ID": "7",
-    }  # --array=1,2,7
+    # the last of --array=1,2,7
+    array = {"SLURM_ARRAY_TASK_COUNT": "3", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_ID": "7"}
     assert "found 6/3" in sweep(tmp_path, "runs", *LISTS, **array).stderr
     assert (
         "no nowhere/python here" in sweep(tmp_path, "runs", *LISTS, PYTHON="nowhere/python").stderr

@@ -50,11 +50,7 @@ def test_jobs_and_devices(tmp_path):
     )
     assert sorted(
         seen(tmp_path, f"a,seed={s}", "gpus")["CUDA_VISIBLE_DEVICES"] for s in (1, 2, 3)
-    ) == [
-        "5",
-        "6",
-        "7",
-    ]
+    ) == ["5", "6", "7"]
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "nvidia-smi").write_text(
         "#!/bin/sh\necho 'GPU 0: H100 (UUID: x)'\necho 'GPU 1: H100 (UUID: y)'\n"
@@ -137,12 +133,8 @@ def test_a_failing_run_leaves_the_others_alone_and_its_repair_counts(tmp_path):
     ]
     mended = ["runs", "a", "seed=2", "--", "fake.py", "--alpha", 1]
     assert counts(sweep(tmp_path, *mended)) == (1, 1, 0, 0)
-    assert counts(sweep(tmp_path, *mended)) == (
-        1,
-        0,
-        1,
-        0,
-    )  # the log is of the flags it finished with
+    # the log is of the flags it finished with
+    assert counts(sweep(tmp_path, *mended)) == (1, 0, 1, 0)
     again = sweep(tmp_path, "runs", "a", "seed=3", "--", "fake.py", "--fail", 2, "--die", 3)
     assert counts(again) == (1, 0, 0, 1)
     assert (tmp_path / "runs" / "a,seed=3.log").read_text().count("$ ") == 2  # appended

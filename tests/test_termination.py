@@ -158,10 +158,9 @@ def test_a_teacher_cache_keeps_what_is_done(tiny, tmp_path, monkeypatch, capsys)
     kept = ["--teacher_cache", tmp_path / "kept"]
     glue_with_cka_i.main(flags(tiny, tmp_path / "straight", "--teacher_cache", tmp_path / "whole"))
     with monkeypatch.context() as patch:
-        numbers = teacher_cache.TeacherCache.numbers
-        patch.setattr(
-            teacher_cache.TeacherCache, "numbers", raises_a_signal(numbers, 3)
-        )  # two files a mini-batch
+        # two files a mini-batch: in the second one
+        cache = teacher_cache.TeacherCache
+        patch.setattr(cache, "numbers", raises_a_signal(cache.numbers, 3))
         assert common.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "cut", *kept)) == 143
     assert last_line(capsys) == SAID.format("16 of 21 samples of the teacher cache are saved")
     assert common.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "cut", *kept)) == 0

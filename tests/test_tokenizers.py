@@ -27,12 +27,7 @@ TEXTS = ["The DOG sees a Café", "ÀÉÎ hears the CAFÉ", "naïve Œuvre ÇA"]
 @pytest.mark.parametrize("family", TOKENIZERS)
 def test_what_is_saved_reads_as_the_training_did(family, tmp_path):
     """Cased text with accents; in another process; lower-cased as the family's own flag does it."""
-    folder = save_models(
-        tmp_path,
-        family,
-        TOKENIZERS[family](tmp_path),
-        **shape_of(family, 2),
-    )
+    folder = save_models(tmp_path, family, TOKENIZERS[family](tmp_path), **shape_of(family, 2))
     data = write_task(tmp_path)
     rows = (data / "RTE/train.tsv").read_text().replace("the dog", "The Café")
     (data / "RTE/train.tsv").write_text(rows, encoding="utf-8")
