@@ -24,6 +24,7 @@ from relations import relation_differences
 from terms import Counted, needs_of
 from training.batches import MiniBatch, Rows, Windows, load, windows
 from training.checkpoints import Meter, State
+from training.reading import leaves_weights_out
 
 
 class Loop:
@@ -83,6 +84,9 @@ class Loop:
         # not for DDP: each process computes their whole gradient
         losses = torch.nn.ModuleList(modules)
         self.state = State(args, accelerator, student, losses, self.total_steps, meter)
+        if self.world > 1:  # DDP looks for such weights at every step, or must know of none
+            unused = leaves_weights_out(student, features)
+            accelerator.ddp_handler.find_unused_parameters = unused
         self.student = accelerator.prepare(student)
 
     def check_sizes(self, length):

@@ -49,7 +49,13 @@ def expand_student(word):
 
 def make_parser():
     parser = flags.Parser(__doc__)
-    add = parser.add_argument
+    add_subjects(parser.add_argument_group("what is compared").add_argument)
+    add_rows(parser.add_argument_group("on which rows").add_argument)
+    add_output(parser.add_argument_group("how it is measured, and what becomes of it").add_argument)
+    return parser
+
+
+def add_subjects(add):
     add(
         "--model_name_or_path",
         type=expand_path,
@@ -65,23 +71,43 @@ def make_parser():
         metavar="[NAME=]FOLDER",
         help="Folders with trained models; those of one name are runs of one model.",
     )
+    add(
+        "--teacher_memory_path",
+        help="The memory: the folder or file that train_memory.py wrote for this teacher, "
+        "task and length. Default: no global structure in the report.",
+    )
+    add(
+        "--reference",
+        default="VKD",
+        metavar="NAME",
+        help="The student that throughput is relative to. Default VKD.",
+    )
+    add("--model_type", help="Family of the teacher; checked.")
+    add(
+        "--config_name",
+        default="",
+        help="Folder or hub name of another configuration for the teacher.",
+    )
+    add(
+        "--tokenizer_name",
+        default="",
+        help="Folder or hub name of the tokenizer; default: the teacher's own.",
+    )
+    add(
+        "--do_lower_case",
+        action="store_true",
+        help="Lower-case the text, whatever the tokenizer's own setting.",
+    )
+    add("--cache_dir", default="", help="Folder for downloaded models and tokenised features.")
+
+
+def add_rows(add):
     add("--task_name", required=True, help="GLUE task, in any case: " + ", ".join(TASKS) + ".")
     add(
         "--data_dir",
         type=expand_path,
         required=True,
         help="Folder with the task's official .tsv files, or the folder above it.",
-    )
-    add("--output_dir", type=expand_path, required=True, help="Folder for the report; made anew.")
-    add(
-        "--overwrite_output_dir",
-        action="store_true",
-        help="Replace an earlier report in --output_dir.",
-    )
-    add(
-        "--teacher_memory_path",
-        help="The memory: the folder or file that train_memory.py wrote for this teacher, "
-        "task and length. Default: no global structure in the report.",
     )
     add("--split", default="dev", help="Which rows: dev, train or, of MNLI, dev_mm. Default dev.")
     add(
@@ -98,18 +124,14 @@ def make_parser():
     )
     add("--max_eval_samples", type=int, help="Use only the first N rows.")
     add("--mask_padding", action="store_true", help="Leave padded positions out of all structures.")
+
+
+def add_output(add):
+    add("--output_dir", type=expand_path, required=True, help="Folder for the report; made anew.")
     add(
-        "--reference",
-        default="VKD",
-        metavar="NAME",
-        help="The student that throughput is relative to. Default VKD.",
-    )
-    add(
-        "--cost",
-        type=expand_path,
-        metavar="CSV",
-        help="Take training throughput and peak memory from this table of "
-        "benchmarks/step.py, whose forms are named as the students, instead of the runs' records.",
+        "--overwrite_output_dir",
+        action="store_true",
+        help="Replace an earlier report in --output_dir.",
     )
     add("--run_file", help="Also log figures and tables to this TensorBoard folder.")
     add(
@@ -119,29 +141,18 @@ def make_parser():
         f"--> and <!-- end NAME -->, NAME being one of {', '.join(TABLES)}.",
     )
     add(
+        "--cost",
+        type=expand_path,
+        metavar="CSV",
+        help="Take training throughput and peak memory from this table of "
+        "benchmarks/step.py, whose forms are named as the students, instead of the runs' records.",
+    )
+    add(
         "--bf16",
         action="store_true",
         help="Models in mixed precision; the measures are float64 all the same.",
     )
     add("--no_cuda", action="store_true", help="Stay on the CPU.")
-    add(
-        "--do_lower_case",
-        action="store_true",
-        help="Lower-case the text, whatever the tokenizer's own setting.",
-    )
-    add("--model_type", help="Family of the teacher; checked.")
-    add(
-        "--config_name",
-        default="",
-        help="Folder or hub name of another configuration for the teacher.",
-    )
-    add(
-        "--tokenizer_name",
-        default="",
-        help="Folder or hub name of the tokenizer; default: the teacher's own.",
-    )
-    add("--cache_dir", default="", help="Folder for downloaded models and tokenised features.")
-    return parser
 
 
 def check_arguments(args):

@@ -46,42 +46,15 @@ from report import (  # puts the repository on the path
     seconds,
     seconds_each,
 )
+from step_table import Measured
 
 from common import UserError, cli, expand_path_or_none, say
 from training import allocation, flags, models, unpadding
 from training.batches import epoch_order
 from training.session import peak_memory
 
-# Dense TFLOP/s of the tensor cores with bfloat16 or float16 inputs, by NVIDIA's data sheets. Of the
-# names that are part of a card's, the first one counts.
-PEAKS = {
-    "H100 PCIe": 756,
-    "H100 NVL": 835,
-    "H100": 989,
-    "H800": 989,
-    "H200": 989,
-    "B200": 2250,
-    "A100": 312,
-    "A800": 312,
-    "A30": 165,
-    "A10G": 70,
-    "A10": 125,
-    "L40S": 362,
-    "L40": 181,
-    "L4": 121,
-    "RTX 6000 Ada": 364,
-    "RTX 4090": 165,
-    "RTX 3090": 71,
-}
-
-
 # how else it is measured
 SWITCHES = ("library_mask", "padded_encoder", "returned_memory", "unpinned")
-
-
-def peak_of(name):
-    """The peak of a card, in TFLOP/s, or None where it is not known."""
-    return next((peak for part, peak in PEAKS.items() if part in name), None)
 
 
 def prepare(args):
@@ -212,92 +185,31 @@ def child(args, model, precision, forms, rounds):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def how_else(args):
-    """The flags that make a measurement another than the default."""
-    found = [f"--{name}" for name in SWITCHES if getattr(args, name)]
-    workers = args.dataloader_num_workers
-    return found + ([f"--dataloader_num_workers {workers}"] if workers else [])
-
-
 def table(args, model, precision):
     """The rows for one model and precision, the device, and the forms that are left out."""
     alone = len(args.models) == len(args.precisions) == 1  # a process has one precision
     on_gpu = torch.cuda.is_available() and not args.no_cuda  # there, a form's peak is its own
-    found = (
-        measure(args)
-        if alone and on_gpu
-        else child(args, model, precision, args.forms, args.rounds)
-    )
-    rounds, device = found["seconds"], found["device"]
-    tokens = found["tokens"]
-    step = {form: statistics.median(one[form] for one in rounds) for form in rounds[0]}
+    if alone and on_gpu:
+        found = measure(args)
+    else:
+        found = child(args, model, precision, args.forms, args.rounds)
+    device, peaks = found["device"], found["peaks"]
+    if device == "cpu":
+        peaks = dict.fromkeys(peaks, "")
+        for form in peaks if not args.no_peak else ():
+            peaks[form] = child(args, model, precision, [form], 1)["peaks"][form]
+    rows = Measured(found, precision).rows(peaks, common_columns(args, model))
+    return rows, device, found["left_out"]
 
-    def ratio(form, to):
-        if to not in step:
-            return ""
-        digits = 2 if to in ("published", "floor") else 3
-        share = found["samples"][form] / found["samples"][to]
-        return round(share * statistics.median(one[to] / one[form] for one in rounds), digits)
 
-    def beside_vkd(form):
-        """Against VKD as it is trained, and against VKD on mini-batches of the same length."""
-        if form.startswith("teacher") or ":" in form:
-            return {}
-        end = ", cached" if form.endswith(", cached") else ""
-        alike = [
-            to
-            for to in ("VKD" + end, "VKD, padded" + end, "VKD, grouped" + end)
-            if tokens.get(to) == tokens[form]
-        ]
-        return {
-            "x VKD": ratio(form, "VKD" + end),
-            "x VKD, same W'": ratio(form, *alike[:1] or [""]),
-        }
-
-    def peak(form):
-        if device != "cpu":
-            return found["peaks"][form]
-        return "" if args.no_peak else child(args, model, precision, [form], 1)["peaks"][form]
-
-    unusual = {"with": " ".join(how_else(args))} if how_else(args) else {}
-
-    def on_a_card(form):
-        """Milliseconds, TFLOP/s and shares of the peak, where there is a card."""
-        rate = found["flops"][form] / step[form] / 1e12
-        limit = peak_of(device) if form != "published" and precision != "no" else None
-        return {
-            "ms": round(1e3 * step[form], 2),
-            "model TFLOP/s": round(rate, 1),
-            "MFU %": round(100 * rate / limit, 1) if limit else "",
-            "8192³, % of peak": round(100 * found["product"] / limit, 1) if limit else "",
-        }
-
-    return (
-        [
-            {
-                "model": model,
-                "precision": "no" if form == "published" else precision,
-                "form": form,
-                **({"rows": args.task_name} if args.data_dir else {}),
-                "B": args.per_gpu_train_batch_size,
-                "W": args.max_seq_length,
-                "W'": round(tokens[form], 1),
-                "examples / s": round(found["samples"][form] / step[form], 2),
-                "x published": "" if form.startswith("teacher") else ratio(form, "published"),
-                "x VKD": "",
-                "x VKD, same W'": "",
-                **beside_vkd(form),
-                "x floor": "" if form.startswith("teacher") else ratio(form, "floor"),
-                "x plain loop": ratio(form, FORMS[form].peer),
-                **(on_a_card(form) if device != "cpu" else {}),
-                **unusual,
-                "peak MiB": peak(form),
-            }
-            for form in step
-        ],
-        device,
-        found["left_out"],
-    )
+def common_columns(args, model):
+    """What all rows of a table say alike: before the numbers, and after them."""
+    switches = [f"--{name}" for name in SWITCHES if getattr(args, name)]
+    if args.dataloader_num_workers:
+        switches.append(f"--dataloader_num_workers {args.dataloader_num_workers}")
+    before = {"rows": args.task_name} if args.data_dir else {}
+    before |= {"B": args.per_gpu_train_batch_size, "W": args.max_seq_length}
+    return {"model": model}, before, {"with": " ".join(switches)} if switches else {}
 
 
 def add_flags(parser):

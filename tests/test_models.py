@@ -4,20 +4,29 @@ import json
 import random
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import sentencepiece
+import torch
 import transformers
-from conftest import ROOT, flags, read_log, save_models, sentence, shell, wordpiece, write_task
+from conftest import (
+    flags,
+    read_log,
+    save_models,
+    sentence,
+    shell,
+    two_processes,
+    wordpiece,
+    write_task,
+)
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 import common
 import glue_with_cka_i
 import train_teacher
 from training import flags as flag_module
+from training.reading import leaves_weights_out
 
 
 def byte_level(folder):
@@ -109,23 +118,22 @@ def test_two_processes_with_a_parameter_that_nothing_uses(tmp_path):
     make_tokenizer, shape = FAMILIES["xlnet"]
     folder = save_models(tmp_path, "xlnet", make_tokenizer(tmp_path), **shape)
     write_task(folder)
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        "2",
-        "--rdzv_backend",
-        "c10d",
-        "--rdzv_endpoint",
-        "localhost:0",
-        str(ROOT / "glue_with_cka_i.py"),
-    ]
-    done = subprocess.run(
-        [*torchrun, *flags(folder, tmp_path / "s")], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert len(read_log(tmp_path / "s")) == 4 and "unused" not in done.stderr
+    two_processes("glue_with_cka_i.py", flags(folder, tmp_path / "s"))
+    assert len(read_log(tmp_path / "s")) == 4
+
+
+@pytest.mark.parametrize("family, found", [("roberta", False), ("xlnet", True)])
+def test_weights_that_nothing_uses_are_found(family, found, tmp_path):
+    make_tokenizer, shape = FAMILIES[family]
+    folder = save_models(tmp_path, family, make_tokenizer(tmp_path), **shape)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder / "teacher")
+    ones = torch.ones(2, 8, dtype=torch.long)
+    features = {"input_ids": 5 * ones, "attention_mask": ones, "token_type_ids": 0 * ones}
+    model.train()
+    assert leaves_weights_out(model, features) == found
+    assert model.training and all(weight.grad is None for weight in model.parameters())
+    model.config.layerdrop = 0.1
+    assert leaves_weights_out(model, features)
 
 
 def test_lower_case_is_kept_with_the_student(tmp_path):

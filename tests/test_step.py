@@ -12,6 +12,7 @@ import profile_step
 import pytest
 import report
 import step
+import step_table
 import torch
 import transformers
 from conftest import ROOT
@@ -65,7 +66,7 @@ def test_bert_bases_flops_are_known():
 def test_the_figures_of_the_page_are_those_of_the_formula():
     args, page = SimpleNamespace(models=["bert-base"]), (ROOT / "docs/gpu.md").read_text()
     whole, cached = (forms.model_flops(form, args, 1, 128) for form in ("VKD", "VKD, cached"))
-    rate = 0.4 * step.peak_of("NVIDIA H100 80GB HBM3") * 1e12 / whole
+    rate = 0.4 * step_table.peak_of("NVIDIA H100 80GB HBM3") * 1e12 / whole
     for figure in (f"{whole / 1e9:.1f} GFLOP", f"and {cached / 1e9:.1f} with", f"{rate:,.0f} sam"):
         assert figure in " ".join(page.split())
 
@@ -85,7 +86,7 @@ def test_the_figures_of_the_page_are_those_of_the_formula():
     ],
 )
 def test_the_peak_of_a_card(name, peak):
-    assert step.peak_of(name) == peak
+    assert step_table.peak_of(name) == peak
 
 
 # ---- forms and their table -----------------------------------------------------------------------

@@ -110,3 +110,18 @@ def ignores_padding(model, features):
         return False  # of a family with more hidden states than a short row has tokens: Reformer
     finally:
         model.train(training)
+
+
+def leaves_weights_out(model, features):
+    """True of a model whose outputs do not depend on all of its weights, as XLNet's on its mask
+    embedding, or not at each step, where whole layers are dropped. features: as above.
+    """
+    if getattr(model.config, "layerdrop", 0):
+        return True
+    training = model.training
+    model.eval()
+    batch = MiniBatch(Rows(features)[torch.arange(1)], model.device)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    found = torch.autograd.grad(batch.forward(model).logits.sum(), trained, allow_unused=True)
+    model.train(training)
+    return any(gradient is None for gradient in found)

@@ -49,15 +49,13 @@ def make_accelerator(args):
     several = int(os.environ.get("WORLD_SIZE", 1)) > 1
     # without a flag it is what accelerate launch was told
     precision = "fp16" if args.fp16 else "bf16" if args.bf16 else None
-    # some families have weights that no output depends on, as XLNet's mask embedding
-    unused = accelerate.DistributedDataParallelKwargs(find_unused_parameters=True)
     try:
         return accelerate.Accelerator(
             mixed_precision=precision,
             # torchrun's processes join on CPUs only when told
             cpu=args.no_cuda or (several and not torch.cuda.is_available()),
             dynamo_backend="no",  # whatever accelerate launch was told
-            kwargs_handlers=[unused, *share_gpus(args.no_cuda)],
+            kwargs_handlers=[accelerate.DistributedDataParallelKwargs(), *share_gpus(args.no_cuda)],
         )
     except (ValueError, ImportError) as error:  # a precision that this device does not have
         raise UserError(
