@@ -95,9 +95,12 @@ def test_chunks_do_not_matter(load, tmp_path):
     two, pairs = load().tensors, utils_glue.CHUNK // 2 + 1
     header, *rows = PAIRS.splitlines(keepends=True)
     put(tmp_path, "RTE/dev.tsv", header + "".join(rows * pairs))
-    for key, tensor in load().tensors.items():
+    many = load()
+    for key, tensor in many.tensors.items():
         repeats = (pairs, *(1 for _ in tensor.shape[1:]))
         assert torch.equal(tensor, two[key].repeat(repeats)), key
+    assert many.indices == ["0", "1"] * pairs
+    assert (many.source["rows"], many.source["truncated"]) == (2 * pairs, pairs)
 
 
 def test_an_exact_fit_is_not_truncated(load):
