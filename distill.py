@@ -98,7 +98,7 @@ class Run:
         before = common.read_json(self.output / "run.json")
         if self.is_trained(before, settings):
             say(f"the training in {self.output} is done; going on after it")
-            self.record = records.Record.go_on(before, args)
+            self.record = records.Record.go_on(before, args, self.output)
             return logs.Log(self.output, args.run_file, self.record.steps)
         checkpoint = checkpoint_to_resume(args, settings)
         # all processes have looked before the main one clears the folder
@@ -242,6 +242,11 @@ class Run:
     def take_folder(self, checkpoint, step, before):
         """Remove what comes after the checkpoint, and all of another run."""
         own = checkpoint is not None and checkpoint.parent.resolve() == self.output.resolve()
+        if checkpoint and not own:
+            before = common.read_json(checkpoint.parent / "run.json")
+        if checkpoint:
+            with records.complete_run(checkpoint.parent):
+                self.record.follow(before)
         if own:
             self.record.started = before.get("started", self.record.started)
         else:
@@ -295,5 +300,7 @@ class Run:
         log.close(record.steps, {"method": self.method} | shown, results)
         record.results, record.wall_seconds, record.finished = results, seconds, True
         if args.results_csv:
-            results_csv.append_result(args.results_csv, results_csv.result_row(record.as_json()))
+            with records.complete_run(self.output):
+                row = results_csv.result_row(record.as_json())
+            results_csv.append_result(args.results_csv, row)
         record.write(self.output)

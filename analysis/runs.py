@@ -26,6 +26,10 @@ SAID_BY_ITS_VALUE = "cka_estimator"  # whose value is a word of its own, "debias
 def read_runs(source):
     """One row a finished run, from a folder of run folders or from a results.csv."""
     source = Path(source)
+    if not source.exists():
+        raise UserError(
+            f"there is no {source}, neither a results.csv nor a folder of runs: give one of these"
+        )
     if not source.is_file():
         return read_folders(source)
     if "predictions" in results_csv.header_of(source):
@@ -34,6 +38,8 @@ def read_runs(source):
         )
     runs = results_csv.read_results(source, TEXTS, (*results_csv.RESULT, "task"))
     check_columns(runs, ["task"])
+    if not len(runs):
+        raise UserError(f"{source} has a header and no row of a run: give a table with runs")
     return runs
 
 
@@ -45,7 +51,8 @@ def read_folders(source):
         # a run of train_memory.py has no score
         if run.get("finished") and run.get("method") != "memory":
             with records.complete_run(path.parent):
-                rows.append(results_csv.result_row(run) | {"--output_dir": str(path.parent)})
+                row = results_csv.result_row(run) | {"--output_dir": str(path.parent)}
+            rows.append(results_csv.check_row(row, path))
     if not rows:
         raise UserError(
             f"{source} is neither a results.csv nor a folder with finished runs in it "

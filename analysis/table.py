@@ -100,7 +100,7 @@ def main(argv=None):
     if args.task:
         runs = runs[runs.task == get_task(args.task).name]
     if not len(runs):
-        raise UserError(f"{args.runs} has no run of the task {args.task}")
+        raise UserError(f"{args.runs} has no run of the task {args.task}: name another")
     if not args.no_table:
         check_one_task(runs)
         check_scores(runs)

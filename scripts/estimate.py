@@ -35,7 +35,7 @@ from scripts.commands import (
     shape_of,
     student_layers,
 )
-from training import records, results_csv
+from training import cells, records, results_csv
 from training.flags import as_of_today
 
 STEP = Path(__file__).resolve().parent.parent / "results" / "step.csv"
@@ -112,7 +112,7 @@ def step_rates():
     for line, form, model, precision, device, machine, rate in rows:
         if model != "bert-base":
             continue
-        if not results_csv.is_number(rate):
+        if not cells.is_number(rate):
             raise results_csv.wrong_line(
                 STEP, line, f"{rate!r} in the column examples / s, which is of numbers"
             )
@@ -361,7 +361,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.jobs < 1 or (args.examples_per_second is not None and args.examples_per_second <= 0):
         raise UserError("--jobs and --examples_per_second must be above 0")
-    lines = sys.stdin.readlines()  # with ESTIMATE=off, too, as the writer would fail
+    # with ESTIMATE=off, too, as the writer would fail; a program may have no input
+    lines = [line.removeprefix("\ufeff") for line in sys.stdin or ()]
     for line in tell(
         lines, args.runs, args.jobs, args.keep, args.examples_per_second, args.most_epochs
     ):

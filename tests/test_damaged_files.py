@@ -139,12 +139,12 @@ def test_a_killed_teacher_cache_leaves_nothing_once_it_goes_on(tiny, tmp_path, m
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     more = ["--teacher_cache", tmp_path / "tc"]
 
-    def kill(tensors, path):
+    def kill(tensors, path, *_):
         Path(path).write_bytes(b"half")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("training.teacher_cache.save_file", kill)
+        patch.setattr("training.shards.save_file", kill)
         patch.setattr(common, "discard", lambda path: None)  # SIGKILL tidies nothing up
         glue_with_cka_i.main(flags(tiny, tmp_path / "s", *more))
     assert list((tmp_path / "tc").glob("*/*/.*.tmp"))
