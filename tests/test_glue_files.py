@@ -1,4 +1,4 @@
-"""tasks/glue.py and tasks/reading.py: names of tasks, where their files lie, what is read and what is refused."""
+"""tasks/glue.py and tasks/reading.py: tasks' names and files, what is read, what is refused."""
 
 import pytest
 from glue_files import PAIR_LABEL, PAIRS, REAL_DATA, expect_error, put, real_file
