@@ -17,7 +17,7 @@ from test_distill import stopped_at
 import glue_with_cka_i
 import train_teacher
 from glue_data.tasks import TASKS
-from training import card_file, model_card, records
+from training import card_file, card_page, model_card, records
 
 MRPC = {"acc": 0.8161764705882353, "f1": 0.87, "eval_loss": 0.6}
 
@@ -195,7 +195,7 @@ def test_of_a_resumed_run_all_origins_are_told():
     ],
 )
 def test_places_of_one_machine_are_not_told(given, shown):
-    assert model_card.shorten_command(given) == f"python {shown}"
+    assert card_page.shorten_command(given) == f"python {shown}"
 
 
 def test_odd_names_do_no_harm():
