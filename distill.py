@@ -19,7 +19,17 @@ from common import UserError, say
 from loop import Loop
 from seeds import mix
 from terms import needs_of
-from training import evaluation, flags, logs, models, records, results_csv, saving, students
+from training import (
+    evaluation,
+    flags,
+    logs,
+    model_card,
+    models,
+    records,
+    results_csv,
+    saving,
+    students,
+)
 from training.checkpoints import (
     checkpoint_to_resume,
     checkpoints,
@@ -332,4 +342,6 @@ class Run:
             with records.complete_run(self.output):
                 row = results_csv.result_row(record.as_json())
             results_csv.append_result(args.results_csv, row)
+        with records.complete_run(self.output):  # the card first: what is finished has one
+            model_card.write_card(record, self.output)
         record.write(self.output)

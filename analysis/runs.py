@@ -4,7 +4,6 @@ A table of runs has the columns of results.csv. name_variants gives it one more,
 of the options that make another method of one, () for its published form (analysis/methods.py).
 """
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,6 @@ from training import flags, records, results_csv
 BATCH = "--per_gpu_train_batch_size"
 # even where all of a column are digits
 TEXTS = dict.fromkeys(("commit", "teacher", "memory", "data", "torch", "transformers"), str)
-SAID_BY_ITS_VALUE = "cka_estimator"  # whose value is a word of its own, "debiased"
 
 
 # ---- reading -------------------------------------------------------------------------------------
@@ -94,27 +92,10 @@ def name_variants(runs):
 
 
 def option_words(run):
-    """What a run's options are called in its name, ("debiased", "group_by_length").
-
-    Those are its flags of the role variant, but for the ones that its method has no use for.
-    """
-    words = []
-    for flag in flags.named("variant"):
-        value = run.get(flag.column)
-        if pd.isna(value) or str(value) in (str(flag.default), "False", ""):
-            continue
-        if re.match(flag.of, run.method):
-            words.append(option_word(flag, value))
-    return tuple(words)
-
-
-def option_word(flag, value):
-    """What a flag with this value is called in a name."""
-    if flag.name == SAID_BY_ITS_VALUE:
-        return value
-    if str(value) == "True":
-        return flag.name
-    return f"{flag.name} {value}" if isinstance(value, str) else f"{flag.name} {value:g}"
+    """What the options of a run, a row of a table, are called in its name."""
+    values = {flag.name: run.get(flag.column) for flag in flags.named("variant")}
+    given = {name: value for name, value in values.items() if pd.notna(value)}
+    return flags.variant_words(run.method, given)
 
 
 def weights_of(runs):

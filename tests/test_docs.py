@@ -27,6 +27,7 @@ FOLDERS = "analysis|baselines|benchmarks|docs|tasks|results|scripts|tests|traini
 SCRIPT = re.compile(rf"^((\./)?(?:(?:{FOLDERS})/)?[\w]+\.(py|sh)|scripts/\w+)$")
 OF_EVERY_RUN = "glue_with_cka_ilg.py"  # what takes the flags after "--" of scripts/reproduce
 OTHERS = {"--rehearse", "--nproc_per_node"}  # flags of pytest and of torchrun
+OTHERS |= {"--avx2", "--arm64", "--per_channel"}  # of optimum-cli
 
 
 def read(page):

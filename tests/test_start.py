@@ -37,6 +37,7 @@ TABLES = (
     "utils_glue.py",
     "benchmarks/end_to_end.py",
     "benchmarks/gpu.py",
+    "benchmarks/onnx_int8.py",
     "benchmarks/peak_memory.py",
     "benchmarks/report.py",
     "benchmarks/scale.py",

@@ -24,6 +24,7 @@ that comes later says with `before` what earlier runs had.
 """
 
 import functools
+import re
 
 from common import UserError
 from training.flag import ABSENT, Parser, add_old_spellings
@@ -43,6 +44,7 @@ from training.methods import read_methods
 
 GONE = {"compile": False}  # flags of before, and the value with which a run does not miss them
 HYPERPARAMETERS = ("weight", "variant", "budget", "seed", "model")
+SAID_BY_ITS_VALUE = "cka_estimator"  # whose value is a word of its own, "debiased"
 # variants are named in a table in this order
 SECTIONS = (CKA, LOSS, *GLUE, FEATURES, INTERNAL, METHOD, GAMMAS, MEMORY, GLOBAL, STUDENT)
 
@@ -95,6 +97,31 @@ def is_shared(name):
 def hyperparameters():
     """The names of the flags in the HPARAMS tab: all that is tuned, and no places."""
     return {flag.name for flag in named(*HYPERPARAMETERS) if not flag.is_place}
+
+
+def variant_words(method, settings):
+    """What a run's options are called in its name, ("debiased", "group_by_length").
+
+    Those are its flags of the role variant, name -> value in settings, that are not the default,
+    but for the ones that its method has no use for.
+    """
+    words = []
+    for flag in named("variant"):
+        value = settings.get(flag.name)
+        if value is None or str(value) in (str(flag.default), "False", ""):
+            continue
+        if re.match(flag.of, method):
+            words.append(variant_word(flag, value))
+    return tuple(words)
+
+
+def variant_word(flag, value):
+    """What a flag with this value is called in a name."""
+    if flag.name == SAID_BY_ITS_VALUE:
+        return value
+    if str(value) == "True":
+        return flag.name
+    return f"{flag.name} {value}" if isinstance(value, str) else f"{flag.name} {value:g}"
 
 
 def find(column):

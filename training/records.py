@@ -5,6 +5,7 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import common
 from common import UserError, is_main_process, read_json, write_json
+from training import card_file
 
 PACKAGES = (
     "torch",
@@ -38,7 +40,7 @@ def provenance():
         return ""
 
     return {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         # a copy may come without .git, or with that of another commit
         "commit": os.environ.get("FSD_COMMIT") or git("rev-parse", "HEAD") or "unknown",
@@ -239,4 +241,5 @@ def clear(output):
         for file in output.glob(pattern):
             if file.is_symlink() or file.is_file():
                 file.unlink()
+    card_file.remove_card(output)
     common.discard(output / "submission")

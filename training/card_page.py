@@ -1,0 +1,258 @@
+"""The page of a model card, in English and Markdown, and what a run.json says for it.
+
+In all functions run is the content of a finished run's run.json.
+"""
+
+import json
+import re
+import shlex
+
+from glue_data.tasks import TASKS
+from training import flags
+from training.methods import FOLDER, read_methods
+from training.records import join_origins
+
+PAPER = "[Jung, Kim, Na, Kim 2023, arXiv 2204.08922](https://arxiv.org/abs/2204.08922)"
+ALONE = {"teacher": "Teacher", "none": "Student alone"}  # what is not distilled, in titles
+ALWAYS_SHOWN = ("learning_rate", "num_train_epochs", "per_gpu_train_batch_size")
+STRUCTURES = {  # letter -> what CKA compares of student and teacher
+    "i": "I (intra-feature): the tokens of a sample with each other",
+    "l": "L (local inter-feature): the samples of a mini-batch with each other",
+    "g": "G (global inter-feature): the samples with the centroids of the teacher's memory, "
+    "G = F_MM + γ_m F_E + (1−γ_m) F_C",
+}
+
+
+# ---- the page ------------------------------------------------------------------------------------
+
+
+def describe_method(run):
+    """What the model is for, how it was trained, and what the loss was."""
+    of = f"{plain(task_name(run))}, {whose_task(run)}"
+    if run["method"] in ALONE:
+        what = "a fine-tuned model" if run["method"] == "teacher" else "a student without a teacher"
+        return f"A classifier for {of}: {what}, of the labels alone. The loss: {task_loss(run)}."
+    formula, details = describe_structure(run)
+    settings = settings_of(run)
+    values = {flag.name: settings.get(flag.name) for flag in flags.named("weight")}
+    shown = [f"`{name}` {value:g}" for name, value in values.items() if value is not None]
+    lines = [
+        f"CE: {task_loss(run)}",
+        "KD: how far the student's logits are from the teacher's, at temperature τ",
+        *details,
+        f"weights: {', '.join(shown)}",
+    ]
+    listed = "\n".join(f"- {line}" for line in lines)
+    return (
+        f"A classifier for {of}: a student, distilled from a fine-tuned teacher with "
+        f"**{plain(name_of(run))}**.\n\nThe loss: α CE + (1−α) KD{formula}\n\n{listed}"
+    )
+
+
+def describe_structure(run):
+    """What a method adds to vanilla KD: its part of the formula, and lines that explain it."""
+    method = run["method"]
+    if not method.startswith("FSD"):
+        helps = {rival.name: rival.help for rival in read_methods().values()}
+        found = helps.get(method)
+        return (" + β · structure", [f"structure: {plain(found)}"]) if found else ("", [])
+    letters = method.partition("_")[2].lower()
+    several = "gamma_i" in run["arguments"]  # the scripts of one structure have β alone
+    formula = " + ".join(f"γ_{one} {one.upper()}" if several else one.upper() for one in letters)
+    details = [
+        f"FSD: feature structure distillation ({PAPER}), −log CKA of student and teacher",
+        *(STRUCTURES[one] for one in letters),
+    ]
+    return f" + β ({formula})", details
+
+
+def describe_scores(run):
+    """The paragraphs about scores: the model's, as a table, and the teacher's."""
+    scores, most = scores_of(run), run["arguments"].get("max_eval_samples")
+    if scores:
+        rows = f"the first {most} rows of the dev set" if most else "the dev set, not on test rows"
+        lines = [f"| {plain(name)} | {value:.4f} |" for name, value in scores.items()]
+        second = "; `_mm` is MNLI's second dev set, the mismatched one"
+        both = any(name.endswith("_mm") for name in scores)
+        yield f"On {rows}{second * both}:"
+        yield "\n".join(["| metric | score |", "| --- | --- |", *lines])
+    else:
+        yield "The run was not evaluated."
+    if told := run.get("teacher_scores"):
+        metrics = {name: value for name, value in told.items() if name not in ("file", "rows")}
+        listed = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        yield f"The teacher, on {told['rows']} rows of {plain(told['file'])}: {listed}."
+
+
+def describe_loading(run):
+    """Lines of Python that classify a row."""
+    task, arguments = known_task(run), run["arguments"]
+    named = (arguments.get("text_column_names") or "text").split(",")
+    texts = ", ".join(
+        json.dumps(f"the {column}", ensure_ascii=False)
+        for column in (task.text_columns if task else named)
+    )
+    word = "model.config.id2label[logits.argmax(-1).item()]"
+    said = "logits.item()" if is_regression(run) else word
+    return fence(
+        "python",
+        f"""from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+place = "OWNER/NAME"  # on the Hub; or this folder
+tokenizer = AutoTokenizer.from_pretrained(place)
+model = AutoModelForSequenceClassification.from_pretrained(place)
+cut = {{"truncation": True, "max_length": {arguments["max_seq_length"]}}}
+logits = model(**tokenizer({texts}, **cut, return_tensors="pt")).logits
+print({said})""",
+    )
+
+
+def describe_training(run):
+    """A table of what was read, with which settings, and by what."""
+    data, settings, task = run["data"]["train"], settings_of(run), known_task(run)
+    rows = f"{data['rows']} in {plain(data['file'])}, sha256 `{data['sha256']}`"
+    if task and not official_task(run):
+        rows += f"; GLUE's own file has {task.rows['train']}"
+    if most := settings.get("max_train_samples"):
+        rows += f"; the first {most} were taken"
+    shown = [
+        f"`{flag.name}` {settings[flag.name]:g}"
+        for flag in flags.named("budget")
+        if settings.get(flag.name) is not None
+        and (settings[flag.name] != flag.default or flag.name in ALWAYS_SHOWN)
+    ]
+    memory = run.get("teacher_memory")
+    table = {
+        "rows": rows,
+        "teacher": run.get("teacher") and f"weights with sha256 `{run['teacher']}`",
+        "teacher's memory": memory and f"centroids with sha256 `{memory['sha256']}`",
+        "settings": ", ".join([*shown, f"`max_seq_length` {settings['max_seq_length']}"]),
+        "seed": run["seed"],
+        "steps": run["steps"],
+        "processes": run["processes"],
+        "precision": {"no": "float32"}.get(run["precision"], run["precision"]),
+        "parameters": f"{run['parameters']:,}",
+        "hardware": plain(join_origins(run, hardware_of)),
+        "versions": join_origins(run, versions_of),
+        "commit": join_origins(run, commit_of),
+    }
+    lines = [f"| {name} | {value} |" for name, value in table.items() if value is not None]
+    return "\n".join(["| | |", "| --- | --- |", *lines])
+
+
+# ---- what a run.json says ------------------------------------------------------------------------
+
+
+def known_task(run):
+    """The tasks.Task of GLUE of that name, None for a task of the user's own files."""
+    arguments = run["arguments"]
+    return None if arguments.get("train_file") else TASKS.get(arguments["task_name"].lower())
+
+
+def official_task(run):
+    """The Task, where the training file has GLUE's number of rows; a part or a toy is not GLUE."""
+    task = known_task(run)
+    return task if task and run["data"]["train"]["rows"] == task.rows["train"] else None
+
+
+def whose_task(run):
+    """Whose rows these are, in words."""
+    if official_task(run):
+        return "a task of GLUE"
+    return (
+        "a task of GLUE on rows that are not GLUE's own" if known_task(run) else "a task of its own"
+    )
+
+
+def task_name(run):
+    return run["arguments"]["task_name"]
+
+
+def name_of(run):
+    """The method with its variant, as in tables."""
+    settings = settings_of(run)
+    if memory := run.get("teacher_memory"):
+        settings["memory_init"] = memory.get("memory_init")
+    method = run["method"]
+    return ", ".join([ALONE.get(method, method), *flags.variant_words(method, settings)])
+
+
+def title_of(run):
+    return f"{name_of(run)} on {task_name(run)}"
+
+
+def settings_of(run):
+    """The run's flags, as they were in the training."""
+    return run["arguments"] | run.get("settings", {})
+
+
+def is_regression(run):
+    task = known_task(run)
+    return task.labels is None if task else bool(run["arguments"].get("do_regression"))
+
+
+def task_loss(run):
+    return "the mean squared error" if is_regression(run) else "the cross-entropy with the labels"
+
+
+def scores_of(run):
+    """The dev metrics without the losses, {name: value}."""
+    results = run.get("results") or {}
+    return {name: value for name, value in results.items() if not name.startswith("eval_loss")}
+
+
+def versions_of(part):
+    return ", ".join(f"{name} {version}" for name, version in part["versions"].items())
+
+
+def commit_of(part):
+    return part["commit"] + " with uncommitted changes" * bool(part.get("uncommitted_changes"))
+
+
+def hardware_of(part):
+    return part["machine"] if part["device"] == "cpu" else f"{part['device']}; {part['machine']}"
+
+
+# ---- text ----------------------------------------------------------------------------------------
+
+
+def plain(text):
+    """A text on one line, without a meaning to Markdown."""
+    return re.sub(r"([\\`*<>\[\]|])", r"\\\1", " ".join(str(text).split()))
+
+
+def fence(language, text):
+    """A block of code, in a fence longer than any in the text."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    ticks = "`" * max(3, longest + 1)
+    return f"{ticks}{language}\n{text}\n{ticks}"
+
+
+def shorten_command(command):
+    """A run's command as its user types it, with the flag's name for a place on that machine.
+
+    Relative paths and hub names stay, as they say nothing of a machine.
+    """
+    try:
+        script, *words = shlex.split(command)
+    except ValueError:  # an earlier version did not quote
+        script, *words = command.split()
+    flag, shown = "--path", []
+    for word in words:
+        if word.startswith("--"):
+            flag, equals, value = word.partition("=")
+            word = f"{flag}={capitals(flag)}" if equals and is_of_a_machine(value) else word
+        elif is_of_a_machine(word):
+            word = capitals(flag)
+        shown.append(word)
+    folder = "baselines/" if (FOLDER / script).is_file() else ""
+    return shlex.join(["python", folder + script, *shown])
+
+
+def capitals(flag):
+    return flag.strip("-").upper()
+
+
+def is_of_a_machine(text):
+    """Whether a word names a place on one machine: from the root, a home, a drive, or upwards."""
+    return bool(re.search(r"(^|[=,:;\s])([/~\\]|[A-Za-z]:[/\\])|(^|[/\\])\.\.($|[/\\])", text))
