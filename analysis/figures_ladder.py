@@ -31,11 +31,13 @@ def draw_ladder(table, is_regression=False):
     for axes, (x, y) in panels:
         for k, method in enumerate(methods):
             own = facts.method == method
-            chosen = ~facts.copied.fillna("").str.startswith("first")
+            chosen = facts.copied.str.startswith("layer")
             draw_points(axes, means[own & ~chosen], spreads, x, y, style(k))
             draw_chosen(axes, means[own & chosen], spreads, x, y, style(k), facts.copied)
         if y == "score":
             axes.axhline(means.score["teacher"], **TEACHER)
+            if x == "ms_alone":  # which is a matter of this device, as that of the students
+                axes.plot(means[x]["teacher"], means[y]["teacher"], "D", color="black", ms=5)
             axes.axhline(100 * table.constant.iloc[0], **CONSTANT)
         finish(axes, x, y, is_regression)
     legend(figure, handles_of(methods, facts))
@@ -54,6 +56,8 @@ def draw_chosen(axes, means, spreads, x, y, look, copied):
     """Students of chosen layers, each by itself with these beside it."""
     bars = spreads.loc[means.index]
     xerr = bars[x] if x != "layers" else None
+    if x == "layers":  # beside the student of as many first layers
+        means = means.assign(layers=means.layers + 0.12)
     hollow = look | {"ls": "", "mfc": "white"}
     axes.errorbar(means[x], means[y], bars[y], xerr, **hollow, ms=6, capsize=3, elinewidth=1)
     for name, row in means.iterrows():
@@ -80,8 +84,7 @@ def handles_of(methods, facts):
     handles = [
         Line2D([], [], **style(k), ms=5, lw=1.4, label=method) for k, method in enumerate(methods)
     ]
-    copied = facts.copied[facts.method != "teacher"].fillna("")
-    if (~copied.str.startswith("first")).any():
+    if facts.copied.str.startswith("layer").any():
         hollow = {"ls": "", "marker": "o", "mfc": "white", "color": "grey"}
         handles.append(Line2D([], [], **hollow, label="chosen layers"))
     handles.append(Line2D([], [], **TEACHER, label="teacher"))

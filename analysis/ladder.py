@@ -46,11 +46,11 @@ FIGURES = (".png", ".svg", ".pdf")
 
 
 def copied(run):
-    """Which layers of the model a student has, in words: "first 3", "layers 0,2,4"."""
+    """Which layers of the model a student has, in words: "3 layers", "layers 0,2,4"."""
     picked = run.get("--student_layers")
     if pd.notna(picked) and picked != "":
         return f"layer{'s' * (',' in str(picked))} {picked}"
-    return f"first {run['layers']}"
+    return f"{run['layers']} layer{'s' * (run['layers'] > 1)}"
 
 
 def read_students(folder):
@@ -89,7 +89,7 @@ def count_layers(folder):
 def read_measured(path):
     """The table of a CSV that this command wrote."""
     keys = [*KEYS, *TOLD]
-    filled = ["name", "method", "task", "seed", "layers", "score"]
+    filled = KEYS[:7]
     table, _ = results_csv.read_table(path, keys, filled, NUMBERS, "no table of analysis/ladder.py")
     return table
 
@@ -101,7 +101,7 @@ def in_order(table):
     """The rows as they are shown: the teacher's, then method by method, chosen layers last."""
     names = [read_name(method) for method in table.method]
     keys = [
-        (method != "teacher", name.rank(), method, not size.startswith("first"), layers, size, seed)
+        (method != "teacher", name.rank(), method, size.startswith("layer"), layers, size, seed)
         for name, method, size, layers, seed in zip(
             names, table.method, table.copied, table.layers, table.seed, strict=True
         )
@@ -117,6 +117,10 @@ def summarise(table):
     """A row a model to read: the teacher, then the students of each method by size."""
     teacher = table[table.method == "teacher"].set_index("seed").ms_alone
     table = table.assign(faster=table.seed.map(teacher) / table.ms_alone)
+    again = table["name"].duplicated()  # what is alike in all of a model's rows has no spread
+    table.loc[again, ["parameters", "megabytes"]] = float("nan")
+    table.loc[again & (table.method == "teacher"), ["score", "agreement"]] = float("nan")
+    table.loc[table.method == "teacher", "faster"] = float("nan")
     agreement = ("agreement, %", "agreement", 1, 100)
     if is_regression(table):
         agreement = ("Pearson with the teacher", "agreement", 3, 1)
@@ -131,6 +135,7 @@ def summarise(table):
     ]
     shown = by_model(table, {heading: tuple(how) for heading, *how in columns})
     shown["model"] = shown.model.replace("teacher", f"teacher, {table.layers.iloc[0]} layers")
+    shown["seeds"] = table.groupby("name", sort=False).size().to_list()
     return shown
 
 

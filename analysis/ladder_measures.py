@@ -124,7 +124,7 @@ def teacher_row(subjects, z_t, seed, times):
     """The teacher, as a row; its times are those beside the students of this seed."""
     predictions = utils_glue.predictions_from_logits(subjects.task, z_t)
     metrics = utils_glue.compute_metrics(subjects.task, predictions, subjects.labels)
-    own = {"name": "teacher", "method": "teacher", "copied": "", "seed": seed}
+    own = {"name": "teacher", "method": "teacher", "copied": "all layers", "seed": seed}
     folder = subjects.args.model_name_or_path
     return own | numbers(subjects.teacher, folder, subjects.task, metrics, 1.0, times)
 

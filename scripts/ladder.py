@@ -15,7 +15,6 @@ megabytes, milliseconds a row. Results: RUNS/ladder.md, ladder.csv and ladder.sv
 goes on where it was; other sizes, methods and seeds are added.
 """
 
-import os
 import re
 import sys
 from argparse import ArgumentTypeError
@@ -36,8 +35,19 @@ from scripts.sweep import print_plan
 from training.loss_flags import list_layers
 
 LAYERS = ("1", "2", "3", "4", "6")  # by default those of them that the model has
+OWN = (  # flags of a run that the ladder decides
+    "student_num_hidden_layers",
+    "student_layers",
+    "seed",
+    "method",
+    "task_name",
+    "data_dir",
+    "model_name_or_path",
+    "model_name_or_path_for_copy",
+    "teacher_memory_path",
+    "output_dir",
+)
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-MADE = ("ladder.csv", "ladder.md", "ladder.svg")
 
 
 class Rung(NamedTuple):
@@ -112,8 +122,9 @@ def check(args):
                 f"--method {method} needs a memory of the teacher: make one with train_memory.py "
                 "and name it with --teacher_memory_path"
             )
+    check_extra(args.extra)
     args.rungs = find_rungs(args)
-    args.runs = args.runs or f"runs/{args.task.name.lower().replace('-', '')}-ladder"
+    args.runs = (args.runs or f"runs/{args.task.name.lower().replace('-', '')}-ladder").rstrip("/")
     args.jobs = jobs.read_jobs(args.jobs)
     jobs.check_interpreter(jobs.interpreter())
 
@@ -122,15 +133,16 @@ def check_model(flag, name):
     """Refuse what is no folder with a model and no hub name."""
     folder = Path(name)
     if not folder.is_dir():
-        if name.startswith(".") or not HUB_NAME.fullmatch(name):
+        is_path = name.startswith(".") or ("/" in name and folder.parent.is_dir())
+        if is_path or not HUB_NAME.fullmatch(name):
             raise UserError(f"there is no folder {name}: name a model's, or a hub's, as {flag}")
         return
     if not (folder / "config.json").is_file():
         found = [path.parent.name for path in sorted(folder.glob("checkpoint-*/config.json"))]
-        unfinished = f", only {', '.join(found)} of a training that has not ended" if found else ""
+        only = f", only {', '.join(found)} of a training that has not ended" if found else ""
         raise UserError(
-            f"{flag} {name} has no trained model in it, as there is no config.json{unfinished}: "
-            "name another folder, or let train_teacher.py finish there"
+            f"{flag} {name} has no model in it, as there is no config.json{only}: name another "
+            "folder, or let the training finish"
         )
 
 
@@ -144,6 +156,17 @@ def check_task_of(teacher, task):
         )
 
 
+def check_extra(words):
+    """Refuse flags after -- that would make other students of some or all."""
+    for word in words:
+        name = word.partition("=")[0]
+        if name.removeprefix("--") in OWN and name.startswith("--"):
+            raise UserError(
+                f"{name} after -- would be that of every run, but the ladder sets it: leave it out "
+                "there (see scripts/ladder --help)"
+            )
+
+
 def find_rungs(args):
     """The Rungs that --layers and --student_layers ask for, each once and of layers that are there.
 
@@ -155,8 +178,8 @@ def find_rungs(args):
     if given is None:
         fitting = [layers for layers in LAYERS if not depth or int(layers) <= depth]
         given = [] if args.student_layers else fitting
-    check_numbers("layers", given, int, 1, depth or 10**4, f"numbers of layers, from 1 to {depth}")
-    check_numbers("layers", given, int, 1, 10**4, "numbers of layers")
+    most = f" to {depth}, as {args.model} has" if depth else ""
+    check_numbers("layers", given, int, 1, depth or 10**4, f"numbers of layers, from 1{most}")
     rungs = [rung_of_depth(str(int(layers))) for layers in given]
     for word in args.student_layers:
         try:
@@ -179,7 +202,7 @@ def find_rungs(args):
 
 def check_teaches(args):
     """Refuse a teacher whose score is known and not above that of the best constant answer."""
-    from analysis.runs import glue_score, metric_names  # here and above: these import for seconds
+    from analysis.runs import glue_score, metric_names  # here, as it imports for a while
 
     results = read_json(Path(args.teacher, "eval_results.json"))
     if not set(metric_names(args.task.name)) <= set(results):
@@ -225,22 +248,16 @@ def make_sweep(args):
     for seed in args.seeds:
         for method in args.method:
             for rung in args.rungs:
-                line = line_of(args, method, rung, str(int(seed)))
-                # a script knows its own flags alone, and what it takes of --method is fixed
-                sweep.add(line)
+                sweep.add(line_of(args, method, rung, str(int(seed))))
     return sweep
 
 
 def measure(args):
     """The table and the figure of all runs that are there."""
-    files = [f"{args.runs}/{name}" for name in MADE]
-    flags = [
-        word
-        for pair in zip(("--csv", "--markdown", "--figure"), files, strict=True)
-        for word in pair
-    ]
-    where = ["--teacher", args.teacher, "--data_dir", args.data_dir]
-    call([jobs.interpreter(), jobs.ours("analysis/ladder.py"), args.runs, *where, *flags])
+    words = ["--teacher", args.teacher, "--data_dir", args.data_dir]
+    for flag, ending in (("csv", "csv"), ("markdown", "md"), ("figure", "svg")):
+        words += [f"--{flag}", f"{args.runs}/ladder.{ending}"]
+    call([jobs.interpreter(), jobs.ours("analysis/ladder.py"), args.runs, *words])
 
 
 def main(argv=None):
@@ -256,7 +273,6 @@ def main(argv=None):
     if not all(run.finished for run in sweep.runs.values()):
         say("the table waits for the other shards: give the same command then, without --shard")
         return 0
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     measure(args)
     return 0
 
