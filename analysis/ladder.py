@@ -234,7 +234,7 @@ def main(argv=None):
     table = in_order(read_measured(args.source) if is_table else measure_runs(args))
     if args.csv:
         with common.atomic_path(args.csv) as path:
-            table.to_csv(path, index=False, float_format="%.7g")
+            table.to_csv(path, index=False)
     text = as_text(table)
     if args.markdown:
         with common.atomic_path(args.markdown) as path:
