@@ -68,7 +68,8 @@ def run_main(main, argv, interrupted):
     """The exit code of a script's main; its errors become one line on stderr."""
     try:
         code = main(argv) or 0
-        sys.stdout.flush()
+        if sys.stdout:  # which a program started without one does not have
+            sys.stdout.flush()
         return code
     except UserError as error:
         message, code = f"error: {error}", 1

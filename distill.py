@@ -14,7 +14,8 @@ import transformers
 import common
 import memory
 import termination
-from common import say
+import utils_glue
+from common import UserError, say
 from loop import Loop
 from seeds import mix
 from terms import needs_of
@@ -89,6 +90,7 @@ class Run:
         teacher = None
         if models.has_teacher(args):
             teacher = models.load_teacher(args, session.task, tokenizer)
+        features = self.mind_missing_labels(features, teacher)
         # identify
         identity = identify(session, tokenizer, features, teacher)
         record.data, record.teacher = {"train": features.source}, identity.teacher
@@ -98,7 +100,7 @@ class Run:
         before = common.read_json(self.output / "run.json")
         if self.is_trained(before, settings):
             say(f"the training in {self.output} is done; going on after it")
-            self.record = records.Record.go_on(before, args)
+            self.record = records.Record.go_on(before, args, self.output)
             return logs.Log(self.output, args.run_file, self.record.steps)
         checkpoint = checkpoint_to_resume(args, settings)
         # all processes have looked before the main one clears the folder
@@ -128,6 +130,33 @@ class Run:
         self.leave(loop, student, tokenizer, memories, identity)
         termination.release()
         return log
+
+    def mind_missing_labels(self, features, teacher):
+        """The rows to train on: all with a teacher, without one those that have a label.
+
+        Where none has any, the loss is KD and the structures alone, α = 0.
+        """
+        labelled = features.tensors.get("labelled")
+        if labelled is None:
+            return features
+        rows, found, where = len(labelled), int(labelled.sum()), features.source["file"]
+        if not found and getattr(self.args, "alpha", None) is None:
+            raise UserError(
+                f"{where} has no labels, and the loss is the cross-entropy alone: name their "
+                "column with --label_column_name, or distil a teacher with another method"
+            )
+        if teacher is None:
+            say(f"note: {rows - found} of {rows} rows of {where} have no label and are left out")
+            return utils_glue.select(features, labelled.nonzero().flatten())
+        if found:
+            say(
+                f"note: {rows - found} of {rows} rows of {where} have no label: they have KD and "
+                "the structures, no cross-entropy"
+            )
+        else:
+            say(f"note: {where} has no labels: α is 0, the loss is KD and the structures")
+            self.args.alpha = 0.0
+        return features
 
     # ---- identify, resume ------------------------------------------------------------------------
 
@@ -242,6 +271,11 @@ class Run:
     def take_folder(self, checkpoint, step, before):
         """Remove what comes after the checkpoint, and all of another run."""
         own = checkpoint is not None and checkpoint.parent.resolve() == self.output.resolve()
+        if checkpoint and not own:
+            before = common.read_json(checkpoint.parent / "run.json")
+        if checkpoint:
+            with records.complete_run(checkpoint.parent):
+                self.record.follow(before)
         if own:
             self.record.started = before.get("started", self.record.started)
         else:
@@ -295,5 +329,7 @@ class Run:
         log.close(record.steps, {"method": self.method} | shown, results)
         record.results, record.wall_seconds, record.finished = results, seconds, True
         if args.results_csv:
-            results_csv.append_result(args.results_csv, results_csv.result_row(record.as_json()))
+            with records.complete_run(self.output):
+                row = results_csv.result_row(record.as_json())
+            results_csv.append_result(args.results_csv, row)
         record.write(self.output)

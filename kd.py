@@ -4,16 +4,22 @@ import torch
 import torch.nn.functional as F
 
 
-def task_loss(logits, labels):
+def task_loss(logits, labels, labelled=None):
     """The cross-entropy, or the mean squared error where the task is a regression.
 
-    logits: (B, K), K = 1 for a regression. labels: (B,). Returns a scalar.
+    logits: (B, K), K = 1 for a regression. labels: (B,). labelled: (B,) bool, the rows that have a
+    label, of which it is the mean, 0 without any; None for all. Returns a scalar.
     """
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
-    if logits.shape[-1] == 1:
-        return F.mse_loss(logits.squeeze(-1), labels)
-    return F.cross_entropy(logits, labels)
+    regression = logits.shape[-1] == 1
+    if regression:
+        logits = logits.squeeze(-1)
+    loss = F.mse_loss if regression else F.cross_entropy
+    if labelled is None:
+        return loss(logits, labels)
+    found = loss(logits, labels.masked_fill(~labelled, 0), reduction="none")
+    return (found * labelled).sum() / labelled.sum().clamp(min=1)
 
 
 def kd_loss(z_s, z_t, temperature):

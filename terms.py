@@ -64,8 +64,12 @@ def over_layers(found, values=1):
 
 
 def task_term(weight=1.0):
-    """CE: the cross-entropy, or of a regression the squared error."""
-    return Term(weight, lambda s, t, batch: task_loss(s.logits, batch["labels"]), None)
+    """CE: the cross-entropy, or of a regression the squared error; of the rows with a label."""
+
+    def loss(s, t, batch):
+        return task_loss(s.logits, batch["labels"], batch.get("labelled"))
+
+    return Term(weight, loss, None)
 
 
 def vkd_terms(alpha, temperature):

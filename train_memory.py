@@ -14,7 +14,7 @@ import math
 import sys
 
 from common import UserError, cli, say
-from glue_data.tasks import get_task
+from tasks.glue import usual_centroids
 from training import checks, flags
 
 NO_USE = [flag.name for section in flags.GLUE for flag in section if not flag.kmeans]
@@ -23,7 +23,7 @@ NO_USE = [flag.name for section in flags.GLUE for flag in section if not flag.km
 def fill_in(args):
     """The defaults that follow from other flags."""
     if args.num_centroid is None:
-        args.num_centroid = 300 if get_task(args.task_name).name in ("MNLI", "QQP") else 100
+        args.num_centroid = usual_centroids(args.task_name)
     epochs = args.num_train_epochs
     if args.memory_num_train_epochs is None and math.isfinite(epochs):  # else refused later
         args.memory_num_train_epochs = math.ceil(epochs)

@@ -9,6 +9,7 @@ import argparse
 import errno
 import hashlib
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -19,14 +20,17 @@ from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 from common import UserError, atomic_path, checksum, cli, expand_path, make_folder, sha256_of_file
-from glue_data.download import BASE_URL, download_task
-from glue_data.submission import zip_submission
-from glue_data.tasks import TASKS, count_rows, expect, find_file, get_task, read_examples
+from tasks.download import BASE_URL, download_task
+from tasks.glue import TASKS, get_task
+from tasks.reading import count_rows, read_examples
+from tasks.submission import zip_submission
+from tasks.task import expect, find_file
 
 # ---- features ------------------------------------------------------------------------------------
 
 DISK_TYPES = {"input_ids": "int32", "attention_mask": "uint8", "token_type_ids": "uint8"}  # torch's
 CHUNK = 1000  # examples a tokenizer call
+NO_CLASS = -100  # the label of a row that has none; torch's cross-entropy leaves it out
 
 
 class Features(NamedTuple):
@@ -34,9 +38,15 @@ class Features(NamedTuple):
     memory-mapped.
     """
 
-    tensors: dict  # name -> DISK_TYPES of (N, L), and labels (N,)
+    tensors: dict  # name -> DISK_TYPES of (N, L), and labels (N,), NO_CLASS or NaN where none is
     indices: list[str]  # (N,) the examples' own
     source: dict  # of the whole file: file (name), sha256, rows, truncated (examples)
+
+
+def select(features, rows):
+    """The Features of these rows, (n,) indices, alone."""
+    tensors = {key: value[rows] for key, value in features.tensors.items() if key != "labelled"}
+    return features._replace(tensors=tensors, indices=[features.indices[i] for i in rows.tolist()])
 
 
 def feature_cache_dir(cache_dir=None):
@@ -115,7 +125,10 @@ def load_features(
         "raise it or leave it out",
     )
     data, words = sha256_of_file(path), tokenizer_fingerprint(tokenizer)
-    fingerprint = json.dumps(["format 1", task.name, split, max_seq_length, data, words])
+    facts = ["format 1", task.name, split, max_seq_length, data, words]
+    if not task.is_glue:  # whose columns and classes the name does not tell
+        facts += [task.text_columns, task.label_column, task.labels]
+    fingerprint = json.dumps(facts)
     name = f"{task.name.lower()}_{split}_{max_seq_length}_{data[:8]}_{words[:8]}.safetensors"
     cache = feature_cache_dir(cache_dir) / name
     found = None if overwrite_cache else read_tensors(cache, fingerprint)
@@ -171,8 +184,9 @@ def _tokenize(task, split, examples, tokenizer, max_seq_length):
                 len(ids) > max_seq_length for ids in encode(full, verbose=False)["input_ids"]
             )
     if split not in task.submissions:
-        dtype = torch.int32 if task.labels else torch.float32
-        tensors["labels"] = torch.tensor([example.label for example in examples], dtype=dtype)
+        none, dtype = (NO_CLASS, torch.int32) if task.labels else (math.nan, torch.float32)
+        labels = [none if example.label is None else example.label for example in examples]
+        tensors["labels"] = torch.tensor(labels, dtype=dtype)
     return tensors, {"indices": [example.index for example in examples], "truncated": truncated}
 
 
@@ -252,6 +266,9 @@ def _score(name, predictions, labels, **options):
 METRICS = {  # (predictions, labels) -> number
     "acc": lambda predictions, labels: _score("accuracy_score", predictions, labels),
     "f1": lambda predictions, labels: _score("f1_score", predictions, labels, zero_division=0),
+    "f1_macro": lambda predictions, labels: _score(
+        "f1_score", predictions, labels, zero_division=0, average="macro"
+    ),
     "mcc": lambda predictions, labels: _score("matthews_corrcoef", predictions, labels),
     "pearson": lambda predictions, labels: _correlation("pearsonr", predictions, labels),
     "spearmanr": lambda predictions, labels: _correlation("spearmanr", predictions, labels),

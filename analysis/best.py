@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common
 from analysis.comparable import FACTS, ONE_OF, memory_kinds, settings_of
 from analysis.markdown import to_markdown
-from analysis.runs import check_evaluated, glue_score, metric_names, read_runs
+from analysis.runs import check_evaluated, glue_score, metric_names, of_task, read_runs
 from common import UserError
-from glue_data.tasks import get_task
+from training import flags
 
 # columns that are no flags, in which all runs of a search are alike
 SAME = ("task", "method", *ONE_OF, *FACTS)
@@ -34,13 +34,13 @@ def read_search(source, method, prefix, expected, task=None):
     """
     runs = read_runs(source)
     if task:
-        runs = runs[runs.task == get_task(task).name]
+        runs = of_task(runs, task)
     if prefix and "--output_dir" not in runs:
         raise UserError(
             f"{source} does not have the names of the run folders (--output_dir) that --name "
             f"{prefix} asks for: give the folder of runs, or --method"
         )
-    there = ", ".join(runs.method.unique())
+    there = ", ".join(runs.method.unique()) or "none"
     if method:
         runs = runs[runs.method == method]
     if prefix:
@@ -55,61 +55,116 @@ def read_search(source, method, prefix, expected, task=None):
     return runs
 
 
-def check_search(runs, flags):
-    """Refuse runs that differ in anything but the flags of the search and the seed."""
-    missing = [flag for flag in flags if flag not in runs or runs[flag].isna().all()]
-    if missing:
-        raise UserError(f"these runs do not have the flag {missing[0]}: name flags of theirs")
-    for column in [
-        c for c in (*SAME, *memory_kinds(), *settings_of(runs)) if c in runs and c not in flags
-    ]:
-        values = runs[column].unique()
-        if len(values) > 1:
+def read_columns(words):
+    """The columns of the searched flags, each once; a flag is given with its dashes or without."""
+    found = {}
+    for word in words:
+        name = word.removeprefix("--")
+        known = flags.known().get(name)
+        column = known.column if known else f"--{name}"
+        if column in ("task", "seed"):
             raise UserError(
-                f"these runs differ in {column} ({', '.join(map(str, values))}), which --flags "
+                f"--flags {name} is no flag of a search, whose runs are of one task and whose "
+                "scores are means over seeds: name those that were searched over"
+            )
+        found[column] = None
+    return list(found)
+
+
+def as_flag(column):
+    """The flag of a column: --memory_init has one without dashes."""
+    return f"--{column.removeprefix('--')}"
+
+
+def check_search(runs, searched):
+    """Refuse runs that differ in anything but the flags of the search and the seed.
+
+    searched: their columns.
+    """
+    check_values(runs, searched)
+    for column in (*SAME, *memory_kinds(), *settings_of(runs)):
+        if column not in runs or column in searched:
+            continue
+        # another kind of memory is another memory
+        kinds = [kind for kind in memory_kinds() if column == "memory" and kind in searched]
+        groups = runs.groupby(kinds, dropna=False) if kinds else [((), runs)]
+        differ = [values for _, group in groups if len(values := group[column].unique()) > 1]
+        if differ:
+            raise UserError(
+                f"these runs differ in {column} ({', '.join(map(str, differ[0]))}), which --flags "
                 "does not name: give the runs of one search with --method or --name"
             )
-    twice = runs[runs.duplicated([*flags, "seed"])]
+    twice = runs[runs.duplicated([*searched, "seed"])]
     if len(twice):
         raise UserError(
-            f"{as_flags(flags, twice.iloc[0])} with seed {twice.seed.iloc[0]} is there twice: give "
-            "one run of each"
+            f"{describe_setting(searched, twice.iloc[0])} with seed {twice.seed.iloc[0]} is there "
+            "twice: give one run of each"
         )
     check_evaluated(runs)
 
 
-def ranking(runs, flags):
+def check_values(runs, searched):
+    """Refuse a flag that these runs do not have, and one whose value some of them do not say.
+
+    An empty cell says that a flag was off, or not given; so it can only be where that is its
+    default.
+    """
+    for column in searched:
+        if column not in runs or runs[column].isna().all():
+            raise UserError(
+                f"these runs do not have the flag {as_flag(column)}: name flags of theirs"
+            )
+        flag, without = flags.find(column), runs[runs[column].isna()]
+        if len(without) and flag and flag.default not in (None, "", False):
+            run = without.iloc[0]
+            raise UserError(
+                f"the {run.task} run of {run.method} with seed {run.seed} has no value of "
+                f"{as_flag(column)}, which every run has: mend or delete its row"
+            )
+
+
+def ranking(runs, searched):
     """A row a setting, best first: its flags, the mean and standard deviation of its score in %,
     and its seeds.
     """
     runs = runs.assign(score=100 * glue_score(runs, runs.task.iloc[0]))
-    scores = runs.groupby(flags, dropna=False).score.agg(["mean", "std", "count"]).reset_index()
+    scores = runs.groupby(searched, dropna=False).score.agg(["mean", "std", "count"]).reset_index()
     return scores.sort_values("mean", ascending=False, kind="stable", ignore_index=True)
 
 
-def as_flags(flags, row):
+def as_flags(searched, row, absent=""):
     """A setting as flags on a command line; whole numbers without a point, as an integer's flag
-    wants them.
+    wants them. absent: what stands before a flag that the setting does not have, if it is to stand.
     """
-
     words = []
-    for flag in flags:
-        value = "" if pd.isna(row[flag]) else str(row[flag])
+    for column in searched:
+        value, flag = "" if pd.isna(row[column]) else str(row[column]), as_flag(column)
         if value == "True":
             words.append(flag)
         elif value not in ("", "False"):
             words.append(f"{flag} {value.removesuffix('.0')}")
+        elif absent:
+            words.append(f"{absent} {flag}")
     return " ".join(words)
 
 
-def describe_best(runs, settings, flags):
+def describe_setting(searched, row):
+    """A setting in words, which says of a flag that it was not given, too."""
+    return as_flags(searched, row, "no")
+
+
+def describe_best(runs, settings, searched):
     """The line for the reader: best score, how many settings and seeds, runner-up."""
     best, counts = settings.iloc[0], settings["count"]
     seeds = " to ".join(map(str, sorted({counts.min(), counts.max()})))
-    metrics = " and ".join(metric_names(runs.task.iloc[0]))
+    metrics = " and ".join(metric_names(runs.task.iloc[0], runs))
     second = ""
     if len(settings) > 1:
-        second = f"; next {settings['mean'][1]:.2f} with {as_flags(flags, settings.iloc[1])}"
+        runner_up = describe_setting(searched, settings.iloc[1])
+        second = f"; next {settings['mean'][1]:.2f} with {runner_up}"
+    shown = describe_setting(searched, best)
+    if shown != as_flags(searched, best):  # nothing is printed of a flag that is not there
+        second = f", with {shown}{second}"
     return (
         f"{runs.method.iloc[0]} on {runs.task.iloc[0]}: {best['mean']:.2f} (mean of {metrics}, %), "
         f"the best of {len(settings)} settings, seeds a setting: {seeds}{second}"
@@ -122,7 +177,13 @@ def main(argv=None):
     )
     add = parser.add_argument
     add("source", type=common.expand_path, help="A folder of runs, or a results.csv.")
-    add("--flags", nargs="+", required=True, help="The flags that were searched over.")
+    add(
+        "--flags",
+        nargs="+",
+        action="extend",
+        required=True,
+        help="The flags that were searched over.",
+    )
     add("--method", help="Only the runs of this method.")
     add("--task", help="Only the runs of this task.")
     add("--name", metavar="PREFIX", help="Only the runs in folders whose names start so.")
@@ -134,20 +195,22 @@ def main(argv=None):
     )
     add("--table", action="store_true", help="Print all settings, best first, as Markdown.")
     args = parser.parse_args(argv)
-    flags = [f"--{flag.removeprefix('--')}" for flag in args.flags]
+    searched = read_columns(args.flags)
     runs = read_search(args.source, args.method, args.name, args.expect, args.task)
-    check_search(runs, flags)
-    settings = ranking(runs, flags)
+    check_search(runs, searched)
+    settings = ranking(runs, searched)
     if args.table:
         spread = [
             f"{mean:.2f}" + (f" ± {std:.2f}" if pd.notna(std) else "")
             for mean, std in zip(settings["mean"], settings["std"], strict=True)
         ]
-        shown = settings[flags].astype(object).assign(score=spread, seeds=settings["count"])
+        shown = settings[searched].astype(object).assign(score=spread, seeds=settings["count"])
         print(to_markdown(shown, padded=True))
     else:
-        print(as_flags(flags, settings.iloc[0]))
-    common.say(describe_best(runs, settings, flags))
+        print(as_flags(searched, settings.iloc[0]))
+    common.say(describe_best(runs, settings, searched))
+    for column in [column for column in searched if column in memory_kinds()]:
+        common.say(f"note: {as_flag(column)} is a flag of train_memory.py, whose memory was used")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from analysis.report_parts import by_model
 from analysis.runs import check_evaluated, name_variants, names_of, read_folders
 from analysis.tables_text import METRIC_WORDS
 from common import UserError
-from glue_data.tasks import get_task
+from tasks.glue import get_task
 from training import flags, results_csv
 
 SIZES = ("--student_num_hidden_layers", "--student_layers")

@@ -13,8 +13,8 @@ from pathlib import Path
 from analysis.methods import Name, read_name
 from analysis.runs import metric_names
 from common import UserError
-from glue_data.tasks import get_task
 from training import results_csv
+from training.cells import AMOUNT, METRICS, Limits, read_task
 
 PUBLISHED = Path(__file__).resolve().with_name("published.csv")
 SUMMARY = ["method", "task", "metric", "mean", "std", "n"]
@@ -43,7 +43,8 @@ def our_name(method):
 
 def read_file(path):
     """The rows of a file of means as they are, and the file's line of each."""
-    return results_csv.read_table(path, SUMMARY, SUMMARY[:3], SUMMARY[3:], "no file of means")
+    limits = {"mean": Limits(), "std": AMOUNT, "n": Limits(1, whole=True)}
+    return results_csv.read_table(path, SUMMARY, SUMMARY[:3], limits, "no file of means")
 
 
 def read_means(path):
@@ -55,18 +56,30 @@ def read_means(path):
             means[scores],
             [line for line, is_score in zip(lines, scores, strict=True) if is_score],
         )
-    for line, metric, task in zip(lines, means.metric, means.task, strict=True):
-        if metric not in metric_names(task):
-            raise UserError(
-                f"{path}, line {line} has the metric {metric}, not one of {task}'s: "
-                f"{', '.join(metric_names(task))}"
-            )
+    where = [f"{path}, line {line}" for line in lines]
+    means = means.assign(task=list(map(read_task, means.task, where)))
+    for place, row in zip(where, means.to_dict("records"), strict=True):
+        check_mean(row, place)
     names = [our_name(method) for method in means.method]
     return means[SUMMARY].assign(
         method=[name.method for name in names],
         variant=[name.variant for name in names],
-        task=[get_task(task).name for task in means.task],
     )
+
+
+def check_mean(row, where):
+    """Refuse a metric that its task has not, and a mean that it cannot have."""
+    names, metric = metric_names(row["task"]), row["metric"]
+    if metric not in names:
+        raise UserError(
+            f"{where} has the metric {metric}, not one of {row['task']}'s: {', '.join(names)}"
+        )
+    limits = METRICS[metric.removesuffix("_mm")]
+    if not limits.has(row["mean"] / 100) and row["mean"] == row["mean"]:  # NaN where there is none
+        raise UserError(
+            f"{where} has the mean {row['mean']:g}, expected % from {100 * limits.least:g} to "
+            f"{100 * limits.most:g}: mend or delete that line"
+        )
 
 
 def published_scores():

@@ -27,8 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common
 from analysis.runs import folder_names, metric_names, read_runs
 from common import UserError
-from glue_data.tasks import get_task
+from tasks.glue import get_task
 from training import results_csv
+from training.cells import is_number, read_task
 
 COLUMNS = ("run", "task", "method", "seed", "started", "split", "predictions")
 LABEL = "label"  # the name of the row of true labels; its method is empty
@@ -134,7 +135,7 @@ def read_run(path, task):
 
 def word(task, text, path, line):
     """One class, or one score, as it is published."""
-    if task.labels is None and (not text or results_csv.is_number(text)):
+    if task.labels is None and (not text or is_number(text)):
         return f"{float(text or 'nan'):.9g}"  # pandas writes NaN as nothing
     if task.labels and text in map(str, range(len(task.labels))):
         return text
@@ -168,7 +169,8 @@ def read(paths):
     for path in paths:
         for line, cells in results_csv.read_cells(path, COLUMNS, WHAT)[1]:
             row = {name: cells[name, 0] for name in COLUMNS}
-            task, split = get_task(row["task"]), row["split"]
+            task = get_task(read_task(row["task"], f"{path}, line {line}"))
+            split = row["split"]
             if split not in dev_splits(task):
                 raise results_csv.wrong_line(
                     path,

@@ -95,7 +95,8 @@ def train(words, probes, batches):
             f"the training in {output} has no {path.name}, as it was done without a probe or has "
             "no step: name another --output_dir"
         )
-    first = [run["arguments"]["task_name"], run["method"], run["seed"], run["commit"][:12]]
+    with records.complete_run(output):
+        first = [run["arguments"]["task_name"], run["method"], run["seed"], run["commit"][:12]]
     return as_table([[*first, entry["step"], *row] for _, entry in found for row in entry["rows"]])
 
 

@@ -34,8 +34,11 @@ from analysis import report_files
 from analysis.report_files import FILE, find_places
 from analysis.report_text import TABLES
 from common import UserError, expand_path, say
-from glue_data.tasks import TASKS, get_task
+from tasks.glue import TASKS, get_task
+from tasks.own import own_files
 from training import flags, records
+from training.checks import check_data
+from training.own_flags import OWN_FILES
 
 FEWEST = 4  # samples of a mini-batch, and tokens, between which there are relations to compare
 
@@ -50,7 +53,10 @@ def expand_student(word):
 def make_parser():
     parser = flags.Parser(__doc__)
     add_subjects(parser.add_argument_group("what is compared").add_argument)
-    add_rows(parser.add_argument_group("on which rows").add_argument)
+    rows = parser.add_argument_group("on which rows")
+    add_rows(rows.add_argument)
+    for flag in OWN_FILES:
+        flag.add_to(rows)
     add_output(parser.add_argument_group("how it is measured, and what becomes of it").add_argument)
     return parser
 
@@ -102,12 +108,15 @@ def add_subjects(add):
 
 
 def add_rows(add):
-    add("--task_name", required=True, help="GLUE task, in any case: " + ", ".join(TASKS) + ".")
+    add(
+        "--task_name",
+        required=True,
+        help="GLUE task, in any case: " + ", ".join(TASKS) + "; or that of your own files.",
+    )
     add(
         "--data_dir",
         type=expand_path,
-        required=True,
-        help="Folder with the task's official .tsv files, or the folder above it.",
+        help="Folder with the GLUE task's official .tsv files, or the folder above it.",
     )
     add("--split", default="dev", help="Which rows: dev, train or, of MNLI, dev_mm. Default dev.")
     add(
@@ -155,13 +164,21 @@ def add_output(add):
     add("--no_cuda", action="store_true", help="Stay on the CPU.")
 
 
+def labelled_splits(args):
+    """The splits that a report can be of."""
+    if files := own_files(args):
+        return [split for split in files if split != "test"]
+    task = get_task(args.task_name)
+    return [split for split in task.files if split not in task.submissions]
+
+
 def check_arguments(args):
     """Refuse what cannot be meant, before any work is done."""
-    task, output = get_task(args.task_name), Path(args.output_dir)
-    splits = [split for split in task.files if split not in task.submissions]
+    check_data(args)
+    splits, output = labelled_splits(args), Path(args.output_dir)
     if args.split not in splits:
         raise UserError(
-            f"--split is {args.split}, but {task.name} has labels for "
+            f"--split is {args.split}, but {args.task_name} has labels for "
             f"{' and '.join(splits) or 'no split'}: name one of these"
         )
     for name in ("max_seq_length", "per_gpu_eval_batch_size", "max_eval_samples"):

@@ -20,11 +20,11 @@ from analysis.report_topics import training_curves
 from analysis.runs import name_variants, names_of
 from analysis.timing import mini_batches, time_rounds
 from common import UserError, say
-from glue_data.tasks import get_task
 from training import models, records, results_csv
-from training.batches import MiniBatch, Rows, with_mask
+from training.batches import MiniBatch, Rows, with_labelled, with_mask
 from training.identity import identify, memory_facts
 from training.loading import load_config, loading
+from training.session import find_task
 from training.tokenizer import has_tokenizer, load_tokenizer
 
 ROUNDS = 5  # of timing the inference; the median counts
@@ -145,7 +145,7 @@ class Subjects:
     """
 
     def __init__(self, args):
-        self.args, self.task = args, get_task(args.task_name)
+        self.args, self.task = args, find_task(args, args.model_name_or_path)
         self.folders = named_folders(args.students)
         self.cost = read_cost(args.cost, args.reference) if args.cost else None
         if args.max_seq_length is None:
@@ -176,6 +176,11 @@ class Subjects:
             args.max_eval_samples,
         )
         self.features = features._replace(tensors=with_mask(features.tensors, args))
+        if "labelled" in with_labelled(self.features.tensors):
+            raise UserError(
+                f"{self.features.source['file']} has rows without a label, and a report says how "
+                "often a student is right: take another --split"
+            )
         self.labels = self.features.tensors["labels"].numpy()
         self.batch_size = min(args.per_gpu_eval_batch_size, len(self.labels))
         if self.batch_size < 4:

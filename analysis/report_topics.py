@@ -31,6 +31,7 @@ WORDS = {
     "precision": "precision",
     "recall": "recall",
     "f1": "F1",
+    "f1_macro": "macro-F1",
     "accuracy": "agreement",
     "pearson": "Pearson",
     "spearmanr": "Spearman",

@@ -7,11 +7,13 @@ of the options that make another method of one, () for its published form (analy
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from analysis.methods import Name
 from common import UserError
-from glue_data.tasks import get_task
+from tasks.glue import get_task
+from tasks.own import CLASSIFICATION, REGRESSION
 from training import flags, records, results_csv
 
 BATCH = "--per_gpu_train_batch_size"
@@ -26,6 +28,10 @@ SAID_BY_ITS_VALUE = "cka_estimator"  # whose value is a word of its own, "debias
 def read_runs(source):
     """One row a finished run, from a folder of run folders or from a results.csv."""
     source = Path(source)
+    if not source.exists():
+        raise UserError(
+            f"there is no {source}, neither a results.csv nor a folder of runs: give one of these"
+        )
     if not source.is_file():
         return read_folders(source)
     if "predictions" in results_csv.header_of(source):
@@ -34,6 +40,8 @@ def read_runs(source):
         )
     runs = results_csv.read_results(source, TEXTS, (*results_csv.RESULT, "task"))
     check_columns(runs, ["task"])
+    if not len(runs):
+        raise UserError(f"{source} has a header and no row of a run: give a table with runs")
     return runs
 
 
@@ -45,7 +53,8 @@ def read_folders(source):
         # a run of train_memory.py has no score
         if run.get("finished") and run.get("method") != "memory":
             with records.complete_run(path.parent):
-                rows.append(results_csv.result_row(run) | {"--output_dir": str(path.parent)})
+                row = results_csv.result_row(run) | {"--output_dir": str(path.parent)}
+            rows.append(results_csv.check_row(row, path))
     if not rows:
         raise UserError(
             f"{source} is neither a results.csv nor a folder with finished runs in it "
@@ -157,9 +166,29 @@ def of_one_batch_size(runs, size):
 # ---- scores --------------------------------------------------------------------------------------
 
 
-def metric_names(task):
-    """The columns with a task's metrics; those of MNLI's second dev set end in _mm."""
-    task = get_task(task)
+def find_task(name):
+    """The Task of GLUE with this name, in any spelling; None of one with own files."""
+    try:
+        return get_task(name)
+    except UserError:
+        return None
+
+
+def of_task(runs, name):
+    """The runs of a task, whose name may be in any spelling if it is GLUE's."""
+    task = find_task(name)
+    return runs[runs.task == (task.name if task else name)]
+
+
+def metric_names(task, scores=()):
+    """The columns with a task's metrics; those of MNLI's second dev set end in _mm.
+
+    scores: where those of own files are: a row, a table or a mapping with their names.
+    """
+    task = find_task(task)
+    if task is None:
+        macro = CLASSIFICATION[-1]
+        return CLASSIFICATION if macro in scores and np.any(pd.notna(scores[macro])) else REGRESSION
     return [
         name + split.removeprefix("dev")
         for split in task.files
@@ -172,14 +201,14 @@ def glue_score(metrics, task):
     """The mean of a task's metrics, as GLUE scores it. metrics: a mapping, a row or a table with
     their names.
     """
-    names = metric_names(task)
+    names = metric_names(task, metrics)
     return sum(metrics[name] for name in names) / len(names)
 
 
 def check_evaluated(runs):
     """Refuse runs of a task that lack one of its metrics."""
     task = runs.task.iloc[0]
-    for name in metric_names(task):
+    for name in metric_names(task, runs):
         without = runs[runs[name].isna()] if name in runs else runs
         if len(without):
             run = without.iloc[0]

@@ -20,11 +20,10 @@ import common
 from analysis.comparable import check_comparable
 from analysis.markdown import insert, to_markdown
 from analysis.origins import describe_budget, describe_provenance, describe_seeds
-from analysis.runs import groups_of, publishable, read_runs
+from analysis.runs import groups_of, of_task, publishable, read_runs
 from common import UserError
-from glue_data.tasks import get_task
 
-METRICS = ("mcc", "acc", "f1", "acc_mm", "pearson", "spearmanr")
+METRICS = ("mcc", "acc", "f1", "f1_macro", "acc_mm", "pearson", "spearmanr")
 
 
 def summarise(runs):
@@ -98,9 +97,9 @@ def main(argv=None):
         raise UserError("--no_table goes with --csv and without --insert")
     runs = read_runs(args.runs)
     if args.task:
-        runs = runs[runs.task == get_task(args.task).name]
+        runs = of_task(runs, args.task)
     if not len(runs):
-        raise UserError(f"{args.runs} has no run of the task {args.task}")
+        raise UserError(f"{args.runs} has no run of the task {args.task}: name another")
     if not args.no_table:
         check_one_task(runs)
         check_scores(runs)

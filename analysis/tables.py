@@ -56,7 +56,7 @@ from analysis.tables_text import (
     stability_text,
 )
 from common import UserError
-from glue_data.tasks import get_task
+from tasks.glue import get_task
 
 # ---- reading -------------------------------------------------------------------------------------
 
@@ -76,6 +76,12 @@ def read_sources(sources, tasks, tuned):
     if tasks:
         names = [get_task(task).name for task in tasks]
         runs, means = runs[runs.task.isin(names)], means[means.task.isin(names)]
+    strange = [task for task in runs.task.unique() if task not in ALL_TASKS]
+    if strange:
+        raise UserError(
+            f"these are tables of GLUE's tasks, and {strange[0]} is none of these: see "
+            "analysis/table.py, or name others with --tasks"
+        )
     if not len(runs) + len(means):
         raise UserError(
             f"{', '.join(sources)} has no run of {' or '.join(tasks) or 'any task'}: name another"

@@ -50,7 +50,7 @@ def statistics(runs):
     rows = []
     for name, of_method in groups_of(runs):
         for task, group in of_method.groupby("task", sort=False):
-            for metric in metric_names(task):
+            for metric in metric_names(task, group):
                 values = 100 * group[metric]
                 numbers = values.mean(), values.std(ddof=1), len(values)
                 rows.append((name.method, task, metric, *numbers, name.variant))

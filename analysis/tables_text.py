@@ -31,6 +31,7 @@ TITLES = {
 METRIC_WORDS = {
     "acc": "acc",
     "f1": "F1",
+    "f1_macro": "macro-F1",
     "mcc": "Matthews",
     "pearson": "Pearson",
     "spearmanr": "Spearman",

@@ -23,7 +23,8 @@ from pathlib import Path
 from report import report  # puts the repository on the path
 
 from common import cli, expand_path, expand_path_or_none
-from glue_data.tasks import find_file, get_task
+from tasks.glue import get_task
+from tasks.task import find_file
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 
 from common import UserError, cli, expand_path, expand_path_or_none
-from glue_data.tasks import get_task, read_examples
+from tasks.glue import get_task
+from tasks.reading import read_examples
 from training.loading import loading
 
 ALPHA, TEMPERATURE = 0.5, 5

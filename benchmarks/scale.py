@@ -17,7 +17,7 @@ from pathlib import Path
 from report import report  # puts the repository on the path
 
 from common import UserError, cli, expand_path, expand_path_or_none
-from glue_data.tasks import get_task
+from tasks.glue import get_task, usual_centroids
 from training.results_csv import read_table
 
 LAYERS, WIDTH = 12, 768  # of BERT-base
@@ -105,7 +105,7 @@ def main(argv=None):
     add("--csv", type=expand_path_or_none, help="Write the table to this file.")
     args = parser.parse_args(argv)
     task, rates = get_task(args.task_name), read_rates(args.step)
-    centroids = args.num_centroid or (300 if task.name in ("MNLI", "QQP") else 100)
+    centroids = args.num_centroid or usual_centroids(task.name)
     plan = stages(
         task.rows["train"],
         len(task.labels or "1"),

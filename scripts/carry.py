@@ -25,7 +25,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common import UserError, atomic_path, cli, expand_path, say, sha256_of_file
-from glue_data.tasks import find_file, get_task
+from tasks.glue import get_task
+from tasks.task import find_file
 
 MANIFEST = "parts.json"
 WEIGHTS = "model.safetensors"

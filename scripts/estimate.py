@@ -24,7 +24,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common
 from common import UserError
-from glue_data.tasks import count_rows, find_file, get_task
 from scripts.commands import (
     BERT_BASE,
     CHOSEN,
@@ -35,7 +34,10 @@ from scripts.commands import (
     shape_of,
     student_layers,
 )
-from training import records, results_csv
+from tasks.glue import get_task, usual_centroids
+from tasks.reading import count_rows, read_table
+from tasks.task import Task, find_file
+from training import cells, records, results_csv
 from training.flags import as_of_today
 
 STEP = Path(__file__).resolve().parent.parent / "results" / "step.csv"
@@ -112,7 +114,7 @@ def step_rates():
     for line, form, model, precision, device, machine, rate in rows:
         if model != "bert-base":
             continue
-        if not results_csv.is_number(rate):
+        if not cells.is_number(rate):
             raise results_csv.wrong_line(
                 STEP, line, f"{rate!r} in the column examples / s, which is of numbers"
             )
@@ -185,6 +187,8 @@ class Estimate:
 
         Those of the file in --data_dir if it is there, else the official number.
         """
+        if own := command.flags.get("train_file"):
+            return self.own_rows(command, Path(own))
         task = get_task(command.flags.get("task_name", ""))
         folder = command.flags.get("data_dir", "")
         if "train" not in task.rows:
@@ -201,6 +205,17 @@ class Estimate:
                 )
             self.files[task.name, folder] = rows, note
         rows, _ = self.files[task.name, folder]
+        return task, min(rows, int(command.number("max_train_samples", rows)))
+
+    def own_rows(self, command, path):
+        """The same for a file of the user's own, whose classes are taken for two."""
+        name = command.flags.get("task_name", path.stem)
+        if (name, path) not in self.files:
+            rows = len(read_table(path).rows) if path.is_file() else 0
+            self.files[name, path] = rows, f"{name} has {rows:,} training rows in {path}"
+        rows, _ = self.files[name, path]
+        labels = None if "do_regression" in command.flags else ("0", "1")
+        task = Task(name, {"train": path}, (), None, labels, ())
         return task, min(rows, int(command.number("max_train_samples", rows)))
 
     def examples(self, command, rows):
@@ -224,7 +239,7 @@ class Estimate:
         rate, pause = self.rates(command.kind)
         seconds, classes = examples / rate + pause, len(task.labels or "1")
         values = int(command.number("max_seq_length", 128)) * shape["hidden_size"]
-        usual = 300 if task.name in ("MNLI", "QQP") else 100
+        usual = usual_centroids(task.name)
         if command.script == "train_memory.py":
             centroids = int(command.number("num_centroid", usual))
             self.centroids[command.flags.get("output_dir")] = centroids
@@ -361,7 +376,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.jobs < 1 or (args.examples_per_second is not None and args.examples_per_second <= 0):
         raise UserError("--jobs and --examples_per_second must be above 0")
-    lines = sys.stdin.readlines()  # with ESTIMATE=off, too, as the writer would fail
+    # with ESTIMATE=off, too, as the writer would fail; a program may have no input
+    lines = [line.removeprefix("\ufeff") for line in sys.stdin or ()]
     for line in tell(
         lines, args.runs, args.jobs, args.keep, args.examples_per_second, args.most_epochs
     ):

@@ -16,7 +16,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common import UserError, atomic_path, cli, expand_path, say
-from glue_data.tasks import find_file, get_task, read_examples
+from tasks.glue import get_task
+from tasks.reading import read_examples
+from tasks.task import find_file
 
 
 def hold_out(task, data_dir, output_dir, fraction, seed):

@@ -6,15 +6,13 @@ A run is a command with a folder of its own below that of its sweep, FOLDER/NAME
 to FOLDER/NAME.log, whose first line is the command, and its results to FOLDER/results.csv. It is
 finished once its run.json says so. Nothing else is kept of a sweep: given again, it skips finished
 runs, goes on with those that were cut off, and repeats those that failed. Two sweeps may share a
-folder, as every run locks its own.
+folder, as every run locks its own, and each log is one sweep's at a time.
 """
 
 import contextlib
 import functools
-import itertools
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -25,12 +23,9 @@ from typing import NamedTuple
 
 from common import UserError, discard, make_folder, say
 from scripts.processes import at_once, processes
+from scripts.sweep_runs import ROOT, expand
 
-ROOT = Path(__file__).resolve().parent.parent
 KEEP = ("all", "model", "results")
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
-AXIS = re.compile(r"([A-Za-z_]+)=([A-Za-z0-9_.:/+-]+(?:,[A-Za-z0-9_.:/+-]+)*)")
-FORM = "NAME [flag=v1,v2,...]... -- SCRIPT FLAGS..."
 MODEL_FILES = (  # what a folder has so that transformers can load it, and the memories
     "*.safetensors",
     "*.safetensors.index.json",
@@ -46,7 +41,7 @@ MODEL_FILES = (  # what a folder has so that transformers can load it, and the m
 LOCKED = "is in use by another run that is still going"  # of common.lock_output_dir
 
 
-# ---- commands ------------------------------------------------------------------------------------
+# ---- what a sweep is told ------------------------------------------------------------------------
 
 
 def interpreter():
@@ -59,128 +54,10 @@ def ours(script):
     return script if Path.cwd() == ROOT else str(ROOT / script)
 
 
-def find_script(script):
-    """A script as a command has to name it: one here, or one of this repository."""
-    for place in (script, str(ROOT / script)):
-        if place.endswith(".py") and Path(place).is_file():
-            return place
-    raise UserError(f"{script} is no Python script here or in {ROOT}")
-
-
 def minutes(seconds):
     """Seconds as text, "1.5 min"."""
     seconds = int(seconds)
     return f"{seconds // 60}.{seconds % 60 // 6} min"
-
-
-def essence(words):
-    """A command but for its interpreter, the folders of script and runs, and its flags' order."""
-    at = next(i for i, word in enumerate(words) if word.endswith(".py"))
-    groups = [[]]  # a flag with its values; first the words before any flag
-    for word in words[at + 1 :]:
-        if word.startswith("--"):
-            groups.append([])
-        groups[-1].append(word)
-    folder = [group[1] for group in groups if group[:1] == ["--output_dir"]][-1]
-    above = folder[: folder.rindex("/") + 1]
-    short = [
-        [
-            f"RUNS_DIR:{word.removeprefix(above)}" if word.startswith(above) else word
-            for word in group
-        ]
-        for group in groups
-    ]
-    # of equal flags the last wins, so their order stays
-    return [Path(words[at]).name, *sorted(short, key=lambda group: group[:1])]
-
-
-class Run(NamedTuple):
-    """One run of a sweep: its name, its command as words, and its folder."""
-
-    name: str
-    words: list
-    folder: str
-
-    @property
-    def log(self):
-        return Path(f"{self.folder}.log")
-
-    @property
-    def command(self):
-        """The command as a line for a shell."""
-        return shlex.join(self.words)
-
-    @property
-    def finished(self):
-        # the text alone: a damaged file is no reason to end a whole sweep
-        with contextlib.suppress(OSError):
-            return '"finished": true' in Path(self.folder, "run.json").read_text(errors="replace")
-        return False
-
-    @property
-    def is_going_on(self):
-        """True where a training holds the run's folder: its log is not ours to touch."""
-        import filelock  # here, as most runs need not ask
-
-        with contextlib.suppress(OSError):  # no folder, so no run
-            try:
-                with filelock.FileLock(Path(self.folder, ".lock"), timeout=0):
-                    return False
-            except filelock.Timeout:
-                return True
-        return False
-
-    @property
-    def has_same_command(self):
-        """True where the log begins with this command, or is not there."""
-        try:
-            with open(self.log, encoding="utf-8", errors="surrogateescape") as file:
-                first = file.readline()
-        except OSError:
-            return True
-        try:
-            return not first or essence(shlex.split(first)[1:]) == essence(self.words)
-        except (ValueError, StopIteration, IndexError):  # no command
-            return False
-
-
-def expand(words, folder, python):
-    """The runs of a line NAME [flag=v1,v2,...]... -- SCRIPT FLAGS..., given as words.
-
-    One for every combination of the lists; on and off are a bare flag and none.
-    """
-    name, *words = words
-    if not NAME.fullmatch(name):
-        raise UserError(f"a run's NAME has letters, digits and _ . + - only, found '{name}'")
-    at = words.index("--") if "--" in words else len(words)
-    axes = []
-    for word in words[:at]:
-        found = AXIS.fullmatch(word)
-        if not found:
-            raise UserError(
-                "expected flag=v1,v2,... with letters, digits and _ . : / + - in its values, "
-                f"found '{word}' in {name}"
-            )
-        axes.append([(found[1], value) for value in found[2].split(",")])
-    if not words[at + 1 :]:
-        raise UserError(f"expected {FORM}, found no SCRIPT after -- in {name}")
-    script, flags = find_script(words[at + 1]), words[at + 2 :]
-    return [
-        make_run(name, script, flags, setting, folder, python)
-        for setting in itertools.product(*axes)
-    ]
-
-
-def make_run(name, script, flags, setting, folder, python):
-    """The Run of one combination, [(flag, value)]."""
-    name = ",".join([name, *(f"{flag}={value.replace('/', '_')}" for flag, value in setting)])
-    words = [python, script, *flags]
-    for flag, value in setting:
-        words += {"on": [f"--{flag}"], "off": []}.get(value, [f"--{flag}", value])
-    words += ["--output_dir", f"{folder}/{name}"]
-    if Path(script).name != "train_memory.py":  # which has no row
-        words += ["--results_csv", f"{folder}/results.csv"]
-    return Run(name, words, f"{folder}/{name}")
 
 
 def read_shard(text):
@@ -239,6 +116,9 @@ class Outcome(NamedTuple):
     told: str
 
 
+STILL = Outcome("still", "still running elsewhere")
+
+
 class Sweep:
     """Runs in one folder, of which this shard's are `mine`.
 
@@ -252,6 +132,7 @@ class Sweep:
         self.devices = find_devices()
         self.jobs = jobs or len(self.devices) or 1
         self.runs, self.outcomes, self.lock = {}, {}, threading.Lock()
+        self.elsewhere = set()  # the names of the runs that another sweep had
 
     def add(self, words):
         """Add the runs of a line, as `expand` takes it."""
@@ -329,29 +210,47 @@ class Sweep:
 
     def execute(self, run, device):
         """Start or resume a run, and wait for it. Returns the Outcome."""
-        began = time.monotonic()
-        if not run.has_same_command:  # an unfinished run that had other flags
-            if run.is_going_on:
+        with contextlib.ExitStack() as stack:
+            try:
+                log = stack.enter_context(run.hold())
+            except OSError as error:
+                return Outcome(
+                    "failed",
+                    f"failed: {run.log} cannot be written ({error.strerror}); move it away or name "
+                    "the sweep otherwise",
+                )
+            same = run.has_same_command  # an unfinished run may have had other flags
+            if not same and (log is None or run.is_going_on):
                 told = "failed: running elsewhere with other flags; name the sweep otherwise"
                 return Outcome("failed", told)
-            run.log.unlink()
-        with open(run.log, "ab") as log:
-            log.write(f"$ {run.command}\n".encode(errors="surrogateescape"))
-            log.flush()
-            offset = log.tell()
-            code, _ = processes.run(
-                run.words, stdout=log, stderr=subprocess.STDOUT, env=self.environment(device)
-            )
-        with open(run.log, "rb") as log:
-            log.seek(offset)
-            said = log.read().decode(errors="replace").replace("\r", "\n")
+            if log is None:
+                self.elsewhere.add(run.name)
+                return STILL
+            if not same:
+                log.truncate(0)
+            elif run.finished:  # by another sweep, just now
+                return Outcome("skipped", "skipped as finished")
+            return self.start(run, device, log)
+
+    def start(self, run, device, log):
+        """Start or resume a run whose log is ours, and wait for it. Returns the Outcome."""
+        began = time.monotonic()
+        log.write(f"$ {run.command}\n".encode(errors="surrogateescape"))
+        log.flush()
+        offset = log.tell()
+        code, _ = processes.run(
+            run.words, stdout=log, stderr=subprocess.STDOUT, env=self.environment(device)
+        )
+        with open(run.log, "rb") as written:
+            written.seek(offset)
+            said = written.read().decode(errors="replace").replace("\r", "\n")
         lines = [line for line in said.split("\n") if line.strip()]
         return self.judge(run, code, lines, minutes(time.monotonic() - began))
 
     def judge(self, run, code, lines, took):
         """The Outcome of a run that has ended. lines: what it wrote."""
         if code and any(LOCKED in line for line in lines):
-            return Outcome("still", "still running elsewhere")
+            return STILL
         last = lines[-1] if lines else ""
         if code > 128:
             with contextlib.suppress(ValueError):
@@ -375,9 +274,22 @@ class Sweep:
             for path in Path(run.folder).glob(pattern):
                 discard(path)
 
+    def look_again(self, run):
+        """The Outcome of a run at the end of this sweep; another one's may have ended meanwhile."""
+        found = self.outcomes[run.name]
+        if found is not STILL or run.name not in self.elsewhere:
+            return found
+        with contextlib.suppress(OSError), run.hold() as log:
+            if log is None or run.is_going_on:
+                return found
+            if run.finished:
+                return Outcome("skipped", "finished elsewhere")
+            return Outcome("failed", f"failed elsewhere, {run.log}: {run.last_line}")
+        return found
+
     def sum_up(self, mine, seconds):
         """Say what came of the runs. Returns False where some are to be looked after."""
-        found = [(run.name, self.outcomes[run.name]) for run in mine]
+        found = [(run.name, self.look_again(run)) for run in mine]
         kinds = [outcome.kind for _, outcome in found]
         elsewhere = kinds.count("still")
         say(

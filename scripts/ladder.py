@@ -23,7 +23,6 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common import UserError, read_json, say
-from glue_data.tasks import find_file, get_task
 from scripts import jobs
 from scripts.command_line import Parser
 from scripts.commands import words_for
@@ -32,6 +31,8 @@ from scripts.study import WITH_MEMORY, middle
 from scripts.study_flags import check_choices, check_numbers
 from scripts.study_protocol import ENOUGH, METHODS, constant_score
 from scripts.sweep import print_plan
+from tasks.glue import get_task
+from tasks.task import find_file
 from training.loss_flags import list_layers
 
 LAYERS = ("1", "2", "3", "4", "6")  # by default those of them that the model has

@@ -14,11 +14,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common import UserError
-from glue_data.tasks import get_task, has_file
 from scripts import jobs
 from scripts.command_line import Parser
 from scripts.commands import words_for
 from scripts.processes import call, cli
+from tasks.glue import get_task
+from tasks.task import has_file
 
 STUDENTS = {
     "vkd": "glue_with_cka_i.py --beta 0",

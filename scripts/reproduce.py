@@ -37,7 +37,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common import UserError, say
-from glue_data.tasks import get_task
 from scripts import jobs
 from scripts.command_line import Parser
 from scripts.commands import words_for
@@ -54,6 +53,7 @@ from scripts.paper_protocol import (
     titles,
 )
 from scripts.processes import call, cli
+from tasks.glue import get_task
 
 WHOLE = {"teacher", "memory", "final"}  # stages whose models are kept
 ON_DEV = (

@@ -29,7 +29,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common import UserError, cli, read_json, say
-from glue_data.tasks import get_task, has_file
 from scripts import jobs, study_flags, study_search
 from scripts.processes import at_once, call, hear_hangups
 from scripts.study_flags import STAGES, check
@@ -43,6 +42,8 @@ from scripts.study_protocol import (
     choose_rate,
     constant_score,
 )
+from tasks.glue import get_task
+from tasks.task import has_file
 
 WITH_MEMORY = ("fsd_g", "fsd_ilg")
 

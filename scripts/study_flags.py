@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 from common import UserError, expand_path, expand_path_or_none
-from glue_data.tasks import TASKS
 from scripts.study_protocol import METHODS, VARIANTS
+from tasks.glue import TASKS
 from training import flags
 
 STAGES = ("memory", "schedule", "trials", "final", "variants", "claims")

@@ -4,7 +4,8 @@ import math
 from typing import NamedTuple
 
 from common import UserError
-from glue_data.tasks import get_task, read_examples
+from tasks.glue import get_task
+from tasks.reading import read_examples
 
 LENGTHS = {"MRPC": 80, "RTE": 128, "QNLI": 128, "MNLI": 128, "QQP": 128}  # of the others 64
 ENOUGH = 5  # points by which a teacher must be above the best constant answer

@@ -38,7 +38,9 @@ from common import (
     sha256_of_file,
     write_json,
 )
-from glue_data.tasks import find_file, get_task, has_file, read_examples
+from tasks.glue import get_task
+from tasks.reading import read_examples
+from tasks.task import find_file, has_file
 
 FACTS = "study_weights.json"  # in the folder: what it was built of
 

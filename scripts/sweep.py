@@ -42,6 +42,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common import UserError, say
 from scripts import jobs
 from scripts.processes import cli
+from scripts.sweep_runs import FORM
 
 OPTIONS = {"--jobs": "", "--shard": "", "--keep": "model", "--plan": ""}
 
@@ -81,10 +82,12 @@ def check(given):
 
 def read_lines(file):
     """The lines of runs in a file, each as its words."""
-    if file.isatty():
-        raise UserError(f"no runs: give {jobs.FORM}, or a file of such lines as input")
+    if file is None or file.isatty():  # None: of a program without input, as of cron
+        raise UserError(f"no runs: give {FORM}, or a file of such lines as input")
+    file.reconfigure(errors="surrogateescape")  # as the words of a command
     found = []
     for number, line in enumerate(file, 1):
+        line = line.removeprefix("\ufeff")  # the byte order mark, of each of joined files
         if line.strip() and not line.lstrip().startswith("#"):
             try:
                 found.append(shlex.split(line))
@@ -93,7 +96,7 @@ def read_lines(file):
                     f"line {number} of the runs is not in shell quoting ({error}): {line.strip()}"
                 ) from None
     if not found:
-        raise UserError(f"no runs: the input has no line {jobs.FORM}")
+        raise UserError(f"no runs: the input has no line {FORM}")
     return found
 
 
@@ -107,7 +110,6 @@ def make_sweep(argv):
         given["--shard"],
         given["--keep"],
     )
-    sys.stdin.reconfigure(errors="surrogateescape")  # as the words of a command
     for line in [words] if words else read_lines(sys.stdin):
         sweep.add(line)
     return sweep, given["--plan"]

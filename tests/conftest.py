@@ -2,33 +2,40 @@
 no user caches.
 """
 
+import contextlib
 import json
 import os
 import random
+import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "CUDA_VISIBLE_DEVICES": "",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "OMP_NUM_THREADS": "1",
+    "GIT_OPTIONAL_LOCKS": "0",  # a run that is killed in `git status` would leave one
 }
 GOLDEN = json.loads((ROOT / "tests" / "golden_losses.json").read_text())["cases"]
 
 import torch  # noqa: E402 - after the environment
 import transformers  # noqa: E402
 from accelerate.state import AcceleratorState  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
 
+import glue_with_cka_i  # noqa: E402
 import train_memory  # noqa: E402
 import utils_glue  # noqa: E402
-from glue_data.tasks import get_task  # noqa: E402
+from common import cli  # noqa: E402
+from tasks.glue import get_task  # noqa: E402
 
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
@@ -165,42 +172,38 @@ def flags(tiny, output, *more, teacher=False):
     ]
 
 
-def shell(script, *arguments, **kwargs):
+def shell(script, *arguments, timeout=300, **kwargs):
     """Run a script as a user does; returns the finished process with its text output."""
     return subprocess.run(
         [sys.executable, str(ROOT / script), *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout,
         **kwargs,
     )
 
 
-def read_log(output):
-    return [
-        json.loads(line) for line in (Path(output) / "train_log.jsonl").read_text().splitlines()
-    ]
+def refusal(capsys, arguments, main=glue_with_cka_i.main):
+    """The one sentence that a command ends with."""
+    capsys.readouterr()
+    assert cli(main, [str(a) for a in arguments]) == 1
+    said = capsys.readouterr().err.replace("\r", "\n").split("\n")
+    (line,) = [line for line in said if line.startswith("error:")]
+    return line
+
+
+def torchrun(script, arguments):
+    """The command of a script as two gloo processes, which fail where they leave their group."""
+    launcher = "-m torch.distributed.run --nproc_per_node 2".split()
+    launcher += "--rdzv_backend c10d --rdzv_endpoint localhost:0".split()
+    looking = [str(ROOT / "tests/leaves_its_group.py"), str(ROOT / script)]
+    return [sys.executable, *launcher, *looking, *map(str, arguments)]
 
 
 def two_processes(script, arguments, environment=None):
-    """Run a script as two gloo processes, which must leave nothing of their group behind."""
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        "2",
-        "--master_port",
-        "0",
-        "--rdzv_backend",
-        "c10d",
-        "--rdzv_endpoint",
-        "localhost:0",
-        str(ROOT / "tests" / "leaves_its_group.py"),
-        str(ROOT / script),
-    ]
+    """Run a script as two processes."""
     done = subprocess.run(
-        [*command, *map(str, arguments)],
+        torchrun(script, arguments),
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -209,6 +212,58 @@ def two_processes(script, arguments, environment=None):
     )
     assert done.returncode == 0, done.stderr
     assert "unused" not in done.stderr  # torch looks for such weights only where there are some
+
+
+def wait_until(true, process, seconds=100):
+    """Wait for something that a process does; it must not end before."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < deadline, f"{seconds} s have passed"
+        time.sleep(0.01)
+
+
+def read_log(output):
+    return [
+        json.loads(line) for line in (Path(output) / "train_log.jsonl").read_text().splitlines()
+    ]
+
+
+def log_without_speed(output):
+    """The log of a run, without what depends on the clock."""
+    return [
+        {key: value for key, value in entry.items() if key != "examples_per_second"}
+        for entry in read_log(output)
+    ]
+
+
+def assert_same_files(one, two, *names):
+    """Byte by byte, in both folders."""
+    for name in names:
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+
+
+def same_weights(one, two):
+    """Whether the models in two folders are equal to the last bit."""
+    a, b = (load_file(folder / "model.safetensors") for folder in (one, two))
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@contextlib.contextmanager
+def room_for(size):
+    """No file may grow beyond this many bytes, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def draw(seed, *shape, dtype=torch.float64, **kwargs):
+    """Normal numbers that are the same every time."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, dtype=dtype, generator=generator, **kwargs)
 
 
 def memory_flags(folder, output, *more):

@@ -32,7 +32,7 @@ from typing import NamedTuple
 
 import pandas as pd
 import psutil
-from conftest import ROOT, flags, memory_flags, save_models, write_task
+from conftest import ROOT, flags, log_without_speed, memory_flags, save_models, torchrun, write_task
 
 import glue_with_cka_ilg
 import train_memory
@@ -63,71 +63,25 @@ class Kind(NamedTuple):
 
     module: object
     arguments: list
-    files: tuple
+    files: list
     processes: int = 1
 
 
 def kinds(models):
     """name -> Kind, on the tiny models in a folder."""
-    places = ["--cache_dir", "{}/cache"]
-    student = (
-        *places,
-        "--results_csv",
-        "{}/results.csv",
-        "--do_predict",
-        "--teacher_memory_path",
-        models / "memory",
-        "--teacher_cache",
-        "{}/teacher_cache",
-        "--save_steps",
-        15,
-        "--gradient_accumulation_steps",
-        2,
-        "--per_gpu_eval_batch_size",
-        2,
-    )
-    left = (
-        "model.safetensors",
-        "student_memory.safetensors",
-        "dev_predictions.tsv",
-        "submission/RTE.tsv",
-        "eval_results.json",
-    )
+    words = """--cache_dir {}/cache --results_csv {}/results.csv --teacher_cache {}/teacher_cache
+        --do_predict --save_steps 15 --gradient_accumulation_steps 2 --num_train_epochs 2
+        --per_gpu_train_batch_size 4 --per_gpu_eval_batch_size 2 --teacher_memory_path""".split()
+    student = flags(models, "{}/out", *words, models / "memory")
+    left = """model.safetensors student_memory.safetensors dev_predictions.tsv submission/RTE.tsv
+        eval_results.json""".split()
+    words = """--cache_dir {}/cache --save_steps 50 --logging_steps 1 --per_gpu_train_batch_size 4
+        --memory_learning_rate 0.5 --memory_num_train_epochs 3"""
+    clustering = memory_flags(models, "{}/out", *words.split())
     return {
-        "distillation": Kind(
-            glue_with_cka_ilg,
-            flags(
-                models, "{}/out", *student, "--num_train_epochs", 2, "--per_gpu_train_batch_size", 4
-            ),
-            left,
-        ),
-        "clustering": Kind(
-            train_memory,
-            memory_flags(
-                models,
-                "{}/out",
-                *places,
-                "--save_steps",
-                50,
-                "--logging_steps",
-                1,
-                "--per_gpu_train_batch_size",
-                4,
-                "--memory_learning_rate",
-                0.5,
-                "--memory_num_train_epochs",
-                3,
-            ),
-            ("memory.safetensors", "clusters.tsv"),
-        ),
-        "two processes": Kind(
-            glue_with_cka_ilg,
-            flags(
-                models, "{}/out", *student, "--num_train_epochs", 2, "--per_gpu_train_batch_size", 4
-            ),
-            left,
-            2,
-        ),
+        "distillation": Kind(glue_with_cka_ilg, student, left),
+        "clustering": Kind(train_memory, clustering, ["memory.safetensors", "clusters.tsv"]),
+        "two processes": Kind(glue_with_cka_ilg, student, left, 2),
     }
 
 
@@ -154,22 +108,10 @@ def live(kind, folder, cold):
         os.dup2(err.fileno(), 2)
     words = [str(word).replace("{}", str(folder)) for word in kind.arguments]
     script = str(Path(kind.module.__file__))
-    if cold or kind.processes > 1:
-        launcher = (
-            [
-                "-m",
-                "torch.distributed.run",
-                "--nproc_per_node",
-                str(kind.processes),
-                "--rdzv_backend",
-                "c10d",
-                "--rdzv_endpoint",
-                "localhost:0",
-            ]
-            if kind.processes > 1
-            else []
-        )
-        os.execv(sys.executable, [sys.executable, *launcher, script, *words])
+    if kind.processes == 2:
+        os.execv(sys.executable, torchrun(script, words))
+    if cold:
+        os.execv(sys.executable, [sys.executable, script, *words])
     sys.argv = [script, *words]
     sys.exit(cli(kind.module.main, words))
 
@@ -223,9 +165,8 @@ def finished(folder):
 def check_kill(kind, folder, number, code, said):
     """What may not be after a kill."""
     ours = said
-    if (
-        kind.processes > 1
-    ):  # torchrun tells of SIGTERM at length; the workers' lines begin with [rank
+    # torchrun tells of SIGTERM at length; the workers' lines begin with [rank
+    if kind.processes > 1:
         ours = re.sub(r"^Traceback.*?SignalException[^\n]*", "", said, flags=re.M | re.S)
     for word in ("Traceback", "Exception ignored", "Error", "threads at exit"):
         if word in ours:
@@ -315,14 +256,7 @@ def compare(kind, one, two):
     for name in kind.files:
         if (one / "out" / name).read_bytes() != (two / "out" / name).read_bytes():
             raise Fault(f"{name} differs from that of a run that nothing killed")
-    logs = [
-        [
-            {key: value for key, value in json.loads(line).items() if key != "examples_per_second"}
-            for line in (folder / "out/train_log.jsonl").read_text().splitlines()
-        ]
-        for folder in (one, two)
-    ]
-    if logs[0] != logs[1]:
+    if log_without_speed(one / "out") != log_without_speed(two / "out"):
         raise Fault("train_log.jsonl differs from that of a run that nothing killed")
     if (two / "results.csv").exists() and len(pd.read_csv(two / "results.csv")) != 1:
         raise Fault("results.csv has not one row")

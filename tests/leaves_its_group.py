@@ -20,5 +20,5 @@ def look():
 
 atexit.register(look)
 sys.argv = sys.argv[1:]
-sys.path[0] = os.getcwd()
+sys.path[0] = str(Path(sys.argv[0]).resolve().parent)  # as Python has it
 runpy.run_path(sys.argv[0], run_name="__main__")

@@ -35,7 +35,7 @@ from baselines import gram, minilm, pkd, procrustes, rkd
 from baselines.shared import between_samples, samples
 from cka import linear_cka
 from common import UserError
-from glue_data.tasks import get_task
+from tasks.glue import get_task
 from terms import needs_of
 from training.attention import heard, last_attention
 from training.methods import read_methods

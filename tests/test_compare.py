@@ -9,7 +9,7 @@ from conftest import GOLDEN
 
 import cka
 from analysis.report_measures import RELATIONS, Centroids, Comparison, restoration, view
-from glue_data.tasks import get_task
+from tasks.glue import get_task
 
 RTE, STSB = get_task("RTE"), get_task("STS-B")
 MAPS = [(between, estimator) for between in ("tokens", "samples") for estimator in cka.ESTIMATORS]

@@ -24,7 +24,7 @@ import terms
 import train_teacher
 import utils_glue
 from common import UserError
-from glue_data.tasks import get_task
+from tasks.glue import get_task
 from training.batches import Outputs, windows
 
 

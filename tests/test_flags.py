@@ -21,7 +21,7 @@ output_dir overwrite_output_dir resume_from_checkpoint run_file results_csv data
 overwrite_cache student_model_name_or_path save_steps save_total_limit logging_steps do_eval
 do_predict eval_all_checkpoints evaluate_during_training max_eval_samples max_predict_samples
 per_gpu_eval_batch_size model_name_or_path model_type student_model_type teacher_memory_path
-teacher_cache dataloader_num_workers
+teacher_cache dataloader_num_workers train_file validation_file test_file
 """.split()
 
 

@@ -14,7 +14,7 @@ from training.methods import read_methods
 GROUND = set(
     "common termination choices seeds colours kd precision relations cka memory utils_glue".split()
 )
-PACKAGES = ("training", "glue_data", "baselines", "analysis", "scripts", "benchmarks")
+PACKAGES = ("training", "tasks", "baselines", "analysis", "scripts", "benchmarks")
 
 
 def module_name(path):
@@ -33,7 +33,7 @@ MODULES = {
 def floor_of(module):
     """0 for the ground floor, 1 for what a run needs, 2 for the rest."""
     package = module.split(".")[0]
-    if module in GROUND or package == "glue_data":
+    if module in GROUND or package == "tasks":
         return 0
     return 1 if package == "training" else 2
 

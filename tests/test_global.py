@@ -29,7 +29,7 @@ import memory
 import train_memory
 import utils_glue
 from common import UserError
-from glue_data.tasks import get_task
+from tasks.glue import get_task
 from training.batches import flat, windows
 
 

@@ -15,7 +15,7 @@ from conftest import ROOT, flags
 
 import glue_with_cka_i
 
-PARTS = ("training", "baselines", "glue_data", "analysis")
+PARTS = ("training", "baselines", "tasks", "analysis")
 RIVAL = '''
 """The mean squared difference of two features, which no paper proposes."""
 

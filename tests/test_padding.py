@@ -29,7 +29,7 @@ import train_memory
 import train_teacher
 import utils_glue
 from baselines import glue_with_baseline
-from glue_data.tasks import get_task
+from tasks.glue import get_task
 from training import evaluation, reading, unpadding
 from training.batches import MiniBatch, Rows, first_tokens, span, uncut
 

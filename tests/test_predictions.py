@@ -15,7 +15,7 @@ import glue_with_cka_i
 import utils_glue
 from analysis import predictions, table
 from common import UserError
-from glue_data.tasks import get_task
+from tasks.glue import get_task
 
 COUNTS = {"dev": 40, "dev_mm": 30}
 

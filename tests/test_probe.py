@@ -17,8 +17,8 @@ import kd
 from analysis import probe, probing
 from baselines import glue_with_baseline
 from common import UserError
-from glue_data.tasks import get_task
 from memory import Memories
+from tasks.glue import get_task
 from training.batches import windows
 
 SCRIPTS = {

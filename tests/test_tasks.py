@@ -16,7 +16,7 @@ import glue_with_cka_i
 import kd
 import train_teacher
 import utils_glue
-from glue_data.tasks import TASKS, get_task
+from tasks.glue import TASKS, get_task
 
 ROWS = {"train": 16, "dev": 9, "dev_mm": 7, "test": 6, "test_mm": 5}
 

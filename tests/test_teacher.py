@@ -16,7 +16,7 @@ import loop
 import memory
 import utils_glue
 from baselines import glue_with_baseline
-from glue_data.tasks import get_task
+from tasks.glue import get_task
 from training import models, unpadding
 from training.batches import SORTED, MiniBatch, Rows, epoch_order, windows
 from training.teacher import Teacher

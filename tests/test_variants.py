@@ -9,6 +9,7 @@ import accelerate
 import pandas as pd
 import pytest
 import torch
+from commands_of_plans import parse, reproduce, write_stub
 from conftest import (
     ROOT,
     flags,
@@ -19,7 +20,6 @@ from conftest import (
 )
 from safetensors.torch import load_file
 from test_distill import stopped_at
-from test_reproduce import parse, reproduce, stub  # noqa: F401 - a fixture
 from test_tables import of, runs_csv, write_run
 
 import glue_with_cka_g
@@ -146,9 +146,9 @@ def test_each_script_is_given_those_flags_of_every_run_that_it_takes(script, wan
 
 
 @pytest.mark.parametrize("script", ["one_task", "reproduce"])
-def test_flags_of_every_run_may_leave_out_padding(script, stub, tmp_path, monkeypatch):  # noqa: F811
+def test_flags_of_every_run_may_leave_out_padding(script, tmp_path, monkeypatch):
     """All but the teacher's training have --mask_padding; all that train have --group_by_length."""
-    python, calls = stub
+    python, calls = write_stub(tmp_path)
     (tmp_path / "glue/RTE").mkdir(parents=True)
     (tmp_path / "glue/RTE/train.tsv").write_text("")
     more = ["--stage", "teacher"] if script == "reproduce" else []

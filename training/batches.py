@@ -14,10 +14,11 @@ import torch
 from seeds import mix
 from training.attention import heard
 from training.unpadding import without_padding
+from utils_glue import NO_CLASS
 
 # mini-batches whose rows are sorted by length among themselves, where rows are grouped by length
 SORTED = 16
-NO_INPUTS = ("labels", "mask")  # of what is known of a row, what no model reads
+NO_INPUTS = ("labels", "labelled", "mask")  # of what is known of a row, what no model reads
 
 
 class Outputs(NamedTuple):
@@ -84,6 +85,15 @@ def with_mask(features, args):
     return features | {"mask": features["attention_mask"]}
 
 
+def with_labelled(features):
+    """A data set's rows, name -> tensor, and where some lack a label which have one: `labelled`."""
+    if "labels" not in features:
+        return features
+    labels = features["labels"]
+    labelled = ~labels.isnan() if labels.is_floating_point() else labels != NO_CLASS
+    return features if labelled.all() else features | {"labelled": labelled}
+
+
 class Rows(torch.utils.data.Dataset):
     """A data set whose items are mini-batches, rows[indices] -> dict, so that a loader's workers
     can prepare them.
@@ -101,9 +111,9 @@ class Rows(torch.utils.data.Dataset):
         """The item of a global mini-batch, a dict. indices: (B,).
 
         "inputs" are of this process alone, (k, W') each. "targets" are of the whole mini-batch:
-        labels (B,), attention_mask (B, W'), where structures leave padding out the same as `mask`,
-        and, if columns may be left out, `columns` (W',), which of the W these are. "teacher" has
-        what is cached of it, of the whole mini-batch, too.
+        labels (B,), `labelled` (B,) where some rows have none, attention_mask (B, W'), the same as
+        `mask` where structures leave padding out, and, if columns may be left out, `columns` (W',),
+        which of the W these are. "teacher" has what is cached of it, of the whole mini-batch, too.
         """
         # of all processes' rows, so that all compute the same columns and can be gathered
         mask = self.features["attention_mask"][indices].bool()
@@ -122,8 +132,8 @@ class Rows(torch.utils.data.Dataset):
             targets["mask"] = targets["attention_mask"]
         if self.cut:
             targets["columns"] = torch.arange(columns.start, columns.stop)
-        if "labels" in self.features:
-            targets["labels"] = self.features["labels"][indices]
+        for name in {"labels", "labelled"} & self.features.keys():
+            targets[name] = self.features[name][indices]
         teacher = self.cache.read(indices, columns) if self.cache else {}
         return {"indices": indices, "inputs": inputs, "targets": targets, "teacher": teacher}
 

@@ -5,17 +5,19 @@ go together, places that cannot be written to.
 from pathlib import Path
 
 from common import UserError, follow, make_folders
-from glue_data.tasks import get_task
+from tasks.glue import get_task
+from tasks.own import FLAGS, check_files, own_files
 from training import flags
 from training.results_csv import read_results
 
 
 def check_arguments(args):
-    """Refuse values that cannot be meant, before any work is done. Returns the task.
+    """Refuse values that cannot be meant, before any work is done.
 
     A script asks before it imports what its run needs, which takes seconds, and the run asks again.
     """
-    task = get_task(args.task_name)
+    check_data(args)
+    check_splits(args)
     for name, flag in flags.known().items():
         flag.check(getattr(args, name, None))
     if getattr(args, "warmup_steps", 0) and args.warmup_ratio:
@@ -35,7 +37,34 @@ def check_arguments(args):
     make_folders(args, cache_dir=args.cache_dir)
     if args.do_train:
         check_places(args)
-    return task
+
+
+def check_data(args):
+    """Refuse a task that nobody knows, or files that are not there."""
+    check_files(args)
+    if own_files(args):
+        return
+    get_task(args.task_name)
+    if not args.data_dir:
+        raise UserError(
+            "--data_dir is missing, the folder with GLUE's files: pass it, or files of your own "
+            "with --train_file and --validation_file"
+        )
+
+
+def check_splits(args):
+    """Refuse work on a file that was not given."""
+    files = own_files(args)
+    needed = {
+        "train": args.do_train,
+        "dev": args.do_eval or args.evaluate_during_training,
+        "test": args.do_predict,
+    }
+    for split, asked in needed.items() if files else ():
+        if asked and split not in files:
+            flag = {"train": "do_train", "dev": "do_eval", "test": "do_predict"}[split]
+            flag = flag if getattr(args, flag) else "evaluate_during_training"
+            raise UserError(f"--{flag} needs --{FLAGS[split]}: pass it, or leave --{flag} out")
 
 
 def check_global(args):

@@ -6,14 +6,12 @@ teacher is also scored on labelled rows: where its classes fit in another order 
 is refused.
 """
 
-import itertools
-import re
-
 import numpy as np
 import torch
 
 import utils_glue
-from glue_data.tasks import get_task
+from tasks.glue import get_task
+from tasks.task import plain
 
 DOUBT = (
     0.001  # p of a sign test below which one order of the classes is clearly better than another
@@ -40,12 +38,12 @@ WORDS = {  # task -> for each of its classes, the spellings beside the data file
 }
 
 
+def spellings_of(task):
+    """For each class of a task, the spellings beside its own word."""
+    return WORDS.get(task.name, [""] * len(task.labels))
+
+
 # ---- by name -------------------------------------------------------------------------------------
-
-
-def plain(word):
-    """A class's name without case, hyphens and spaces: "Not entailment" -> "not_entailment"."""
-    return re.sub(r"[\W_]+", "_", str(word).casefold()).strip("_")
 
 
 def order_of(config, task):
@@ -59,7 +57,7 @@ def order_of(config, task):
         return None
     spellings = [
         {plain(label), *words.split()}
-        for label, words in zip(task.labels, WORDS[task.name], strict=True)
+        for label, words in zip(task.labels, spellings_of(task), strict=True)
     ]
     if task.labels == ("0", "1"):  # a data file without words: its numbers are the classes
         spellings = [names | {f"label_{k}"} for k, names in enumerate(spellings)]
@@ -132,10 +130,13 @@ def best_order(logits, labels):
 
     logits: (N, K). labels: (N,). Returns the class of each output, or None.
     """
+    from scipy.optimize import linear_sum_assignment
+
     predictions, present = logits.argmax(1), logits.argmax(1) == labels
     constant = labels == np.bincount(labels).argmax()
-    orders = [np.array(order) for order in itertools.permutations(range(logits.shape[1]))]
-    best = max(orders, key=lambda order: (order[predictions] == labels).sum())
+    counts = np.zeros(2 * [logits.shape[1]], dtype=int)  # of outputs by classes
+    np.add.at(counts, (predictions, labels), 1)
+    best = linear_sum_assignment(counts, maximize=True)[1]
     right = best[predictions] == labels
     return (
         best.tolist()

@@ -4,6 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from colours import COLOURS
+from utils_glue import NO_CLASS
 
 MOST = 20_000  # samples drawn
 
@@ -20,15 +21,15 @@ def picture_of_clusters(table, centroids, sizes, explained, labels, task):
     axes = figure.add_subplot()
     drawn = table if len(table) <= MOST else table.sample(MOST, random_state=0)
     dots = {"s": 9, "alpha": 0.55, "linewidths": 0}
+    unlabelled = (table.label == NO_CLASS).any()
     if labels is None:
         shown = axes.scatter(drawn.x, drawn.y, c=drawn.label, cmap="cividis", **dots)
         figure.colorbar(shown, ax=axes, label="score")
     else:
-        for k, name in enumerate(labels):
-            rows = drawn[drawn.label == k]
-            axes.scatter(
-                rows.x, rows.y, c=COLOURS[k], label=f"{name} ({(table.label == k).sum()})", **dots
-            )
+        for k, name in [*enumerate(labels), *([(NO_CLASS, "no label")] if unlabelled else [])]:
+            rows, number = drawn[drawn.label == k], (table.label == k).sum()
+            colour = "lightgrey" if k == NO_CLASS else COLOURS[k % len(COLOURS)]
+            axes.scatter(rows.x, rows.y, c=colour, label=f"{name} ({number})", **dots)
     occupied = np.array(sizes) > 0
     area = 12 + 500 * np.array(sizes) / max(sizes)
     axes.scatter(

@@ -38,6 +38,11 @@ def run(session):
         records.clear(output)
         for path in checkpoints(output):
             common.remove_folder(path)
+    if tensors is not None:
+        before = common.read_json(output / "run.json")
+        record.started = before.get("started", record.started)
+        with records.complete_run(output):
+            record.follow(before)
     record.settings = settings
     record.write(output)
     log = logs.Log(output, args.run_file, progress["step"])

@@ -8,9 +8,9 @@ import torch
 import common
 import utils_glue
 from common import UserError, say
-from glue_data.submission import write_submission
-from glue_data.tasks import has_file
 from kd import task_loss
+from tasks.submission import write_submission
+from tasks.task import has_file
 from training import classes, models
 from training.batches import MiniBatch, Rows
 
@@ -105,26 +105,28 @@ def write_predictions(session):
 
 
 def score_teacher(session, identity, teacher, tokenizer, training):
-    """Score the teacher on dev, or without a dev file on the first training rows.
+    """Score the teacher on dev, or without a dev file on the first training rows with a label; None
+    without any.
 
     Refuses classes in another order, but only where that order fits training rows as well: WNLI's
     dev set contradicts its training set, so that a teacher which learnt that by heart does better
     upside down there. training: the training rows. Returns the scores, and of what.
     """
     args, task = session.args, session.task
-    some = training._replace(
-        tensors={key: value[:SOME] for key, value in training.tensors.items()},
-        indices=training.indices[:SOME],
-    )
+    labelled = training.tensors.get("labelled", torch.ones(len(training.indices), dtype=torch.bool))
+    some = utils_glue.select(training, labelled.nonzero().flatten()[:SOME])
     rows = some
     if has_file(task, args.data_dir, "dev"):
         rows = session.features("dev", tokenizer, args.max_eval_samples)
+    if not rows.indices:
+        say("note: there are no labels to score the teacher by")
+        return None
     where = f"{len(rows.indices)} rows of {rows.source['file']}"
     logits = teacher_logits(session, identity, teacher, rows)
     labels = rows.tensors["labels"].numpy()
     was = getattr(teacher, "was_in_order", None)
     problem = classes.other_meaning(task, args.model_name_or_path, logits, labels, where, was)
-    if problem and rows is not some and np.isfinite(logits).all():
+    if problem and rows is not some and some.indices and np.isfinite(logits).all():
         there = teacher_logits(session, identity, teacher, some), some.tensors["labels"].numpy()
         problem = problem if classes.other_meaning(task, "", *there, "") else None
     if problem:

@@ -4,8 +4,9 @@ trains takes. Roles and limits are explained in training/flags.py.
 
 from pathlib import Path
 
-from glue_data.tasks import TASKS
+from tasks.glue import TASKS
 from training.flag import Flag, Section
+from training.own_flags import OWN_FILES
 from training.padding_flags import GROUPS
 
 MODELS = Section(
@@ -68,16 +69,17 @@ DATA = Section(
         "task_name",
         "data",
         str,
-        help="GLUE task, in any case: " + ", ".join(TASKS) + ".",
+        help="GLUE task, in any case: " + ", ".join(TASKS) + "; of your own files, a name for "
+        "tables.",
         required=True,
     ),
     Flag(
         "data_dir",
         "place",
         Path,
-        help="Folder with the task's official .tsv files, or the folder above it.",
-        required=True,
+        help="Folder with the GLUE task's official .tsv files, or the folder above it.",
     ),
+    *OWN_FILES,
     Flag(
         "max_seq_length",
         "data",

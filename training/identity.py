@@ -8,6 +8,7 @@ import json
 from typing import NamedTuple
 
 import utils_glue
+from tasks.own import own_files
 from training import models
 from training.checkpoints import run_settings
 from training.padding_flags import PADDING
@@ -25,6 +26,7 @@ class Identity(NamedTuple):
     configuration: str | None
     precision: str
     processes: int
+    classes: tuple | None  # the task's words, None of a regression
 
 
 def identify(session, tokenizer, features, teacher):
@@ -43,6 +45,7 @@ def identify(session, tokenizer, features, teacher):
         configuration=models.fingerprint_of_config(teacher.config) if teacher else None,
         precision=session.accelerator.mixed_precision,
         processes=session.accelerator.num_processes,
+        classes=session.task.labels,
     )
 
 
@@ -60,6 +63,8 @@ def settings_of(identity, args, method, memory_sha256=None):
         settings["model_name_or_path"] = args.model_name_or_path
     if getattr(args, "teacher_cache", None):
         settings["teacher cache"] = True
+    if own_files(args):
+        settings["classes"] = identity.classes
     if memory_sha256:
         settings["teacher memory"] = memory_sha256
     return json.loads(json.dumps(settings))

@@ -62,11 +62,17 @@ def processor():
     return platform.processor() or platform.machine()
 
 
+# what a part of a run came from; a run is resumed by other versions, and on other machines
+ORIGIN = ("commit", "uncommitted_changes", "versions", "machine", "device")
+
+
 @dataclasses.dataclass
 class Record:
     """What run.json says of a run. None, but for the teacher, is what it does not say.
 
-    It is written when the training starts and again at the end; `finished` is then True.
+    It is written when the training starts and again at the end; `finished` is then True. Of a run
+    that was resumed, `started` is of its first part, by which tables know it, and where it came
+    from is that of its last part; `earlier` has what was otherwise in those before it.
     """
 
     # where it came from
@@ -76,6 +82,8 @@ class Record:
     uncommitted_changes: bool = None
     versions: dict = None  # package -> version
     machine: str = None
+    # of a resumed run: [{ORIGIN: ...}] of its earlier parts that came from elsewhere
+    earlier: list = None
     # what it is
     method: str = None  # as in tables
     seed: int = None
@@ -116,11 +124,24 @@ class Record:
         )
 
     @classmethod
-    def go_on(cls, before, args):
-        """The Record of a run that was cut off after its training. before: its run.json."""
+    def go_on(cls, before, args, folder):
+        """The Record of a run that was cut off after its training.
+
+        before: the run.json of its folder; a UserError where it lacks what the end of the run says.
+        """
+        with complete_run(folder):
+            check_fields(before, [name for name in NEEDED if name not in ("arguments", "results")])
         names = {field.name for field in dataclasses.fields(cls)}
         known = {name: value for name, value in before.items() if name in names}
         return cls(**known | {"arguments": dict(vars(args))})
+
+    def follow(self, before):
+        """Note what the part was that this one goes on from. before: its run.json, {} of none."""
+        now, found = {name: getattr(self, name) for name in ORIGIN}, before.get("earlier", [])
+        part = {name: before[name] for name in ORIGIN if name in before}
+        if part.keys() == now.keys():
+            found = [*[one for one in found if one != part], part]
+        self.earlier = [one for one in found if one != now] or None
 
     def write(self, folder):
         """Write run.json, in the main process."""
@@ -143,6 +164,45 @@ def read_run(folder):
                 "is in, or name another one"
             )
     return found
+
+
+NEEDED = (  # the fields of a finished run that its row in a results.csv has
+    "method",
+    "arguments",
+    "results",
+    "train_seconds",
+    "examples_per_second",
+    "parameters",
+    "device",
+    "machine",
+    "precision",
+    "processes",
+    "steps",
+    "started",
+    "commit",
+    "versions",
+)
+
+
+def join_origins(run, find):
+    """What the parts of a run came from, in their order, as "2.11.0 then 2.12.0".
+
+    find(part) -> a text, of a run.json and of what it says of an earlier part.
+    """
+    return " then ".join(dict.fromkeys(find(part) for part in [*run.get("earlier", []), run]))
+
+
+def check_fields(run, names=NEEDED):
+    """KeyError or TypeError, which complete_run tells, where a run.json lacks one of these fields
+    or has something else there.
+    """
+    types = {field.name: field.type for field in dataclasses.fields(Record)}
+    for name in names:
+        found, wanted = run[name], types[name]
+        if wanted in (int, float):
+            wanted = (int, float)
+        if not isinstance(found, wanted):
+            raise TypeError(f"its {name} is {found!r}")
 
 
 @contextlib.contextmanager

@@ -9,10 +9,10 @@ import filelock
 import numpy as np
 
 from common import UserError, atomic_path, follow, make_folder
-from training import flags
+from training import flags, records
+from training.cells import AMOUNT, COUNT, METRICS, Limits, find_fault, read_task
 
 RESULT = ("method", "seed")  # the columns that every results.csv has
-METRICS = ("mcc", "acc", "f1", "pearson", "spearmanr", "eval_loss")
 TEXTS = (  # columns that are no flags, of all our tables
     "method",
     "metric",
@@ -30,16 +30,14 @@ TEXTS = (  # columns that are no flags, of all our tables
     "torch",
     "transformers",
 )
-NUMBERS = (
-    *METRICS,
-    *(f"{name}_mm" for name in METRICS),
-    "minutes",
-    "examples_per_second",
-    "peak_memory_mib",
-    "parameters",
-    "processes",
-    "steps",
-)
+NUMBERS = {  # the columns of numbers that are no flags
+    "seed": COUNT,
+    **METRICS,
+    **{f"{name}_mm": limits for name, limits in METRICS.items()},
+    **dict.fromkeys(("eval_loss", "eval_loss_mm")),  # which no table shows, and which may be inf
+    **dict.fromkeys(("minutes", "examples_per_second"), AMOUNT),
+    **dict.fromkeys(("peak_memory_mib", "parameters", "processes", "steps"), COUNT),
+}
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 
 
@@ -55,16 +53,18 @@ def of_type(column, *types):
 
 
 def number_columns():
-    """The columns of a results.csv with nothing but numbers and empty cells."""
-    return (*NUMBERS, *(column for column in flags.columns() if of_type(column, int, float)))
+    """The columns of a results.csv with nothing but numbers and empty cells, {column: Limits}.
+
+    None stands for any number.
+    """
+    whole = Limits(whole=True)
+    found = {c: whole if of_type(c, int) else None for c in flags.columns() if is_of_numbers(c)}
+    return found | NUMBERS
 
 
-def is_number(text):
-    """Whether a cell is a number as pandas reads it: 1_000 is none."""
-    try:
-        return text.isascii() and "_" not in text and float(text) is not None
-    except ValueError:
-        return False
+def is_of_numbers(column):
+    """Whether a column is that of a flag of numbers."""
+    return of_type(column, int, float)
 
 
 def wrong_line(path, line, has, do="mend or delete that line"):
@@ -153,14 +153,16 @@ def read_table(path, keys, filled=(), numbers=(), what="no table of ours", dtype
     """A CSV as pandas reads it (dtype: pandas' own), and the file's line of each row.
 
     keys: columns that must be there; what: what a file without them is. filled: columns without an
-    empty cell. numbers: columns with nothing but numbers and empty cells. Columns of texts stay as
-    written, be it 007 or NA. What is read as it is meant: see read_cells. Else a UserError.
+    empty cell. numbers: columns with nothing but numbers and empty cells, or {column: Limits}.
+    Columns of texts stay as written, be it 007 or NA. What is read as it is meant: see read_cells.
+    Else a UserError.
     """
     import pandas as pd
 
     columns, rows = read_cells(path, keys, what)
     cells = {c: [row.get(c, "") for _, row in rows] for c in columns}
     lines = [line for line, _ in rows]
+    limits = numbers if isinstance(numbers, dict) else dict.fromkeys(numbers)
     clean, names = io.StringIO(), [name for name, _ in columns]
     csv.writer(clean).writerows([names, *zip(*cells.values(), strict=True)])
     clean.seek(0)
@@ -169,22 +171,18 @@ def read_table(path, keys, filled=(), numbers=(), what="no table of ours", dtype
         if is_text(name) and any(texts):
             table.isetitem(i, pd.Series([text or None for text in texts], dtype="str"))
         for line, text, missing in zip(lines, texts, table.iloc[:, i].isna(), strict=True):
-            if name in filled and (missing or not text.strip()):
-                raise wrong_line(path, line, f"nothing in the column {name}")
-            logical = text.strip().lower() in ("true", "false")
-            if of_type(name, bool) and not missing and not logical:
-                raise wrong_line(
-                    path, line, f"{text!r} in the column {name}, which is of True and False"
-                )
-            if name in numbers and not missing and not is_number(text):
-                comma = " (decimal commas need semicolons between the cells)" if "," in text else ""
-                raise wrong_line(
-                    path,
-                    line,
-                    f"{text!r} in the column {name}, which is of numbers",
-                    f"mend or delete that line{comma}",
-                )
+            if fault := fault_of_cell(name, text, missing, filled, limits):
+                raise wrong_line(path, line, *fault)
     return table, lines
+
+
+def fault_of_cell(name, text, missing, filled, limits):
+    """What is wrong with a cell, as words for wrong_line; None where nothing is."""
+    if name in filled and (missing or not text.strip()):
+        return [f"nothing in the column {name}"]
+    if of_type(name, bool) and not missing and text.strip().lower() not in ("true", "false"):
+        return [f"{text!r} in the column {name}, which is of True and False"]
+    return find_fault(name, text, limits[name], missing) if name in limits else None
 
 
 def fill_missing(table):
@@ -205,10 +203,32 @@ def fill_missing(table):
 
 
 def read_results(path, dtype=None, filled=RESULT):
-    """A results.csv as a table, known by its columns method and seed, with today's flags."""
-    return fill_missing(
-        read_table(path, RESULT, filled, number_columns(), "not a table of results", dtype)[0]
-    )
+    """A results.csv as a table, known by its columns method and seed, with today's flags and
+    GLUE's names of tasks.
+    """
+    what = "not a table of results"
+    table, lines = read_table(path, RESULT, filled, number_columns(), what, dtype)
+    if len(table) and table.seed.dtype == float:  # 1.0 is a seed of 1
+        table["seed"] = table.seed.astype(int)
+    if "task" in table:
+        rows = table.to_dict("records")
+        table["task"] = [
+            task if task != task else read_task(task, f"{path}, line {line}", row)  # NaN: no task
+            for line, task, row in zip(lines, table.task, rows, strict=True)
+        ]
+    return fill_missing(table)
+
+
+def check_row(row, path):
+    """A run's row, from its run.json at `path`, with GLUE's name of its task; else a UserError."""
+    limits = number_columns()
+    for column, value in row.items():
+        given = column in limits and value is not None and value != ""
+        if given and (fault := find_fault(column, str(value), limits[column])):
+            raise UserError(
+                f"{path} has {fault[0]}: mend it, repeat the run, or move its folder away"
+            )
+    return row | {"task": read_task(row["task"], path, row)}
 
 
 def append_result(path, row):
@@ -239,7 +259,9 @@ def result_row(run):
     """The row of results.csv for a run, from the content of its run.json.
 
     What is not given has no cell, unless an empty one would be filled in as an earlier version's.
+    An incomplete one is a KeyError or TypeError, which records.complete_run tells.
     """
+    records.check_fields(run)
     later = {flag.name for flag, _ in flags.later_flags()}
     actions = {flag.name for flag in flags.named("action")}
     arguments = {
@@ -261,18 +283,20 @@ def result_row(run):
             k: run[k] for k in ("peak_memory_mib",) if k in run
         },  # runs of earlier versions do not say
         "parameters": run["parameters"],
-        "device": run["device"],
-        "machine": run["machine"],
+        "device": records.join_origins(run, lambda part: part["device"]),
+        "machine": records.join_origins(run, lambda part: part["machine"]),
         "precision": run["precision"],
         "processes": run["processes"],
         "steps": run["steps"],
         "started": run["started"],
-        "commit": run["commit"][:12],
+        "commit": records.join_origins(run, lambda part: part["commit"][:12]),
         "teacher": (run["teacher"] or "")[:12],
         "data": run.get("data", {}).get("train", {}).get("sha256", "")[:12],
         "memory": run.get("teacher_memory", {}).get("sha256", "")[:12],
         "memory_init": run.get("teacher_memory", {}).get("memory_init", ""),
-        "torch": run["versions"]["torch"],
-        "transformers": run["versions"]["transformers"],
+        **{
+            name: records.join_origins(run, lambda part, name=name: part["versions"][name])
+            for name in ("torch", "transformers")
+        },
         **{f"--{k}": v for k, v in arguments.items()},
     }

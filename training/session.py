@@ -15,9 +15,11 @@ import common
 import termination
 import utils_glue
 from common import UserError, say
-from glue_data.tasks import TASKS
+from tasks.glue import TASKS, get_task
+from tasks.own import make_task, own_files
 from training import allocation, checks, models, reading
-from training.batches import with_mask
+from training.batches import with_labelled, with_mask
+from training.loading import load_config
 
 
 @contextlib.contextmanager
@@ -26,8 +28,7 @@ def open_session(args):
 
     Afterwards the process group, if there is one, is left.
     """
-    task = checks.check_arguments(args)
-    args.task_name = task.name
+    checks.check_arguments(args)
     for library in (transformers, huggingface_hub):
         library.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -35,6 +36,8 @@ def open_session(args):
     allocation.keep_freed_memory()
     if not args.do_train:
         models.find_trained(args.output_dir)
+    task = find_task(args, args.model_name_or_path if args.do_train else args.output_dir)
+    args.task_name = task.name
     with common.lock_output_dir(args.output_dir):
         try:
             yield Session(args, task)
@@ -42,6 +45,20 @@ def open_session(args):
             leave_group()
             raise
     leave_group()
+
+
+def find_task(args, model):
+    """The Task of a run: GLUE's of --task_name, or that of the user's own files.
+
+    model: the folder or hub name of a model whose words for classes count.
+    """
+    if not own_files(args):
+        return get_task(args.task_name)
+    words = ()
+    if not args.do_regression:
+        config = load_config(args, str(model), "model")
+        words = [str(config.id2label.get(k, "")) for k in range(config.num_labels)]
+    return make_task(args, words)
 
 
 def make_accelerator(args):
@@ -121,7 +138,7 @@ class Session:
                 args.overwrite_cache,
                 most,
             )
-        return features._replace(tensors=with_mask(features.tensors, args))
+        return features._replace(tensors=with_labelled(with_mask(features.tensors, args)))
 
     def dev_splits(self):
         """The names of the task's dev sets; MNLI has two."""

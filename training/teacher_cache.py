@@ -10,7 +10,8 @@
         00000.safetensors           the first 1,024 samples, and so on
 
 A run reads what its terms need, memory-mapped. Shards that are missing are made in one pass of the
-teacher; each is whole or not there, so a run that is killed goes on with the next one.
+teacher; each is whole or not there, so a run that is killed goes on with the next one. A shard says
+what it is and has a checksum (training/shards.py); those of before they did are made again.
 """
 
 import hashlib
@@ -23,14 +24,13 @@ from typing import NamedTuple
 import accelerate
 import filelock
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 import cka
 import termination
-from common import UserError, atomic_path, progress, say, write_json
+from common import UserError, progress, read_json, say, write_json
 from training.batches import MiniBatch, Outputs, Rows, flat, load, uncut
 from training.cache_sizes import Stored, stored
+from training.shards import check_identity, check_numbers, map_shard, write_shard
 
 SHARD = 1024  # samples
 
@@ -120,8 +120,8 @@ class TeacherCache:
     """
 
     def __init__(self, folder, facts, rows, wanted):
-        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-        self.folder = Path(folder) / f"{facts['task'].lower()}-{digest[:16]}"
+        self.digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        self.folder = Path(folder) / f"{facts['task'].lower()}-{self.digest[:16]}"
         self.facts, self.rows, self.wanted, self.shards = facts, rows, wanted, {}
         self.entries = {name: entry for kind in wanted.values() for name, entry in kind.items()}
         self.lock = filelock.FileLock(self.folder / ".lock")
@@ -135,39 +135,94 @@ class TeacherCache:
         """The samples of a shard, a range."""
         return range(shard * SHARD, min((shard + 1) * SHARD, self.rows))
 
+    def count(self):
+        """The number of shards of an entry."""
+        return math.ceil(self.rows / SHARD)
+
     def missing(self):
         """[(shard, the names of the entries that lack it)]."""
         found = []
-        for shard in range(math.ceil(self.rows / SHARD)):
-            names = [name for name in self.entries if not self.path(name, shard).exists()]
+        for shard in range(self.count()):
+            names = [name for name in self.entries if not self.is_there(name, shard)]
             if names:
                 found.append((shard, names))
         return found
 
+    def is_there(self, name, shard):
+        """False where a shard is to be made; one of before shards said what they are is, too."""
+        if not self.path(name, shard).exists():
+            return False
+        try:
+            _, note = self.map(name, shard)
+        except UserError:
+            return True  # damaged, which `open` says
+        return bool(note)
+
+    def identity(self, name, shard):
+        """What a shard is, as it says itself."""
+        return {"entry": name, "shard": shard, "cache": self.digest}
+
+    def map(self, name, shard):
+        """The numbers of a shard's samples and its note, as map_shard has them."""
+        stored = self.entries[name].stored
+        shape = (len(self.rows_of(shard)), *stored.shape)
+        return map_shard(self.path(name, shard), stored.dtype, shape)
+
     # ---- reading ---------------------------------------------------------------------------------
 
     def open(self):
-        """Map all shards into memory. Returns this cache."""
+        """Map all shards into memory; refuse those that are not this cache's. Returns this cache.
+
+        Their numbers are not read yet.
+        """
+        self.check_facts()
         for name in self.entries:
-            shards = range(math.ceil(self.rows / SHARD))
-            self.shards[name] = [self.open_shard(name, shard) for shard in shards]
+            self.shards[name] = [self.open_shard(name, shard) for shard in range(self.count())]
         return self
 
     def open_shard(self, name, shard):
         """The numbers of a shard's samples, a tensor that is read where it is used."""
-        entry, path = self.entries[name], self.path(name, shard)
-        expected = f"{entry.stored.dtype} {(len(self.rows_of(shard)), *entry.shape)}"
-        try:
-            with safe_open(path, framework="pt") as file:
-                values = file.get_tensor("values")
-            found = f"{str(values.dtype).removeprefix('torch.')} {tuple(values.shape)}"
-        except (OSError, SafetensorError) as error:
-            found = f"{type(error).__name__}: {error}"
-        if found != expected:
-            raise UserError(
-                f"{path} should hold {expected}, found {found}: delete it to have it made again"
-            )
+        values, note = self.map(name, shard)
+        check_identity(self.path(name, shard), note, self.identity(name, shard))
         return values
+
+    def check_facts(self):
+        """Refuse a facts.json that tells of another cache; one that is gone misleads nobody."""
+        path = self.folder / "facts.json"
+        found = read_json(path)
+        differ = [key for key in {**self.facts, **found} if found.get(key) != self.facts.get(key)]
+        if found and differ:
+            raise UserError(
+                f"{path} should tell of this cache, found one of another {differ[0]}: delete its "
+                "folder to have the cache made again"
+            )
+
+    def check(self, accelerator):
+        """Read all numbers once; refuse those that were changed since they were written.
+
+        Each process reads its part of them.
+        """
+        # A run reads its cache once an epoch, this is once more: 10 GB take 5 s where the system
+        # still holds the files, else what the disk takes. So the user hears of a damage before the
+        # training and not in the middle of it, where a checksum of each sample would tell.
+        rank, world = accelerator.process_index, accelerator.num_processes
+        shards = [(name, shard) for name in self.entries for shard in range(self.count())]
+        turns = range(0, len(shards), world)
+        bar = progress(turns, desc="checking the teacher cache", unit="shard", delay=10)
+        for turn in bar:  # short ones, as processes wait for each other no longer than minutes
+            own = [self.find_damage(*shard) for shard in shards[turn : turn + world][rank:][:1]]
+            for wrong in accelerate.utils.gather_object(own):
+                if wrong:
+                    raise UserError(wrong)
+
+    def find_damage(self, name, shard):
+        """What is wrong with a shard's numbers, a sentence; None where nothing is."""
+        try:
+            values, note = self.map(name, shard)
+            check_numbers(self.path(name, shard), values, note)
+        except UserError as error:
+            return str(error)
+        return None
 
     def read(self, indices, columns=slice(None)):
         """The numbers of samples (B,) at the positions `columns`, a slice: name -> (B, ...)."""
@@ -228,7 +283,8 @@ class TeacherCache:
             finally:
                 self.lock.release()
         teacher.accelerator.wait_for_everyone()
-        return self.open()
+        self.open().check(teacher.accelerator)
+        return self
 
     def hold(self, waited):
         """True once the folder is held by this run; another one may be writing there."""
@@ -245,10 +301,12 @@ class TeacherCache:
         """Say what will be written; refuse it where it does not fit."""
         names = [name for name in self.entries if any(name in lacking for _, lacking in missing)]
         size = sum(self.rows * self.entries[name].bytes for name in names)
+        shards = [(name, shard) for shard, lacking in missing for name in lacking]
+        earlier = [pair for pair in shards if self.path(*pair).exists()]  # which are replaced
         more = sum(
             len(self.rows_of(shard)) * self.entries[name].bytes
-            for shard, lacking in missing
-            for name in lacking
+            for name, shard in shards
+            if (name, shard) not in earlier
         )
         free = shutil.disk_usage(self.folder).free
         if more > free:
@@ -260,6 +318,11 @@ class TeacherCache:
         what = f"{', '.join(names)}, {size / 1e6:,.1f} MB"
         said = f"; {done} of {self.rows} samples are done" if done else ""
         say(f"making the teacher cache {self.folder}: {what}{said}")
+        if earlier:
+            say(
+                f"{len(earlier)} of its shards are an earlier version's, which did not say what "
+                "they hold: they are made again"
+            )
         write_json(self.folder / "facts.json", self.facts)
 
     def make(self, missing, teacher, features, batch_size, workers, can_cut):
@@ -321,5 +384,5 @@ class TeacherCache:
     def write(self, shard, parts):
         """Write a shard of each name in `parts`, {name: its mini-batches}; no file half."""
         for name, values in parts.items():
-            with atomic_path(self.path(name, shard)) as temporary:
-                save_file({"values": torch.cat(values)}, temporary)
+            path = self.path(name, shard)
+            write_shard(path, torch.cat(values), self.identity(name, shard))

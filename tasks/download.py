@@ -10,7 +10,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common import UserError, atomic_path, sha256_of_file
-from glue_data.tasks import count_rows, expect, read_lines
+from tasks.reading import count_rows, read_lines
+from tasks.task import expect
 
 BASE_URL = "https://dl.fbaipublicfiles.com/"
 RETRY_WAITS = (1, 4, 16)  # seconds before each further try

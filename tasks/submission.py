@@ -6,27 +6,31 @@ from pathlib import Path
 import numpy as np
 
 from common import UserError, atomic_path
-from glue_data.tasks import TASKS, expect, parse_label, read_lines
+from tasks.glue import TASKS
+from tasks.reading import parse_label, read_lines
+from tasks.task import expect
 
 
 def write_submission(path, task, split, indices, predictions):
     """Write predictions (N,) of a test split's rows with their indices (N,) to `path`, in GLUE's
     format.
 
-    Classes become the task's words, scores are clipped to [0, 5]. UserError if the file name is not
-    GLUE's.
+    Classes become the task's words, scores are clipped to the task's own. UserError if the file
+    name is another than the task's.
     """
     name = task.submissions.get(split)
     expect(
         Path(path).name == name,
-        f"GLUE's file name for the {split} split of {task.name}, {name}",
+        f"the file name for the {split} split of {task.name}, {name}",
         path,
         "pass a test split and its file name",
     )
     if task.labels:
         words = [task.labels[prediction] for prediction in predictions]
     else:
-        words = [f"{score:.3f}" for score in np.clip(predictions, 0, 5)]
+        if task.scores:
+            predictions = np.clip(predictions, *task.scores)
+        words = [f"{score:.3f}" for score in predictions]
     rows = [f"{index}\t{word}\n" for index, word in zip(indices, words, strict=True)]
     with atomic_path(path) as temporary:
         temporary.write_text("index\tprediction\n" + "".join(rows), encoding="utf-8", newline="\n")

@@ -1,0 +1,205 @@
+"""A task of a user's own files: --train_file, --validation_file and --test_file.
+
+What the columns are is read off their names, the classes off a model's words or the training
+labels. Rows to train on may lack a label: they have KD and the structures, and no cross-entropy.
+"""
+
+import re
+from pathlib import Path
+
+from common import UserError, say
+from tasks.glue import TASKS
+from tasks.reading import FORMATS, read_table, word_of
+from tasks.task import Task, expect, plain
+
+PAIRS = (  # usual names of two texts; HuggingFace's GLUE, SNLI, QQP, QNLI
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("text_a", "text_b"),
+)
+SINGLES = ("text", "sentence")
+LABELS = ("label",)
+SCORES = ("label", "score")  # of a regression
+FLAGS = {"train": "train_file", "dev": "validation_file", "test": "test_file"}
+CLASSIFICATION, REGRESSION = ("acc", "f1_macro"), ("pearson", "spearmanr")
+NAME = r"\w[\w .+-]*"  # of a task
+FEW = 20  # classes that nobody takes for scores
+
+
+def own_files(args):
+    """{split: Path} of the files that were given."""
+    given = {split: getattr(args, name, None) for split, name in FLAGS.items()}
+    return {split: Path(path).absolute() for split, path in given.items() if path}
+
+
+def check_files(args):
+    """Refuse files that are not there, that nothing reads, or whose task is not told."""
+    files = own_files(args)
+    if not files:
+        for name in ("text_column_names", "label_column_name", "do_regression"):
+            if getattr(args, name, None):
+                raise UserError(f"--{name} is of files of your own: pass --train_file, too")
+        return
+    keys = {key.replace("-", ""): task for key, task in TASKS.items()}
+    if (task := keys.get(args.task_name.lower().replace("-", ""))) is not None:
+        raise UserError(
+            f"--task_name {args.task_name} is GLUE's, and your own files would stand in one table "
+            f"with {task.name}'s: give the task a name of its own"
+        )
+    if not re.fullmatch(NAME, args.task_name):
+        raise UserError(
+            f"--task_name {args.task_name!r} is to name folders and files: use letters, digits, "
+            "spaces and . + - _, and begin with one of the first two"
+        )
+    if getattr(args, "data_dir", None):
+        raise UserError(
+            f"--data_dir {args.data_dir} is a folder of GLUE's files, and --{FLAGS[min(files)]} "
+            "names one of your own: pass one of the two"
+        )
+    for split, path in files.items():
+        name = FLAGS[split]
+        if not path.is_file():
+            raise UserError(f"--{name} {getattr(args, name)} does not exist: name a file")
+        if path.suffix.lower() not in FORMATS:
+            raise UserError(
+                f"--{name} {getattr(args, name)} ends in {path.suffix or 'nothing'}, but is read "
+                f"by its ending as {', '.join(FORMATS)}: rename it"
+            )
+
+
+def make_task(args, words=()):
+    """The Task of the files in args. words: a model's names of its classes, in its order."""
+    files = own_files(args)
+    tables = {split: read_table(path) for split, path in files.items()}
+    texts = find_texts(args, files, tables)
+    label = find_label(args, files, tables)
+    labels = None
+    if not args.do_regression:
+        split = "train" if "train" in files else min(files)
+        found = {} if label is None else labels_of(tables[split], label)
+        labels = choose_classes(found, words)
+    return Task(
+        name=args.task_name,
+        files=files,
+        text_columns=texts,
+        label_column=label,
+        labels=labels,
+        metrics=REGRESSION if args.do_regression else CLASSIFICATION,
+        submissions={"test": f"{args.task_name}.tsv"} if "test" in files else {},
+        partial=True,
+        again="add some, or name another file",
+    )
+
+
+# ---- columns -------------------------------------------------------------------------------------
+
+
+def find_texts(args, files, tables):
+    """The one or two text columns: those of --text_column_names, or of a usual name."""
+    split = next(iter(files))
+    columns = tables[split].columns
+    if args.text_column_names:
+        names = tuple(name.strip() for name in args.text_column_names.split(","))
+        expect(
+            len(names) <= 2 and all(names) and len(set(names)) == len(names),
+            "one or two columns with a comma between",
+            f"--text_column_names {args.text_column_names}",
+            "name these",
+        )
+        return names
+    there = [names for names in (*PAIRS, *((one,) for one in SINGLES)) if set(names) <= {*columns}]
+    # a pair's column may be a usual single one as well
+    there = [names for names in there if not any(set(names) < set(others) for others in there)]
+    usual = ", ".join(" and ".join(names) for names in (*PAIRS, *((one,) for one in SINGLES)))
+    expect(
+        len(there) == 1,
+        f"text in the columns of one of {usual}",
+        f"{', '.join(map(str, columns)) or 'no column'} in {files[split]}",
+        "name one or two with --text_column_names",
+    )
+    return there[0]
+
+
+def find_label(args, files, tables):
+    """The column of the labels: --label_column_name, or a usual one; None where no file has it."""
+    given, usual = args.label_column_name, SCORES if args.do_regression else LABELS
+    labelled = [split for split in files if split != "test"]
+    if given:
+        for split in labelled:
+            if given not in tables[split].columns:
+                raise UserError(
+                    f"--label_column_name is {given}, but {files[split]} has the columns "
+                    f"{', '.join(tables[split].columns)}: name one of these"
+                )
+        return given
+    columns = {split: tables[split].columns for split in labelled}
+    name = next((name for name in usual if any(name in there for there in columns.values())), None)
+    for split, there in columns.items():
+        if name and name not in there:
+            say(f"note: {files[split]} has no labels: no column {name} but {', '.join(there)}")
+    return name
+
+
+# ---- classes -------------------------------------------------------------------------------------
+
+
+def labels_of(table, column):
+    """{word: the places where it is} of the labels of a Table, without empty ones."""
+    found = {}
+    for where, row in table.rows:
+        if word := word_of(row.get(column)):
+            found.setdefault(word, []).append(where)
+    return found
+
+
+def key(word):
+    """What two spellings of a class share; a word without letters, as -1, is itself."""
+    return plain(word) if re.search(r"[^\W\d_]", word) else word
+
+
+def choose_classes(found, words):
+    """The words of the classes: a model's, in its order and as the file spells them, where they
+    cover all that the file has; else the file's in order.
+
+    found: of labels_of. words: the model's.
+    """
+    check_labels(found)
+    spelled = {key(word): word for word in found}
+    numbered = list(map(key, words)) == [f"label_{k}" for k in range(len(words))]
+    numbers = [str(k) for k in range(len(words))]
+    for known in (words, numbers) if numbered else (words,):
+        names = list(map(key, known))
+        if spelled.keys() <= {*names} and len({*names}) == len(names) > 1:
+            return tuple(spelled.get(name, word) for name, word in zip(names, known, strict=True))
+    expect(
+        len(found) > 1,
+        "labels of two classes or more",
+        f"{', '.join(map(repr, found)) or 'none'} in the training file",
+        "add rows of another class, or give a teacher that names its classes",
+    )
+    are_numbers = all(re.fullmatch(r"-?\d+", word) for word in found)
+    return tuple(sorted(found, key=int if are_numbers else None))
+
+
+def check_labels(found):
+    """Refuse labels that can only be scores, and two that differ in no more than their spelling."""
+    advice = "pass --do_regression, or name another --label_column_name"
+    number = sum(map(len, found.values()))
+    for word, places in found.items():
+        if re.fullmatch(r"-?\d*\.\d*[1-9]\d*(e[+-]?\d+)?", word.lower()):
+            raise UserError(f"the label {word!r} in {places[0]} is a score and no class: {advice}")
+    if len(found) > max(FEW, number / 2):
+        raise UserError(
+            f"{len(found)} different labels in {number} rows, the first {next(iter(found))!r}, are "
+            f"no classes: {advice}"
+        )
+    spelled = {}
+    for word, places in found.items():
+        other = spelled.setdefault(key(word), word)
+        if other != word:
+            raise UserError(
+                f"the labels {other!r} and {word!r}, in {places[0]}, differ in spelling alone: "
+                "write one class in one way"
+            )

@@ -1,0 +1,111 @@
+"""What a task is: texts to classify or to score, where its rows lie, and how it is judged.
+
+GLUE's nine and AX are rows of the table in tasks/glue.py; tasks/own.py makes one of a user's files.
+"""
+
+import re
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+from common import UserError
+
+CORRECT = "correct that row"  # the advice about a bad one
+NONE = MappingProxyType({})
+
+
+class Task(NamedTuple):
+    """Where a task's rows lie, what they mean, how it is scored.
+
+    files: split -> name below data folder/`folder`, or a path of its own; the splits are train,
+    test and those that begin with dev or test. labels: the words of class 0, 1, ..., None for a
+    regression, whose scores lie within `scores`, where that is given. submissions: test split ->
+    name of the file of predictions. headerless: the columns of train and dev where these have no
+    header line. partial: whether training rows may lack a label. rows, downloads: of a task with
+    official files, split -> number of rows, path below the server -> file name. again: how to come
+    by a whole file.
+    """
+
+    name: str
+    files: dict
+    text_columns: tuple[str, ...]  # one or two
+    label_column: str | None
+    labels: tuple[str, ...] | None
+    metrics: tuple[str, ...]
+    scores: tuple[float, float] | None = None
+    submissions: dict = NONE
+    folder: str = ""
+    headerless: tuple[str, ...] = ()
+    partial: bool = False
+    rows: dict = NONE
+    downloads: dict = NONE
+    again: str = "download the file again"
+
+    @property
+    def is_glue(self):
+        """Whether it is one of GLUE's, with files of known content."""
+        return bool(self.rows)
+
+    def columns(self, split):
+        """The columns that a split's rows must have."""
+        optional = self.partial and split == "train"
+        if split in self.submissions or self.label_column is None or optional:
+            return self.text_columns
+        return *self.text_columns, self.label_column
+
+    def header_lines(self, split):
+        """The number of header lines of a split's official file, 0 or 1."""
+        return int(split in self.submissions or not self.headerless)
+
+
+class Example(NamedTuple):
+    """One row: its index as in the file, one or two texts, and its label.
+
+    The label is a class index or a score; None in a test split and where a row has none.
+    """
+
+    index: str
+    text_a: str
+    text_b: str | None
+    label: int | float | None
+
+
+def expect(condition, expected, found, advice):
+    """UserError in one sentence unless the condition holds."""
+    if not condition:
+        raise UserError(f"Expected {expected}, found {found}; {advice}.")
+
+
+def plain(word):
+    """A class's name without case, hyphens and spaces: "Not entailment" -> "not_entailment"."""
+    return re.sub(r"[\W_]+", "_", str(word).casefold()).strip("_")
+
+
+def find_file(task, data_dir, split):
+    """The path of a split's file, data_dir/FOLDER/file or data_dir/file; UserError names both
+    places.
+    """
+    expect(
+        split in task.files,
+        f"a split of {task.name} among {', '.join(task.files)}",
+        repr(split),
+        "choose one of these",
+    )
+    file = task.files[split]
+    places = [Path(data_dir or "", task.folder, file), Path(data_dir or "", file)]
+    found = [place for place in places if place.is_file()]
+    expect(
+        found,
+        f"the {split} rows of {task.name} in {places[0]} or {places[1]}",
+        "neither",
+        f"run `python utils_glue.py download --data_dir {data_dir} --tasks {task.name.lower()}`",
+    )
+    return found[0]
+
+
+def has_file(task, data_dir, split):
+    """True where the file of a split is there."""
+    try:
+        return bool(find_file(task, data_dir, split))
+    except UserError:
+        return False

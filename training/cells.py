@@ -1,0 +1,100 @@
+"""What the cells of a table of results may hold: numbers that a run can have, names of tasks.
+
+A hand-made row, or one of another project, is refused by the line and column that are wrong in it.
+"""
+
+import math
+import re
+from typing import NamedTuple
+
+from common import UserError
+from tasks.glue import TASKS, get_task
+from tasks.own import NAME
+
+SLACK = 1e-9  # a correlation of 1 may be computed as a little more
+
+
+class Limits(NamedTuple):
+    """The finite numbers that a column may hold: from least to most, and whole where it says so."""
+
+    least: float = -math.inf
+    most: float = math.inf
+    whole: bool = False
+
+    @property
+    def words(self):
+        """What the column is of."""
+        kind = "whole numbers" if self.whole else "finite numbers"
+        if math.isfinite(self.most):
+            return f"{kind} from {self.least:g} to {self.most:g}".removeprefix("finite ")
+        return f"{kind} from {self.least:g} on" if math.isfinite(self.least) else kind
+
+    def has(self, number):
+        """Whether a number is one of these."""
+        within = self.least - SLACK <= number <= self.most + SLACK
+        return within and math.isfinite(number) and (not self.whole or number.is_integer())
+
+
+FRACTION, CORRELATION = Limits(0, 1), Limits(-1, 1)
+AMOUNT, COUNT = Limits(0), Limits(0, whole=True)
+METRICS = {  # GLUE's and those of own files, all as fractions
+    "mcc": CORRELATION,
+    "acc": FRACTION,
+    "f1": FRACTION,
+    "f1_macro": FRACTION,
+    "pearson": CORRELATION,
+    "spearmanr": CORRELATION,
+}
+
+
+def is_number(text):
+    """Whether a cell is a number as pandas reads it: 1_000 is none."""
+    try:
+        return text.isascii() and "_" not in text and float(text) is not None
+    except ValueError:
+        return False
+
+
+def find_fault(column, text, limits, missing=False):
+    """(what a cell has, what to do) where it is not empty and has no number within limits.
+
+    Else None. limits: None for any number. missing: whether pandas reads it as no value, as "nan".
+    """
+    if missing and (limits is None or not text.strip()):
+        return None
+    has = f"{text!r} in the column {column}, which is of {limits.words if limits else 'numbers'}"
+    if missing:
+        return has, "mend or delete that line, or leave the cell empty"
+    if not is_number(text):
+        comma = " (decimal commas need semicolons between the cells)" if "," in text else ""
+        return has, f"mend or delete that line{comma}"
+    number = float(text)
+    if limits is None or limits.has(number):
+        return None
+    if column.removesuffix("_mm") in METRICS and 1 < abs(number) <= 100:
+        has = f"{has} (metrics are fractions, {number / 100:g} where {number:g} % is meant)"
+    return has, "mend or delete that line"
+
+
+def read_task(text, where, row=None):
+    """A task's name: GLUE's as GLUE spells it, in any spelling that --task_name takes; one of own
+    files, which the row's other cells tell, as it is. A UserError for what is neither.
+
+    where: the file, and the line in it. row: column -> cell.
+    """
+    text = str(text).strip()
+    try:
+        return get_task(text).name
+    except UserError:
+        if is_own(row or {}) and re.fullmatch(NAME, text):
+            return text
+        known = ", ".join(task.name for task in TASKS.values())
+        raise UserError(
+            f"{where} has the task {text!r}, expected a task name among {known}: mend it"
+        ) from None
+
+
+def is_own(row):
+    """Whether a row of results is of own files: by a score or a flag that GLUE's have not."""
+    scored = str(row.get("f1_macro") or "") not in ("", "nan")
+    return scored or str(row.get("--do_regression")).lower() == "true"
