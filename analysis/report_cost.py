@@ -9,12 +9,22 @@ import pandas as pd
 from analysis import figures_report
 from analysis.means import published_averages
 from analysis.report_parts import Topic, by_model, column_of
+from analysis.timing import megabytes, milliseconds
 from common import UserError
 from training import flags
 from training.results_csv import read_table
 
 CONDITIONS = ("machine", "device", "precision", "processes")
-NUMBERS = ["parameters", "training", "inference", "examples_per_second", "peak_memory_mib"]
+NUMBERS = [
+    "parameters",
+    "megabytes",
+    "training",
+    "inference",
+    "examples_per_second",
+    "ms_alone",
+    "ms_batch",
+    "peak_memory_mib",
+]
 
 
 def cost_topic(subjects):
@@ -27,8 +37,11 @@ def cost_topic(subjects):
         frame,
         {
             "parameters, M": ("parameters", 1, 1e-6),
+            "MB": ("megabytes", 1, 1),
             "training": ("training", 2, 1),
             "inference": ("inference", 2, 1),
+            "ms a row, alone": ("ms_alone", 1, 1),
+            "in a mini-batch": ("ms_batch", 1, 1),
             "peak memory, MiB": ("peak_memory_mib", 0, 1),
         },
     )
@@ -72,8 +85,11 @@ def cost_of(subjects, name, reference):
     return {
         "name": name,
         "parameters": sum(p.numel() for p in runs[0].model.parameters()),
+        "megabytes": megabytes(runs[0].folder),
         "inference": statistics.median(ratios) if ratios else None,
         "examples_per_second": subjects.batch_size / statistics.median(seconds),
+        "ms_alone": milliseconds(subjects.times_alone[name], subjects.batch_size),
+        "ms_batch": milliseconds(seconds, subjects.batch_size),
         **training,
     }
 

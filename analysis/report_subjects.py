@@ -2,7 +2,6 @@
 measured.
 """
 
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ from analysis.report_cost import read_cost
 from analysis.report_measures import Centroids, Comparison, view
 from analysis.report_topics import training_curves
 from analysis.runs import name_variants, names_of
+from analysis.timing import mini_batches, time_rounds
 from common import UserError, say
 from training import models, records, results_csv
 from training.batches import MiniBatch, Rows, with_labelled, with_mask
@@ -330,18 +330,14 @@ class Subjects:
                 )
 
     def time_inference(self):
-        """The seconds of one mini-batch in each round, by name; a round takes a student of every
-        name in turn.
+        """The seconds of one mini-batch in each round, by name, and of the same rows one by one; a
+        round takes a student of every name in turn.
         """
         first = {student.name: student.model for student in reversed(self.students)}
-        batch = MiniBatch(
-            Rows(self.features.tensors)[torch.arange(self.batch_size)], self.accelerator.device
+        models = {student.name: first[student.name] for student in self.students}
+        batched, alone = (
+            mini_batches(self.features.tensors, self.batch_size, size, self.accelerator.device)
+            for size in (self.batch_size, 1)
         )
-        self.times = {name: [] for name in dict.fromkeys(student.name for student in self.students)}
-        for number in common.progress(range(ROUNDS + 1), desc="timing", unit="round", leave=False):
-            for name, seconds in self.times.items():
-                started = time.perf_counter()
-                with torch.no_grad(), self.accelerator.autocast():
-                    batch.forward(first[name]).logits.sum().item()  # waits for the device
-                if number:  # the first round warms up
-                    seconds.append(time.perf_counter() - started)
+        self.times = time_rounds(models, batched, self.accelerator, ROUNDS)
+        self.times_alone = time_rounds(models, alone, self.accelerator, ROUNDS, "timing rows alone")

@@ -130,7 +130,9 @@ TABLES = {
         memory, where it has one, and the CKA of the two memories.""",
     "8": """
         Table 8: throughput relative to {reference}, inference measured here ({size} samples a
-        mini-batch, median of {rounds} rounds), {source}. Inference needs no student memory.""",
+        mini-batch, as long as the longest, median of {rounds} rounds), {source}. MB: the stored
+        weights, 10^6 bytes. ms a row: of these samples one by one, and in the mini-batch.
+        Inference needs no student memory.""",
 }
 
 HOW = {  # restoration of a classification, and of a regression

@@ -365,6 +365,9 @@ def test_cost_from_a_benchmark(tiny, runs, tmp_path):
     )
     found = read(tmp_path / "r", "cost").set_index("name")
     assert found.loc["FSD_I", ["training", "inference", "peak_memory_mib"]].tolist() == [1, 1, 950]
+    size = (runs / "fsd_i/model.safetensors").stat().st_size  # the memory of none is in it
+    assert found.loc["FSD_I", "megabytes"] == pytest.approx(size / 1e6)
+    assert (found[["ms_alone", "ms_batch"]] > 0).all(axis=None)
     html, text = ((tmp_path / "r" / name).read_text() for name in ("report.html", "tables.md"))
     assert "No training throughput of mine: no row of that name." in html
     assert "minilm, precision bf16, 8 samples of 24 tokens, no teacher cache, M" in text
@@ -419,6 +422,7 @@ def test_inference_and_ranks_by_hand():
         batch_size=6,
         args=SimpleNamespace(reference="a"),
         times={"a": [2.0, 3.0, 4.0], "b": [4.0, 6.0, 8.0]},
+        times_alone={"a": [6.0, 9.0, 6.0], "b": [12.0, 13.0, 60.0]},
         curves=pd.DataFrame(),
     )
     found = report_cost.cost_topic(subjects).data["cost"].set_index("name")
@@ -427,6 +431,9 @@ def test_inference_and_ranks_by_hand():
         1,
         2,
     ]
+    assert found.ms_alone.to_dict() == {"a": 1000, "b": pytest.approx(13000 / 6)}
+    assert found.ms_batch.to_dict() == {"a": 500, "b": 1000}
+    assert found.megabytes.isna().all()  # no weights are stored there
     differences = [
         dict(zip(RELATIONS, values, strict=True)) for values in ((1, 1, 1, 9), (2, 2, 2, 2))
     ]

@@ -18,6 +18,7 @@ RUNS = (
 )
 TABLES = (
     "analysis/best.py",
+    "analysis/ladder.py",
     "analysis/predictions.py",
     "analysis/probe.py",
     "analysis/report.py",
@@ -28,6 +29,7 @@ TABLES = (
     "scripts/demo.py",
     "scripts/estimate.py",
     "scripts/hold_out.py",
+    "scripts/ladder.py",
     "scripts/one_task.py",
     "scripts/reproduce.py",
     "scripts/study.py",

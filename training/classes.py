@@ -9,6 +9,7 @@ is refused.
 import numpy as np
 import torch
 
+import utils_glue
 from tasks.glue import get_task
 from tasks.task import plain
 
@@ -181,6 +182,20 @@ def constant_answer(task, labels):
         return "one score for all rows"
     counts = np.bincount(labels)
     return f"always answering {task.labels[counts.argmax()]} ({counts.max() / counts.sum():.4f})"
+
+
+def constant_score(task, labels):
+    """The score of the best answer that is the same for all rows: the mean of the task's metrics.
+
+    labels: (N,). Of a regression it is 0, as such an answer has no correlation.
+    """
+    if task.labels is None:
+        return 0.0
+    scores = []
+    for answer in range(len(task.labels)):
+        metrics = utils_glue.compute_metrics(task, np.full(len(labels), answer), labels)
+        scores.append(sum(metrics[name] for name in task.metrics) / len(task.metrics))
+    return max(scores)
 
 
 def other_meaning(task, name, logits, labels, where, was=None):

@@ -1,0 +1,282 @@
+"""How small can a student be? Students of several sizes under one setting, one table, one figure.
+
+  scripts/ladder TEACHER --data_dir glue --task_name MRPC --plan     # commands, hours; starts none
+  scripts/ladder TEACHER --data_dir glue --task_name MRPC --layers 1 2 3 4 6 --jobs 2 -- \\
+    --bf16 --learning_rate 1e-4 --num_train_epochs 4
+
+TEACHER is a fine-tuned model: a folder of train_teacher.py's or of transformers', or a hub name.
+Each student starts from the first layers of --model, as many as --layers says, or from those that
+--student_layers names. Everything else is alike in all of them: batch 32, the teacher's length, the
+middle one of the weights that scripts/study would try for the method, and what follows after --,
+which wins. A seed after the other runs, so that a ladder that is cut off is one of fewer seeds.
+
+At the end analysis/ladder.py measures all of them: score, agreement with the teacher, parameters,
+megabytes, milliseconds a row. Results: RUNS/ladder.md, ladder.csv and ladder.svg. Given again, it
+goes on where it was; other sizes, methods and seeds are added.
+"""
+
+import re
+import sys
+from argparse import ArgumentTypeError
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from common import UserError, read_json, say
+from scripts import jobs
+from scripts.command_line import Parser
+from scripts.commands import words_for
+from scripts.processes import call, cli
+from scripts.study import WITH_MEMORY, middle
+from scripts.study_flags import check_choices, check_numbers
+from scripts.study_protocol import ENOUGH, METHODS, constant_score
+from scripts.sweep import print_plan
+from tasks.glue import get_task
+from tasks.task import find_file
+from training.loss_flags import list_layers
+
+LAYERS = ("1", "2", "3", "4", "6")  # by default those of them that the model has
+OWN = (  # flags of a run that the ladder decides
+    "student_num_hidden_layers",
+    "student_layers",
+    "seed",
+    "method",
+    "task_name",
+    "data_dir",
+    "model_name_or_path",
+    "model_name_or_path_for_copy",
+    "teacher_memory_path",
+    "output_dir",
+)
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+class Rung(NamedTuple):
+    """A size of student: its name in those of runs, the layers that it copies, and its flags."""
+
+    name: str
+    layers: tuple
+    flags: tuple
+
+
+def rung_of_depth(depth):
+    flags = "--student_num_hidden_layers", depth
+    return Rung(f"depth{depth}", tuple(range(int(depth))), flags)
+
+
+def rung_of_layers(picked):
+    flags = "--student_layers", picked
+    return Rung(f"layers{picked.replace(',', '+')}", tuple(map(int, picked.split(","))), flags)
+
+
+# ---- command line --------------------------------------------------------------------------------
+
+
+def parse(argv=None):
+    parser = Parser(__doc__, "scripts/ladder", "TEACHER [flags]")
+    add, names = parser.add_argument, " ".join(METHODS)
+    add("teacher", metavar="TEACHER", help="A fine-tuned model, folder or hub name.")
+    add("--data_dir", required=True, help="The folder with the task's .tsv files.")
+    add("--task_name", required=True, help="A GLUE task.")
+    add("--model", help="Whose layers the students copy. Default: TEACHER.")
+    add(
+        "--layers",
+        nargs="+",
+        help=f"How many layers. Default, without --student_layers: {' '.join(LAYERS)}.",
+    )
+    add(
+        "--student_layers",
+        nargs="+",
+        default=[],
+        help="Which layers instead of the first ones, counted from 0, as 0,2,4 0,5.",
+    )
+    add(
+        "--method",
+        nargs="+",
+        default=["fsd_i"],
+        help=f"One or more of {names}. Default: fsd_i.",
+    )
+    add("--teacher_memory_path", help="A memory of the teacher, for fsd_g and fsd_ilg.")
+    add("--seeds", nargs="+", default=["1", "2", "3"], help="Default: 1 2 3.")
+    add("--runs", help="The folder of the runs. Default: runs/TASK-ladder.")
+    add("--jobs", default="", help="Runs at a time, as of scripts/sweep.")
+    add("--shard", default="", help="I/N of the runs, as of scripts/sweep; then without a table.")
+    add("--plan", action="store_true", help="Print the commands and what they take; start none.")
+    return parser.read(argv)
+
+
+def check(args):
+    """Refuse flags that nothing can be made of. Leaves the Task and the Rungs in args."""
+    args.task = get_task(args.task_name)
+    if "train" not in args.task.files:
+        raise UserError(f"{args.task.name} has no training set: name another task")
+    find_file(args.task, args.data_dir, "train")
+    args.model = args.model or args.teacher
+    for flag, name in (("TEACHER", args.teacher), ("--model", args.model)):
+        check_model(flag, name)
+    check_task_of(args.teacher, args.task)
+    check_choices("method", tuple(METHODS), args.method)
+    check_numbers("seeds", args.seeds, int, 0, 2**32 - 1, "whole numbers from 0 on")
+    for method in args.method:
+        if method in WITH_MEMORY and not args.teacher_memory_path:
+            raise UserError(
+                f"--method {method} needs a memory of the teacher: make one with train_memory.py "
+                "and name it with --teacher_memory_path"
+            )
+    check_extra(args.extra)
+    args.rungs = find_rungs(args)
+    args.runs = (args.runs or f"runs/{args.task.name.lower().replace('-', '')}-ladder").rstrip("/")
+    args.jobs = jobs.read_jobs(args.jobs)
+    jobs.check_interpreter(jobs.interpreter())
+
+
+def check_model(flag, name):
+    """Refuse what is no folder with a model and no hub name."""
+    folder = Path(name)
+    if not folder.is_dir():
+        is_path = name.startswith(".") or ("/" in name and folder.parent.is_dir())
+        if is_path or not HUB_NAME.fullmatch(name):
+            raise UserError(f"there is no folder {name}: name a model's, or a hub's, as {flag}")
+        return
+    if not (folder / "config.json").is_file():
+        found = [path.parent.name for path in sorted(folder.glob("checkpoint-*/config.json"))]
+        only = f", only {', '.join(found)} of a training that has not ended" if found else ""
+        raise UserError(
+            f"{flag} {name} has no model in it, as there is no config.json{only}: name another "
+            "folder, or let the training finish"
+        )
+
+
+def check_task_of(teacher, task):
+    """Refuse a teacher that is known to be of another task."""
+    found = read_json(Path(teacher, "run.json")).get("arguments", {}).get("task_name", task.name)
+    if found != task.name:
+        raise UserError(
+            f"TEACHER {teacher} was trained on {found}, not on {task.name}: name a teacher of this "
+            "task"
+        )
+
+
+def check_extra(words):
+    """Refuse flags after -- that would make other students of some or all."""
+    for word in words:
+        name = word.partition("=")[0]
+        if name.removeprefix("--") in OWN and name.startswith("--"):
+            raise UserError(
+                f"{name} after -- would be that of every run, but the ladder sets it: leave it out "
+                "there (see scripts/ladder --help)"
+            )
+
+
+def find_rungs(args):
+    """The Rungs that --layers and --student_layers ask for, each once and of layers that are there.
+
+    Of a hub's model nobody knows here how many it has; its runs say so.
+    """
+    config = read_json(Path(args.model, "config.json"))
+    depth = config.get("num_hidden_layers") or config.get("n_layers")
+    given = args.layers
+    if given is None:
+        fitting = [layers for layers in LAYERS if not depth or int(layers) <= depth]
+        given = [] if args.student_layers else fitting
+    most = f" to {depth}, as {args.model} has" if depth else ""
+    check_numbers("layers", given, int, 1, depth or 10**4, f"numbers of layers, from 1{most}")
+    rungs = [rung_of_depth(str(int(layers))) for layers in given]
+    for word in args.student_layers:
+        try:
+            rungs.append(rung_of_layers(list_layers(word)))
+        except ArgumentTypeError as error:
+            raise UserError(f"--student_layers: {error}") from None
+    seen = {}
+    for rung in rungs:
+        flag = " ".join(rung.flags).replace("--student_num_hidden_layers", "--layers")
+        if depth and rung.layers[-1] >= depth:
+            raise UserError(
+                f"{flag} asks for layer {rung.layers[-1]}, but {args.model} has {depth}, 0 to "
+                f"{depth - 1}: name some of these, or another --model"
+            )
+        if rung.layers in seen:
+            raise UserError(f"{flag} and {seen[rung.layers]} are one student: name it once")
+        seen[rung.layers] = flag
+    return rungs
+
+
+def check_teaches(args):
+    """Refuse a teacher whose score is known and not above that of the best constant answer."""
+    from analysis.runs import glue_score, metric_names  # here, as it imports for a while
+
+    results = read_json(Path(args.teacher, "eval_results.json"))
+    if not set(metric_names(args.task.name)) <= set(results):
+        return  # not one of train_teacher.py's; analysis/ladder.py scores it
+    score = 100 * glue_score(results, args.task.name)
+    constant = constant_score(args.task.name, args.data_dir)
+    told = f"has {score:.1f} on dev, where the best constant answer has {constant:.1f}"
+    if score <= constant:
+        raise UserError(
+            f"TEACHER {args.teacher} {told}, so it teaches nothing: fine-tune another one"
+        )
+    if score < constant + ENOUGH:
+        say(f"warning: the teacher {told}, so it has little to teach")
+
+
+# ---- runs ----------------------------------------------------------------------------------------
+
+
+def length_of(teacher):
+    """The tokens a row of the teacher's own training, as text; 128 where it does not say."""
+    arguments = read_json(Path(teacher, "run.json")).get("arguments", {})
+    return str(arguments.get("max_seq_length") or 128)
+
+
+def line_of(args, method, rung, seed):
+    """One run, as a line of a sweep."""
+    script, *own = METHODS[method].command.split()
+    words = [f"{method}-{rung.name}", f"seed={seed}", "--", jobs.ours(script), *own]
+    words += [*middle(method), "--model_name_or_path", args.teacher, "--copy_teacher"]
+    words += ["--model_name_or_path_for_copy", args.model, *rung.flags]
+    words += ["--data_dir", args.data_dir, "--task_name", args.task.name]
+    words += ["--do_train", "--do_eval", "--max_seq_length", length_of(args.teacher)]
+    words += ["--per_gpu_train_batch_size", "32", "--per_gpu_eval_batch_size", "64"]
+    words += ["--teacher_cache", f"{args.runs}/cache"]
+    if method in WITH_MEMORY:
+        words += ["--teacher_memory_path", args.teacher_memory_path]
+    return words + words_for(script, args.extra)
+
+
+def make_sweep(args):
+    """The Sweep of all students; a whole ladder of one seed before the next."""
+    sweep = jobs.Sweep(args.runs, args.jobs, args.shard)
+    for seed in args.seeds:
+        for method in args.method:
+            for rung in args.rungs:
+                sweep.add(line_of(args, method, rung, str(int(seed))))
+    return sweep
+
+
+def measure(args):
+    """The table and the figure of all runs that are there."""
+    words = ["--teacher", args.teacher, "--data_dir", args.data_dir]
+    for flag, ending in (("csv", "csv"), ("markdown", "md"), ("figure", "svg")):
+        words += [f"--{flag}", f"{args.runs}/ladder.{ending}"]
+    call([jobs.interpreter(), jobs.ours("analysis/ladder.py"), args.runs, *words])
+
+
+def main(argv=None):
+    args = parse(argv)
+    check(args)
+    sweep = make_sweep(args)
+    if args.plan:
+        print_plan(sweep)
+        return 0
+    check_teaches(args)
+    if not sweep.run():
+        return 1
+    if not all(run.finished for run in sweep.runs.values()):
+        say("the table waits for the other shards: give the same command then, without --shard")
+        return 0
+    measure(args)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli(main))
