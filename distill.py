@@ -165,7 +165,7 @@ class Run:
             )
         else:
             say(f"note: {where} has no labels: α is 0, the loss is KD and the structures")
-            self.args.alpha = 0.0
+            self.args.alpha = self.record.arguments["alpha"] = 0.0
         return features
 
     # ---- identify, resume ------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from pathlib import Path
 from report import positive, report  # puts the repository on the path
 
 from common import UserError, cli, expand_path, expand_path_or_none
-from glue_data.tasks import get_task
+from tasks.glue import get_task
 
 
 def load_torch(folder):

@@ -16,7 +16,7 @@ from test_distill import stopped_at
 
 import glue_with_cka_i
 import train_teacher
-from glue_data.tasks import TASKS
+from tasks.glue import TASKS
 from training import card_file, card_page, model_card, records
 
 MRPC = {"acc": 0.8161764705882353, "f1": 0.87, "eval_loss": 0.6}

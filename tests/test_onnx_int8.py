@@ -11,7 +11,7 @@ import transformers
 from conftest import ROOT
 
 from common import UserError
-from glue_data.tasks import get_task
+from tasks.glue import get_task
 from utils_glue import compute_metrics, load_features, predictions_from_logits
 
 sys.path.insert(0, str(ROOT / "benchmarks"))

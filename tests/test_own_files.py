@@ -127,6 +127,8 @@ def test_no_label_at_all_is_a_distillation_without_cross_entropy(tiny, tmp_path,
     files[1] = write(tmp_path / "bare.csv", bare)
     run(glue_with_cka_i, tiny, tmp_path / "bare", *files, *teacher)
     assert "has no labels: α is 0" in capsys.readouterr().err
+    record = json.loads((tmp_path / "bare/run.json").read_text())
+    assert record["arguments"]["alpha"] == record["settings"]["alpha"] == 0
     logs = [read_log(tmp_path / name) for name in ("labelled", "bare")]
     for one, other in zip(*logs, strict=True):
         assert one["kd"] == other["kd"] and "ce" not in other

@@ -7,7 +7,7 @@ import json
 import re
 import shlex
 
-from glue_data.tasks import TASKS
+from tasks.glue import TASKS
 from training import flags
 from training.methods import FOLDER, read_methods
 from training.records import join_origins
