@@ -175,6 +175,8 @@ def labelled_splits(args):
 def check_arguments(args):
     """Refuse what cannot be meant, before any work is done."""
     check_data(args)
+    if not own_files(args):
+        args.task_name = get_task(args.task_name).name
     splits, output = labelled_splits(args), Path(args.output_dir)
     if args.split not in splits:
         raise UserError(

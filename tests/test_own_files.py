@@ -305,7 +305,8 @@ def test_a_validation_row_without_a_label_is_refused(tiny, tmp_path):
 
 
 def test_neither_glue_nor_own_files(tiny, tmp_path):
-    with pytest.raises(UserError, match="--data_dir is missing"):
-        run(train_teacher, tiny, tmp_path / "t", "--task_name", "RTE", teacher=True)
+    for more in ([], ["--data_dir", ""]):
+        with pytest.raises(UserError, match="--data_dir is missing"):
+            run(train_teacher, tiny, tmp_path / "t", "--task_name", "RTE", *more, teacher=True)
     with pytest.raises(UserError, match="--do_regression is of files of your own"):
         train_teacher.main(flags(tiny, tmp_path / "t", "--do_regression", teacher=True))

@@ -145,7 +145,6 @@ def test_an_unknown_users_home_and_an_empty_place_are_refused_before_anything_is
     for more, said in (
         (["--output_dir", "~no-such-user/x"], "no such user here"),
         (["--output_dir", ""], "an empty"),
-        (["--data_dir", ""], "an empty"),
         (["--model_name_or_path", ""], "an empty"),
         (["--resume_from_checkpoint", ""], "an empty"),
         (["--run_file", "~no-such-user"], "no such"),

@@ -42,7 +42,7 @@ def provenance():
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         # a copy may come without .git, or with that of another commit
         "commit": os.environ.get("FSD_COMMIT") or git("rev-parse", "HEAD") or "unknown",
-        "uncommitted_changes": bool(git("status", "--porcelain", "--", "*.py")),
+        "uncommitted_changes": bool(git("--no-optional-locks", "status", "--porcelain", "--", "*.py")),
         "versions": {
             "python": platform.python_version(),
             **{p: importlib.metadata.version(p) for p in PACKAGES},
