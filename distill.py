@@ -38,11 +38,12 @@ from training.checkpoints import (
     save_checkpoint,
     step_of,
 )
-from training.identity import cache_facts, identify, memory_facts, settings_of
+from training.identity import cache_facts, identify, memory_facts, read_by_student, settings_of
+from training.loading import has_teacher
 from training.session import open_session, peak_memory
 from training.teacher import Teacher
 from training.teacher_cache import TeacherCache, entries
-from training.tokenizer import load_tokenizer
+from training.tokenizer import load_tokenizer, own_tokenizer
 
 # ---- the story -----------------------------------------------------------------------------------
 
@@ -95,17 +96,22 @@ class Run:
         args, session, record = self.args, self.session, self.record
         transformers.set_seed(args.seed)
         # load
-        tokenizer = load_tokenizer(args)
-        features = session.training_features(tokenizer)
+        tokenizer = tokenizer_t = load_tokenizer(args)
         teacher = None
-        if models.has_teacher(args):
-            teacher = models.load_teacher(args, session.task, tokenizer)
+        if has_teacher(args):
+            teacher = models.load_teacher(args, session.task, tokenizer_t)
+            tokenizer = own_tokenizer(args, tokenizer_t) or tokenizer_t
+        features = features_t = session.training_features(tokenizer)
+        alone = teacher and students.reads_alone(args, tokenizer, tokenizer_t)
+        if alone:
+            features_t = session.features("train", tokenizer_t, args.max_train_samples)
         features = self.mind_missing_labels(features, teacher)
         # identify
-        identity = identify(session, tokenizer, features, teacher)
+        identity = identify(session, tokenizer_t, features, teacher)
         record.data, record.teacher = {"train": features.source}, identity.teacher
         m_t = self.load_teacher_memory(identity, teacher) if flags.needs_memory(args) else None
-        settings = settings_of(identity, args, self.method, self.memory_sha256())
+        own = read_by_student(identity, args, tokenizer)
+        settings = settings_of(identity, args, self.method, self.memory_sha256(), own)
         # resume?
         before = common.read_json(self.output / "run.json")
         if self.is_trained(before, settings):
@@ -116,16 +122,17 @@ class Run:
         # all processes have looked before the main one clears the folder
         session.accelerator.wait_for_everyone()
         # build
-        student = self.build_student(tokenizer, teacher, checkpoint)
+        student = self.build_student(tokenizer, teacher, checkpoint, alone)
         can_cut = session.can_cut(student, features)
         if teacher:
             teacher = teacher.to(session.device)
-            can_cut = session.can_cut(teacher, features) and can_cut
+            can_cut = session.can_cut(teacher, features_t) and can_cut
             record.teacher_scores = evaluation.score_teacher(
-                session, identity, teacher, tokenizer, features
+                session, identity, teacher, tokenizer_t, features_t
             )
-        memories = self.build_memories(m_t, student)
-        loop = self.build_loop(identity, features, student, teacher, memories, can_cut)
+        memories = self.build_memories(m_t, student, features.tensors)
+        sides = features, features_t if alone else None
+        loop = self.build_loop(identity, sides, student, teacher, memories, can_cut)
         record.settings = settings
         # loop
         self.enter(loop, checkpoint, before)
@@ -137,7 +144,7 @@ class Run:
         termination.hold()
         loop.run(log, save, lambda: evaluation.evaluate(session, loop.student, tokenizer)[0])
         # leave
-        self.leave(loop, student, tokenizer, memories, identity)
+        self.leave(loop, student, tokenizer, memories, own)
         termination.release()
         return log
 
@@ -192,10 +199,12 @@ class Run:
 
     # ---- build -----------------------------------------------------------------------------------
 
-    def build_student(self, tokenizer, teacher, checkpoint):
+    def build_student(self, tokenizer, teacher, checkpoint, alone):
         """The student on its device, which can be saved and which the method can take."""
         session = self.session
-        student = students.load_student(self.args, session.task, tokenizer, teacher, checkpoint)
+        student = students.load_student(
+            self.args, session.task, tokenizer, teacher, checkpoint, alone
+        )
         if not checkpoint and common.is_main_process():
             with common.atomic_path(self.output / "rehearsal", keep=False) as folder:
                 saving.check_saving(student, tokenizer, folder)
@@ -204,22 +213,27 @@ class Run:
             self.check(self.args, student, teacher)
         return student
 
-    def build_memories(self, m_t, student):
-        """The pair of memories of the global structure; None without one."""
+    def build_memories(self, m_t, student, rows):
+        """The pair of memories of the global structure; None without one. rows: the student's."""
         if m_t is None:
             return None
         args = self.args
         return memory.Memories(
             m_t.to(self.session.device),
             student.config.hidden_size,
-            args.max_seq_length,
+            rows["attention_mask"].shape[1],
             args.seed,
             args.cka_estimator,
             args.student_memory_init,
+            rows["mask"].bool().any(0) if "mask" in rows else None,
         )
 
-    def build_loop(self, identity, features, student, teacher, memories, can_cut):
-        """The Loop over the training rows, with the teacher's cache, if there is one, complete."""
+    def build_loop(self, identity, sides, student, teacher, memories, can_cut):
+        """The Loop over the training rows, with the teacher's cache, if there is one, complete.
+
+        sides: the rows as the student reads them, and the teacher, or None where that is the same.
+        """
+        features, features_t = sides
         args, accelerator = self.args, self.session.accelerator
         pairs, observed, cache = [], None, None
         terms = self.terms(args, memories)
@@ -228,7 +242,9 @@ class Run:
             observed = students.penultimate_pair(student, teacher)
             teacher = Teacher(teacher, accelerator)
             if args.teacher_cache and needs_of(terms):
-                cache = self.build_cache(identity, features, teacher, terms, pairs, memories)
+                cache = self.build_cache(
+                    identity, features_t or features, teacher, terms, pairs, memories
+                )
         return self.make_loop(
             args,
             accelerator,
@@ -240,6 +256,7 @@ class Run:
             cache,
             observed,
             can_cut,
+            features_t and features_t.tensors,
         )
 
     def build_cache(self, identity, features, teacher, terms, pairs, memories):
@@ -309,12 +326,12 @@ class Run:
             )
         self.session.accelerator.wait_for_everyone()
 
-    def leave(self, loop, student, tokenizer, memories, identity):
+    def leave(self, loop, student, tokenizer, memories, own):
         """Place the trained model, and M_s for analysis; say what the training took."""
         state = loop.state
         if common.is_main_process():
             if memories:
-                facts = memory_facts(identity, student, self.args) | {
+                facts = memory_facts(own, student, self.args) | {
                     "student": models.fingerprint_of_model(student),
                     "num_centroid": len(memories.student),
                     "teacher_memory": self.memory_sha256(),

@@ -20,9 +20,9 @@ import torch
 import common
 import termination
 from common import UserError, say
-from relations import relation_differences
+from relations import relation_differences, sample_differences
 from terms import Counted, needs_of
-from training.batches import MiniBatch, Rows, Windows, load, windows
+from training.batches import MiniBatch, Windows, flat, load, make_rows, windows
 from training.checkpoints import Meter, State
 from training.reading import leaves_weights_out
 
@@ -35,7 +35,8 @@ class Loop:
     hidden states to align, [(student's, teacher's)]; observed: the pair whose relation differences
     are logged, by default the last. features: the training rows, name -> tensor (N, ...), with a
     `mask` where structures leave padding out. can_cut: False where the models themselves read
-    padding.
+    padding. read_by_teacher: the same rows as the teacher reads them, where it has a tokenizer or a
+    length of its own.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Loop:
         cache=None,
         observed=None,
         can_cut=True,
+        read_by_teacher=None,
     ):
         self.args, self.accelerator, self.teacher, self.cache = args, accelerator, teacher, cache
         self.terms = {name: term for name, term in terms.items() if term.weight != 0}
@@ -64,8 +66,11 @@ class Loop:
         rank, self.world = accelerator.process_index, accelerator.num_processes
         read_padding = any(term.padding for term in self.terms.values()) and "mask" not in features
         self.cut = can_cut and not read_padding
-        self.data = Rows(features, self.cut, rank, self.world, cache)
-        self.whole = Rows(features, False, rank, self.world)
+        self.aligned = read_by_teacher is None
+        self.data, self.whole = (
+            make_rows(features, read_by_teacher, cut, rank, self.world, found)
+            for cut, found in ((self.cut, cache), (False, None))
+        )
         self.lengths = features["attention_mask"].sum(1) if args.group_by_length else None
 
         self.rows = len(features["labels"])
@@ -76,6 +81,7 @@ class Loop:
         if args.max_steps > 0:
             self.total_steps = args.max_steps
         self.check_sizes(features["attention_mask"].shape[1])
+        self.check_alignment()
 
         meter = Meter([*self.terms, "total"], accelerator.device)
         modules = dict.fromkeys(
@@ -111,6 +117,16 @@ class Loop:
                     "take the term's weight away"
                 )
 
+    def check_alignment(self):
+        """Refuse terms that compare tokens of models that do not read the same ones."""
+        for name, term in self.terms.items():
+            if term.aligned and not self.aligned:
+                raise UserError(
+                    f"the loss term {name} compares token with token, but student and teacher read "
+                    "the rows with two tokenizers, or at two lengths: take its weight away, or "
+                    "another method (VKD, FSD_L, FSD_G, RKD, Gram and Procrustes compare samples)"
+                )
+
     # ---- a step ----------------------------------------------------------------------------------
 
     def forward(self, batch):
@@ -122,9 +138,9 @@ class Loop:
         if self.teacher is None:
             return None
         if self.cache is not None:
-            return self.cache.outputs(batch.teacher)
+            return self.cache.outputs(batch.of_teacher.teacher)
         logits, attention = "logits" in self.needs, "attention" in self.needs
-        return self.teacher(batch, self.layers_t, logits, attention)
+        return self.teacher(batch.of_teacher, self.layers_t, logits, attention)
 
     def compute_terms(self, s, t, batch):
         """The terms' values and their weighted total, by name, and those that are Counted."""
@@ -243,7 +259,9 @@ class Loop:
         self.student.eval()
         with torch.no_grad():
             (h_s,) = batch.forward(self.student, (layer_s,)).features
-        (h_t,) = self.teacher(batch, (layer_t,), logits=False).features
+        (h_t,) = self.teacher(batch.of_teacher, (layer_t,), logits=False).features
+        if not self.aligned:  # tokens of one have no partners among the other's
+            return sample_differences(flat(h_s, batch.targets), flat(h_t, batch.of_teacher.targets))
         return relation_differences(h_s, h_t, batch.targets.get("mask"))
 
     def say_undefined(self, step, most):

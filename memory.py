@@ -356,20 +356,21 @@ class Memories(torch.nn.Module):
     """The teacher's memory, frozen, and the student's, trained with the student from a random start
     (Eq. 8-9).
 
-    m_t: (C, W*D_t). width: D_s. length: W. Of the student's start the paper says no more than that
-    it is random. init "matched", a form of ours: Gaussian with the mean and deviation of the
-    teacher's numbers, so that both memories begin at one scale. "released", the authors': N(0, 1).
+    m_t: (C, W_t*D_t). width: D_s. length: the student's W. used: (W,) bool, the positions at which
+    some sample has a token, where structures leave padding out; None for all. Of the student's
+    start the paper says no more than that it is random. init "matched", a form of ours: Gaussian
+    with the mean and deviation of the teacher's numbers, so that both memories begin at one scale.
+    "released", the authors': N(0, 1).
     Only the student's memory is a parameter; no copy of it is needed after training.
     """
 
-    def __init__(self, m_t, width, length, seed, estimator="biased", init="matched"):
+    def __init__(self, m_t, width, length, seed, estimator="biased", init="matched", used=None):
         super().__init__()
-        self.length, self.estimator = length, estimator
+        self.estimator = estimator
         self.teacher = cka.FrozenMemory(m_t, estimator)
         noise = torch.randn(len(m_t), length * width, generator=torch.Generator().manual_seed(seed))
         deviation, mean = torch.std_mean(m_t) if init == "matched" else (1.0, 0.0)
         start = (noise.to(m_t.device) * deviation + mean).view(len(m_t), length, width)
-        start[:, (m_t.view(len(m_t), length, -1) == 0).all(-1).all(0)] = (
-            0  # where all samples have masked padding
-        )
+        if used is not None:
+            start[:, ~used] = 0
         self.student = torch.nn.Parameter(start.flatten(1))

@@ -44,6 +44,12 @@ def relation_difference_of(psi_s, psi_t, mask=None):
     return ((difference * pairs).sum((-2, -1)) / pairs.sum((-2, -1)).clamp(min=1)).mean()
 
 
+def sample_differences(x_s, x_t):
+    """RD between samples (Eq. 12-13), by name. x_s: (B, p_s). x_t: (B, p_t)."""
+    x_s, x_t = x_s.float(), x_t.float()
+    return {f"rd_inter_{psi}": relation_difference(x_s, x_t, psi).item() for psi in PSI}
+
+
 def relation_differences(h_s, h_t, mask=None):
     """RD between samples and between tokens, Euclidean and cosine (Eq. 12-13), by name.
 
@@ -53,9 +59,7 @@ def relation_differences(h_s, h_t, mask=None):
     inter = h_s, h_t
     if mask is not None:
         inter = h_s * mask.unsqueeze(-1), h_t * mask.unsqueeze(-1)
-    inter = [h.flatten(1) for h in inter]  # (B, W, D) -> (B, W*D)
-    found = {}
-    for where, pair, rows in (("inter", inter, None), ("intra", (h_s, h_t), mask)):
-        for psi in PSI:
-            found[f"rd_{where}_{psi}"] = relation_difference(*pair, psi, mask=rows).item()
+    found = sample_differences(*(h.flatten(1) for h in inter))  # (B, W, D) -> (B, W*D)
+    for psi in PSI:
+        found[f"rd_intra_{psi}"] = relation_difference(h_s, h_t, psi, mask=mask).item()
     return found

@@ -11,7 +11,7 @@ import torch
 import cka
 from common import UserError
 from kd import kd_loss, task_loss
-from training.batches import first_tokens, flat
+from training.batches import first_tokens, flat, for_teacher, leave_out
 
 
 class Term(NamedTuple):
@@ -24,6 +24,8 @@ class Term(NamedTuple):
     module: what of the loss is trained with the student, kept in checkpoints, not with the student.
     fewest, fewest_tokens: with fewer samples in a mini-batch, or tokens in a sample, it never has a
     value.
+    aligned: False where it compares samples alone, so that each model may read them in its own way;
+    True, the safe one, where it compares token with token.
     padding: True where it reads features at padded positions, as the paper's structures do, unless
     the batch has a `mask`; where none are read, mini-batches are cut to their longest row.
     """
@@ -35,6 +37,7 @@ class Term(NamedTuple):
     fewest: int = 1
     fewest_tokens: int = 1
     padding: bool = False
+    aligned: bool = True
 
 
 class Counted(NamedTuple):
@@ -69,7 +72,7 @@ def task_term(weight=1.0):
     def loss(s, t, batch):
         return task_loss(s.logits, batch["labels"], batch.get("labelled"))
 
-    return Term(weight, loss, None)
+    return Term(weight, loss, None, aligned=False)
 
 
 def vkd_terms(alpha, temperature):
@@ -78,7 +81,7 @@ def vkd_terms(alpha, temperature):
     def kd(s, t, batch):
         return kd_loss(s.logits, t.logits, temperature)
 
-    return {"ce": task_term(alpha), "kd": Term(1 - alpha, kd, "logits")}
+    return {"ce": task_term(alpha), "kd": Term(1 - alpha, kd, "logits", aligned=False)}
 
 
 # ---- FSD -----------------------------------------------------------------------------------------
@@ -113,10 +116,12 @@ def local_term(weight, estimator="biased", sample_features="flat"):
     first = sample_features == "first"
 
     def compare(h_s, h_t, batch):
+        sides = (h_s, batch), (h_t, for_teacher(batch))
         if first:  # (B, W, D) -> (B, 1, D)
-            h_s, h_t = (first_tokens(h, batch).unsqueeze(1) for h in (h_s, h_t))
-        mask = None if first else batch.get("mask")
-        return cka.local_inter_feature_loss(h_s, h_t, mask, estimator, count_undefined=True)
+            h_s, h_t = (first_tokens(*side).unsqueeze(1) for side in sides)
+        else:
+            h_s, h_t = (leave_out(*side) for side in sides)
+        return cka.local_inter_feature_loss(h_s, h_t, None, estimator, count_undefined=True)
 
     def loss(s, t, batch):
         pairs = zip(s.features, t.features, strict=True)
@@ -128,6 +133,7 @@ def local_term(weight, estimator="biased", sample_features="flat"):
         needs="features",
         fewest=cka.FEWEST_TO_LEARN[estimator],
         padding=not first,
+        aligned=False,
     )
 
 
@@ -141,12 +147,12 @@ def global_terms(weight, gamma_m, memories):
     weights = {"F_MM": weight, "F_E": weight * gamma_m, "F_C": weight * (1 - gamma_m)}
     parts = [name for name, value in weights.items() if value != 0]
 
-    def rows_of(outputs, batch):
-        return flat(outputs.features[-1], batch, memories.length)  # (B, W*D)
+    def rows_of(outputs, targets):
+        return flat(outputs.features[-1], targets)  # (B, W*D)
 
     def compute(s, t, batch):
         m_t = memories.teacher
-        relations_t = t.relations or cka.memory_relations(rows_of(t, batch), m_t)
+        relations_t = t.relations or cka.memory_relations(rows_of(t, for_teacher(batch)), m_t)
         rows_s, m_s, estimator = rows_of(s, batch), memories.student, memories.estimator
         return cka.global_losses(rows_s, m_s, relations_t, m_t, estimator, parts)
 
@@ -159,7 +165,7 @@ def global_terms(weight, gamma_m, memories):
 
         return loss
 
-    reads = {"needs": "relations", "module": memories, "padding": True}
+    reads = {"needs": "relations", "module": memories, "padding": True, "aligned": False}
     return {name: Term(value, part(name), **reads) for name, value in weights.items()}
 
 

@@ -187,6 +187,11 @@ class ProbedLoop(Loop):
 
     def __init__(self, *arguments, probes, batches):
         super().__init__(*arguments)
+        if not self.aligned:
+            raise UserError(
+                "the probe compares token with token, too, but student and teacher read the rows "
+                "with two tokenizers, or at two lengths: take models of one tokenizer"
+            )
         self.measured = steps_to_measure(self.total_steps, probes)
         self.hidden, self.rows_found = None, []
         self.drawn = min(batches, self.rows // self.batch_size)
@@ -348,7 +353,7 @@ class ProbedLoop(Loop):
             targets, length = {"attention_mask": mask}, mask.shape[1]
             if "mask" in self.whole.features:
                 targets["mask"] = mask
-            flats.append([flat(h.float(), targets, length) for h in sides])
+            flats.append([flat(h.float(), targets | {"length": length}) for h in sides])
             first = getattr(args, "sample_features", None) == "first"
             samples.append([first_tokens(h, targets) for h in sides] if first else flats[-1])
             tokens.append((*sides, targets.get("mask")))

@@ -3,7 +3,7 @@ or the tokens of a sample, averaged over the pairs of layers in use.
 """
 
 from terms import Counted, Term, over_layers  # noqa: F401 - Counted, Term: for the rivals
-from training.batches import first_tokens, flat
+from training.batches import first_tokens, flat, for_teacher
 
 FEWEST = 3  # rows; two have one distance, which is their mean, and no angle
 
@@ -12,7 +12,7 @@ def samples(h, batch, args):
     """One row a sample: h (B, W, D) -> (B, W*D), or the first token's (B, D)."""
     if args.sample_features == "first":
         return first_tokens(h, batch)
-    return flat(h, batch, args.max_seq_length)
+    return flat(h, batch)
 
 
 def between_samples(weight, loss, args):
@@ -21,13 +21,17 @@ def between_samples(weight, loss, args):
     def term(s, t, batch):
         return over_layers(
             [
-                loss(samples(h_s, batch, args), samples(h_t, batch, args), count_undefined=True)
+                loss(
+                    samples(h_s, batch, args),
+                    samples(h_t, for_teacher(batch), args),
+                    count_undefined=True,
+                )
                 for h_s, h_t in zip(s.features, t.features, strict=True)
             ]
         )
 
     padding = args.sample_features != "first"
-    return Term(weight, term, "features", fewest=FEWEST, padding=padding)
+    return Term(weight, term, "features", fewest=FEWEST, padding=padding, aligned=False)
 
 
 def between_tokens(weight, loss, args):

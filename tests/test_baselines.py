@@ -616,7 +616,7 @@ def test_a_wrong_method_prints_the_choices(tiny, tmp_path):
 
 def test_samples_are_whole_where_a_rival_does_not_take_first_tokens():
     """A rival without --sample_features among its flags has None: all padding is compared."""
-    args = SimpleNamespace(sample_features=None, max_seq_length=5)
+    args = SimpleNamespace(sample_features=None)
     assert between_samples(1.0, None, args).padding
     h = torch.randn(2, 5, 3)
     assert torch.equal(samples(h, {}, args), h.flatten(1))

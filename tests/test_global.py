@@ -396,10 +396,10 @@ def test_columns_that_were_left_out_come_back_in_their_places():
         "mask": torch.tensor([[1, 1, 1], [0, 1, 1]]).bool(),
         "columns": torch.tensor([1, 3, 4]),
     }
-    rows = flat(h, targets, 6).view(2, 6, 2)
+    rows = flat(h, targets | {"length": 6}).view(2, 6, 2)
     assert rows[0].tolist() == [[0, 0], [1, 2], [0, 0], [3, 4], [5, 6], [0, 0]]
     assert rows[1].tolist() == [[0, 0], [0, 0], [0, 0], [9, 10], [11, 12], [0, 0]]
-    assert torch.equal(flat(h, {}, 3), h.flatten(1))
+    assert torch.equal(flat(h, {}), h.flatten(1))
 
 
 def test_a_memory_of_another_run_is_refused(trained, tiny, tiny_without_dropout, tmp_path):

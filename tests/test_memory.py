@@ -243,8 +243,7 @@ def test_only_the_students_memory_is_trained():
     )
 
 
-def test_where_the_teachers_memory_has_only_padding_the_students_has_none():
-    m_t = torch.randn(5, 6, 8, generator=torch.Generator().manual_seed(0))
-    m_t[:, 4:] = 0
-    student = memory.Memories(m_t.flatten(1), width=3, length=6, seed=1).student.view(5, 6, 3)
+def test_where_all_samples_have_padding_the_students_memory_has_none():
+    m_t, used = torch.randn(5, 48), torch.arange(6) < 4
+    student = memory.Memories(m_t, width=3, length=6, seed=1, used=used).student.view(5, 6, 3)
     assert (student[:, 4:] == 0).all() and (student[:, :4] != 0).all()

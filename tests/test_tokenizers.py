@@ -182,4 +182,5 @@ def test_a_source_with_sentencepiece_alone_is_compared(tmp_path, capsys):
         control_symbols="[CLS],[SEP]",
         user_defined_symbols="[MASK]",
     )
-    assert "differ in" in refusal(capsys, flags(folder, tmp_path / "s", "--max_seq_length", 40))
+    words = flags(folder, tmp_path / "s", "--max_seq_length", 40, "--internal")
+    assert "two tokenizers" in refusal(capsys, words)

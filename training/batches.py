@@ -100,11 +100,13 @@ class Rows(torch.utils.data.Dataset):
 
     features: name -> tensor (rows, ...); indices are those of a global mini-batch, of which process
     `rank` of `world` computes its share. cut: leave out the columns before the first and after the
-    last token of the longest row. cache: a TeacherCache to read, too.
+    last token of the longest row. cache: a TeacherCache to read, too. beside: Rows of the same
+    samples as the teacher reads them, where it has a tokenizer or length of its own; the cache is
+    theirs then.
     """
 
-    def __init__(self, features, cut=False, rank=0, world=1, cache=None):
-        self.features, self.cut, self.cache = features, cut, cache
+    def __init__(self, features, cut=False, rank=0, world=1, cache=None, beside=None):
+        self.features, self.cut, self.cache, self.beside = features, cut, cache, beside
         self.rank, self.world = rank, world
 
     def __getitem__(self, indices):
@@ -114,6 +116,7 @@ class Rows(torch.utils.data.Dataset):
         labels (B,), `labelled` (B,) where some rows have none, attention_mask (B, W'), the same as
         `mask` where structures leave padding out, and, if columns may be left out, `columns` (W',),
         which of the W these are. "teacher" has what is cached of it, of the whole mini-batch, too.
+        "length" is W, "beside" the item of the rows as the teacher reads them, if it does alone.
         """
         # of all processes' rows, so that all compute the same columns and can be gathered
         mask = self.features["attention_mask"][indices].bool()
@@ -134,8 +137,20 @@ class Rows(torch.utils.data.Dataset):
             targets["columns"] = torch.arange(columns.start, columns.stop)
         for name in {"labels", "labelled"} & self.features.keys():
             targets[name] = self.features[name][indices]
-        teacher = self.cache.read(indices, columns) if self.cache else {}
-        return {"indices": indices, "inputs": inputs, "targets": targets, "teacher": teacher}
+        item = {"indices": indices, "inputs": inputs, "targets": targets}
+        item["teacher"] = self.cache.read(indices, columns) if self.cache else {}
+        item["length"] = self.features["attention_mask"].shape[1]
+        if self.beside is not None:
+            item["beside"] = self.beside[indices]
+        return item
+
+
+def make_rows(features, read_by_teacher, cut, rank, world, cache):
+    """The Rows of a training: the student's, and beside them the teacher's, if these are others."""
+    if read_by_teacher is None:
+        return Rows(features, cut, rank, world, cache)
+    beside = Rows(read_by_teacher, cut, rank, world, cache)
+    return Rows(features, cut, rank, world, beside=beside)
 
 
 class Windows(torch.utils.data.Dataset):
@@ -205,7 +220,8 @@ class MiniBatch:
     """One global mini-batch on the device: an item of Rows, and how all processes' outputs come
     together.
 
-    world: over how many processes its rows are spread.
+    world: over how many processes its rows are spread. of_teacher: the MiniBatch as the teacher
+    reads it, whose targets are `teacher` of these; this one where both read alike.
     """
 
     def __init__(self, item, device, world=1):
@@ -214,6 +230,11 @@ class MiniBatch:
             {key: value.to(device, non_blocking=True) for key, value in item[part].items()}
             for part in ("inputs", "targets", "teacher")
         )
+        self.targets["length"] = item.get("length")
+        self.of_teacher = self
+        if "beside" in item:
+            self.of_teacher = MiniBatch(item["beside"], device, world)
+            self.targets["teacher"] = self.of_teacher.targets
 
     def gather(self, x):
         """(k, ...) rows of this process -> (B, ...) of the mini-batch, in the order of its indices.
@@ -277,11 +298,20 @@ def first_tokens(h, targets):
     return h[torch.arange(len(h), device=h.device), first]
 
 
-def flat(h, targets, length):
-    """Features of samples as rows: (B, W', D) -> (B, W*D), W = length; positions that the `mask` of
-    the targets leaves out are 0.
+def for_teacher(targets):
+    """The targets of a MiniBatch as the teacher reads it."""
+    return targets.get("teacher", targets)
+
+
+def leave_out(h, targets):
+    """Features (B, W', D), 0 at the positions that the `mask` of the targets leaves out."""
+    return h * targets["mask"].unsqueeze(-1) if "mask" in targets else h
+
+
+def flat(h, targets):
+    """Features of samples as rows, without the positions that the `mask` of the targets leaves out:
+    (B, W', D) -> (B, W*D).
     """
-    if "mask" not in targets:
-        return h.flatten(1)
-    h = h * targets["mask"].unsqueeze(-1)
-    return uncut(h, targets, length, h.shape[2]).flatten(1)
+    if "mask" in targets:
+        h = uncut(leave_out(h, targets), targets, targets["length"], h.shape[2])
+    return h.flatten(1)

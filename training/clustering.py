@@ -124,7 +124,7 @@ class Clustering:
         """The teacher's features of the samples of an item, one row each: (B, W*D) float32."""
         batch = MiniBatch(item, self.accelerator.device)
         (h,) = self.teacher(batch, (self.facts["layer"],), logits=False).features  # (B, W, D)
-        return flat(h.float(), batch.targets, self.args.max_seq_length)
+        return flat(h.float(), batch.targets)
 
     def sample(self, indices):
         """The features (S, W*D) of these samples, on the CPU."""

@@ -55,7 +55,7 @@ def evaluate(session, model, tokenizer):
     """
     task, results, tables = session.task, {}, {}
     for split in session.dev_splits():
-        features = session.features(split, tokenizer, session.args.max_eval_samples)
+        features = session.read_as_student(split, tokenizer, session.args.max_eval_samples)
         logits, labels = predict(session, model, features), features.tensors["labels"]
         predictions = utils_glue.predictions_from_logits(task, logits)
         metrics = utils_glue.compute_metrics(task, predictions, labels.numpy())
@@ -92,7 +92,9 @@ def write_predictions(session):
     model, tokenizer = models.load_trained(args, session.task, session.output)
     model.to(session.device)
     for task, split, data_dir in session.test_sets():
-        features = session.features(split, tokenizer, args.max_predict_samples, task, data_dir)
+        features = session.read_as_student(
+            split, tokenizer, args.max_predict_samples, task, data_dir
+        )
         logits = predict(session, model, features)
         predictions = utils_glue.predictions_from_logits(task, logits)
         if common.is_main_process():

@@ -11,6 +11,7 @@ import utils_glue
 from tasks.own import own_files
 from training import models
 from training.checkpoints import run_settings
+from training.loading import for_student, has_teacher
 from training.padding_flags import PADDING
 
 
@@ -27,6 +28,7 @@ class Identity(NamedTuple):
     precision: str
     processes: int
     classes: tuple | None  # the task's words, None of a regression
+    aligned: bool = True  # False of a student that reads other tokens than the teacher
 
 
 def identify(session, tokenizer, features, teacher):
@@ -49,8 +51,19 @@ def identify(session, tokenizer, features, teacher):
     )
 
 
-def settings_of(identity, args, method, memory_sha256=None):
-    """All that decides what is trained, as JSON keeps it: a resumed run must have the same."""
+def read_by_student(identity, args, tokenizer):
+    """The Identity of the same rows as a student with this tokenizer reads them."""
+    own = utils_glue.tokenizer_fingerprint(tokenizer)
+    length = for_student(args).max_seq_length
+    aligned = (own, length) == (identity.tokenizer, identity.max_seq_length)
+    return identity._replace(tokenizer=own, max_seq_length=length, aligned=aligned)
+
+
+def settings_of(identity, args, method, memory_sha256=None, own=None):
+    """All that decides what is trained, as JSON keeps it: a resumed run must have the same.
+
+    own: the Identity as the student reads, None without a teacher.
+    """
     settings = run_settings(args) | {
         "method": method,
         "training data": identity.data,
@@ -59,12 +72,14 @@ def settings_of(identity, args, method, memory_sha256=None):
         "processes": identity.processes,
         "precision": identity.precision,
     }
-    if not models.has_teacher(args):
+    if not has_teacher(args):
         settings["model_name_or_path"] = args.model_name_or_path
     if getattr(args, "teacher_cache", None):
         settings["teacher cache"] = True
     if own_files(args):
         settings["classes"] = identity.classes
+    if own and not own.aligned:
+        settings["student's tokenizer"] = own.tokenizer
     if memory_sha256:
         settings["teacher memory"] = memory_sha256
     return json.loads(json.dumps(settings))

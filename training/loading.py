@@ -1,5 +1,6 @@
 """What comes from a folder or a hub, and one sentence for whatever cannot be loaded."""
 
+import argparse
 import contextlib
 import difflib
 import pickle
@@ -11,6 +12,21 @@ import transformers
 from common import UserError
 
 OUTPUTS = {"output_attentions": False, "output_hidden_states": False, "return_dict": True}
+
+
+def has_teacher(args):
+    """True for the scripts that distil, whose parser has --copy_teacher."""
+    return hasattr(args, "copy_teacher")
+
+
+def for_student(args):
+    """The flags as a student that reads rows in its own way sees them: its family, its length."""
+    if not has_teacher(args):
+        return args
+    own = argparse.Namespace(**vars(args))
+    own.model_type = args.student_model_type  # may be another than the teacher's
+    own.max_seq_length = args.student_max_seq_length or args.max_seq_length
+    return own
 
 
 def hub_arguments(args):

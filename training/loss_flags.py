@@ -254,7 +254,16 @@ COPIED_LAYERS_ALONE = Section(  # without a teacher
 )
 STUDENT = Section(
     "student",
-    Flag("student_model_type", "free", str, help="Family of the student; must be the teacher's."),
+    Flag("student_model_type", "free", str, help="Family of the student; checked."),
+    Flag(
+        "student_max_seq_length",
+        "data",
+        int,
+        help="Tokens of a row as the student reads it, where that is not --max_seq_length.",
+        least=2,
+        before=None,
+        beside=("copy_teacher",),
+    ),
     Flag(
         "student_model_name_or_path",
         "place",

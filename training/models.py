@@ -11,7 +11,7 @@ import transformers
 
 from common import UserError, say
 from training import classes
-from training.loading import hub_arguments, load_config, loading
+from training.loading import for_student, hub_arguments, load_config, loading
 from training.reading import check_reading
 from training.tokenizer import check_tokenizer
 
@@ -126,11 +126,6 @@ def fingerprint_of_config(config):
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def has_teacher(args):
-    """True for the scripts that distil, whose parser has --copy_teacher."""
-    return hasattr(args, "copy_teacher")
-
-
 def load_teacher(args, task, tokenizer):
     """The fine-tuned teacher: eval mode, no gradient, checked against the task."""
     name = args.model_name_or_path
@@ -155,7 +150,7 @@ def load_trained(args, task, folder):
     """A trained model as anybody would load it, with its tokenizer; refused where it does not fit
     the task.
     """
-    folder = find_trained(folder)
+    folder, args = find_trained(folder), for_student(args)
     config = load_config(args, str(folder), "model")
     check_labels(task, config, folder, "model")
     model = load_finished(str(folder), config, "model", task)

@@ -19,7 +19,7 @@ from tasks.glue import TASKS, get_task
 from tasks.own import make_task, own_files
 from training import allocation, checks, models, reading
 from training.batches import with_labelled, with_mask
-from training.loading import load_config
+from training.loading import for_student, load_config
 
 
 @contextlib.contextmanager
@@ -121,8 +121,9 @@ class Session:
         """The GPU's name, or "cpu"."""
         return torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu"
 
-    def features(self, split, tokenizer, most=None, task=None, data_dir=None):
-        """The tokenised rows of a split, at most `most`: utils_glue.Features.
+    def features(self, split, tokenizer, most=None, task=None, data_dir=None, length=None):
+        """The tokenised rows of a split, at most `most`, of `length` tokens, by default
+        --max_seq_length: utils_glue.Features.
 
         The main process reads, the others take its cache.
         """
@@ -133,7 +134,7 @@ class Session:
                 data_dir or args.data_dir,
                 split,
                 tokenizer,
-                args.max_seq_length,
+                length or args.max_seq_length,
                 args.cache_dir or None,
                 args.overwrite_cache,
                 most,
@@ -159,19 +160,23 @@ class Session:
         say(f"no {ax.folder}/{ax.files['test']} in {folder}: AX is left out of the predictions")
         return found
 
+    def read_as_student(self, split, tokenizer, *more):
+        """`features` of so many tokens as the model that is trained has."""
+        return self.features(split, tokenizer, *more, length=for_student(self.args).max_seq_length)
+
     def training_features(self, tokenizer):
-        """The training rows. Reads what the run will need later, too.
+        """The training rows as the student reads them. Reads what the run will need later, too.
 
         A bad row then stops the run now and not at its end.
         """
         args = self.args
-        features = self.features("train", tokenizer, args.max_train_samples)
+        features = self.read_as_student("train", tokenizer, args.max_train_samples)
         if args.do_eval or args.evaluate_during_training:
             for split in self.dev_splits():
-                self.features(split, tokenizer)
+                self.read_as_student(split, tokenizer)
         if args.do_predict:
             for task, split, data_dir in self.test_sets():
-                self.features(split, tokenizer, task=task, data_dir=data_dir)
+                self.read_as_student(split, tokenizer, None, task, data_dir)
         args.overwrite_cache = False  # done once
         return features
 

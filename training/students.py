@@ -3,18 +3,22 @@
 import torch
 import transformers
 
-from common import UserError
+from common import UserError, say
 from training import classes
-from training.loading import hub_arguments, load_config, loading
+from training.loading import for_student, hub_arguments, load_config, loading
 from training.models import load_classifier
 from training.reading import check_reading
-from training.tokenizer import check_tokenizer, check_vocabulary
+from training.tokenizer import check_tokenizer
 
 
-def load_student(args, task, tokenizer, teacher, checkpoint):
+def load_student(args, task, tokenizer, teacher, checkpoint, alone=False):
     """The model to train: from a checkpoint; or as a student of `teacher`; or, without a teacher,
     pretrained.
+
+    tokenizer: the student's; alone: whether it reads rows in another way than the teacher.
     """
+    if alone:
+        args = for_student(args)
     if checkpoint:
         return build_model(args, task, tokenizer, str(checkpoint), copy=True, layers=None)
     picked = args.student_layers and [int(layer) for layer in args.student_layers.split(",")]
@@ -23,19 +27,30 @@ def load_student(args, task, tokenizer, teacher, checkpoint):
         return build_model(
             args, task, tokenizer, args.model_name_or_path, True, layers, args.config_name
         )
+    source = args.model_name_or_path_for_copy or args.model_name_or_path
     family = teacher.config.model_type
-    if (args.student_model_type or family).lower() != family:
+    if not alone and (args.student_model_type or family).lower() != family:
         raise UserError(
             f"--student_model_type is {args.student_model_type}, but the teacher is of type "
-            f"{family}: teacher and student must be of one family"
+            f"{family}: teacher and student must be of one family, or have tokenizers of their own"
         )
-    source = args.model_name_or_path_for_copy or args.model_name_or_path
     layers = (
         picked or args.student_num_hidden_layers or max(1, teacher.config.num_hidden_layers // 2)
     )
-    if args.copy_teacher and args.model_name_or_path_for_copy:
-        check_vocabulary(args, tokenizer, source, teacher.config)
     return build_model(args, task, tokenizer, source, args.copy_teacher, layers)
+
+
+def reads_alone(args, tokenizer, tokenizer_t):
+    """Whether the student reads rows in its own way: with a tokenizer or length of its own.
+
+    Says so where it has a tokenizer of its own.
+    """
+    if tokenizer is not tokenizer_t:
+        say(
+            f"note: the student reads with the tokenizer of {args.model_name_or_path_for_copy}, of "
+            f"{len(tokenizer)} tokens; the teacher's has {len(tokenizer_t)} others"
+        )
+    return tokenizer is not tokenizer_t or for_student(args).max_seq_length != args.max_seq_length
 
 
 def build_model(args, task, tokenizer, source, copy, layers, config_name=""):

@@ -79,7 +79,7 @@ def entries(needs, layers, config, args, masked, memories=None, memory_name=""):
         return cka.token_structure(h, batch.targets.get("mask"), estimator).matrix
 
     def relate_to_memory(h, batch):
-        rows = flat(h, batch.targets, args.max_seq_length)
+        rows = flat(h, batch.targets)
         found = cka.memory_relations(rows, memories.teacher)
         return torch.stack([found[psi] for psi in cka.PSI], 1)  # (B, 2, C)
 

@@ -9,7 +9,7 @@ import transformers
 from tokenizers import normalizers
 
 from common import UserError
-from training.loading import hub_arguments, load_config, loading
+from training.loading import for_student, hub_arguments, load_config, loading
 from utils_glue import tokenizer_fingerprint
 
 
@@ -17,6 +17,25 @@ def load_tokenizer(args):
     """The tokenizer of the model, lower-casing when asked to; saved, it reads alike."""
     name = args.tokenizer_name or args.model_name_or_path
     config = load_config(args, args.config_name or args.model_name_or_path, "model")
+    tokenizer = prepare_tokenizer(args, name, config)
+    if args.tokenizer_name and has_tokenizer(args.model_name_or_path):
+        check_vocabulary(args, tokenizer, args.model_name_or_path, config)
+    return tokenizer
+
+
+def own_tokenizer(args, tokenizer):
+    """The tokenizer of the model that the student is copied from, where its vocabulary is another
+    than the teacher's; else None. tokenizer: the teacher's.
+    """
+    source = args.model_name_or_path_for_copy
+    if not source or (Path(source).is_dir() and not has_tokenizer(source)):
+        return None
+    own = prepare_tokenizer(args, source, load_config(for_student(args), source, "model"))
+    return own if own.get_vocab() != tokenizer.get_vocab() else None
+
+
+def prepare_tokenizer(args, name, config):
+    """The tokenizer of a folder or hub name as a run with this model uses it."""
     options = {"do_lower_case": True} if args.do_lower_case else {}
     tokenizer = read_tokenizer(args, name, config, **options)
     check_vocabulary_is_there(tokenizer, name)
@@ -26,8 +45,6 @@ def load_tokenizer(args):
         )
     if args.do_lower_case and not lowers_case(tokenizer):
         tokenizer = add_lower_case(tokenizer, config, name)
-    if args.tokenizer_name and has_tokenizer(args.model_name_or_path):
-        check_vocabulary(args, tokenizer, args.model_name_or_path, config)
     match_token_types(tokenizer, config)
     return tokenizer
 
