@@ -126,6 +126,7 @@ def test_a_student_of_another_length(more, tiny, tmp_path, capsys):
     words = [*given, "--save_steps", 2, "--max_steps", 2]
     run(glue_with_cka_g, tiny, tiny / "teacher", tmp_path / "short", *words)
     assert json.loads((whole / "run.json").read_text())["settings"]["student_max_seq_length"] == 14
+    assert '"max_length": 14}' in (whole / "README.md").read_text()
     said = refusal(capsys, flags(tiny, tmp_path / "i", *own, "--internal"))
     assert "or at two lengths" in said
 

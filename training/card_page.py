@@ -23,6 +23,11 @@ STRUCTURES = {  # letter -> what CKA compares of student and teacher
 }
 
 
+def row_length(settings):
+    """Tokens of a row as the model of the card reads it."""
+    return settings.get("student_max_seq_length") or settings["max_seq_length"]
+
+
 # ---- the page ------------------------------------------------------------------------------------
 
 
@@ -101,7 +106,7 @@ def describe_loading(run):
 place = "OWNER/NAME"  # on the Hub; or this folder
 tokenizer = AutoTokenizer.from_pretrained(place)
 model = AutoModelForSequenceClassification.from_pretrained(place)
-cut = {{"truncation": True, "max_length": {arguments["max_seq_length"]}}}
+cut = {{"truncation": True, "max_length": {row_length(arguments)}}}
 logits = model(**tokenizer({texts}, **cut, return_tensors="pt")).logits
 print({said})""",
     )
@@ -126,7 +131,7 @@ def describe_training(run):
         "rows": rows,
         "teacher": run.get("teacher") and f"weights with sha256 `{run['teacher']}`",
         "teacher's memory": memory and f"centroids with sha256 `{memory['sha256']}`",
-        "settings": ", ".join([*shown, f"`max_seq_length` {settings['max_seq_length']}"]),
+        "settings": ", ".join([*shown, f"`max_seq_length` {row_length(settings)}"]),
         "seed": run["seed"],
         "steps": run["steps"],
         "processes": run["processes"],
