@@ -100,7 +100,7 @@ class Run:
         teacher = None
         if has_teacher(args):
             teacher = models.load_teacher(args, session.task, tokenizer_t)
-            tokenizer = own_tokenizer(args, tokenizer_t) or tokenizer_t
+            tokenizer = own_tokenizer(args, tokenizer_t, teacher.config) or tokenizer_t
         features = features_t = session.training_features(tokenizer)
         alone = teacher and students.reads_alone(args, tokenizer, tokenizer_t)
         if alone:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from common import UserError, read_json, say
+from common import UserError, expand_path, read_json, say
 from scripts import jobs
 from scripts.command_line import Parser
 from scripts.commands import words_for
@@ -75,8 +75,15 @@ def rung_of_layers(picked):
 def parse(argv=None):
     parser = Parser(__doc__, "scripts/ladder", "TEACHER [flags]")
     add, names = parser.add_argument, " ".join(METHODS)
-    add("teacher", metavar="TEACHER", help="A fine-tuned model, folder or hub name.")
-    add("--data_dir", required=True, help="The folder with the task's .tsv files.")
+    add(
+        "teacher",
+        type=expand_path,
+        metavar="TEACHER",
+        help="A fine-tuned model, folder or hub name.",
+    )
+    add(
+        "--data_dir", type=expand_path, required=True, help="The folder with the task's .tsv files."
+    )
     add("--task_name", required=True, help="A GLUE task.")
     add("--model", help="Whose layers the students copy. Default: TEACHER.")
     add(

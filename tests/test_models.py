@@ -219,7 +219,10 @@ MISTAKES = {
     ),
     "damaged teacher": (damaged_weights, "cannot load the teacher"),
     "another model's tokenizer": (other_tokenizer, "differ in 294 tokens"),
-    "a source with another vocabulary": (another_vocabulary, "differ in 2 tokens, such as 'cow'"),
+    "a source with another vocabulary": (
+        lambda *places: [*another_vocabulary(*places), "--internal"],
+        "compares token with token",
+    ),
     "too many layers": (lambda *_: ["--student_num_hidden_layers", "5"], "which has 4"),
     "weights of another width": (another_width, "lacks"),
     "wrong model type": (lambda *_: ["--model_type", "roberta"], "is of type bert"),

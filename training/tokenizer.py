@@ -23,15 +23,16 @@ def load_tokenizer(args):
     return tokenizer
 
 
-def own_tokenizer(args, tokenizer):
+def own_tokenizer(args, tokenizer, config):
     """The tokenizer of the model that the student is copied from, where its vocabulary is another
-    than the teacher's; else None. tokenizer: the teacher's.
+    than the teacher's; else None. tokenizer, config: the teacher's.
     """
     source = args.model_name_or_path_for_copy
     if not source or (Path(source).is_dir() and not has_tokenizer(source)):
         return None
-    own = prepare_tokenizer(args, source, load_config(for_student(args), source, "model"))
-    return own if own.get_vocab() != tokenizer.get_vocab() else None
+    if read_tokenizer(args, source, config).get_vocab() == tokenizer.get_vocab():
+        return None
+    return prepare_tokenizer(args, source, load_config(for_student(args), source, "model"))
 
 
 def prepare_tokenizer(args, name, config):
