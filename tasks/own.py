@@ -169,6 +169,8 @@ def choose_classes(found, words):
     spelled = {key(word): word for word in found}
     numbered = list(map(key, words)) == [f"label_{k}" for k in range(len(words))]
     numbers = [str(k) for k in range(len(words))]
+    if numbered and len(found) == 1:
+        words = numbers = ()  # the names of a model that was made for nothing yet tell no classes
     for known in (words, numbers) if numbered else (words,):
         names = list(map(key, known))
         if spelled.keys() <= {*names} and len({*names}) == len(names) > 1:

@@ -241,6 +241,7 @@ REFUSED = {  # what is wrong -> (train.csv or its flags, what the sentence says)
     "too few cells": (TEXT + "a\n", "Expected 2 columns, found 1 in .*train.csv, line 4"),
     "no text": (TEXT + ",good\n", "Expected text in text, found none in .*train.csv, line 4"),
     "one class": ("text,label\na,good\nb,good\n", "two classes or more, found 'good'"),
+    "one class by number": ("text,label\na,1\nb,1\n", "two classes or more, found '1'"),
     "an open quote": (TEXT + '"a dog,good\n', "found unexpected end of data in .*, line 4"),
     "text behind a quote": (TEXT + '"a" dog,good\n', "expected after '\"' in .*train.csv, line 4"),
     "scores": ("text,label\na,0.25\nb,1.5\n", "the label '0.25' in .*line 2 is a score"),

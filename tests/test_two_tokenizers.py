@@ -183,3 +183,22 @@ def test_a_resumed_run_reads_with_the_same_tokenizer(permuted, tiny, tmp_path):
     run(glue_with_cka_i, tiny, permuted, tmp_path / "s", *words)
     settings = json.loads((tmp_path / "s/run.json").read_text())["settings"]
     assert len(settings["student's tokenizer"]) == 64 != settings["tokenizer"]
+
+
+def test_a_student_of_another_family_with_own_rows_is_evaluated_alone(tmp_path):
+    """Its folder's family is its own, and --model_type the teacher's."""
+    theirs = save_models(tmp_path / "roberta", "roberta", byte_level(tmp_path), type_vocab_size=1)
+    ours = save_models(tmp_path / "bert")
+    rows = "text,label\n" + "a dog runs,entailment\nno cat,not_entailment\n" * 5
+    (tmp_path / "rows.csv").write_text(rows)
+    words = flags(
+        ours, tmp_path / "s", "--max_steps", 1, "--model_name_or_path", theirs / "teacher"
+    )
+    place = words.index("--data_dir")
+    words[place : place + 2] = ["--train_file", str(tmp_path / "rows.csv")]
+    words += ["--validation_file", str(tmp_path / "rows.csv"), "--task_name", "mine"]
+    words += ["--model_type", "roberta"]
+    assert glue_with_cka_i.main(words) == 0
+    (tmp_path / "s/eval_results.json").unlink()
+    assert glue_with_cka_i.main([word for word in words if word != "--do_train"]) == 0
+    assert "f1_macro" in json.loads((tmp_path / "s/eval_results.json").read_text())

@@ -36,7 +36,10 @@ def open_session(args):
     allocation.keep_freed_memory()
     if not args.do_train:
         models.find_trained(args.output_dir)
-    task = find_task(args, args.model_name_or_path if args.do_train else args.output_dir)
+    if args.do_train:
+        task = find_task(args, args.model_name_or_path)
+    else:  # the trained model's own words, and its own family
+        task = find_task(for_student(args), args.output_dir)
     args.task_name = task.name
     with common.lock_output_dir(args.output_dir):
         try:

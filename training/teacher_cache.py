@@ -202,9 +202,8 @@ class TeacherCache:
 
         Each process reads its part of them.
         """
-        # A run reads its cache once an epoch, this is once more: 10 GB take 5 s where the system
-        # still holds the files, else what the disk takes. So the user hears of a damage before the
-        # training and not in the middle of it, where a checksum of each sample would tell.
+        # A run reads its cache once an epoch, this is once more. So the user hears of a damage
+        # before the training and not in the middle of it, where a checksum of each sample would.
         rank, world = accelerator.process_index, accelerator.num_processes
         shards = [(name, shard) for name in self.entries for shard in range(self.count())]
         turns = range(0, len(shards), world)
