@@ -17,7 +17,6 @@ from cka import (
 # ---- gradients -----------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["biased", "debiased"])
 @pytest.mark.parametrize("reduction", ["mean_log", "log_mean"])
 @pytest.mark.parametrize("masked", [False, True])
