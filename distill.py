@@ -13,16 +13,16 @@ import transformers
 
 import common
 import memory
-import termination
-import utils_glue
-from common import UserError, say
+from common import UserError, say, termination
 from loop import Loop
 from seeds import mix
+from tasks.features import select
 from terms import needs_of
 from training import (
     evaluation,
     flags,
     logs,
+    memory_file,
     model_card,
     models,
     records,
@@ -164,7 +164,7 @@ class Run:
             )
         if teacher is None:
             say(f"note: {rows - found} of {rows} rows of {where} have no label and are left out")
-            return utils_glue.select(features, labelled.nonzero().flatten())
+            return select(features, labelled.nonzero().flatten())
         if found:
             say(
                 f"note: {rows - found} of {rows} rows of {where} have no label: they have KD and "
@@ -179,8 +179,8 @@ class Run:
 
     def load_teacher_memory(self, identity, teacher):
         """The centroids (C, W*D_t) of --teacher_memory_path, refused where not of this run."""
-        path = memory.find_memory(self.args.teacher_memory_path)
-        m_t, facts = memory.load_memory(path, memory_facts(identity, teacher, self.args))
+        path = memory_file.find_memory(self.args.teacher_memory_path)
+        m_t, facts = memory_file.load_memory(path, memory_facts(identity, teacher, self.args))
         self.record.teacher_memory = facts | {"sha256": common.sha256_of_file(path)}
         return m_t
 
@@ -337,7 +337,7 @@ class Run:
                     "teacher_memory": self.memory_sha256(),
                 }
                 path = self.output / "student_memory.safetensors"
-                memory.save_memory(path, memories.student, facts)
+                memory_file.save_memory(path, memories.student, facts)
             saving.place_model(student, tokenizer, self.output)
         record = self.record
         record.trained, record.steps, record.train_seconds = True, state.step, state.seconds

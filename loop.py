@@ -18,10 +18,10 @@ import time
 import torch
 
 import common
-import termination
-from common import UserError, say
+from common import UserError, say, termination
 from relations import relation_differences, sample_differences
 from terms import Counted, needs_of
+from training.agreement import Agreement
 from training.batches import MiniBatch, Windows, flat, load, make_rows, windows
 from training.checkpoints import Meter, State
 from training.reading import leaves_weights_out
@@ -206,7 +206,7 @@ class Loop:
         bar = common.progress(
             total=self.total_steps, initial=state.step, unit="step", desc="training"
         )
-        agreement = termination.Agreement(self.accelerator, "training")
+        agreement = Agreement(self.accelerator, "training")
         started, seconds = time.perf_counter(), state.seconds
         for step, epoch, batches in self.steps():
             rate = state.scheduler.get_last_lr()[0]

@@ -9,13 +9,13 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-import utils_glue
 from analysis import report
 from analysis.report_measures import restoration
 from analysis.report_subjects import Subjects
 from analysis.runs import publishable
 from analysis.timing import megabytes, milliseconds, mini_batches, time_rounds
 from common import UserError, say
+from tasks.metrics import compute_metrics, predictions_from_logits
 from training import classes, records, results_csv
 from training.batches import MiniBatch, Rows
 
@@ -122,8 +122,8 @@ def time_all(subjects, rounds):
 
 def teacher_row(subjects, z_t, seed, times):
     """The teacher, as a row; its times are those beside the students of this seed."""
-    predictions = utils_glue.predictions_from_logits(subjects.task, z_t)
-    metrics = utils_glue.compute_metrics(subjects.task, predictions, subjects.labels)
+    predictions = predictions_from_logits(subjects.task, z_t)
+    metrics = compute_metrics(subjects.task, predictions, subjects.labels)
     own = {"name": "teacher", "method": "teacher", "copied": "all layers", "seed": seed}
     folder = subjects.args.model_name_or_path
     return own | numbers(subjects.teacher, folder, subjects.task, metrics, 1.0, times)

@@ -11,8 +11,6 @@ import torch
 import transformers
 
 import common
-import memory
-import utils_glue
 from analysis.methods import Name, read_name
 from analysis.report_cost import read_cost
 from analysis.report_measures import Centroids, Comparison, view
@@ -20,7 +18,8 @@ from analysis.report_topics import training_curves
 from analysis.runs import name_variants, names_of
 from analysis.timing import mini_batches, time_rounds
 from common import UserError, say
-from training import models, records, results_csv
+from tasks.features import load_features, tokenizer_fingerprint
+from training import memory_file, models, records, results_csv
 from training.batches import MiniBatch, Rows, with_labelled, with_mask
 from training.identity import identify, memory_facts
 from training.loading import load_config, loading
@@ -115,9 +114,9 @@ def check_reads_alike(args, task, features, tokenizer, folder, config):
         return  # it has none
     with loading("tokenizer", str(folder)):
         other = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    if utils_glue.tokenizer_fingerprint(other) == utils_glue.tokenizer_fingerprint(tokenizer):
+    if tokenizer_fingerprint(other) == tokenizer_fingerprint(tokenizer):
         return
-    theirs = utils_glue.load_features(
+    theirs = load_features(
         task,
         args.data_dir,
         args.split,
@@ -165,7 +164,7 @@ class Subjects:
     def load(self):
         args, task = self.args, self.task
         tokenizer = load_tokenizer(args)
-        features = utils_glue.load_features(
+        features = load_features(
             task,
             args.data_dir,
             args.split,
@@ -208,8 +207,8 @@ class Subjects:
 
     def teacher_memory(self):
         """The teacher's Centroids and the sha256 of their file."""
-        path = memory.find_memory(self.args.teacher_memory_path)
-        m_t, _ = memory.load_memory(path, memory_facts(self.identity, self.teacher, self.args))
+        path = memory_file.find_memory(self.args.teacher_memory_path)
+        m_t, _ = memory_file.load_memory(path, memory_facts(self.identity, self.teacher, self.args))
         return Centroids(m_t.to(self.accelerator.device)), common.sha256_of_file(path)
 
     def student(self, name, folder, tokenizer):
@@ -254,7 +253,7 @@ class Subjects:
         path = folder / "student_memory.safetensors"
         if self.memory is None or not path.is_file():
             return None
-        m_s, facts = memory.load_memory(path)
+        m_s, facts = memory_file.load_memory(path)
         if facts.get("teacher_memory") != self.memory_sha:
             self.note(
                 f"The student memory of {folder.name} was trained beside another teacher memory "

@@ -7,7 +7,6 @@ import pandas as pd
 from sklearn.metrics import adjusted_rand_score
 
 import cka
-import utils_glue
 from analysis import figures_memory, figures_report
 from analysis.markdown import MISSING
 from analysis.means import published_averages
@@ -25,6 +24,7 @@ from analysis.report_parts import (
 )
 from analysis.report_text import HOW, fill_in
 from analysis.tables_text import METRIC_WORDS
+from tasks.metrics import compute_metrics, predictions_from_logits
 from training import logs
 
 WORDS = {
@@ -61,8 +61,8 @@ def restoration_topic(subjects):
     for student, comparison in zip(subjects.students, subjects.comparisons, strict=True):
         z_s = comparison.outputs()
         numbers, by_class = restoration(z_s, z_t, subjects.labels, task)
-        predictions = utils_glue.predictions_from_logits(task, z_s)
-        own = utils_glue.compute_metrics(task, predictions, subjects.labels)
+        predictions = predictions_from_logits(task, z_s)
+        own = compute_metrics(task, predictions, subjects.labels)
         rows.append(numbers | {f"score_{metric}": value for metric, value in own.items()})
         if by_class is not None:
             who = {"name": student.name, "run": student.run}

@@ -36,10 +36,10 @@ import glue_with_cka_ilg
 import kd
 import memory
 import train_teacher
-import utils_glue
 from baselines import glue_with_baseline
 from common import UserError
 from loop import Loop
+from tasks.features import load_features
 from terms import needs_of
 from training import flags, students
 from training.batches import MiniBatch, Rows, load, with_mask
@@ -110,7 +110,7 @@ def rows_of(args):
         )
     task = plain_loop.two_classes(args.task_name)
     most = args.batches * args.per_gpu_train_batch_size
-    return utils_glue.load_features(
+    return load_features(
         task, args.data_dir, "train", tokenizer, args.max_seq_length, max_samples=most
     ).tensors
 

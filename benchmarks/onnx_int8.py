@@ -77,14 +77,14 @@ def predict(compute, batches):
 
 def measure(forms, task, features, batches, repeats):
     """{form: what a row of the table says of it}. forms: name -> (function, megabytes)."""
-    import utils_glue  # here, as it imports torch
+    from tasks.metrics import compute_metrics, predictions_from_logits  # here, as in main
 
     labels, found = features.tensors["labels"].numpy(), {}
     for _ in range(repeats):
         for name, (compute, megabytes) in forms.items():
             logits, seconds = predict(compute, batches)
-            predictions = utils_glue.predictions_from_logits(task, logits)
-            metrics = utils_glue.compute_metrics(task, predictions, labels)
+            predictions = predictions_from_logits(task, logits)
+            metrics = compute_metrics(task, predictions, labels)
             spent = 1000 * seconds / len(labels)
             best = min(spent, found.get(name, {}).get("CPU ms / row", spent))
             rounded = {metric: round(value, 4) for metric, value in metrics.items()}
@@ -117,11 +117,11 @@ def main(argv=None):
     import torch  # here and below, after the flags
     import transformers
 
-    import utils_glue
+    from tasks.features import load_features
 
     torch.set_num_threads(1)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    features = utils_glue.load_features(task, args.data_dir, "dev", tokenizer, args.max_seq_length)
+    features = load_features(task, args.data_dir, "dev", tokenizer, args.max_seq_length)
     weights = folder / "model.safetensors"
     forms = {"PyTorch, float32": (load_torch(folder), weights.stat().st_size / 1e6)}
     for path in map(Path, args.onnx):

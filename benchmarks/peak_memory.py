@@ -88,7 +88,7 @@ def measure(args, more, task, times):
                 f"{name}: anonymous MiB": round(anonymous),
                 f"{name}: resident MiB": round(resident),
             }
-        from memory import FILE, load_memory  # here, as it imports torch
+        from training.memory_file import FILE, load_memory  # here, as it imports torch
 
         centroids, _ = load_memory(output / FILE)
         features = 4 * rows * centroids.shape[1] / 2**20

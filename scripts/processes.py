@@ -13,8 +13,7 @@ import threading
 import time
 
 import common
-import termination
-from common import say
+from common import say, termination
 
 PATIENCE = {signal.SIGTERM: 25}  # seconds in which a run saves before a harder signal; else 10
 STOPPED = 130  # the exit code of a program that was told to end

@@ -33,8 +33,8 @@ from safetensors.torch import load_file  # noqa: E402
 
 import glue_with_cka_i  # noqa: E402
 import train_memory  # noqa: E402
-import utils_glue  # noqa: E402
 from common import cli  # noqa: E402
+from tasks.features import load_features  # noqa: E402
 from tasks.glue import get_task  # noqa: E402
 
 torch.set_num_threads(1)
@@ -307,7 +307,7 @@ def teacher_features(folder, length=24):
         folder / "teacher"
     ).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "teacher")
-    rows = utils_glue.load_features(get_task("rte"), folder, "train", tokenizer, length).tensors
+    rows = load_features(get_task("rte"), folder, "train", tokenizer, length).tensors
     rows = {key: value.long() for key, value in rows.items() if key != "labels"}
     with torch.no_grad():
         return teacher(**rows, output_hidden_states=True).hidden_states[3].flatten(1)  # of 4 layers

@@ -29,12 +29,12 @@ from scipy.special import rel_entr, softmax
 
 import glue_with_cka_i
 import train_teacher
-import utils_glue
 from baselines import glue_with_baseline as script
 from baselines import gram, minilm, pkd, procrustes, rkd
 from baselines.shared import between_samples, samples
 from cka import linear_cka
 from common import UserError
+from tasks.features import load_features
 from tasks.glue import get_task
 from terms import needs_of
 from training.attention import heard, last_attention
@@ -193,7 +193,7 @@ def test_minilm_is_that_of_transformers_own_attention(tmp_path):
     ]
     write_task(tmp_path)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folders[0])
-    rows = utils_glue.load_features(get_task("rte"), tmp_path, "train", tokenizer, 24).tensors
+    rows = load_features(get_task("rte"), tmp_path, "train", tokenizer, 24).tensors
     batch = {key: value[:6].long() for key, value in rows.items() if key != "labels"}
     mask, found = batch["attention_mask"].bool(), []
     for folder in folders:
@@ -539,7 +539,7 @@ def test_pkd_pairs_and_what_is_observed(tiny_without_dropout, tmp_path):
     ).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_without_dropout / "teacher")
     task = get_task("rte")
-    rows = utils_glue.load_features(task, tiny_without_dropout, "train", tokenizer, 24).tensors
+    rows = load_features(task, tiny_without_dropout, "train", tokenizer, 24).tensors
     rows = {key: value.long() for key, value in rows.items() if key != "labels"}
     with torch.no_grad():
         h_s = model(**rows, output_hidden_states=True).hidden_states[1]

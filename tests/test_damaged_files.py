@@ -17,10 +17,9 @@ from test_train_memory import stop_after_first_state
 
 import common
 import glue_with_cka_i
-import memory
 import train_memory
-from common import UserError
-from training import logs, results_csv
+from common import UserError, files
+from training import logs, memory_file, results_csv
 
 if sys.platform != "linux":
     pytestmark = pytest.mark.skip("/dev/full and limits of a file's size are Linux's")
@@ -94,14 +93,14 @@ def test_a_changed_clustering_is_refused(tiny, tmp_path, monkeypatch):
 
 
 def test_a_changed_memory_is_refused(tmp_path):
-    path = tmp_path / memory.FILE
-    memory.save_memory(path, torch.eye(3), {"task": "RTE", "inertia": [0.1, 1e-20]})
-    assert memory.load_memory(path)[1] == {"task": "RTE", "inertia": [0.1, 1e-20]}
+    path = tmp_path / memory_file.FILE
+    memory_file.save_memory(path, torch.eye(3), {"task": "RTE", "inertia": [0.1, 1e-20]})
+    assert memory_file.load_memory(path)[1] == {"task": "RTE", "inertia": [0.1, 1e-20]}
     change_a_byte(path)
     with pytest.raises(UserError, match=r"a damaged one .* not what was written"):
-        memory.load_memory(path)
+        memory_file.load_memory(path)
     without_checksum(path)
-    assert memory.load_memory(path)[1]["task"] == "RTE"
+    assert memory_file.load_memory(path)[1]["task"] == "RTE"
 
 
 # ---- left-over files -----------------------------------------------------------------------------
@@ -111,10 +110,10 @@ def test_what_a_process_that_is_gone_left_is_removed_at_once(tmp_path):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     names = {
-        number: tmp_path / f".r.csv.{common.HOST}-{number}.tmp"
+        number: tmp_path / f".r.csv.{files.HOST}-{number}.tmp"
         for number in (gone.pid, os.getppid())
     }
-    elsewhere = tmp_path / f".r.csv.{common.HOST}x-{gone.pid}.tmp"
+    elsewhere = tmp_path / f".r.csv.{files.HOST}x-{gone.pid}.tmp"
     for path in (*names.values(), elsewhere):
         path.touch()
     results_csv.append_result(tmp_path / "r.csv", {"method": "VKD", "seed": 1})
@@ -130,7 +129,7 @@ def test_leftovers_of_killed_writers_go_after_a_day(tmp_path):
         path.touch()
     folder.mkdir()
     for path in (old, other, folder, same_start):
-        os.utime(path, (time.time() - 2 * common.DAY,) * 2)
+        os.utime(path, (time.time() - 2 * files.DAY,) * 2)
     results_csv.append_result(tmp_path / "r.csv", {"method": "VKD", "seed": 1})
     assert set(os.listdir(tmp_path)) == {"r.csv", young.name, other.name, same_start.name}
 
@@ -145,7 +144,7 @@ def test_a_killed_teacher_cache_leaves_nothing_once_it_goes_on(tiny, tmp_path, m
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("training.shards.save_file", kill)
-        patch.setattr(common, "discard", lambda path: None)  # SIGKILL tidies nothing up
+        patch.setattr("common.files.discard", lambda path: None)  # SIGKILL tidies nothing up
         glue_with_cka_i.main(flags(tiny, tmp_path / "s", *more))
     assert list((tmp_path / "tc").glob("*/*/.*.tmp"))
     monkeypatch.setattr("psutil.pid_exists", lambda number: False)

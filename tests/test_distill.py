@@ -22,8 +22,8 @@ import glue_with_cka_i
 import kd
 import terms
 import train_teacher
-import utils_glue
 from common import UserError
+from tasks.features import load_features
 from tasks.glue import get_task
 from training.batches import Outputs, windows
 
@@ -574,7 +574,7 @@ def first_features(folder, tmp_path, monkeypatch, *more):
     )
     glue_with_cka_i.main(flags(folder, tmp_path / "s", "--internal", "--max_steps", 1, *more))
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "teacher")
-    features = utils_glue.load_features(get_task("rte"), folder, "train", tokenizer, 24)
+    features = load_features(get_task("rte"), folder, "train", tokenizer, 24)
     _, _, (indices,) = next(windows(21, 8, 1, 42, 0, 1))
     return *seen[0], {
         key: value[indices].long() for key, value in features.tensors.items() if key != "labels"

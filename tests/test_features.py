@@ -9,9 +9,8 @@ from conftest import room_for
 from glue_files import PAIRS, expect_error, put
 from transformers import BertTokenizer
 
-import utils_glue
+from tasks.features import CHUNK, feature_cache_dir, load_features, tokenizer_fingerprint
 from tasks.glue import get_task
-from utils_glue import feature_cache_dir, load_features, tokenizer_fingerprint
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "d"]
 
@@ -92,7 +91,7 @@ def test_features(load, tmp_path, tokenizer):
 
 def test_chunks_do_not_matter(load, tmp_path):
     """More rows than go to the tokenizer at once."""
-    two, pairs = load().tensors, utils_glue.CHUNK // 2 + 1
+    two, pairs = load().tensors, CHUNK // 2 + 1
     header, *rows = PAIRS.splitlines(keepends=True)
     put(tmp_path, "RTE/dev.tsv", header + "".join(rows * pairs))
     many = load()

@@ -11,10 +11,8 @@ from conftest import ROOT
 
 from training.methods import read_methods
 
-GROUND = set(
-    "common termination choices seeds colours kd precision relations cka memory utils_glue".split()
-)
-PACKAGES = ("training", "tasks", "baselines", "analysis", "scripts", "benchmarks")
+GROUND = set("choices seeds colours kd precision relations cka memory utils_glue".split())
+PACKAGES = ("common", "training", "tasks", "baselines", "analysis", "scripts", "benchmarks")
 
 
 def module_name(path):
@@ -33,7 +31,7 @@ MODULES = {
 def floor_of(module):
     """0 for the ground floor, 1 for what a run needs, 2 for the rest."""
     package = module.split(".")[0]
-    if module in GROUND or package == "tasks":
+    if module in GROUND or package in ("common", "tasks"):
         return 0
     return 1 if package == "training" else 2
 

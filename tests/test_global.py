@@ -27,9 +27,10 @@ import glue_with_cka_i
 import glue_with_cka_ilg
 import memory
 import train_memory
-import utils_glue
 from common import UserError
+from tasks.features import load_features
 from tasks.glue import get_task
+from training import memory_file
 from training.batches import flat, windows
 
 
@@ -63,7 +64,7 @@ def test_fsd_g(trained, tiny_without_dropout, tmp_path):
     board = EventAccumulator(str(output / "tensorboard"), purge_orphaned_data=False).Reload()
     assert {"loss/F_MM", "loss/F_E", "loss/F_C"} <= set(board.Tags()["scalars"])
 
-    start = memory.Memories(load_file(trained / memory.FILE)["centroids"], 16, 24, 42).student
+    start = memory.Memories(load_file(trained / memory_file.FILE)["centroids"], 16, 24, 42).student
     state = load_file(output / "checkpoint-4/training_state.safetensors")
     trained_memory = load_file(output / "student_memory.safetensors")["centroids"]
     assert not torch.equal(state["losses.0.student"], start) and not torch.equal(
@@ -101,13 +102,11 @@ def test_the_first_losses_are_the_equations(trained, tiny_without_dropout, tmp_p
     h_t = teacher_features(tiny_without_dropout)[indices]
     student = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "s").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_without_dropout / "teacher")
-    rows = utils_glue.load_features(
-        get_task("rte"), tiny_without_dropout, "train", tokenizer, 24
-    ).tensors
+    rows = load_features(get_task("rte"), tiny_without_dropout, "train", tokenizer, 24).tensors
     rows = {key: value[indices].long() for key, value in rows.items() if key != "labels"}
     with torch.no_grad():
         h_s = student(**rows, output_hidden_states=True).hidden_states[1].flatten(1)  # of 2 layers
-    m_t = load_file(trained / memory.FILE)["centroids"]
+    m_t = load_file(trained / memory_file.FILE)["centroids"]
     m_s = load_file(tmp_path / "s/student_memory.safetensors")["centroids"]
     distance_t, distance_s = torch.cdist(h_t, m_t), torch.cdist(h_s, m_s)
     cosine_t, cosine_s = (
@@ -160,7 +159,7 @@ def test_fsd_ilg_is_eq_11(trained, tiny_without_dropout, tmp_path):
         "--gamma_m",
         0.25,
         "--teacher_memory_path",
-        trained / memory.FILE,
+        trained / memory_file.FILE,
     )
     glue_with_cka_ilg.main(arguments)
     for entry in read_log(tmp_path / "s"):
@@ -311,7 +310,7 @@ def test_resumed_with_the_students_memory_is_bit_identical(tiny, trained, tmp_pa
 
 def test_the_students_memory_has_a_rate_of_its_own(trained, tiny_without_dropout, tmp_path):
     start = memory.Memories(
-        load_file(trained / memory.FILE)["centroids"], 16, 24, 42
+        load_file(trained / memory_file.FILE)["centroids"], 16, 24, 42
     ).student.detach()
     moved = {}
     for rate in (0.0, 1e-3, 1e-2):

@@ -10,6 +10,7 @@ from sklearn.cluster import KMeans as SklearnKMeans
 
 import memory
 from common import UserError
+from training import memory_file
 
 
 def blobs(seed, rows=300, number=6, width=12, spread=0.6):
@@ -138,7 +139,7 @@ def test_saved_in_the_middle_of_a_pass_and_loaded_it_is_the_same(tmp_path):
     first.update()
     for indices in batches[:4]:
         first.add(x[indices], indices)
-    first.save(tmp_path / "state.safetensors", {"progress": "{}"})
+    memory_file.save_state(tmp_path / "state.safetensors", first.state(), {"progress": "{}"})
     second = memory.KMeans(torch.zeros(6, 12), 300)
     second.load(load_file(tmp_path / "state.safetensors"))
     for indices in batches[4:]:
@@ -196,32 +197,32 @@ def test_features_that_are_not_finite_are_refused():
 
 def test_a_memory_is_read_as_it_was_written(tmp_path):
     facts = {"task": "RTE", "teacher": "a" * 64, "max_seq_length": 8}
-    memory.save_memory(tmp_path / memory.FILE, torch.eye(3), facts)
-    for path in (tmp_path, tmp_path / memory.FILE):
-        centroids, found = memory.load_memory(memory.find_memory(path), facts)
+    memory_file.save_memory(tmp_path / memory_file.FILE, torch.eye(3), facts)
+    for path in (tmp_path, tmp_path / memory_file.FILE):
+        centroids, found = memory_file.load_memory(memory_file.find_memory(path), facts)
         assert torch.equal(centroids, torch.eye(3)) and found == facts
     wanted = (
         "its teacher is aaaaaaaaaaaa there and bbbbbbbbbbbb here, "
         "its max seq length is 8 there and 9 here; train"
     )
     with pytest.raises(UserError, match=wanted):
-        memory.load_memory(
-            tmp_path / memory.FILE, facts | {"teacher": "b" * 64, "max_seq_length": 9}
+        memory_file.load_memory(
+            tmp_path / memory_file.FILE, facts | {"teacher": "b" * 64, "max_seq_length": 9}
         )
 
 
 @pytest.mark.parametrize("content", [b"", b"not a memory", None, "cut"])
 def test_damaged_and_foreign_files_are_refused(content, tmp_path):
-    path = tmp_path / memory.FILE
-    memory.save_memory(path, torch.eye(3), {"task": "RTE"})
+    path = tmp_path / memory_file.FILE
+    memory_file.save_memory(path, torch.eye(3), {"task": "RTE"})
     if content is None:
         save_file({"centroids": torch.eye(3)}, path)  # without metadata
     else:
         path.write_bytes(path.read_bytes()[:-4] if content == "cut" else content)
     with pytest.raises(UserError, match=r"no memory that train_memory\.py wrote, or a damaged one"):
-        memory.load_memory(path)
+        memory_file.load_memory(path)
     with pytest.raises(UserError, match="there is no memory"):
-        memory.find_memory(tmp_path / "nowhere")
+        memory_file.find_memory(tmp_path / "nowhere")
 
 
 # ---- in training ---------------------------------------------------------------------------------

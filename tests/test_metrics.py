@@ -7,7 +7,7 @@ import pytest
 from glue_files import expect_error
 
 from tasks.glue import TASKS, get_task
-from utils_glue import compute_metrics, predictions_from_logits
+from tasks.metrics import compute_metrics, predictions_from_logits
 
 
 def average_ranks(values):

@@ -11,8 +11,9 @@ import transformers
 from conftest import ROOT
 
 from common import UserError
+from tasks.features import load_features
 from tasks.glue import get_task
-from utils_glue import compute_metrics, load_features, predictions_from_logits
+from tasks.metrics import compute_metrics, predictions_from_logits
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import onnx_int8

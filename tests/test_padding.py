@@ -27,8 +27,8 @@ import glue_with_cka_i
 import glue_with_cka_ilg
 import train_memory
 import train_teacher
-import utils_glue
 from baselines import glue_with_baseline
+from tasks.features import load_features
 from tasks.glue import get_task
 from training import evaluation, reading, unpadding
 from training.batches import MiniBatch, Rows, first_tokens, span, uncut
@@ -258,7 +258,7 @@ def test_dev_rows_are_tried_where_training_rows_have_no_padding(tmp_path):
     model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "s").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "s")
     task = get_task("rte")
-    rows = utils_glue.load_features(task, folder, "dev", tokenizer, 8).tensors
+    rows = load_features(task, folder, "dev", tokenizer, 8).tensors
     assert not rows["attention_mask"].all()
     with torch.no_grad():
         wanted = model(**{k: v.long() for k, v in rows.items() if k != "labels"}).logits
@@ -555,7 +555,7 @@ def test_rows_of_evaluation_come_back_in_their_order(tiny, tmp_path):
     )
     model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "s").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "s")
-    rows = utils_glue.load_features(get_task("rte"), tiny, "dev", tokenizer, LENGTH).tensors
+    rows = load_features(get_task("rte"), tiny, "dev", tokenizer, LENGTH).tensors
     rows = {key: value.long() for key, value in rows.items() if key != "labels"}
     with torch.no_grad():
         wanted = model(**rows).logits

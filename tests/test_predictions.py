@@ -12,10 +12,10 @@ from conftest import flags, shell
 from test_tables import write_run
 
 import glue_with_cka_i
-import utils_glue
 from analysis import predictions, table
 from common import UserError
 from tasks.glue import get_task
+from tasks.metrics import compute_metrics
 
 COUNTS = {"dev": 40, "dev_mm": 30}
 
@@ -33,7 +33,7 @@ def run_folder(folder, task="MRPC", method="FSD_I", seed=1, predicted=None, eval
             labels = truth.integers(0, 26, size=count).astype(np.float32) / 5
             found = drawn.normal(2, 1, size=count).round(1).astype(np.float32).astype(np.float64)
         found = found if predicted is None else np.asarray(predicted)
-        metrics = utils_glue.compute_metrics(task, found, labels)
+        metrics = compute_metrics(task, found, labels)
         results |= {name + split.removeprefix("dev"): value for name, value in metrics.items()}
         columns = {"index": range(count), "label": labels, "prediction": found, "logit_0": 0}
         path = folder / f"{split}_predictions.tsv"

@@ -204,7 +204,7 @@ def test_gradients_are_those_of_each_term_alone(tiny_without_dropout, tmp_path, 
     import transformers
 
     import cka
-    import utils_glue
+    from tasks.features import load_features
 
     words = flags(
         tiny_without_dropout,
@@ -227,9 +227,7 @@ def test_gradients_are_those_of_each_term_alone(tiny_without_dropout, tmp_path, 
         load(tiny_without_dropout / "teacher").double().eval(),
     )
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_without_dropout / "teacher")
-    rows = utils_glue.load_features(
-        get_task("rte"), tiny_without_dropout, "train", tokenizer, 24
-    ).tensors
+    rows = load_features(get_task("rte"), tiny_without_dropout, "train", tokenizer, 24).tensors
     rows = {key: value[indices].long() for key, value in rows.items()}
     with torch.no_grad():
         t = teacher(**rows, output_hidden_states=True)

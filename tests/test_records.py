@@ -15,7 +15,7 @@ from conftest import flags, shell
 
 import common
 from analysis import table
-from common import UserError
+from common import UserError, files
 from training import logs, results_csv
 
 
@@ -30,7 +30,7 @@ def test_atomic_path_keeps_the_old_content_until_the_new_is_whole(tmp_path):
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new" and os.listdir(tmp_path) == ["file"]
-    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~common.UMASK
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~files.UMASK
 
 
 def test_atomic_path_replaces_folders(tmp_path):

@@ -18,12 +18,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import glue_with_cka_g
 import glue_with_cka_i
 import train_memory
-import utils_glue
 from analysis import report, report_cost, report_measures, report_subjects, report_topics
 from analysis.report_measures import RELATIONS
 from common import UserError, read_json, write_json
-from memory import load_memory
+from tasks.features import load_features
 from tasks.glue import get_task
+from training.memory_file import load_memory
 
 TABLES = {
     "restoration",
@@ -202,7 +202,7 @@ def test_the_layers_that_are_named(written):
 
 def test_clusters_beside_transformers_alone(tiny, runs, written):
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny / "teacher")
-    rows = utils_glue.load_features(get_task("rte"), tiny, "dev", tokenizer, 24).tensors
+    rows = load_features(get_task("rte"), tiny, "dev", tokenizer, 24).tensors
 
     def nearest(folder, memory):
         model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()

@@ -15,8 +15,8 @@ import distill
 import glue_with_cka_i
 import kd
 import train_teacher
-import utils_glue
 from tasks.glue import TASKS, get_task
+from tasks.metrics import compute_metrics
 
 ROWS = {"train": 16, "dev": 9, "dev_mm": 7, "test": 6, "test_mm": 5}
 
@@ -74,7 +74,7 @@ def test_each_kind_of_task(task_folder):
     for suffix in suffixes:
         found = pd.read_csv(folder / f"s/dev{suffix}_predictions.tsv", sep="\t")
         assert len(found) == ROWS["dev" + suffix]
-        for name, value in utils_glue.compute_metrics(task, found.prediction, found.label).items():
+        for name, value in compute_metrics(task, found.prediction, found.label).items():
             assert results[name + suffix] == pytest.approx(value)
     submitted = {
         path.name: path.read_text().splitlines() for path in (folder / "s/submission").iterdir()

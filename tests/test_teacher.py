@@ -14,8 +14,8 @@ import glue_with_cka_i
 import glue_with_cka_ilg
 import loop
 import memory
-import utils_glue
 from baselines import glue_with_baseline
+from tasks.features import load_features
 from tasks.glue import get_task
 from training import models, unpadding
 from training.batches import SORTED, MiniBatch, Rows, epoch_order, windows
@@ -261,7 +261,7 @@ def test_masked_losses_are_those_of_unpadded_samples(tiny_without_dropout, tmp_p
 
 
 def training_rows(folder, tokenizer):
-    return utils_glue.load_features(get_task("rte"), folder, "train", tokenizer, 24).tensors
+    return load_features(get_task("rte"), folder, "train", tokenizer, 24).tensors
 
 
 def log_cka(x, y):

@@ -15,10 +15,11 @@ from terminations import SAID, terminate
 import common
 import glue_with_cka_i
 import memory
-import termination
 import train_memory
+from common import termination
 from loop import Loop
-from training import evaluation, results_csv, session, teacher_cache
+from training import evaluation, memory_file, results_csv, session, teacher_cache
+from training.agreement import Agreement
 
 
 @pytest.fixture(autouse=True)
@@ -121,7 +122,7 @@ def test_a_finished_run_is_not_terminated(tiny, tmp_path, monkeypatch):
         == 0
     )
     assert common.read_json(tmp_path / "s/run.json")["finished"]
-    monkeypatch.setattr(memory, "save_memory", raises_a_signal(memory.save_memory, 1))
+    monkeypatch.setattr(memory_file, "save_memory", raises_a_signal(memory_file.save_memory, 1))
     assert common.cli(train_memory.main, memory_flags(tiny, tmp_path / "m")) == 0
     assert common.read_json(tmp_path / "m/run.json")["finished"]
 
@@ -147,9 +148,9 @@ def test_a_clustering_saves_and_ends_in_the_same_memory(
         patch.setattr(memory.KMeans, "add", raises_a_signal(memory.KMeans.add, batch))
         assert common.cli(train_memory.main, memory_flags(tiny, tmp_path / "cut")) == 143
     assert last_line(capsys) == SAID.format(said)
-    assert not (tmp_path / "cut" / memory.FILE).exists()
+    assert not (tmp_path / "cut" / memory_file.FILE).exists()
     assert common.cli(train_memory.main, memory_flags(tiny, tmp_path / "cut")) == 0
-    assert_same_files(tmp_path / "straight", tmp_path / "cut", memory.FILE, "clusters.tsv")
+    assert_same_files(tmp_path / "straight", tmp_path / "cut", memory_file.FILE, "clusters.tsv")
 
 
 def test_a_teacher_cache_keeps_what_is_done(tiny, tmp_path, monkeypatch, capsys):
@@ -232,10 +233,10 @@ def test_a_child_that_was_forked_ends_as_ever():
 
 def test_an_agreement_gives_up_on_processes_that_are_gone(monkeypatch):
     store = torch.distributed.HashStore()
-    agreement = termination.Agreement.__new__(termination.Agreement)
-    agreement.world, agreement.store, agreement.last = 2, store, None
-    monkeypatch.setattr(termination, "PATIENCE", 0.05)
-    assert not agreement.asks(1)
+    asking = Agreement.__new__(Agreement)
+    asking.world, asking.store, asking.last = 2, store, None
+    monkeypatch.setattr("training.agreement.PATIENCE", 0.05)
+    assert not asking.asks(1)
     monkeypatch.setattr(termination.ear, "told", True)
     with pytest.raises(termination.Terminated):
-        agreement.asks(2)
+        asking.asks(2)

@@ -30,14 +30,13 @@ import choices
 import common
 import glue_with_cka_g
 import glue_with_cka_i
-import memory
 import train_memory
 from common import UserError
-from training import clustering
+from training import clustering, memory_file
 
 
 def facts_of(folder):
-    with safe_open(folder / memory.FILE, framework="pt") as file:
+    with safe_open(folder / memory_file.FILE, framework="pt") as file:
         return json.loads(file.metadata()["memory"])
 
 
@@ -45,7 +44,7 @@ def test_a_memory_is_the_k_means_of_the_teachers_penultimate_features(
     trained, tiny_without_dropout
 ):
     x = teacher_features(tiny_without_dropout)
-    facts, centroids = facts_of(trained), load_file(trained / memory.FILE)["centroids"]
+    facts, centroids = facts_of(trained), load_file(trained / memory_file.FILE)["centroids"]
     assert centroids.shape == (4, 24 * 16) and centroids.dtype == torch.float32
     expected = {
         "task": "RTE",
@@ -153,7 +152,7 @@ def test_two_processes_make_the_same_memory(more, tiny_without_dropout, tmp_path
     assert one["cluster_sizes"] == two["cluster_sizes"]
     assert one["inertia"] == pytest.approx(two["inertia"], rel=1e-5)
     torch.testing.assert_close(
-        *(load_file(tmp_path / name / memory.FILE)["centroids"] for name in ("one", "two")),
+        *(load_file(tmp_path / name / memory_file.FILE)["centroids"] for name in ("one", "two")),
         rtol=1e-5,
         atol=1e-5,
     )
@@ -195,23 +194,23 @@ def test_killed_and_started_again_it_is_the_same_memory(tiny, tmp_path):
         time.sleep(0.005)
     process.kill()
     process.wait()
-    assert not (killed / memory.FILE).exists() and (killed / "clustering.safetensors").exists()
+    assert not (killed / memory_file.FILE).exists() and (killed / "clustering.safetensors").exists()
     done = shell("train_memory.py", *memory_flags(tiny, killed, *more))
     assert done.returncode == 0 and "going on after" in done.stderr
-    assert (killed / memory.FILE).read_bytes() == (straight / memory.FILE).read_bytes()
+    assert (killed / memory_file.FILE).read_bytes() == (straight / memory_file.FILE).read_bytes()
     assert (killed / "clusters.tsv").read_bytes() == (straight / "clusters.tsv").read_bytes()
     logs = [pd.DataFrame(read_log(folder)) for folder in (straight, killed)]
     pd.testing.assert_frame_equal(*logs)  # every step once, none lost
 
 
 def stop_after_first_state(monkeypatch):
-    real = memory.KMeans.save
+    real = memory_file.save_state
 
-    def save_and_stop(self, *args):
-        real(self, *args)
+    def save_and_stop(*args):
+        real(*args)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(memory.KMeans, "save", save_and_stop)
+    monkeypatch.setattr(memory_file, "save_state", save_and_stop)
 
 
 def test_an_unfinished_clustering_of_other_settings_is_refused(tiny, tmp_path, monkeypatch):
@@ -247,14 +246,14 @@ def test_a_memory_and_a_student_do_not_share_a_folder(tiny, tmp_path, monkeypatc
     assert not (tmp_path / "s/checkpoint-2").exists()
     with pytest.raises(UserError, match="holds a run of memory, and this one is of FSD_L"):
         glue_with_cka_i.main(flags(tiny, tmp_path / "s"))
-    for path in (tmp_path / "s", tmp_path / "s" / memory.FILE):
+    for path in (tmp_path / "s", tmp_path / "s" / memory_file.FILE):
         with pytest.raises(
             UserError, match="is also --teacher_memory_path, which it would overwrite"
         ):
             glue_with_cka_g.main(
                 flags(tiny, tmp_path / "s", "--overwrite_output_dir", "--teacher_memory_path", path)
             )
-    assert (tmp_path / "s" / memory.FILE).exists()
+    assert (tmp_path / "s" / memory_file.FILE).exists()
 
 
 @pytest.mark.parametrize("init", choices.MEMORY_INITS)
@@ -277,7 +276,7 @@ def test_a_full_disk_leaves_no_broken_memory(tiny, tmp_path, monkeypatch, capsys
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(memory, "save_file", full)
+    monkeypatch.setattr(memory_file, "save_file", full)
     assert common.cli(train_memory.main, memory_flags(tiny, tmp_path / "m")) == 1
     assert "No space left on device" in capsys.readouterr().err
     assert not list((tmp_path / "m").glob("*.safetensors")) and not list(
@@ -298,7 +297,7 @@ def test_a_masked_memory_does_not_see_the_padding(tiny_without_dropout, tmp_path
                 length,
             )
         )
-        found.append(load_file(tmp_path / str(length) / memory.FILE)["centroids"])
+        found.append(load_file(tmp_path / str(length) / memory_file.FILE)["centroids"])
     torch.testing.assert_close(found[1][:, : 24 * 16], found[0], rtol=1e-4, atol=1e-5)
     assert (found[1][:, 24 * 16 :] == 0).all()
 
@@ -336,7 +335,7 @@ def test_mistakes_get_one_sentence(name, tiny, tmp_path):
     more, sentence = MISTAKES[name]
     done = shell("train_memory.py", *memory_flags(tiny, tmp_path / "m", *more))
     assert done.returncode != 0 and sentence in done.stderr and "Traceback" not in done.stderr
-    assert not (tmp_path / "m" / memory.FILE).exists()
+    assert not (tmp_path / "m" / memory_file.FILE).exists()
 
 
 @pytest.mark.slow

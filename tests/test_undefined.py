@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 
 import glue_with_cka_g
 import glue_with_cka_i
-import memory
 import train_memory
 from baselines import glue_with_baseline, gram, procrustes, rkd
+from training import memory_file
 
 # ---- mini-batches --------------------------------------------------------------------------------
 
@@ -138,8 +138,8 @@ def test_a_memory_without_a_structure_is_refused(tiny_without_dropout, tmp_path,
 def test_a_memory_that_is_not_what_it_says(
     centroids, trained, tiny_without_dropout, tmp_path, capsys
 ):
-    _, facts = memory.load_memory(trained / memory.FILE)
-    memory.save_memory(tmp_path / memory.FILE, centroids, facts)
+    _, facts = memory_file.load_memory(trained / memory_file.FILE)
+    memory_file.save_memory(tmp_path / memory_file.FILE, centroids, facts)
     said = refusal(
         capsys,
         flags(tiny_without_dropout, tmp_path / "s", "--teacher_memory_path", tmp_path),

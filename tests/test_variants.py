@@ -35,7 +35,7 @@ from loop import Loop
 from scripts import estimate
 from scripts.commands import words_for
 from seeds import mix
-from training import evaluation, results_csv
+from training import evaluation, memory_file, results_csv
 from training.batches import epoch_order
 from training.flags import as_of_today, hyperparameters
 
@@ -309,21 +309,21 @@ def test_an_old_checkpoint_goes_on_as_what_it_was(more, wanted, tiny, tmp_path, 
 
 def test_an_old_unfinished_clustering_goes_on(tiny, tmp_path, monkeypatch):
     """Also without padding, where its rows never were grouped."""
-    real = memory.KMeans.save
+    real = memory_file.save_state
 
-    def save_and_stop(kmeans, path, metadata):
+    def save_and_stop(path, state, metadata):
         progress = json.loads(metadata["progress"])
         progress["settings"].pop("group_by_length", None)
-        real(kmeans, path, {"progress": json.dumps(progress)})
+        real(path, state, {"progress": json.dumps(progress)})
         raise Stop
 
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(memory.KMeans, "save", save_and_stop)
+        patch.setattr(memory_file, "save_state", save_and_stop)
         train_memory.main(memory_flags(tiny, tmp_path / "m", "--mask_padding", "--save_steps", 1))
     train_memory.main(
         memory_flags(tiny, tmp_path / "m", "--mask_padding", "--resume_from_checkpoint")
     )
-    assert (tmp_path / "m" / memory.FILE).exists()
+    assert (tmp_path / "m" / memory_file.FILE).exists()
 
 
 # ---- the teacher's memory ------------------------------------------------------------------------
@@ -375,7 +375,7 @@ def test_the_released_memory(tiny_without_dropout, tmp_path, monkeypatch):
         start, noise * (last.var() / 3).sqrt() + last.mean() / 3, rtol=1e-3, atol=1e-4
     )
     assert not restarts
-    centroids, facts = memory.load_memory(tmp_path / "m" / memory.FILE)
+    centroids, facts = memory_file.load_memory(tmp_path / "m" / memory_file.FILE)
     never = [size == 0 for size in facts["cluster_sizes"]]
     assert any(never) and facts["memory_init"] == "released"
     assert torch.equal((centroids == start).all(1)[never], torch.ones(sum(never), dtype=torch.bool))
@@ -421,7 +421,7 @@ def test_two_processes_start_as_one_with_their_mini_batch(tiny_without_dropout, 
         ),
     )
     (one, first), (two, second) = (
-        memory.load_memory(tmp_path / name / memory.FILE) for name in ("one", "two")
+        memory_file.load_memory(tmp_path / name / memory_file.FILE) for name in ("one", "two")
     )
     torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
     assert first["cluster_sizes"] == second["cluster_sizes"] and 0 in first["cluster_sizes"]

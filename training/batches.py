@@ -12,9 +12,9 @@ import accelerate
 import torch
 
 from seeds import mix
+from tasks.features import NO_CLASS
 from training.attention import heard
 from training.unpadding import without_padding
-from utils_glue import NO_CLASS
 
 # mini-batches whose rows are sorted by length among themselves, where rows are grouped by length
 SORTED = 16

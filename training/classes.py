@@ -9,8 +9,8 @@ is refused.
 import numpy as np
 import torch
 
-import utils_glue
 from tasks.glue import get_task
+from tasks.metrics import compute_metrics
 from tasks.task import plain
 
 DOUBT = (
@@ -193,7 +193,7 @@ def constant_score(task, labels):
         return 0.0
     scores = []
     for answer in range(len(task.labels)):
-        metrics = utils_glue.compute_metrics(task, np.full(len(labels), answer), labels)
+        metrics = compute_metrics(task, np.full(len(labels), answer), labels)
         scores.append(sum(metrics[name] for name in task.metrics) / len(task.metrics))
     return max(scores)
 

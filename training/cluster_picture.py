@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from colours import COLOURS
-from utils_glue import NO_CLASS
+from tasks.features import NO_CLASS
 
 MOST = 20_000  # samples drawn
 

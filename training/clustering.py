@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 
 import common
 import memory
-import termination
-from common import UserError, say
-from training import flags, logs, models, records
+from common import UserError, say, termination
+from training import flags, logs, memory_file, models, records
+from training.agreement import Agreement
 from training.batches import MiniBatch, Rows, flat, load
 from training.checkpoints import check_output, checkpoints, other_settings
 from training.identity import clustering_settings, identify, memory_facts
@@ -72,7 +72,7 @@ def find_unfinished(args, state, settings):
             )
         return fresh, None
     try:
-        tensors, metadata = memory.load_state(state)
+        tensors, metadata = memory_file.load_state(state)
         progress = json.loads(metadata["progress"])
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         if args.overwrite_output_dir:
@@ -192,7 +192,7 @@ class Clustering:
         kept up to date. Returns what the last pass found.
         """
         args, last = self.args, self.args.memory_num_train_epochs
-        agreement = termination.Agreement(self.accelerator, "clustering")
+        agreement = Agreement(self.accelerator, "clustering")
         while True:
             number = len(progress["history"]) + 1
             self.run_pass(kmeans, progress, log, number, agreement)
@@ -247,7 +247,10 @@ class Clustering:
 
     def save_state(self, kmeans, progress):
         """Keep what the clustering needs to go on."""
-        kmeans.save(self.output / STATE, {"progress": json.dumps(progress)})
+        state = kmeans.state()  # of all processes
+        if common.is_main_process():
+            progress = {"progress": json.dumps(progress)}
+            memory_file.save_state(self.output / STATE, state, progress)
 
     def log_pass(self, log, step, number, found):
         """Say and log what a pass found. Returns its numbers."""
@@ -290,7 +293,7 @@ class Clustering:
             "precision": self.record.precision,
             "data": self.identity.data,
         }
-        facts = memory.save_memory(self.output / memory.FILE, kmeans.centroids, facts)
+        facts = memory_file.save_memory(self.output / memory_file.FILE, kmeans.centroids, facts)
         log.figure(progress["step"], "memory/clusters", self.draw_clusters(found))
         log.close(progress["step"], {}, {})
         record = self.record
@@ -300,7 +303,7 @@ class Clustering:
         (self.output / STATE).unlink(missing_ok=True)
         say(
             f"a memory of {args.num_centroid} centroids for {task.name} is in "
-            f"{self.output / memory.FILE}; their picture is {self.output / 'clusters.png'}"
+            f"{self.output / memory_file.FILE}; their picture is {self.output / 'clusters.png'}"
         )
 
     def draw_clusters(self, found):

@@ -6,9 +6,10 @@ import pandas as pd
 import torch
 
 import common
-import utils_glue
 from common import UserError, say
 from kd import task_loss
+from tasks.features import logits_cache, read_tensors, select, write_tensors
+from tasks.metrics import compute_metrics, predictions_from_logits
 from tasks.submission import write_submission
 from tasks.task import has_file
 from training import classes, models
@@ -57,8 +58,8 @@ def evaluate(session, model, tokenizer):
     for split in session.dev_splits():
         features = session.read_as_student(split, tokenizer, session.args.max_eval_samples)
         logits, labels = predict(session, model, features), features.tensors["labels"]
-        predictions = utils_glue.predictions_from_logits(task, logits)
-        metrics = utils_glue.compute_metrics(task, predictions, labels.numpy())
+        predictions = predictions_from_logits(task, logits)
+        metrics = compute_metrics(task, predictions, labels.numpy())
         targets = labels if task.labels else labels.double()
         metrics["eval_loss"] = task_loss(torch.from_numpy(logits), targets).item()
         results |= {name + split.removeprefix("dev"): value for name, value in metrics.items()}
@@ -96,7 +97,7 @@ def write_predictions(session):
             split, tokenizer, args.max_predict_samples, task, data_dir
         )
         logits = predict(session, model, features)
-        predictions = utils_glue.predictions_from_logits(task, logits)
+        predictions = predictions_from_logits(task, logits)
         if common.is_main_process():
             file = session.output / "submission" / task.submissions[split]
             write_submission(file, task, split, features.indices, predictions)
@@ -116,7 +117,7 @@ def score_teacher(session, identity, teacher, tokenizer, training):
     """
     args, task = session.args, session.task
     labelled = training.tensors.get("labelled", torch.ones(len(training.indices), dtype=torch.bool))
-    some = utils_glue.select(training, labelled.nonzero().flatten()[:SOME])
+    some = select(training, labelled.nonzero().flatten()[:SOME])
     rows = some
     if has_file(task, args.data_dir, "dev"):
         rows = session.features("dev", tokenizer, args.max_eval_samples)
@@ -133,8 +134,8 @@ def score_teacher(session, identity, teacher, tokenizer, training):
         problem = problem if classes.other_meaning(task, "", *there, "") else None
     if problem:
         raise UserError(problem)
-    predictions = utils_glue.predictions_from_logits(task, logits)
-    metrics = utils_glue.compute_metrics(task, predictions, labels)
+    predictions = predictions_from_logits(task, logits)
+    metrics = compute_metrics(task, predictions, labels)
     say(f"the teacher on {where}: {describe(metrics)}")
     if classes.no_better_than_constant(task, logits, labels):
         say(
@@ -146,7 +147,7 @@ def score_teacher(session, identity, teacher, tokenizer, training):
 
 def teacher_logits(session, identity, teacher, rows):
     """The teacher's logits (N, K) of these rows, kept for the next run beside the features."""
-    path, fingerprint = utils_glue.logits_cache(
+    path, fingerprint = logits_cache(
         session.task,
         rows,
         identity.teacher,
@@ -156,10 +157,10 @@ def teacher_logits(session, identity, teacher, rows):
         session.device_name(),
         session.args.cache_dir or None,
     )
-    found = utils_glue.read_tensors(path, fingerprint) if common.is_main_process() else None
+    found = read_tensors(path, fingerprint) if common.is_main_process() else None
     found = accelerate.utils.broadcast_object_list([found and found[0]["logits"].clone()])[0]
     if found is None:
         found = torch.from_numpy(predict(session, teacher, rows))
         if common.is_main_process():
-            utils_glue.write_tensors(path, fingerprint, {"logits": found}, {})
+            write_tensors(path, fingerprint, {"logits": found}, {})
     return found.numpy()

@@ -7,7 +7,7 @@ this; where one of them differs, what is on disk belongs to another run.
 import json
 from typing import NamedTuple
 
-import utils_glue
+from tasks.features import tokenizer_fingerprint
 from tasks.own import own_files
 from training import models
 from training.checkpoints import run_settings
@@ -35,13 +35,13 @@ def identify(session, tokenizer, features, teacher):
     """The Identity of a run.
 
     session: what has its args, task and accelerator. features: the rows that it is about, a
-    utils_glue.Features. teacher: a classifier, or None.
+    Features. teacher: a classifier, or None.
     """
     return Identity(
         task=session.task.name,
         data=features.source["sha256"],
         rows=len(features.indices),
-        tokenizer=utils_glue.tokenizer_fingerprint(tokenizer),
+        tokenizer=tokenizer_fingerprint(tokenizer),
         max_seq_length=session.args.max_seq_length,
         teacher=models.fingerprint_of_model(teacher) if teacher else None,
         configuration=models.fingerprint_of_config(teacher.config) if teacher else None,
@@ -53,7 +53,7 @@ def identify(session, tokenizer, features, teacher):
 
 def read_by_student(identity, args, tokenizer):
     """The Identity of the same rows as a student with this tokenizer reads them."""
-    own = utils_glue.tokenizer_fingerprint(tokenizer)
+    own = tokenizer_fingerprint(tokenizer)
     length = for_student(args).max_seq_length
     aligned = (own, length) == (identity.tokenizer, identity.max_seq_length)
     return identity._replace(tokenizer=own, max_seq_length=length, aligned=aligned)

@@ -12,9 +12,8 @@ import torch
 import transformers
 
 import common
-import termination
-import utils_glue
-from common import UserError, say
+from common import UserError, say, termination
+from tasks.features import load_features
 from tasks.glue import TASKS, get_task
 from tasks.own import make_task, own_files
 from training import allocation, checks, models, reading
@@ -126,13 +125,13 @@ class Session:
 
     def features(self, split, tokenizer, most=None, task=None, data_dir=None, length=None):
         """The tokenised rows of a split, at most `most`, of `length` tokens, by default
-        --max_seq_length: utils_glue.Features.
+        --max_seq_length: Features.
 
         The main process reads, the others take its cache.
         """
         args = self.args
         with self.accelerator.main_process_first():
-            features = utils_glue.load_features(
+            features = load_features(
                 task or self.task,
                 data_dir or args.data_dir,
                 split,

@@ -26,8 +26,8 @@ import filelock
 import torch
 
 import cka
-import termination
-from common import UserError, progress, read_json, say, write_json
+from common import UserError, progress, read_json, say, termination, write_json
+from training.agreement import Agreement
 from training.batches import MiniBatch, Outputs, Rows, flat, load, uncut
 from training.cache_sizes import Stored, stored
 from training.shards import check_identity, check_numbers, map_shard, write_shard
@@ -342,7 +342,7 @@ class TeacherCache:
             desc="teacher cache",
             unit="batch",
         )
-        agreement = termination.Agreement(accelerator, "teacher cache")
+        agreement = Agreement(accelerator, "teacher cache")
         termination.hold()
         done, parts = self.rows - sum(len(self.rows_of(shard)) for shard in lacking), {}
         for step, item in enumerate(bar, start=1):

@@ -9,8 +9,8 @@ import transformers
 from tokenizers import normalizers
 
 from common import UserError
+from tasks.features import tokenizer_fingerprint
 from training.loading import for_student, hub_arguments, load_config, loading
-from utils_glue import tokenizer_fingerprint
 
 
 def load_tokenizer(args):

@@ -1,8 +1,5 @@
-"""The ground floor: errors, a script's end, places on disk, whole files. It needs nothing of ours
-but termination.py, and imports no package at its top, so that no --help waits for one.
-
-A user's mistake is a UserError, of which `cli` makes one line. What `atomic_path` writes is whole
-or not there, also when the process is killed or the disk is full.
+"""Places on disk, and files that are whole or not there: also when the process is killed or the
+disk is full.
 """
 
 import argparse
@@ -15,121 +12,17 @@ import os
 import platform
 import re
 import shutil
-import sys
-import threading
 import time
 import zlib
 from pathlib import Path
 
-import termination
+from common.script import UNWRITABLE, UserError, is_main_process
 
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EROFS)
 DAY = 24 * 3600  # seconds
 # in the names of unfinished files, as machines may share a folder
 HOST = re.sub(r"\W", "_", platform.node())
 UMASK = os.umask(0)
 os.umask(UMASK)
-
-
-class UserError(Exception):
-    """A mistake that the user can mend.
-
-    Its text is one sentence: what was expected, what was found, where, and what to do.
-    """
-
-
-# ---- a script's end ------------------------------------------------------------------------------
-
-
-def cli(
-    main, argv=None, interrupted="interrupted; the same command goes on from what was saved last"
-):
-    """Run a script's main. Returns the exit code.
-
-    A user's mistake, a full disk or a signal becomes one line on stderr.
-    """
-    write_what_can_be()
-    threading.excepthook = report_thread_error
-    try:
-        with termination.listening():
-            return run_main(main, argv, interrupted)
-    except termination.Terminated as error:
-        message = str(error) or interrupted.replace("interrupted", "terminated", 1)
-    except RuntimeError:
-        # of a collective, of which another process that was told to end has left the group first
-        if not termination.ear.told or "RANK" not in os.environ:
-            raise
-        message = interrupted.replace("interrupted", "terminated", 1)
-    say(message)  # once the exception has let go of bars, which end their line then
-    return termination.CODE
-
-
-def run_main(main, argv, interrupted):
-    """The exit code of a script's main; its errors become one line on stderr."""
-    try:
-        code = main(argv) or 0
-        if sys.stdout:  # which a program started without one does not have
-            sys.stdout.flush()
-        return code
-    except UserError as error:
-        message, code = f"error: {error}", 1
-    except BrokenPipeError:  # the reader of a table has enough, as in `... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        message = (
-            f"error: {error.filename or 'a file'} cannot be written ({error.strerror}); "
-            "what was there before is untouched: mend that or name another folder, and run "
-            "again"
-        )
-        code = 1
-    except KeyboardInterrupt:
-        message, code = interrupted, 130
-    if is_main_process():
-        print(message, file=sys.stderr)
-    return code
-
-
-def write_what_can_be():
-    """Let stdout and stderr write what their encoding lacks, as α in ASCII, as an escape."""
-    for stream in (sys.stdout, sys.stderr):
-        errors = getattr(stream, "errors", None)
-        fails = errors == "strict" or (errors == "surrogateescape" and stream.encoding != "utf-8")
-        if fails and hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-
-
-def report_thread_error(problem):
-    """Tell of an error that ends a thread.
-
-    Where it is the disk's, TensorBoard's thread leaves that to the main one.
-    """
-    if getattr(problem.exc_value, "errno", None) not in UNWRITABLE:
-        threading.__excepthook__(problem)
-
-
-def is_main_process():
-    """True in the first process of a run, by what torchrun and accelerate launch set."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def say(message):
-    """One line to the user, from the main process only."""
-    if is_main_process():
-        print(message, file=sys.stderr, flush=True)
-
-
-def progress(*args, **kwargs):
-    """A tqdm bar in the main process; in a log file, a line twice a minute and not ten a second."""
-    from tqdm import tqdm
-
-    interval = 0.1 if sys.stderr.isatty() else 30
-    return tqdm(
-        *args, **kwargs, mininterval=interval, maxinterval=interval, disable=not is_main_process()
-    )
-
 
 # ---- places on disk ------------------------------------------------------------------------------
 

@@ -1,0 +1,107 @@
+"""How a script ends, and what it says: a user's mistake, a full disk or a signal is one line."""
+
+import errno
+import os
+import sys
+import threading
+
+from common.termination import CODE, Terminated, ear, listening
+
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EROFS)
+
+
+class UserError(Exception):
+    """A mistake that the user can mend.
+
+    Its text is one sentence: what was expected, what was found, where, and what to do.
+    """
+
+
+def cli(
+    main, argv=None, interrupted="interrupted; the same command goes on from what was saved last"
+):
+    """Run a script's main. Returns the exit code.
+
+    A user's mistake, a full disk or a signal becomes one line on stderr.
+    """
+    write_what_can_be()
+    threading.excepthook = report_thread_error
+    try:
+        with listening():
+            return run_main(main, argv, interrupted)
+    except Terminated as error:
+        message = str(error) or interrupted.replace("interrupted", "terminated", 1)
+    except RuntimeError:
+        # of a collective, of which another process that was told to end has left the group first
+        if not ear.told or "RANK" not in os.environ:
+            raise
+        message = interrupted.replace("interrupted", "terminated", 1)
+    say(message)  # once the exception has let go of bars, which end their line then
+    return CODE
+
+
+def run_main(main, argv, interrupted):
+    """The exit code of a script's main; its errors become one line on stderr."""
+    try:
+        code = main(argv) or 0
+        if sys.stdout:  # which a program started without one does not have
+            sys.stdout.flush()
+        return code
+    except UserError as error:
+        message, code = f"error: {error}", 1
+    except BrokenPipeError:  # the reader of a table has enough, as in `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        message = (
+            f"error: {error.filename or 'a file'} cannot be written ({error.strerror}); "
+            "what was there before is untouched: mend that or name another folder, and run "
+            "again"
+        )
+        code = 1
+    except KeyboardInterrupt:
+        message, code = interrupted, 130
+    if is_main_process():
+        print(message, file=sys.stderr)
+    return code
+
+
+def write_what_can_be():
+    """Let stdout and stderr write what their encoding lacks, as α in ASCII, as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        errors = getattr(stream, "errors", None)
+        fails = errors == "strict" or (errors == "surrogateescape" and stream.encoding != "utf-8")
+        if fails and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def report_thread_error(problem):
+    """Tell of an error that ends a thread.
+
+    Where it is the disk's, TensorBoard's thread leaves that to the main one.
+    """
+    if getattr(problem.exc_value, "errno", None) not in UNWRITABLE:
+        threading.__excepthook__(problem)
+
+
+def is_main_process():
+    """True in the first process of a run, by what torchrun and accelerate launch set."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(message):
+    """One line to the user, from the main process only."""
+    if is_main_process():
+        print(message, file=sys.stderr, flush=True)
+
+
+def progress(*args, **kwargs):
+    """A tqdm bar in the main process; in a log file, a line twice a minute and not ten a second."""
+    from tqdm import tqdm
+
+    interval = 0.1 if sys.stderr.isatty() else 30
+    return tqdm(
+        *args, **kwargs, mininterval=interval, maxinterval=interval, disable=not is_main_process()
+    )
