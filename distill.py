@@ -93,6 +93,8 @@ class Run:
         if args.do_train and common.is_main_process():
             self.finish(log, results, time.perf_counter() - began)
         done = evaluation.describe(results) or "done"
+        if not args.do_train:  # the model may be of another script
+            self.method = records.read_run(self.output).get("method", self.method)
         say(f"{self.method} on {session.task.name}: {done}; everything is in {self.output}")
         return 0
 
@@ -202,6 +204,11 @@ class Run:
         """The centroids (C, W*D_t) of --teacher_memory_path, refused where not of this run."""
         path = memory_file.find_memory(self.args.teacher_memory_path)
         m_t, facts = memory_file.load_memory(path, memory_facts(identity, teacher, self.args))
+        if facts.get("data", identity.data) != identity.data:
+            raise UserError(
+                f"the memory {path} is of other training rows than this run's: train one with "
+                "train_memory.py on these"
+            )
         self.record.teacher_memory = facts | {"sha256": common.sha256_of_file(path)}
         return m_t
 
@@ -372,6 +379,8 @@ class Run:
         tuned = flags.hyperparameters()
         shown = {name: value for name, value in vars(args).items() if name in tuned}
         log.close(record.steps, {"method": self.method} | shown, results)
+        scored = self.session.dev_splits() if results else ()
+        record.data |= {split: self.session.sources[split] for split in scored}
         record.results, record.wall_seconds, record.finished = results, seconds, True
         if args.results_csv:
             with records.complete_run(self.output):

@@ -8,7 +8,12 @@ from training import flags
 
 # columns that are no flags: alike in all students of a table
 FACTS = ("processes", "precision", "task", "parameters", "device", "torch", "transformers")
-ONE_OF = {"teacher": "teachers", "memory": "teacher memories", "data": "training data"}
+ONE_OF = {
+    "teacher": "teachers",
+    "memory": "teacher memories",
+    "data": "training data",
+    "dev_data": "rows to be scored on",
+}
 SHOWN = ("minutes", "parameters", "device", "machine", "torch", "transformers", "commit")
 IN_NO_RESULT = ("free", "place", "action")  # roles of what no result depends on
 

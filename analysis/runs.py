@@ -17,7 +17,9 @@ from training import flags, records, results_csv
 
 BATCH = "--per_gpu_train_batch_size"
 # even where all of a column are digits
-TEXTS = dict.fromkeys(("commit", "teacher", "memory", "data", "torch", "transformers"), str)
+TEXTS = dict.fromkeys(
+    ("commit", "teacher", "memory", "data", "dev_data", "torch", "transformers"), str
+)
 
 
 # ---- reading -------------------------------------------------------------------------------------

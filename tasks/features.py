@@ -27,7 +27,14 @@ class Features(NamedTuple):
 
     tensors: dict  # name -> DISK_TYPES of (N, L), and labels (N,), NO_CLASS or NaN where none is
     indices: list[str]  # (N,) the examples' own
-    source: dict  # of the whole file: file (name), sha256, rows, truncated (examples)
+    # of the whole file: file (name), sha256, rows, truncated (examples), and of a user's own file
+    # read_sha256, of its content and how that is read
+    source: dict
+
+    @property
+    def fingerprint(self):
+        """What the rows' texts are, as sha256: of a GLUE file its own."""
+        return self.source.get("read_sha256", self.source["sha256"])
 
 
 def select(features, rows):
@@ -112,11 +119,12 @@ def load_features(
         "raise it or leave it out",
     )
     data, words = sha256_of_file(path), tokenizer_fingerprint(tokenizer)
-    facts = ["format 1", task.name, split, max_seq_length, data, words]
-    if not task.is_glue:  # whose columns and classes the name does not tell
-        facts += [task.text_columns, task.label_column, task.labels]
+    read = data if task.is_glue else sha256_of_reading(task, path, data)
+    facts = ["format 1", task.name, split, max_seq_length, read, words]
+    if not task.is_glue:  # whose classes the name does not tell
+        facts += [task.label_column, task.labels]
     fingerprint = json.dumps(facts)
-    name = f"{task.name.lower()}_{split}_{max_seq_length}_{data[:8]}_{words[:8]}.safetensors"
+    name = f"{task.name.lower()}_{split}_{max_seq_length}_{read[:8]}_{words[:8]}.safetensors"
     cache = feature_cache_dir(cache_dir) / name
     found = None if overwrite_cache else read_tensors(cache, fingerprint)
     if found is None:
@@ -133,7 +141,18 @@ def load_features(
         tensors["labels"] = tensors["labels"].long()
     indices, truncated = notes["indices"], notes["truncated"]
     source = {"file": path.name, "sha256": data, "rows": len(indices), "truncated": truncated}
+    if not task.is_glue:
+        source["read_sha256"] = read
     return Features(tensors, indices[:max_samples], source)
+
+
+def sha256_of_reading(task, path, data):
+    """The sha256 of a user's file and of how its texts are read: by its ending, of these columns.
+
+    data: the sha256 of its bytes.
+    """
+    how = [data, path.suffix.lower(), task.text_columns]
+    return hashlib.sha256(json.dumps(how).encode()).hexdigest()
 
 
 def _tokenize(task, split, examples, tokenizer, max_seq_length):
@@ -186,7 +205,7 @@ def logits_cache(task, rows, teacher, config, tokenizer, max_seq_length, device,
     facts = [
         "logits 1",
         task.name,
-        rows.source["sha256"],
+        rows.fingerprint,
         len(rows.indices),
         teacher,
         config,

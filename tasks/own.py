@@ -10,7 +10,7 @@ from pathlib import Path
 from common import UserError, say
 from tasks.glue import TASKS
 from tasks.reading import FORMATS, read_table, word_of
-from tasks.task import Task, expect, plain
+from tasks.task import Task, expect
 
 PAIRS = (  # usual names of two texts; HuggingFace's GLUE, SNLI, QQP, QNLI
     ("sentence1", "sentence2"),
@@ -69,17 +69,25 @@ def check_files(args):
             )
 
 
-def make_task(args, words=()):
-    """The Task of the files in args. words: a model's names of its classes, in its order."""
+def make_task(args, words=(), bound=False):
+    """The Task of the files in args.
+
+    words: a model's names of its classes, in its order. bound: True where what that model answers
+    counts, as a teacher's or a trained model's; its names must then cover the files' labels.
+    """
     files = own_files(args)
     tables = {split: read_table(path) for split, path in files.items()}
     texts = find_texts(args, files, tables)
     label = find_label(args, files, tables)
+    check_columns_once(files, tables, (*texts, label))
+    if label in texts:
+        raise UserError(
+            f"--text_column_names {args.text_column_names} has the label column, {label}, in it, "
+            "and a model would read the answer: leave it out, or name another --label_column_name"
+        )
     labels = None
     if not args.do_regression:
-        split = "train" if "train" in files else min(files)
-        found = {} if label is None else labels_of(tables[split], label)
-        labels = choose_classes(found, words)
+        labels = choose_classes(find_labels(files, tables, label), words, bound)
     return Task(
         name=args.task_name,
         files=files,
@@ -113,11 +121,16 @@ def find_texts(args, files, tables):
     # a pair's column may be a usual single one as well
     there = [names for names in there if not any(set(names) < set(others) for others in there)]
     usual = ", ".join(" and ".join(names) for names in (*PAIRS, *((one,) for one in SINGLES)))
+    advice = "name one or two with --text_column_names"
+    if not columns:
+        advice = "name a file with a header line and rows"
+    elif len(columns) == 1 and ";" in columns[0]:
+        advice = "save the file with commas between its cells"
     expect(
         len(there) == 1,
         f"text in the columns of one of {usual}",
         f"{', '.join(map(str, columns)) or 'no column'} in {files[split]}",
-        "name one or two with --text_column_names",
+        advice,
     )
     return there[0]
 
@@ -137,12 +150,43 @@ def find_label(args, files, tables):
     columns = {split: tables[split].columns for split in labelled}
     name = next((name for name in usual if any(name in there for there in columns.values())), None)
     for split, there in columns.items():
-        if name and name not in there:
-            say(f"note: {files[split]} has no labels: no column {name} but {', '.join(there)}")
+        if name in there:
+            continue
+        lacks = f"no column {name or ' or '.join(usual)} but {', '.join(there)}"
+        if split == "dev":
+            raise UserError(
+                f"{files[split]} has no labels to score a model by: {lacks}; name their column "
+                "with --label_column_name"
+            )
+        say(f"note: {files[split]} has no labels: {lacks}")
     return name
 
 
+def check_columns_once(files, tables, names):
+    """Refuse a file in which a column that is read is there twice."""
+    for split, table in tables.items():
+        for name in names:
+            if table.columns.count(name) > 1:
+                raise UserError(
+                    f"{files[split]} has {table.columns.count(name)} columns named {name} in its "
+                    "first line: rename all but one"
+                )
+
+
 # ---- classes -------------------------------------------------------------------------------------
+
+
+def find_labels(files, tables, column):
+    """labels_of the training file, or where that has none of the validation file.
+
+    Of a test file no label is read.
+    """
+    for split in ("train", "dev"):
+        if split in files and column in tables[split].columns:
+            found = labels_of(tables[split], column)
+            if found:
+                return found
+    return {}
 
 
 def labels_of(table, column):
@@ -155,15 +199,21 @@ def labels_of(table, column):
 
 
 def key(word):
-    """What two spellings of a class share; a word without letters, as -1, is itself."""
-    return plain(word) if re.search(r"[^\W\d_]", word) else word
+    """What two spellings of a class share: all but case, spaces, hyphens and underscores.
+
+    A word without letters, as -1, is itself; C, C++ and C# are three.
+    """
+    if not re.search(r"[^\W\d_]", word):
+        return word
+    return re.sub(r"[\s_-]+", "_", word.casefold()).strip("_")
 
 
-def choose_classes(found, words):
+def choose_classes(found, words, bound=False):
     """The words of the classes: a model's, in its order and as the file spells them, where they
     cover all that the file has; else the file's in order.
 
-    found: of labels_of. words: the model's.
+    found: of labels_of. words, bound: as in make_task. A model that says no more than LABEL_0,
+    LABEL_1, ... binds nothing; the numbers 0, 1, ... are a bound model's classes in its order.
     """
     check_labels(found)
     spelled = {key(word): word for word in found}
@@ -175,14 +225,32 @@ def choose_classes(found, words):
         names = list(map(key, known))
         if spelled.keys() <= {*names} and len({*names}) == len(names) > 1:
             return tuple(spelled.get(name, word) for name, word in zip(names, known, strict=True))
+    if bound and not numbered and len(words) > 1:
+        return take_as_numbers(found, words, numbers)
     expect(
         len(found) > 1,
         "labels of two classes or more",
-        f"{', '.join(map(repr, found)) or 'none'} in the training file",
+        f"{', '.join(map(repr, found)) or 'none'} in the file",
         "add rows of another class, or give a teacher that names its classes",
     )
     are_numbers = all(re.fullmatch(r"-?\d+", word) for word in found)
     return tuple(sorted(found, key=int if are_numbers else None))
+
+
+def take_as_numbers(found, words, numbers):
+    """A bound model's classes by their numbers, where the labels are such; else refused."""
+    if found.keys() <= {*numbers}:
+        say(
+            f"note: the labels {', '.join(numbers)} are taken for the model's classes, "
+            f"{', '.join(words)}, in this order"
+        )
+        return tuple(numbers)
+    word = next(word for word in found if word not in numbers)
+    raise UserError(
+        f"the label {word!r} in {found[word][0]} is none of the classes that the model names, "
+        f"{', '.join(words)}: write the labels as the model does, name another "
+        "--label_column_name, or take a model of these classes"
+    )
 
 
 def check_labels(found):

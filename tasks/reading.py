@@ -13,6 +13,8 @@ import csv
 import io
 import json
 import math
+import re
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,8 +45,8 @@ def read_text(path):
     except UnicodeDecodeError as error:
         byte, line = data[error.start], data.count(b"\n", 0, error.start) + 1
         raise UserError(
-            f"Expected UTF-8 text, found the byte 0x{byte:02x} in {path}, line {line}; download "
-            "the file again or save it as UTF-8."
+            f"Expected UTF-8 text, found the byte 0x{byte:02x} in {path}, line {line}; save the "
+            "file as UTF-8, or download it again."
         ) from error
 
 
@@ -81,10 +83,11 @@ def read_tsv(path, columns=None):
 
 def read_csv(path):
     """The Table of a comma-separated file (RFC 4180); empty lines are no rows."""
+    csv.field_size_limit(sys.maxsize)  # a cell may be a whole book
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     columns, rows, line = [], [], 1
     try:
-        columns = next(reader, [])
+        columns = [name.strip() for name in next(reader, [])]
         line = reader.line_num + 1
         for cells in reader:
             if cells:
@@ -161,7 +164,7 @@ def check_columns(task, split, columns, path):
         else "name the file's own with --text_column_names and --label_column_name",
     )
     twice = [column for column in needed if columns.count(column) > 1]
-    expect(not twice, "one column a name", f"two named {twice[:1]} in {path}, line 1", CORRECT)
+    expect(not twice, "one column a name", f"two named {twice[:1]} in {path}, line 1", "rename one")
 
 
 def parse_row(task, split, position, where, row):
@@ -188,14 +191,20 @@ def parse_row(task, split, position, where, row):
 
 
 def word_of(cell):
-    """A label as text, "" where there is none; a JSON value as JSON writes it."""
-    if cell is None:
+    """A label as text, "" where there is none: blank, null or NaN; else as JSON writes it.
+
+    A whole number is the same with and without decimals, as pandas adds these to a column with
+    gaps.
+    """
+    if cell is None or cell != cell:  # NaN alone is not itself
         return ""
-    return cell if isinstance(cell, str) else json.dumps(cell)
+    word = cell.strip() if isinstance(cell, str) else json.dumps(cell)
+    return re.sub(r"^([+-]?\d+)\.0+$", r"\1", word)
 
 
 def read_label(task, split, cell, where):
     """The label of a cell; None where a training row of a partial task has none."""
+    expect(not isinstance(cell, list | dict), "a word or a number as a label", where, CORRECT)
     word = word_of(cell)
     if not word and task.partial and split == "train":
         return None

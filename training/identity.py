@@ -19,7 +19,7 @@ class Identity(NamedTuple):
     """Fingerprints are sha256 as hex; teacher and configuration are None without a teacher."""
 
     task: str
-    data: str  # fingerprint of the training file
+    data: str  # fingerprint of the training rows
     rows: int
     tokenizer: str  # fingerprint
     max_seq_length: int
@@ -39,7 +39,7 @@ def identify(session, tokenizer, features, teacher):
     """
     return Identity(
         task=session.task.name,
-        data=features.source["sha256"],
+        data=features.fingerprint,
         rows=len(features.indices),
         tokenizer=tokenizer_fingerprint(tokenizer),
         max_seq_length=session.args.max_seq_length,

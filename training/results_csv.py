@@ -26,6 +26,7 @@ TEXTS = (  # columns that are no flags, of all our tables
     "commit",
     "teacher",
     "data",
+    "dev_data",
     "memory",
     "torch",
     "transformers",
@@ -255,6 +256,11 @@ def append_result(path, row):
             table.to_csv(temporary, index=False)
 
 
+def data_of(run, split):
+    """The first digits of a split's sha256; "" where a run.json, as an older one, does not tell."""
+    return run.get("data", {}).get(split, {}).get("sha256", "")[:12]
+
+
 def result_row(run):
     """The row of results.csv for a run, from the content of its run.json.
 
@@ -291,7 +297,8 @@ def result_row(run):
         "started": run["started"],
         "commit": records.join_origins(run, lambda part: part["commit"][:12]),
         "teacher": (run["teacher"] or "")[:12],
-        "data": run.get("data", {}).get("train", {}).get("sha256", "")[:12],
+        "data": data_of(run, "train"),
+        "dev_data": data_of(run, "dev"),
         "memory": run.get("teacher_memory", {}).get("sha256", "")[:12],
         "memory_init": run.get("teacher_memory", {}).get("memory_init", ""),
         **{

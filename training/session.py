@@ -16,9 +16,9 @@ from common import UserError, say, termination
 from tasks.features import load_features
 from tasks.glue import TASKS, get_task
 from tasks.own import make_task, own_files
-from training import allocation, checks, models, reading
+from training import allocation, checks, models, reading, records
 from training.batches import with_labelled, with_mask
-from training.loading import for_student, load_config
+from training.loading import for_student, has_teacher, load_config
 
 
 @contextlib.contextmanager
@@ -35,8 +35,9 @@ def open_session(args):
     allocation.keep_freed_memory()
     if not args.do_train:
         models.find_trained(args.output_dir)
+        read_at_trained_length(args)
     if args.do_train:
-        task = find_task(args, args.model_name_or_path)
+        task = find_task(args, args.model_name_or_path, has_teacher(args))
     else:  # the trained model's own words, and its own family
         task = find_task(for_student(args), args.output_dir)
     args.task_name = task.name
@@ -49,10 +50,25 @@ def open_session(args):
     leave_group()
 
 
-def find_task(args, model):
+def read_at_trained_length(args):
+    """Have a student that was trained with a length of its own read at that; say of another one."""
+    trained = records.read_run(args.output_dir).get("arguments", {})
+    own = trained.get("student_max_seq_length")
+    if has_teacher(args) and own and not args.student_max_seq_length:
+        args.student_max_seq_length = own
+    before, now = own or trained.get("max_seq_length"), for_student(args).max_seq_length
+    if before and now != before:
+        say(
+            f"note: the model in {args.output_dir} was trained on rows of {before} tokens, and "
+            f"reads {now} now"
+        )
+
+
+def find_task(args, model, bound=True):
     """The Task of a run: GLUE's of --task_name, or that of the user's own files.
 
-    model: the folder or hub name of a model whose words for classes count.
+    model: the folder or hub name of a model whose words for classes count. bound: False where it
+    gets a new head, and its words are a suggestion.
     """
     if not own_files(args):
         return get_task(args.task_name)
@@ -60,7 +76,7 @@ def find_task(args, model):
     if not args.do_regression:
         config = load_config(args, str(model), "model")
         words = [str(config.id2label.get(k, "")) for k in range(config.num_labels)]
-    return make_task(args, words)
+    return make_task(args, words, bound)
 
 
 def make_accelerator(args):
@@ -114,6 +130,7 @@ class Session:
         self.args, self.task, self.output = args, task, Path(args.output_dir)
         self.accelerator = make_accelerator(args)
         self._ignores_padding = weakref.WeakKeyDictionary()  # by model
+        self.sources = {}  # of the task's splits that were read: Features.source
 
     @property
     def device(self):
@@ -141,6 +158,8 @@ class Session:
                 args.overwrite_cache,
                 most,
             )
+        if task in (None, self.task):
+            self.sources[split] = features.source
         return features._replace(tensors=with_labelled(with_mask(features.tensors, args)))
 
     def dev_splits(self):

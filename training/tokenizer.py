@@ -28,11 +28,25 @@ def own_tokenizer(args, tokenizer, config):
     than the teacher's; else None. tokenizer, config: the teacher's.
     """
     source = args.model_name_or_path_for_copy
-    if not source or (Path(source).is_dir() and not has_tokenizer(source)):
+    if not source:
+        return None
+    if Path(source).is_dir() and not has_tokenizer(source):
+        check_same_size(args, source, config)
         return None
     if read_tokenizer(args, source, config).get_vocab() == tokenizer.get_vocab():
         return None
     return prepare_tokenizer(args, source, load_config(for_student(args), source, "model"))
+
+
+def check_same_size(args, source, config):
+    """Refuse a model without a tokenizer to copy whose vocabulary cannot be the teacher's."""
+    size = load_config(for_student(args), source, "model").vocab_size
+    if size != config.vocab_size:
+        raise UserError(
+            f"the model {source} has no tokenizer, and embeddings for {size} tokens where the "
+            f"teacher has {config.vocab_size}, so it reads other tokens: put the files of its own "
+            "tokenizer there"
+        )
 
 
 def prepare_tokenizer(args, name, config):
@@ -163,7 +177,8 @@ def check_tokenizer(args, tokenizer, config, name):
     )
     if 0 < longest < args.max_seq_length:
         raise UserError(
-            f"--max_seq_length is {args.max_seq_length}, but {name} takes at most {longest} tokens"
+            f"--max_seq_length is {args.max_seq_length}, but {name} takes at most {longest} "
+            "tokens: lower it, or for a student alone pass --student_max_seq_length"
         )
 
 
