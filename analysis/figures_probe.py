@@ -32,7 +32,8 @@ def draw_probe(table, structures):
         return by_step[key] if key in by_step.index else None
 
     names = list(dict.fromkeys(table[table.quantity == "weighted_norm"].term))
-    keys = ["parameters", "features", "cosine", AGREEMENT, "L", "I"]
+    keys = ["parameters", "features", "cosine", AGREEMENT]
+    keys += [term for term in ("L", "I") if line("rows", term, "") is not None]
     if table.quantity.str.startswith("memory_").any():
         keys.append("memory")
     title = f"{table.method.iloc[0]} on {table.task.iloc[0]}: what the loss terms pull at"

@@ -178,9 +178,14 @@ def draw_relation_differences(table):
     """Relation difference from the teacher (Eq. 12 and 13, the paper's Table 7). table: name, run
     and RELATIONS.
     """
-    return runs_figure(
-        table, RELATIONS, 2, "Relation difference at the end: lower is closer to the teacher"
-    )
+    panels = {column: RELATIONS[column] for column in measured(table)}
+    title = "Relation difference at the end: lower is closer to the teacher"
+    return runs_figure(table, panels, 2, title)
+
+
+def measured(table):
+    """Those of RELATIONS that some row of a table has."""
+    return [column for column in RELATIONS if table[column].notna().any()]
 
 
 def draw_relation_training(table):
@@ -188,7 +193,7 @@ def draw_relation_training(table):
     and log step.
     """
     figure, panels = grid(
-        list(RELATIONS),
+        measured(table),
         2,
         (4.2, 2.6),
         "Relation difference during training: lower is closer to the teacher",

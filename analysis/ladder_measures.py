@@ -13,7 +13,7 @@ from analysis import report
 from analysis.report_measures import restoration
 from analysis.report_subjects import Subjects
 from analysis.runs import publishable
-from analysis.timing import megabytes, milliseconds, mini_batches, time_rounds
+from analysis.timing import megabytes, milliseconds, time_rounds
 from common import UserError, say
 from tasks.metrics import compute_metrics, predictions_from_logits
 from training import classes, records, results_csv
@@ -30,7 +30,8 @@ NAMED = ("tokenizer_name", "max_eval_samples", "cache_dir", "max_seq_length")
 def subjects_of(runs, args):
     """The Subjects of a seed's runs, by name. args: of analysis/ladder.py.
 
-    Rows are read as the runs read them: their flags are in run.json.
+    Rows are read as the runs read them: their flags are in run.json, and a student's tokenizer is
+    in its folder.
     """
     theirs = records.read_run(Path(runs["--output_dir"].iloc[0]))["arguments"]
     words = ["--model_name_or_path", args.teacher or theirs["model_name_or_path"]]
@@ -115,7 +116,7 @@ def time_all(subjects, rounds):
     models |= {student.name: student.model for student in subjects.students}
     rows, found = min(BATCH, len(subjects.labels)), []
     for size, desc in ((1, "timing rows alone"), (BATCH, "timing mini-batches")):
-        batches = mini_batches(subjects.features.tensors, rows, size, subjects.accelerator.device)
+        batches = subjects.timed_batches(rows, size)
         found.append(time_rounds(models, batches, subjects.accelerator, rounds, desc))
     return {name: [milliseconds(times[name], rows) for times in found] for name in models}
 

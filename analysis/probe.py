@@ -13,7 +13,8 @@ gradients   of every loss term of weight above 0, times its weight, on this very
             other mini-batches, the cosine of a term's gradient on the one with its on the other
 CKA         signal: of student and teacher on the same mini-batch (L) or sample (I); noise: on
             two unrelated ones. Biased and debiased, of --batches mini-batches of training rows
-            with all their padding (but for what the run leaves out), the student with dropout
+            with all their padding (but for what the run leaves out), the student with dropout.
+            No I where the student has a tokenizer or length of its own
 M_s         how far it has moved from its random start; its CKA with M_t; cosines of features to
             centroids; the correlation of h_s to M_s with h_t to M_t, over samples and centroids
 

@@ -187,11 +187,6 @@ class ProbedLoop(Loop):
 
     def __init__(self, *arguments, probes, batches):
         super().__init__(*arguments)
-        if not self.aligned:
-            raise UserError(
-                "the probe compares token with token, too, but student and teacher read the rows "
-                "with two tokenizers, or at two lengths: take models of one tokenizer"
-            )
         self.measured = steps_to_measure(self.total_steps, probes)
         self.hidden, self.rows_found = None, []
         self.drawn = min(batches, self.rows // self.batch_size)
@@ -325,42 +320,40 @@ class ProbedLoop(Loop):
                 ]
         return rows
 
-    def uncut_features(self, indices):
-        """Features (B, W, D) of both models for these samples with all of their padding.
+    def uncut_features(self, batch):
+        """Features (B, W, D) of both models for a mini-batch with all of its padding.
 
         The student has its dropout. No random number of the training is drawn.
         """
-        batch = MiniBatch(self.whole[indices], self.accelerator.device, self.world)
         layer_s, layer_t = self.observed
         gpus = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
         with torch.no_grad(), torch.random.fork_rng(gpus):
             (h_s,) = batch.forward(self.student, (layer_s,)).features
-        (h_t,) = self.teacher(batch, (layer_t,), logits=False).features
+        (h_t,) = self.teacher(batch.of_teacher, (layer_t,), logits=False).features
         return h_s, h_t
 
     @torch.no_grad()
     def features_rows(self, step, batches):
         """CKA's signal and noise, and what the memory has become, on these mini-batches.
 
-        The student has its dropout, as the losses see it; rows have all their padding.
+        The student has its dropout, as the losses see it; rows have all their padding, each side's
+        its own. Between tokens nothing is measured where the two sides read others.
         """
-        args, found = self.args, []
+        found, device = [], self.accelerator.device
         flats, samples, tokens = [], [], []
+        first = getattr(self.args, "sample_features", None) == "first"
         for k, indices in enumerate(batches):
-            torch.manual_seed(mix(args.seed, "probe", step, k))
-            sides = self.uncut_features(indices)
-            mask = self.whole.features["attention_mask"][indices].bool().to(self.accelerator.device)
-            targets, length = {"attention_mask": mask}, mask.shape[1]
-            if "mask" in self.whole.features:
-                targets["mask"] = mask
-            flats.append([flat(h.float(), targets | {"length": length}) for h in sides])
-            first = getattr(args, "sample_features", None) == "first"
-            samples.append([first_tokens(h, targets) for h in sides] if first else flats[-1])
-            tokens.append((*sides, targets.get("mask")))
-        for term, items, compare, rows in (
-            ("L", samples, between_samples, self.batch_size),
-            ("I", tokens, between_tokens, length),
-        ):
+            torch.manual_seed(mix(self.args.seed, "probe", step, k))
+            batch = MiniBatch(self.whole[indices], device, self.world)
+            sides = self.uncut_features(batch)
+            both = list(zip(sides, (batch.targets, batch.of_teacher.targets), strict=True))
+            flats.append([flat(h.float(), targets) for h, targets in both])
+            samples.append([first_tokens(*side) for side in both] if first else flats[-1])
+            tokens.append((*sides, batch.targets.get("mask")))
+        compared = [("L", samples, between_samples, self.batch_size)]
+        if self.aligned:
+            compared.append(("I", tokens, between_tokens, batch.targets["length"]))
+        for term, items, compare, rows in compared:
             found += [
                 ("rows", term, "", rows),
                 *(

@@ -7,7 +7,9 @@ report.
 
 A student is a folder with a trained model, of this project or of plain transformers; NAME=FOLDER
 names it, else its run.json does. Folders of one name are runs of one method: tables have their mean
-± standard deviation, pictures of single runs the first. Measured are
+± standard deviation, pictures of single runs the first. A student reads the rows with the tokenizer
+in its folder; where that, or the length of its run, is not the teacher's, nothing is measured
+between its tokens. Measured are
 
     restoration           of the teacher's predictions (the paper's Fig. 3)
     heat maps             CKA between mini-batches of teacher and student (Fig. 4, Table 6), biased
@@ -122,7 +124,8 @@ def add_rows(add):
     add(
         "--max_seq_length",
         type=int,
-        help="W, tokens a sample is padded or cut to. Default: that of the students' runs, or 128.",
+        help="W, tokens a sample is padded or cut to, but for students with a length of their own. "
+        "Default: that of the students' runs, or 128.",
     )
     add(
         "--per_gpu_eval_batch_size",

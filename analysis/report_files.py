@@ -32,6 +32,8 @@ def describe(subjects, facts):
     commit = facts["commit"][:12] + (", changed" if facts["uncommitted_changes"] else "")
     counts = Counter(student.name for student in subjects.students)
     padding = "left out" if "mask" in subjects.features.tensors else "counted"
+    aligned = all(student.reading.aligned for student in subjects.students)
+    tokens = f"{args.max_seq_length} tokens each{'' if aligned else ', as the teacher reads them'}"
     return [
         (
             "task",
@@ -46,8 +48,7 @@ def describe(subjects, facts):
         ("students", ", ".join(f"{name} ({n})" if n > 1 else name for name, n in counts.items())),
         (
             "mini-batches",
-            f"of {subjects.batch_size} samples, {args.max_seq_length} tokens each, padding "
-            f"{padding}",
+            f"of {subjects.batch_size} samples, {tokens}, padding {padding}",
         ),
         (
             "machine",
@@ -74,6 +75,8 @@ def record_of(subjects, facts):
                 "run": s.run,
                 "folder": str(s.folder),
                 "seed": s.record.get("seed"),
+                "tokenizer": s.reading.tokenizer,
+                "max_seq_length": s.reading.length,
                 "weights": models.fingerprint_of_model(s.model),
             }
             for s in subjects.students
@@ -93,7 +96,8 @@ def write_report(folder, subjects, topics, about, facts):
     html = page(f"What was transferred: {subjects.task.name}", about, sections)
     record = json.dumps(record_of(subjects, facts), indent=2, default=str)
     (folder / "report.html").write_text(html, encoding="utf-8")
-    (folder / "tables.md").write_text(as_markdown(topics, about), encoding="utf-8")
+    text = as_markdown(topics, about, subjects.notes)
+    (folder / "tables.md").write_text(text, encoding="utf-8")
     (folder / FILE).write_text(f"{record}\n", encoding="utf-8")
 
 
@@ -122,13 +126,15 @@ def render(figure):
     return png.getvalue(), svg.getvalue()
 
 
-def as_markdown(topics, about):
-    """All tables, a chapter each."""
+def as_markdown(topics, about, notes):
+    """All tables, a chapter each, and the notes on all of them."""
     parts = ["\n".join(f"- {term}: {text}" for term, text in about)]
     for topic in topics.values():
         parts += [f"## {topic.title}", topic.text]
         parts += [with_caption(*shown) for shown in topic.shown.values()]
         parts += topic.notes
+    if notes:
+        parts += ["## Notes", *notes]
     return "\n\n".join(parts) + "\n"
 
 

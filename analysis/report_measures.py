@@ -76,21 +76,23 @@ class View(NamedTuple):
     tokens: torch.Tensor
 
 
-def view(logits, hidden_states, mask=None):
+def view(logits, hidden_states, mask=None, of_tokens=True):
     """The View of a mini-batch: logits (B, K), hidden_states from the embeddings to the last layer,
     (B, W, D) each.
 
     mask: (B, W) bool, to leave padded positions out; None counts them, as the paper does.
+    of_tokens: False leaves out what is between the tokens of a sample.
     """
     grams = {key: [] for key in GRAM_KINDS}
     for layer, h in enumerate(hidden_states):
         h = h.double() if mask is None else h.double() * mask.unsqueeze(-1)
         rows = h.flatten(1)  # (B, W, D) -> (B, W*D)
-        for between, found in (("tokens", grams_of(h, mask)), ("samples", grams_of(rows))):
-            for estimator, gram in found.items():
+        found = {"samples": grams_of(rows)} | ({"tokens": grams_of(h, mask)} if of_tokens else {})
+        for between, of_layer in found.items():
+            for estimator, gram in of_layer.items():
                 grams[between, estimator].append(gram)
         if layer == len(hidden_states) - 2:
-            penultimate = {"inter": rows, "intra": h}
+            penultimate = {"inter": rows} | ({"intra": h} if of_tokens else {})
     psi_values = {
         f"rd_{where}_{psi}": relations.pairwise(x, psi)
         for where, x in penultimate.items()
@@ -120,11 +122,13 @@ class Mean:
 class Comparison:
     """A student beside its teacher, over the mini-batches that `add` was given.
 
-    centroids, own: Centroids of the teacher's memory and of the student's, or None.
+    centroids, own: Centroids of the teacher's memory and of the student's, or None. aligned: False
+    of a student that reads other tokens: what compares token with token, or position with position,
+    is not measured then, and NaN.
     """
 
-    def __init__(self, centroids=None, own=None):
-        self.centroids, self.own = centroids, own
+    def __init__(self, centroids=None, own=None, aligned=True):
+        self.centroids, self.own, self.aligned = centroids, own, aligned
         self.layer_means = {key: Mean() for key in GRAM_KINDS}
         self.relation_means = {name: Mean() for name in RELATIONS}
         # the student's Grams over their norms, (B*B,), of the first MAP mini-batches
@@ -143,7 +147,9 @@ class Comparison:
                 penultimate = (side.grams["samples", estimator][-2] for side in (s, t))
                 self.add_to_map(*penultimate, estimator)
         self.logits.append(s.logits.cpu())
-        if self.centroids and self.centroids.width == s.rows.shape[1]:
+        # a place among centroids is a distance from position to position
+        comparable = self.aligned and self.centroids
+        if comparable and self.centroids.width == s.rows.shape[1]:
             self.nearest.append(self.centroids.nearest(s.rows))
             self.points.append(self.centroids.points(s.rows))
         if self.own:
@@ -152,9 +158,11 @@ class Comparison:
     def add_layers(self, s, t, whole):
         """CKA of all pairs of layers; of a sample with too few tokens it says nothing."""
         for (between, estimator), mean in self.layer_means.items():
-            enough = torch.tensor(whole)
-            if between == "tokens":
-                enough = s.tokens >= cka.FEWEST_ROWS[estimator]
+            of_tokens = between == "tokens"
+            if of_tokens and not self.aligned:
+                continue
+            few = cka.FEWEST_ROWS[estimator]
+            enough = s.tokens >= few if of_tokens else torch.tensor(whole)
             if enough.any():
                 grams_s, grams_t = (side.grams[between, estimator] for side in (s, t))
                 mean.add(self.layers(grams_s, grams_t, enough), int(enough.sum()))
@@ -163,7 +171,7 @@ class Comparison:
         """Eq. 12-13 of the penultimate features."""
         for name, mean in self.relation_means.items():
             of_tokens = "intra" in name
-            if of_tokens or whole:
+            if self.aligned if of_tokens else whole:
                 mask = s.mask if of_tokens else None
                 found = relations.relation_difference_of(s.relations[name], t.relations[name], mask)
                 mean.add(found.item(), len(s.logits) if of_tokens else 1)
@@ -207,7 +215,7 @@ class Comparison:
 
     def layer_map(self, between, estimator):
         """Mean CKA of the teacher's hidden states (rows) with the student's (columns), (L_t+1,
-        L_s+1).
+        L_s+1); NaN where none was measured.
         """
         return self.layer_means[between, estimator].value
 
@@ -219,7 +227,7 @@ class Comparison:
 
     def is_finite(self):
         """True where all logits and penultimate features are numbers."""
-        differences = list(self.relation_differences().values())
+        differences = [mean.value for mean in self.relation_means.values() if mean.weight]
         return bool(np.isfinite(self.outputs()).all() and np.isfinite(differences).all())
 
     def clusters(self, own=False):

@@ -2,36 +2,43 @@
 measured.
 """
 
+import argparse
 from pathlib import Path
 from typing import NamedTuple
 
 import accelerate
 import pandas as pd
 import torch
-import transformers
 
 import common
 from analysis.methods import Name, read_name
 from analysis.report_cost import read_cost
 from analysis.report_measures import Centroids, Comparison, view
+from analysis.report_readings import (
+    Reading,
+    check_alike,
+    common_length,
+    read_as_student,
+    read_with,
+    tell_of_alone,
+)
 from analysis.report_topics import training_curves
 from analysis.runs import name_variants, names_of
 from analysis.timing import mini_batches, time_rounds
 from common import UserError, say
-from tasks.features import load_features, tokenizer_fingerprint
 from training import memory_file, models, records, results_csv
-from training.batches import MiniBatch, Rows, with_labelled, with_mask
+from training.batches import MiniBatch, Rows, with_labelled
 from training.identity import identify, memory_facts
-from training.loading import load_config, loading
+from training.loading import load_config
 from training.session import find_task
-from training.tokenizer import has_tokenizer, load_tokenizer
+from training.tokenizer import load_tokenizer
 
 ROUNDS = 5  # of timing the inference; the median counts
 
 
 class Student(NamedTuple):
     """A student's folder, loaded: its method and variant, number among the runs of that name,
-    run.json, and memory or None.
+    run.json, how it reads the rows, and memory or None.
     """
 
     method: str
@@ -39,6 +46,7 @@ class Student(NamedTuple):
     run: int
     folder: Path
     record: dict
+    reading: Reading
     model: torch.nn.Module
     memory: Centroids | None
 
@@ -83,59 +91,6 @@ def check_task(record, folder, task):
         )
 
 
-def common_length(args, folders):
-    """--max_seq_length, or else that of the students' own runs."""
-    found = {
-        records.read_run(folder).get("arguments", {}).get("max_seq_length") for _, folder in folders
-    } - {None}
-    if len(found) > 1:
-        raise UserError(
-            "the students were trained with different lengths "
-            f"({', '.join(map(str, sorted(found)))}): say with --max_seq_length at which to "
-            "compare them"
-        )
-    return found.pop() if found else 128
-
-
-def check_reads_alike(args, task, features, tokenizer, folder, config):
-    """Refuse a student that cannot read the teacher's tokens, or whose own tokenizer reads the rows
-    as others.
-    """
-    largest = int(features.tensors["input_ids"].max())
-    longest = getattr(config, "max_position_embeddings", None)
-    if largest >= config.vocab_size or 0 < (longest or 0) < args.max_seq_length:
-        raise UserError(
-            f"the student {folder} takes {config.vocab_size} tokens and "
-            f"{longest or 'any number of'} positions, but the rows have tokens up to {largest} and "
-            f"{args.max_seq_length} positions: compare students with the teacher's tokenizer, at a "
-            "--max_seq_length that all take"
-        )
-    if not has_tokenizer(folder):
-        return  # it has none
-    with loading("tokenizer", str(folder)):
-        other = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    if tokenizer_fingerprint(other) == tokenizer_fingerprint(tokenizer):
-        return
-    theirs = load_features(
-        task,
-        args.data_dir,
-        args.split,
-        other,
-        args.max_seq_length,
-        args.cache_dir or None,
-        False,
-        args.max_eval_samples,
-    ).tensors
-    differ = (theirs["input_ids"] != features.tensors["input_ids"]).any(1).nonzero().flatten()
-    if len(differ):
-        raise UserError(
-            f"the tokenizer of the student {folder} reads {len(differ)} of {len(features.indices)} "
-            "rows as other tokens than the teacher's, the first at index "
-            f"{features.indices[differ[0]]}: compare students that were trained with the teacher's "
-            "tokenizer"
-        )
-
-
 class Subjects:
     """All that a report compares, and what was measured of it.
 
@@ -148,7 +103,7 @@ class Subjects:
         self.folders = named_folders(args.students)
         self.cost = read_cost(args.cost, args.reference) if args.cost else None
         if args.max_seq_length is None:
-            args.max_seq_length = common_length(args, self.folders)
+            args.max_seq_length = common_length(self.folders)
         try:  # float64, as the measures need, is not on every other accelerator
             self.accelerator = accelerate.Accelerator(
                 mixed_precision="bf16" if args.bf16 else "no",
@@ -164,17 +119,7 @@ class Subjects:
     def load(self):
         args, task = self.args, self.task
         tokenizer = load_tokenizer(args)
-        features = load_features(
-            task,
-            args.data_dir,
-            args.split,
-            tokenizer,
-            args.max_seq_length,
-            args.cache_dir or None,
-            False,
-            args.max_eval_samples,
-        )
-        self.features = features._replace(tensors=with_mask(features.tensors, args))
+        self.features, self.reading = read_with(args, task, tokenizer, args.max_seq_length)
         if "labelled" in with_labelled(self.features.tensors):
             raise UserError(
                 f"{self.features.source['file']} has rows without a label, and a report says how "
@@ -201,6 +146,9 @@ class Subjects:
             self.students.append(self.student(name, folder, tokenizer))
         # of equal ranks, in the order given
         self.students.sort(key=lambda student: Name(student.method, student.variant).rank())
+        check_alike(self.students)
+        if told := tell_of_alone(self.students):
+            self.note(told)
         self.check_padding()
         self.curves = training_curves(self.students, self.note)
         self.teacher.to(self.accelerator.device)
@@ -215,10 +163,9 @@ class Subjects:
         """The Student of a folder, checked."""
         record = records.read_run(folder)
         check_task(record, folder, self.task)
-        config = load_config(self.args, str(folder), "student")
-        models.check_labels(self.task, config, folder, "student")
-        model = models.load_finished(str(folder), config, "student", self.task)
-        check_reads_alike(self.args, self.task, self.features, tokenizer, folder, model.config)
+        model = self.load_model(folder)
+        sides = tokenizer, self.reading
+        reading = read_as_student(self.args, self.task, *sides, folder, record, model, self.note)
         if record.get("teacher") not in (None, self.fingerprint):
             self.note(f"{folder.name} was distilled from another teacher than this one.")
         name = name or self.name_of(folder, record)
@@ -229,8 +176,19 @@ class Subjects:
             )
         run = sum(student.name == str(name) for student in self.students)
         model = model.float().eval().requires_grad_(False).to(self.accelerator.device)
-        own = self.student_memory(folder, model)
-        return Student(*name, run, folder, record, model, own)
+        own = self.student_memory(folder, model, reading)
+        return Student(*name, run, folder, record, reading, model, own)
+
+    def load_model(self, folder):
+        """A student's model; --model_type is the teacher's family, and its own where its
+        config.json says none.
+        """
+        args = argparse.Namespace(**vars(self.args))
+        if common.read_json(folder / "config.json").get("model_type"):
+            args.model_type = None
+        config = load_config(args, str(folder), "student")
+        models.check_labels(self.task, config, folder, "student")
+        return models.load_finished(str(folder), config, "student", self.task)
 
     def name_of(self, folder, record):
         """The Name of a run as tables have it; of a stranger's folder the folder's own."""
@@ -246,9 +204,9 @@ class Subjects:
             )
         return read_name(name)
 
-    def student_memory(self, folder, model):
+    def student_memory(self, folder, model, reading):
         """The Centroids of a student's own memory; None where it has none that was trained beside
-        the teacher's memory.
+        the teacher's memory, for rows as it reads them.
         """
         path = folder / "student_memory.safetensors"
         if self.memory is None or not path.is_file():
@@ -262,6 +220,11 @@ class Subjects:
         elif facts.get("student") != models.fingerprint_of_model(model):
             self.note(
                 f"The student memory of {folder.name} is not that of its weights and is left out."
+            )
+        elif m_s.shape[1] != reading.length * model.config.hidden_size:
+            self.note(
+                f"The student memory of {folder.name} is not of {reading.length} tokens a row and "
+                "is left out."
             )
         else:
             return Centroids(m_s.to(self.accelerator.device))
@@ -288,36 +251,48 @@ class Subjects:
 
     # ---- measuring -------------------------------------------------------------------------------
 
-    def outputs(self, model, batch):
-        """The View of a model's mini-batch."""
+    def outputs(self, model, batch, aligned=True):
+        """The View of a model's mini-batch; aligned: whether its tokens are the teacher's."""
         with torch.no_grad():
             with self.accelerator.autocast():
                 layers = range(model.config.num_hidden_layers + 1)  # 0: the embeddings
                 out = batch.forward(model, layers)
             found = {tuple(h.shape[:2]) for h in out.features}
-            if found != {(batch.size, self.args.max_seq_length)}:
+            expected = tuple(batch.targets["attention_mask"].shape)
+            if found != {expected}:
                 raise UserError(
                     f"{model.config.name_or_path} has hidden states of "
-                    f"{' and '.join(map(str, found))} samples and tokens, not "
-                    f"{(batch.size, self.args.max_seq_length)}: its family shortens the text and "
-                    "cannot be compared token by token"
+                    f"{' and '.join(map(str, found))} samples and tokens, not {expected}: its "
+                    "family shortens the text and cannot be compared token by token"
                 )
-            return view(out.logits, out.features, batch.targets.get("mask"))
+            return view(out.logits, out.features, batch.targets.get("mask"), aligned)
 
     def measure(self):
         """Run all models over the rows. Leaves a Comparison of the teacher with itself and one of
         each student.
         """
-        rows = Rows(self.features.tensors)
         self.itself = Comparison(self.memory)
-        self.comparisons = [Comparison(self.memory, student.memory) for student in self.students]
+        self.comparisons = [
+            Comparison(self.memory, student.memory, student.reading.aligned)
+            for student in self.students
+        ]
+        # the rows as each reads them, and one mini-batch for all who read alike
+        own = {id(s.reading): Rows(s.reading.tensors) for s in [self, *self.students]}
         batches = torch.arange(len(self.labels)).split(self.batch_size)
         for indices in common.progress(batches, desc="measuring", unit="batch"):
-            batch = MiniBatch(rows[indices], self.accelerator.device)
-            t, whole = self.outputs(self.teacher, batch), len(indices) == self.batch_size
+            found = {
+                way: MiniBatch(rows[indices], self.accelerator.device) for way, rows in own.items()
+            }
+            t = self.outputs(self.teacher, found[id(self.reading)])
+            whole = len(indices) == self.batch_size
             self.itself.add(t, t, whole)
             for student, comparison in zip(self.students, self.comparisons, strict=True):
-                comparison.add(self.outputs(student.model, batch), t, whole)
+                batch = found[id(student.reading)]
+                comparison.add(self.outputs(student.model, batch, comparison.aligned), t, whole)
+        self.check_finite()
+
+    def check_finite(self):
+        """Refuse a model whose outputs are no numbers."""
         folders = [student.folder for student in self.students]
         for name, comparison in zip(
             ["the teacher", *folders], [self.itself, *self.comparisons], strict=True
@@ -328,15 +303,23 @@ class Subjects:
                     "it again"
                 )
 
+    def timed_batches(self, rows, size):
+        """The first rows as each model reads them, in mini-batches of `size`, to be timed: by the
+        name of a student, and for the teacher.
+        """
+        readings = {"teacher": self.reading}
+        readings |= {student.name: student.reading for student in reversed(self.students)}
+        return {
+            name: mini_batches(reading.tensors, rows, size, self.accelerator.device)
+            for name, reading in readings.items()
+        }
+
     def time_inference(self):
         """The seconds of one mini-batch in each round, by name, and of the same rows one by one; a
         round takes a student of every name in turn.
         """
         first = {student.name: student.model for student in reversed(self.students)}
         models = {student.name: first[student.name] for student in self.students}
-        batched, alone = (
-            mini_batches(self.features.tensors, self.batch_size, size, self.accelerator.device)
-            for size in (self.batch_size, 1)
-        )
+        batched, alone = (self.timed_batches(self.batch_size, n) for n in (self.batch_size, 1))
         self.times = time_rounds(models, batched, self.accelerator, ROUNDS)
         self.times_alone = time_rounds(models, alone, self.accelerator, ROUNDS, "timing rows alone")

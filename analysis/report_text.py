@@ -122,7 +122,7 @@ TABLES = {
         Table 7: relation differences of the penultimate features, mean |ψ(teacher) - ψ(student)|
         over the pairs of samples of a mini-batch (inter) and of tokens of a sample (intra),
         {runs}; lower is closer. Mean rank: the mean of the four columns' ranks among all models
-        here. The paper's is among its four methods, over its tasks.""",
+        here{those}. The paper's is among its four methods, over its tasks.""",
     "global": """
         Samples by their nearest of the teacher's {centroids} centroids, {runs}: centroids
         occupied, samples at the same centroid as in the teacher, and the adjusted Rand index of

@@ -37,6 +37,8 @@ WORDS = {
     "spearmanr": "Spearman",
     "loyalty_wrong": "where the teacher is wrong",
 }
+LAYER_NUMBERS = (*cka.ESTIMATORS, "nearest")  # of the penultimate layers, and which is nearest
+BETWEEN_SAMPLES = [name for name in RELATIONS if "inter" in name]
 
 
 def make_topics(subjects):
@@ -155,9 +157,12 @@ def layer_topic(subjects):
     """CKA of every layer of the teacher with every layer of the students."""
     topic, every, rows, maps = Topic("layers"), [], [], {"tokens": {}, "samples": {}}
     for student, comparison in zip(subjects.students, subjects.comparisons, strict=True):
-        row, who = {}, {"name": student.name, "run": student.run}
+        who = {"name": student.name, "run": student.run}
+        row = {f"{between}_{what}": np.nan for between in maps for what in LAYER_NUMBERS}
         for between, estimator in comparison.layer_means:
             found = comparison.layer_map(between, estimator)
+            if not np.ndim(found):
+                continue  # not measured
             facts = who | {"between": between, "estimator": estimator}
             every.append(cells(found, "teacher_layer", "layer", **facts))
             to_penultimate = found[:, -2]  # of the student
@@ -176,14 +181,18 @@ def layer_topic(subjects):
     shown, first = by_model(frame, columns), describe_first(subjects.students)
     for between in maps:
         nearest = frame.groupby("name", sort=False)[f"{between}_nearest"]
-        shown[f"nearest layer, {between}"] = [
-            ", ".join(map(str, sorted(set(found)))) for _, found in nearest
-        ]
-        figure = figures_report.draw_layer_maps(maps[between], between)
-        topic.add_figure(f"layers_{between}", figure, first=first)
+        shown[f"nearest layer, {between}"] = [list_layers(found) for _, found in nearest]
+        if maps[between]:
+            figure = figures_report.draw_layer_maps(maps[between], between)
+            topic.add_figure(f"layers_{between}", figure, first=first)
     depth, runs = subjects.teacher.config.num_hidden_layers, describe_runs(subjects.students)
     topic.add_table("layers", shown, runs=runs, penultimate=depth - 1, depth=depth)
     return topic
+
+
+def list_layers(found):
+    """The layers of several runs, each once, as text."""
+    return ", ".join(map(str, sorted(set(found.dropna().astype(int))))) or MISSING
 
 
 # ---- relations -----------------------------------------------------------------------------------
@@ -207,12 +216,14 @@ def relation_topic(subjects):
         frame.groupby("name", sort=False)[RELATIONS].mean(),
         published_averages(7, "rank"),
     )
-    shown["mean rank"] = column_of(means.rank().mean(axis=1), shown.model, 2)
-    if set(papers) <= set(means.index):
-        among = means.loc[list(papers)].rank().mean(axis=1)
+    ranked = means.dropna()  # a rank in two columns is none in four
+    shown["mean rank"] = column_of(ranked.rank().mean(axis=1), shown.model, 2)
+    if set(papers) <= set(ranked.index):
+        among = ranked.loc[list(papers)].rank().mean(axis=1)
         shown["among the paper's four"] = column_of(among, shown.model, 2)
     shown["paper"] = column_of(papers, shown.model, 2)
-    topic.add_table("7", shown, runs=describe_runs(subjects.students))
+    those = "" if len(ranked) == len(means) else " that have all four"
+    topic.add_table("7", shown, runs=describe_runs(subjects.students), those=those)
     figure = figures_report.draw_relation_differences(frame)
     topic.add_figure("relation_differences", figure)
     curves = subjects.curves
@@ -229,7 +240,10 @@ def relation_topic(subjects):
 
 
 def training_curves(students, note=None):
-    """The logged relation differences of all students, a row a log step; note: of read_log."""
+    """The logged relation differences of all students, a row a log step; note: of read_log.
+
+    Those between tokens are NaN of a run that has none, as its student reads other tokens.
+    """
     parts = []
     for student in students:
         path = student.folder / "train_log.jsonl"
@@ -237,8 +251,9 @@ def training_curves(students, note=None):
             continue
         columns = ["step", "epoch", *RELATIONS]
         log = pd.DataFrame([entry for _, entry in logs.read_log(path, columns, note)])
-        if set(columns) <= set(log):
-            kept = log.dropna(subset=RELATIONS)[columns]
+        logged = [name for name in RELATIONS if name in log]
+        if {"step", "epoch", *BETWEEN_SAMPLES} <= set(log):
+            kept = log.dropna(subset=logged).reindex(columns=columns)
             parts.append(kept.assign(name=student.name, run=student.run))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
@@ -284,7 +299,7 @@ def memory_topic(subjects):
     topic.add_figure("occupancy", figure, first=first)
     topic.add_figure("projection", projection_figure(subjects, panels), first=first)
     everybody = teacher_and_students(subjects)
-    other = dict.fromkeys(name for name, _, comparison in everybody if not comparison.nearest)
+    other = dict.fromkeys(name for name, _, c in everybody if c.aligned and not c.nearest)
     if other:
         topic.notes.append(
             f"{', '.join(other)}: not of the teacher's width, so not placed among its centroids."

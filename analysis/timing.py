@@ -39,17 +39,18 @@ def mini_batches(features, rows, size, device):
 
 
 def time_rounds(models, batches, accelerator, rounds, desc="timing"):
-    """The seconds that each model takes for all mini-batches in each round: name -> [seconds].
+    """The seconds that each model takes for all its mini-batches in each round: name -> [seconds].
 
     In a round every model has its turn, so that what else the machine does is shared by all. A
-    first round warms up and does not count. models: name -> model.
+    first round warms up and does not count. models: name -> model. batches: name -> the
+    mini-batches, the same rows as each model reads them.
     """
     times = {name: [] for name in models}
     for number in common.progress(range(rounds + 1), desc=desc, unit="round", leave=False):
         for name, model in models.items():
             started = time.perf_counter()
             with torch.no_grad(), accelerator.autocast():
-                for batch in batches:
+                for batch in batches[name]:
                     batch.forward(model).logits.sum().item()  # waits for the device
             if number:
                 times[name].append(time.perf_counter() - started)

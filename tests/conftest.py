@@ -31,6 +31,7 @@ import transformers  # noqa: E402
 from accelerate.state import AcceleratorState  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
+import glue_with_cka_g  # noqa: E402
 import glue_with_cka_i  # noqa: E402
 import train_memory  # noqa: E402
 from common import cli  # noqa: E402
@@ -319,3 +320,18 @@ def trained_with_dropout(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("memory")
     train_memory.main(memory_flags(tiny, folder / "m"))
     return folder / "m"
+
+
+@pytest.fixture(scope="session")
+def report_runs(tiny, tmp_path_factory):
+    """Folder with a memory, two VKD runs, one of FSD_I and one of FSD_G, of the tiny teacher; dev
+    has 12 rows.
+    """
+    folder = tmp_path_factory.mktemp("runs")
+    train_memory.main(memory_flags(tiny, folder / "memory"))
+    for seed in (1, 2):
+        vkd = flags(tiny, folder / f"vkd,seed={seed}", "--beta", 0, "--seed", seed)
+        glue_with_cka_i.main(vkd)
+    glue_with_cka_i.main(flags(tiny, folder / "fsd_i", "--internal"))
+    glue_with_cka_g.main(flags(tiny, folder / "fsd_g", "--teacher_memory_path", folder / "memory"))
+    return folder

@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from conftest import flags
+from test_two_tokenizers import permute_vocabulary
 
 import glue_with_cka_i
 from analysis import ladder, timing
@@ -32,7 +33,7 @@ def test_models_have_their_turns_and_the_first_round_does_not_count(monkeypatch)
     class Accelerator:
         autocast = torch.no_grad
 
-    batches = [SimpleNamespace(forward=forward)] * 2
+    batches = dict.fromkeys("ab", [SimpleNamespace(forward=forward)] * 2)
     found = timing.time_rounds({"a": "A", "b": "B"}, batches, Accelerator(), 3)
     assert turns == ["A", "A", "B", "B"] * 4
     assert found == {"a": [2, 2, 2], "b": [2, 2, 2]}
@@ -268,3 +269,20 @@ def test_refused_runs(tiny, rungs, tmp_path):
         with pytest.raises(UserError, match=said):
             ladder.main([str(folder)])
         path.write_text(before)
+
+
+def test_students_with_a_tokenizer_of_their_own(tiny, tmp_path):
+    """Of a teacher whose words are in another order: agreement, and times of rows as each reads."""
+    teacher = permute_vocabulary(tiny / "teacher", tmp_path / "teacher")
+    for layers in (1, 2):
+        size = ["--student_num_hidden_layers", layers, "--model_name_or_path", teacher]
+        words = flags(tiny, tmp_path / f"runs/{layers},seed=1", "--beta", 0, *size)
+        assert glue_with_cka_i.main(words) == 0
+    path = tmp_path / "l.csv"
+    ladder.main([str(tmp_path / "runs"), "--csv", str(path), "--rounds", "1", "--no_cuda"])
+    table = pd.read_csv(path).set_index("name")
+    expected = answers(tiny / "teacher", tiny)
+    for layers, name in ((1, "VKD, 1 layer"), (2, "VKD, 2 layers")):
+        own = answers(tmp_path / f"runs/{layers},seed=1", tiny)
+        assert table.agreement[name] == pytest.approx((own == expected).float().mean())
+    assert (table[["ms_alone", "ms_batch"]] > 0).all(axis=None)

@@ -1,0 +1,165 @@
+"""How the models of a report read its rows: as their teacher does, or with a tokenizer or at a
+length of their own.
+
+Samples are the same however they are read, so they are compared with samples. Tokens that two
+models read differently have no partners, and a position of the one is not that of the other.
+"""
+
+from typing import NamedTuple
+
+from common import UserError
+from tasks.features import load_features, tokenizer_fingerprint
+from training import records
+from training.batches import with_mask
+from training.card_page import row_length
+from training.reading import check_reading
+from training.tokenizer import has_tokenizer, prepare_tokenizer
+
+
+class Reading(NamedTuple):
+    """The rows as a model reads them: tensors by name, (N, W) each, with its own padding.
+
+    tokenizer: a fingerprint, words: how many it knows, length: W. aligned: whether every position
+    holds what it holds for the teacher.
+    """
+
+    tensors: dict
+    tokenizer: str
+    words: int
+    length: int
+    aligned: bool = True
+
+    def as_words(self):
+        return f"{self.length} tokens a row, a vocabulary of {self.words}"
+
+
+def common_length(folders):
+    """The --max_seq_length of the students' own runs; 128 where none says."""
+    found = {
+        records.read_run(folder).get("arguments", {}).get("max_seq_length") for _, folder in folders
+    } - {None}
+    if len(found) > 1:
+        raise UserError(
+            "the students were trained with different lengths "
+            f"({', '.join(map(str, sorted(found)))}): say with --max_seq_length at which to "
+            "compare them"
+        )
+    return found.pop() if found else 128
+
+
+def load_rows(args, task, tokenizer, length):
+    """The Features of --split with this tokenizer and length, and their `mask`, if any."""
+    features = load_features(
+        task,
+        args.data_dir,
+        args.split,
+        tokenizer,
+        length,
+        args.cache_dir or None,
+        False,
+        args.max_eval_samples,
+    )
+    return features._replace(tensors=with_mask(features.tensors, args))
+
+
+def read_with(args, task, tokenizer, length, aligned=True):
+    """The rows as a model with this tokenizer reads them at this length: Features, Reading."""
+    features = load_rows(args, task, tokenizer, length)
+    fingerprint = tokenizer_fingerprint(tokenizer)
+    return features, Reading(features.tensors, fingerprint, len(tokenizer), length, aligned)
+
+
+# ---- a student's ---------------------------------------------------------------------------------
+
+
+def read_as_student(args, task, tokenizer_t, teacher, folder, record, model, note):
+    """The Reading of a student: the teacher's where it reads alike, else its own.
+
+    Its tokenizer is its folder's, the teacher's where that has none, and its length what run.json
+    says it was trained with. tokenizer_t, teacher: the teacher's tokenizer and Reading. record: the
+    student's run.json. note: takes a sentence on what is doubtful.
+    """
+    settings, length = record.get("settings") or {}, args.max_seq_length
+    arguments = record.get("arguments", {})
+    tokenizer = own_tokenizer_of(args, folder, settings, model.config) or tokenizer_t
+    same_length = arguments.get("student_max_seq_length") in (None, length)
+    if same_length and reads_alike(args, task, tokenizer, teacher):
+        check_fits(teacher, folder, model.config)
+        return teacher
+    if "max_seq_length" in arguments:
+        length = row_length(arguments)
+    _, reading = read_with(args, task, tokenizer, length, aligned=False)
+    check_fits(reading, folder, model.config)
+    check_reading(model, tokenizer, length, f"student {folder}")
+    trained = settings.get("student's tokenizer") or settings.get("tokenizer")
+    if trained not in (None, reading.tokenizer):
+        note(f"{folder.name} is read with another tokenizer than it was trained with.")
+    return reading
+
+
+def own_tokenizer_of(args, folder, settings, config):
+    """The tokenizer in a student's folder; None where there is none and it needs no other than the
+    teacher's.
+    """
+    if has_tokenizer(folder):
+        return prepare_tokenizer(args, str(folder), config)
+    trained = settings.get("student's tokenizer")
+    if trained not in (None, settings.get("tokenizer")):
+        raise UserError(
+            f"the student {folder} was trained with a tokenizer of its own, and there is none in "
+            "its folder: put that tokenizer's files there"
+        )
+    return None
+
+
+def reads_alike(args, task, tokenizer, teacher):
+    """True where a tokenizer reads every row as the teacher's does, whatever else it may know."""
+    if tokenizer_fingerprint(tokenizer) == teacher.tokenizer:
+        return True
+    found = load_rows(args, task, tokenizer, teacher.length).tensors
+    return all(
+        bool((found[name] == teacher.tensors[name]).all())
+        for name in ("input_ids", "attention_mask")
+    )
+
+
+def check_fits(reading, folder, config):
+    """Refuse a student whose embeddings have no place for what it is to read."""
+    largest = int(reading.tensors["input_ids"].max())
+    longest = getattr(config, "max_position_embeddings", None)
+    if largest >= config.vocab_size or 0 < (longest or 0) < reading.length:
+        raise UserError(
+            f"the student {folder} takes {config.vocab_size} tokens and "
+            f"{longest or 'any number of'} positions, but the rows have tokens up to {largest} and "
+            f"{reading.length} positions: put the tokenizer that it was trained with into its "
+            "folder, or pass a --max_seq_length that it takes"
+        )
+
+
+# ---- all of them ---------------------------------------------------------------------------------
+
+
+def check_alike(students):
+    """Refuse runs of one name that read the rows in several ways, as their mean is of nothing."""
+    ways = {}
+    for student in students:
+        way = student.reading.tokenizer, student.reading.length, student.reading.aligned
+        first = ways.setdefault(student.name, (way, student.folder))
+        if first[0] != way:
+            raise UserError(
+                f"{first[1]} and {student.folder} are both named {student.name}, but read the rows "
+                "with two tokenizers, or at two lengths: name one of them, NAME=FOLDER"
+            )
+
+
+def tell_of_alone(students):
+    """A sentence on the students that do not read what the teacher reads; None without any."""
+    alone = {s.name: s.reading.as_words() for s in students if not s.reading.aligned}
+    if not alone:
+        return None
+    told = ", ".join(f"{name} ({words})" for name, words in alone.items())
+    return (
+        f"These read the rows with a tokenizer, or at a length, of their own: {told}. Their "
+        "samples are compared with the teacher's; what compares token with token, or position with "
+        "position, as the place among the teacher's centroids does, has no value for them."
+    )

@@ -1,0 +1,31 @@
+"""Reports of tiny models, for the tests of analysis/report.py."""
+
+import pandas as pd
+
+
+def report_flags(folder, output, students, *more):
+    """The flags of a report on the tiny task: mini-batches of 5, on the CPU."""
+    return [
+        str(x)
+        for x in (
+            "--model_name_or_path",
+            folder / "teacher",
+            "--task_name",
+            "rte",
+            "--data_dir",
+            folder,
+            "--output_dir",
+            output,
+            "--per_gpu_eval_batch_size",
+            5,
+            "--no_cuda",
+            "--students",
+            *students,
+            *more,
+        )
+    ]
+
+
+def read(folder, name):
+    """A table of a report."""
+    return pd.read_csv(folder / f"{name}.csv")
