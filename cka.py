@@ -12,7 +12,6 @@ import torch
 
 from choices import ESTIMATORS, REDUCTIONS
 from precision import first_order, full_precision
-from relations import PSI
 
 PARTS = ("F_MM", "F_E", "F_C")  # of the global structure
 FEWEST_ROWS = {"biased": 2, "debiased": 4}  # with fewer, the estimator is 0/0
@@ -45,19 +44,6 @@ def gram_matrix(x):
     return _GramMatrix.apply(x)
 
 
-def centred(x, mask=None):
-    """x (..., n, p) minus the mean of its rows that count, others 0; and their number (..., 1, 1).
-
-    mask: (..., n) bool, True for the rows that count.
-    """
-    if mask is None:
-        return x - x.mean(-2, keepdim=True), x.new_full((1, 1), x.shape[-2])
-    keep = mask.unsqueeze(-1).to(x.dtype)  # (..., n) -> (..., n, 1)
-    n = keep.sum(-2, keepdim=True)
-    mean = (x * keep).sum(-2, keepdim=True) / n.clamp(min=1)
-    return (x - mean) * keep, n
-
-
 class Gram(NamedTuple):
     """A centred Gram matrix K (..., n, n), its norm, and where CKA is undefined, both (...).
 
@@ -73,8 +59,7 @@ class Gram(NamedTuple):
 class Structure(NamedTuple):
     """A centred Gram matrix over its norm (..., n, n), 0 where CKA is undefined. No gradient.
 
-    CKA is the inner product of two of them. Its numbers are within ±1, so that half precision
-    holds them.
+    CKA is the inner product of two. Its numbers are within ±1, so that half precision holds them.
     """
 
     matrix: torch.Tensor
@@ -252,8 +237,7 @@ def intra_feature_loss(
     token_structure with the same mask and estimator. mask: (B, W) bool, True for the tokens that
     count. reduction "log_mean" is the authors' released form, -log of the mean over samples.
     Samples whose CKA is undefined, as their tokens are all alike or too few (1; 3 when debiased),
-    are left out; a batch of nothing else gives 0. Returns a scalar; with count_undefined also how
-    many were left out, a scalar.
+    are left out, all of them give 0. Returns a scalar; with count_undefined also their number.
     """
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction!r}")
@@ -308,10 +292,6 @@ class FrozenMemory:
             self.structure = structure_of(gram_matrix(self.rows), estimator=estimator)
 
 
-def _frozen(m, estimator):
-    return m if isinstance(m, FrozenMemory) else FrozenMemory(m, estimator)
-
-
 class _MemoryProducts(torch.autograd.Function):
     """h mᵀ (B, C), m mᵀ (C, C) and |h|² (B,), with one gradient for each of the wide h and m."""
 
@@ -363,7 +343,7 @@ def memory_relations(h, m):
 
 
 def _difference(psi, relations_s, relations_t):
-    """Σ_ij (ψ_t[i, j] - ψ_s[i, j])² / (B C), the teacher's detached (Eq. 9)."""
+    """F_E or F_C: Σ_ij (ψ_t[i, j] - ψ_s[i, j])² / (B C) (Eq. 9), the teacher's detached."""
     return (relations_t[psi].detach() - relations_s[psi]).square().mean()
 
 
@@ -386,22 +366,8 @@ def memory_structure_loss(m_s, m_t, estimator="biased"):
     where CKA is undefined, as all centroids of one are alike, or always 1, as there are too few (2;
     3 when debiased). Returns a scalar.
     """
-    found = _structure_between(gram_matrix(m_s), _frozen(m_t, estimator), estimator)
-    return defined(*found, count_undefined=False)
-
-
-@full_precision
-def feature_to_memory_loss(h_s, m_s, h_t, m_t, psi):
-    """F_E with psi "euclidean", F_C with "cosine" (Eq. 9).
-
-    Σ_ij (ψ(H_t[i], M_t[j]) - ψ(H_s[i], M_s[j]))² / (B C). h_s: (B, W*D_s). m_s: (C, W*D_s). h_t:
-    (B, W*D_t), m_t: (C, W*D_t) or its FrozenMemory; both detached. Returns a scalar.
-    """
-    if psi not in PSI:
-        raise ValueError(f"psi must be one of {PSI}, got {psi!r}")
-    with torch.no_grad():
-        relations_t = memory_relations(h_t, m_t)
-    return _difference(psi, memory_relations(h_s, m_s), relations_t)
+    m_t = m_t if isinstance(m_t, FrozenMemory) else FrozenMemory(m_t, estimator)
+    return defined(*_structure_between(gram_matrix(m_s), m_t, estimator), False)
 
 
 @full_precision
@@ -427,7 +393,7 @@ def global_inter_feature_loss(h_s, m_s, h_t, m_t, gamma_m, estimator="biased"):
     h_s: (B, W*D_s). m_s: (C, W*D_s), trained with the student. h_t: (B, W*D_t), m_t: (C, W*D_t) or
     its FrozenMemory; both detached. estimator: F_MM's. Returns a scalar.
     """
-    m_t = _frozen(m_t, estimator)
+    m_t = m_t if isinstance(m_t, FrozenMemory) else FrozenMemory(m_t, estimator)
     with torch.no_grad():
         relations_t = memory_relations(h_t, m_t)
     found = global_losses(h_s, m_s, relations_t, m_t, estimator)

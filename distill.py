@@ -7,6 +7,7 @@ calls `run`. What happens to a batch is in loop.py.
 """
 
 import time
+from typing import NamedTuple
 
 import torch
 import transformers
@@ -16,7 +17,7 @@ import memory
 from common import UserError, say, termination
 from loop import Loop
 from seeds import mix
-from tasks.features import select
+from tasks.features import Features, select
 from terms import needs_of
 from training import (
     evaluation,
@@ -62,6 +63,13 @@ def run(args, method, terms, check=None, loop=None, layers="penultimate"):
         return Run(session, method, terms, check, loop or Loop, layers).main(began)
 
 
+class Side(NamedTuple):
+    """How one of the two models reads the training rows: its tokenizer, and its Features."""
+
+    tokenizer: object
+    features: Features
+
+
 class Run:
     """One run of one method on one task: what its steps share. `record` becomes its run.json."""
 
@@ -96,21 +104,12 @@ class Run:
         args, session, record = self.args, self.session, self.record
         transformers.set_seed(args.seed)
         # load
-        tokenizer = tokenizer_t = load_tokenizer(args)
-        teacher = None
-        if has_teacher(args):
-            teacher = models.load_teacher(args, session.task, tokenizer_t)
-            tokenizer = own_tokenizer(args, tokenizer_t, teacher.config) or tokenizer_t
-        features = features_t = session.training_features(tokenizer)
-        alone = teacher and students.reads_alone(args, tokenizer, tokenizer_t)
-        if alone:
-            features_t = session.features("train", tokenizer_t, args.max_train_samples)
-        features = self.mind_missing_labels(features, teacher)
+        teacher, (ours, theirs) = self.load()
         # identify
-        identity = identify(session, tokenizer_t, features, teacher)
-        record.data, record.teacher = {"train": features.source}, identity.teacher
+        identity = identify(session, theirs.tokenizer, ours.features, teacher)
+        record.data, record.teacher = {"train": ours.features.source}, identity.teacher
         m_t = self.load_teacher_memory(identity, teacher) if flags.needs_memory(args) else None
-        own = read_by_student(identity, args, tokenizer)
+        own = read_by_student(identity, args, ours.tokenizer)
         settings = settings_of(identity, args, self.method, self.memory_sha256(), own)
         # resume?
         before = common.read_json(self.output / "run.json")
@@ -122,31 +121,53 @@ class Run:
         # all processes have looked before the main one clears the folder
         session.accelerator.wait_for_everyone()
         # build
-        student = self.build_student(tokenizer, teacher, checkpoint, alone)
-        can_cut = session.can_cut(student, features)
+        student = self.build_student(ours.tokenizer, teacher, checkpoint, ours is not theirs)
+        can_cut = session.can_cut(student, ours.features)
         if teacher:
             teacher = teacher.to(session.device)
-            can_cut = session.can_cut(teacher, features_t) and can_cut
+            can_cut = session.can_cut(teacher, theirs.features) and can_cut
             record.teacher_scores = evaluation.score_teacher(
-                session, identity, teacher, tokenizer_t, features_t
+                session, identity, teacher, theirs.tokenizer, theirs.features
             )
-        memories = self.build_memories(m_t, student, features.tensors)
-        sides = features, features_t if alone else None
-        loop = self.build_loop(identity, sides, student, teacher, memories, can_cut)
+        memories = self.build_memories(m_t, student, ours.features.tensors)
+        loop = self.build_loop(identity, ours, theirs, student, teacher, memories, can_cut)
         record.settings = settings
         # loop
         self.enter(loop, checkpoint, before)
         log = logs.Log(self.output, args.run_file, loop.state.step)
 
         def save(state):
-            self.save_checkpoint(state, student, tokenizer)
+            self.save_checkpoint(state, student, ours.tokenizer)
+
+        def evaluate():
+            return evaluation.evaluate(session, loop.student, ours.tokenizer)[0]
 
         termination.hold()
-        loop.run(log, save, lambda: evaluation.evaluate(session, loop.student, tokenizer)[0])
+        loop.run(log, save, evaluate)
         # leave
-        self.leave(loop, student, tokenizer, memories, own)
+        self.leave(loop, student, ours.tokenizer, memories, own)
         termination.release()
         return log
+
+    # ---- load ------------------------------------------------------------------------------------
+
+    def load(self):
+        """The teacher, or None, and the Side of the student and that of the teacher.
+
+        They are one and the same but for a student with a tokenizer or a length of its own.
+        """
+        args, session = self.args, self.session
+        tokenizer = tokenizer_t = load_tokenizer(args)
+        teacher = None
+        if has_teacher(args):
+            teacher = models.load_teacher(args, session.task, tokenizer_t)
+            tokenizer = own_tokenizer(args, tokenizer_t, teacher.config) or tokenizer_t
+        features = session.training_features(tokenizer)
+        ours = theirs = Side(tokenizer, self.mind_missing_labels(features, teacher))
+        if teacher and students.reads_alone(args, tokenizer, tokenizer_t):
+            features_t = session.features("train", tokenizer_t, args.max_train_samples)
+            theirs = Side(tokenizer_t, features_t)
+        return teacher, (ours, theirs)
 
     def mind_missing_labels(self, features, teacher):
         """The rows to train on: all with a teacher, without one those that have a label.
@@ -228,12 +249,11 @@ class Run:
             rows["mask"].bool().any(0) if "mask" in rows else None,
         )
 
-    def build_loop(self, identity, sides, student, teacher, memories, can_cut):
+    def build_loop(self, identity, ours, theirs, student, teacher, memories, can_cut):
         """The Loop over the training rows, with the teacher's cache, if there is one, complete.
 
-        sides: the rows as the student reads them, and the teacher, or None where that is the same.
+        ours, theirs: the Side of the student and that of the teacher.
         """
-        features, features_t = sides
         args, accelerator = self.args, self.session.accelerator
         pairs, observed, cache = [], None, None
         terms = self.terms(args, memories)
@@ -242,9 +262,7 @@ class Run:
             observed = students.penultimate_pair(student, teacher)
             teacher = Teacher(teacher, accelerator)
             if args.teacher_cache and needs_of(terms):
-                cache = self.build_cache(
-                    identity, features_t or features, teacher, terms, pairs, memories
-                )
+                cache = self.build_cache(identity, theirs.features, teacher, terms, pairs, memories)
         return self.make_loop(
             args,
             accelerator,
@@ -252,11 +270,11 @@ class Run:
             teacher,
             terms,
             pairs,
-            features.tensors,
+            ours.features.tensors,
             cache,
             observed,
             can_cut,
-            features_t and features_t.tensors,
+            None if ours is theirs else theirs.features.tensors,
         )
 
     def build_cache(self, identity, features, teacher, terms, pairs, memories):

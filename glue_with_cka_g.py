@@ -1,4 +1,4 @@
-"""FSD_G: distil a teacher into a student on a GLUE task, with the global inter-feature structure.
+"""FSD_G: distil a teacher into a student on a task, with the global inter-feature structure.
 
     python glue_with_cka_g.py --model_type bert --model_name_or_path TEACHER \\
       --model_name_or_path_for_copy bert-base-uncased --copy_teacher --data_dir DATA_DIR \\

@@ -1,5 +1,5 @@
-"""FSD_I with --internal, FSD_L without it, VKD with --beta 0: distil a teacher into a student on a
-GLUE task.
+"""FSD_I with --internal, FSD_L without it, VKD with --beta 0: distil a teacher into a student on
+a task.
 
     python glue_with_cka_i.py --model_type bert --model_name_or_path TEACHER \\
       --model_name_or_path_for_copy bert-base-uncased --copy_teacher --data_dir DATA_DIR \\

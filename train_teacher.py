@@ -1,4 +1,4 @@
-"""Fine-tune a pretrained encoder on a GLUE task: the teacher, or the student without distillation.
+"""Fine-tune a pretrained encoder on a task: the teacher, or the student without distillation.
 
     python train_teacher.py --model_type bert --model_name_or_path bert-base-uncased \\
       --data_dir DATA_DIR --task_name RTE --do_lower_case --do_train --do_eval \\

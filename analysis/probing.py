@@ -11,6 +11,7 @@ from choices import ESTIMATORS
 from common import UserError
 from loop import Loop
 from memory import Memories
+from relations import PSI
 from seeds import mix
 from training.batches import MiniBatch, first_tokens, flat
 from training.logs import JsonLines
@@ -157,14 +158,13 @@ def memory_rows(memories, start, pairs):
         (cka.memory_relations(h_s, m_s), cka.memory_relations(h_t, teacher)) for h_s, h_t in pairs
     ]
     joined = [
-        {psi: torch.cat([sides[k][psi] for sides in both]).double() for psi in cka.PSI}
-        for k in (0, 1)
+        {psi: torch.cat([sides[k][psi] for sides in both]).double() for psi in PSI} for k in (0, 1)
     ]  # (N, C)
     for side, relations in zip(("student", "teacher"), joined, strict=True):
         cosine = relations["cosine"]
         found.append(("memory_cosine", side, "mean", cosine.mean().item()))
         found.append(("memory_cosine", side, "spread", cosine.std(1).mean().item()))
-    for psi in cka.PSI:
+    for psi in PSI:
         s, t = (relations[psi].flatten() for relations in joined)
         correlation = torch.corrcoef(torch.stack([s, t]))[0, 1].item()
         found.append(("memory_correlation", "M_s", psi, correlation))

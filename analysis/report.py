@@ -111,12 +111,12 @@ def add_rows(add):
     add(
         "--task_name",
         required=True,
-        help="GLUE task, in any case: " + ", ".join(TASKS) + "; or that of your own files.",
+        help="A task of GLUE, in any case: " + ", ".join(TASKS) + "; or that of your own files.",
     )
     add(
         "--data_dir",
         type=expand_path,
-        help="Folder with the GLUE task's official .tsv files, or the folder above it.",
+        help="Folder with the task's official .tsv files, or the folder above it.",
     )
     add("--split", default="dev", help="Which rows: dev, train or, of MNLI, dev_mm. Default dev.")
     add(

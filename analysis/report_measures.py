@@ -19,10 +19,11 @@ from sklearn.metrics import precision_recall_fscore_support
 import cka
 import memory
 import relations
+from relations import PSI
 
 MAP = 64  # mini-batches in a heat map at most; means are over all
 GRAM_KINDS = tuple(itertools.product(("tokens", "samples"), cka.ESTIMATORS))
-RELATIONS = [f"rd_{where}_{psi}" for where in ("inter", "intra") for psi in cka.PSI]
+RELATIONS = [f"rd_{where}_{psi}" for where in ("inter", "intra") for psi in PSI]
 
 
 # ---- one mini-batch of one model -----------------------------------------------------------------
@@ -93,7 +94,7 @@ def view(logits, hidden_states, mask=None):
     psi_values = {
         f"rd_{where}_{psi}": relations.pairwise(x, psi)
         for where, x in penultimate.items()
-        for psi in cka.PSI
+        for psi in PSI
     }
     tokens = torch.full((len(h),), h.shape[1]) if mask is None else mask.sum(1).cpu()
     return View(logits.double(), grams, psi_values, penultimate["inter"], mask, tokens)

@@ -5,8 +5,9 @@
 
 --csv writes the single runs, with the names of their folders (run) but without the paths of the
 machine they ran on. --insert puts the table into a file, in place of what stands between the lines
-<!-- table TASK --> and <!-- end TASK -->. Runs that differ in their budget are refused: only
-method, with weights and options of its own, and seed may differ; the teacher's row is free.
+<!-- table TASK --> and <!-- end TASK -->, or those of another name that --marker gives. Runs that
+differ in their budget are refused: only method, with weights and options of its own, and seed may
+differ; the teacher's row is free.
 """
 
 import argparse
@@ -92,7 +93,14 @@ def main(argv=None):
     parser.add_argument(
         "--insert", type=common.expand_path_or_none, help="Put the table into this Markdown file."
     )
+    parser.add_argument(
+        "--marker",
+        help="The name in the markers of --insert, where a file has several tables of a task. "
+        "Default: the task.",
+    )
     args = parser.parse_args(argv)
+    if args.marker and not args.insert:
+        raise UserError("--marker names the place of --insert: give that, too")
     if args.no_table and (args.insert or not args.csv):
         raise UserError("--no_table goes with --csv and without --insert")
     runs = read_runs(args.runs)
@@ -110,7 +118,7 @@ def main(argv=None):
     if not args.no_table:
         text = f"{to_markdown(summarise(runs))}\n\n{describe(runs)}"
         if args.insert:
-            insert(args.insert, {runs.task.iloc[0]: text})
+            insert(args.insert, {args.marker or runs.task.iloc[0]: text})
         print(text)
 
 

@@ -1,4 +1,4 @@
-"""FSD's rivals under FSD's loop: distil a teacher into a student on a GLUE task with --method.
+"""FSD's rivals under FSD's loop: distil a teacher into a student on a task with --method.
 
     python baselines/glue_with_baseline.py --method rkd --gamma_d 100 --gamma_a 200 \\
       --model_type bert --model_name_or_path TEACHER --copy_teacher \\

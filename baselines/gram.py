@@ -7,8 +7,8 @@ squared, so that it has a gradient at 0.
 
 import torch
 
-from baselines.shared import between_rows
-from cka import FEWEST_TO_LEARN, centred, gram_matrix
+from baselines.shared import between_rows, centred
+from cka import FEWEST_TO_LEARN, gram_matrix
 from precision import full_precision
 
 METHOD = {

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from baselines.shared import FEWEST, between_samples
-from cka import centred, defined, gram_matrix
+from baselines.shared import FEWEST, between_samples, centred
+from cka import defined, gram_matrix
 from precision import full_precision
 
 METHOD = {

@@ -54,3 +54,16 @@ def between_rows(weight, loss, args):
     """A Term of a loss whose rows --between chooses."""
     between = between_tokens if args.between == "tokens" else between_samples
     return between(weight, loss, args)
+
+
+def centred(x, mask=None):
+    """x (..., n, p) minus the mean of its rows that count, others 0; and their number (..., 1, 1).
+
+    mask: (..., n) bool, True for the rows that count.
+    """
+    if mask is None:
+        return x - x.mean(-2, keepdim=True), x.new_full((1, 1), x.shape[-2])
+    keep = mask.unsqueeze(-1).to(x.dtype)  # (..., n) -> (..., n, 1)
+    n = keep.sum(-2, keepdim=True)
+    mean = (x * keep).sum(-2, keepdim=True) / n.clamp(min=1)
+    return (x - mean) * keep, n

@@ -19,7 +19,7 @@ plain: VKD, plain: none, plain: teacher
                             the loop that everybody writes, benchmarks/plain_loop.py
 TextBrewer: VKD             the step of a published library, benchmarks/text_brewer.py
 
-Models are of random weights; rows are those of a GLUE task, or random words.
+Models are of random weights; rows are those of a task, or random words.
 """
 
 import itertools

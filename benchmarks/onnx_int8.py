@@ -100,7 +100,11 @@ def make_parser():
     add("--model_name_or_path", type=expand_path, required=True, help="A trained model's folder.")
     add("--onnx", nargs="*", type=expand_path, default=[], help="ONNX files made of it.")
     add("--data_dir", type=expand_path, required=True, help="The folder with the task's files.")
-    add("--task_name", required=True, help="A GLUE task; its dev set counts, of MNLI the matched.")
+    add(
+        "--task_name",
+        required=True,
+        help="A task of GLUE; its dev set counts, of MNLI the matched.",
+    )
     add("--max_seq_length", type=positive, default=128, help="W. Default 128.")
     add("--batch_size", type=positive, default=1, help="Rows of a mini-batch. Default 1.")
     add("--repeats", type=positive, default=3, help="Passes over the rows. Default 3.")

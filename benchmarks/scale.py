@@ -89,7 +89,7 @@ def main(argv=None):
     add(
         "--task_name",
         default="MNLI",
-        help="A GLUE task; its official number of training samples. Default MNLI.",
+        help="A task of GLUE; its official number of training samples. Default MNLI.",
     )
     add(
         "--step",

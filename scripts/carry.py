@@ -239,7 +239,7 @@ def main(argv=None):
     add = packing.add_argument
     add("--models", nargs="+", type=expand_path, default=[], help="Folders of models.")
     add("--data_dir", type=expand_path, help="The folder of the GLUE files.")
-    add("--tasks", nargs="+", default=[], help="Names of GLUE tasks.")
+    add("--tasks", nargs="+", default=[], help="Names of tasks of GLUE.")
     add(
         "--part_mb",
         type=float,

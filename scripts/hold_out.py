@@ -57,7 +57,7 @@ def main(argv=None):
         required=True,
         help="The folder with the tasks' official .tsv files.",
     )
-    parser.add_argument("--tasks", nargs="+", required=True, help="Names of GLUE tasks.")
+    parser.add_argument("--tasks", nargs="+", required=True, help="Names of tasks of GLUE.")
     parser.add_argument(
         "--output_dir", type=expand_path, required=True, help="The folder for the parts."
     )

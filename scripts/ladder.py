@@ -84,7 +84,7 @@ def parse(argv=None):
     add(
         "--data_dir", type=expand_path, required=True, help="The folder with the task's .tsv files."
     )
-    add("--task_name", required=True, help="A GLUE task.")
+    add("--task_name", required=True, help="A task of GLUE.")
     add("--model", help="Whose layers the students copy. Default: TEACHER.")
     add(
         "--layers",

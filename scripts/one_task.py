@@ -1,4 +1,4 @@
-"""One GLUE task end to end with one setting, no search and one seed.
+"""One task of GLUE end to end with one setting, no search and one seed.
 
 Data, teacher, memory, every FSD method, a table, and a report of what was transferred
 (RUNS/report/report.html).
@@ -34,7 +34,7 @@ WITH_MEMORY = ("fsd_g", "fsd_ilg")
 def parse(argv=None):
     parser = Parser(__doc__, "scripts/one_task", "TASK [flags]")
     add = parser.add_argument
-    add("task", help="A GLUE task.")
+    add("task", help="A task of GLUE.")
     add("--data_dir", default="glue", help="The folder of the data. Default: glue.")
     add("--model", default="bert-base-uncased", help="Default: bert-base-uncased.")
     add("--runs", help="The folder of the runs. Default: runs/TASK-one.")

@@ -1,4 +1,4 @@
-"""The paper's protocol on one GLUE task, from the teacher to the tables, in stages.
+"""The paper's protocol on one task of GLUE, from the teacher to the tables, in stages.
 
   scripts/reproduce TASK --plan      every command, the number of runs, hours, disk; starts none
   scripts/reproduce TASK --rehearse  first the whole of it in small, in RUNS/rehearsal: one value
@@ -343,7 +343,7 @@ class Reproduction:
 def parse(argv=None):
     parser = Parser(__doc__, "scripts/reproduce", "TASK [flags]")
     add, names = parser.add_argument, " ".join(METHODS)
-    add("task", help="A GLUE task.")
+    add("task", help="A task of GLUE.")
     add("--plan", action="store_true", help="Print the commands and what they take; start none.")
     add("--rehearse", action="store_true", help="All of it in small, in RUNS/rehearsal.")
     add("--data_dir", default="glue", help="The folder of the data. Default: glue.")

@@ -1,6 +1,7 @@
 """What a task is: texts to classify or to score, where its rows lie, and how it is judged.
 
-GLUE's nine and AX are rows of the table in tasks/glue.py; tasks/own.py makes one of a user's files.
+A GLUE task, or AX, is a row of the table in tasks/glue.py; tasks/own.py makes a task of a user's
+files.
 """
 
 import re

@@ -15,6 +15,8 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
+from parts_of_g import feature_to_memory_loss  # noqa: E402
+
 import cka  # noqa: E402
 import kd  # noqa: E402
 import memory  # noqa: E402
@@ -87,11 +89,11 @@ def cases():
             ),
             **{
                 f"F, {psi}": (
-                    lambda h, m, x, y, psi=psi: cka.feature_to_memory_loss(h, m, x, y, psi),
+                    lambda h, m, x, y, psi=psi: feature_to_memory_loss(h, m, x, y, psi),
                     [rows_s, m_s],
                     [rows_t, m_t],
                 )
-                for psi in cka.PSI
+                for psi in relations.PSI
             },
             "G": (
                 lambda h, m, x, y: cka.global_inter_feature_loss(h, m, x, y, 0.01),
@@ -123,7 +125,7 @@ def cases():
                     [h_s],
                     [h_t],
                 )
-                for psi in cka.PSI
+                for psi in relations.PSI
             },
         }
     )

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 from conftest import GOLDEN, draw, rotation
+from parts_of_g import feature_to_memory_loss
 
 from cka import (
     Structure,
-    feature_to_memory_loss,
     global_inter_feature_loss,
     intra_feature_loss,
     linear_cka,

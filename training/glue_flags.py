@@ -69,7 +69,7 @@ DATA = Section(
         "task_name",
         "data",
         str,
-        help="GLUE task, in any case: " + ", ".join(TASKS) + "; of your own files, a name for "
+        help="A task of GLUE, in any case: " + ", ".join(TASKS) + "; of your own files, a name for "
         "tables.",
         required=True,
     ),
@@ -77,7 +77,7 @@ DATA = Section(
         "data_dir",
         "place",
         Path,
-        help="Folder with the GLUE task's official .tsv files, or the folder above it.",
+        help="Folder with the task's official .tsv files, or the folder above it.",
     ),
     *OWN_FILES,
     Flag(

@@ -27,6 +27,7 @@ import torch
 
 import cka
 from common import UserError, progress, read_json, say, termination, write_json
+from relations import PSI
 from training.agreement import Agreement
 from training.batches import MiniBatch, Outputs, Rows, flat, load, uncut
 from training.cache_sizes import Stored, stored
@@ -81,7 +82,7 @@ def entries(needs, layers, config, args, masked, memories=None, memory_name=""):
     def relate_to_memory(h, batch):
         rows = flat(h, batch.targets)
         found = cka.memory_relations(rows, memories.teacher)
-        return torch.stack([found[psi] for psi in cka.PSI], 1)  # (B, 2, C)
+        return torch.stack([found[psi] for psi in PSI], 1)  # (B, 2, C)
 
     def stack_attention(qkv, batch):
         return torch.stack(qkv, 1)  # (B, 3, A, W, d)
@@ -250,7 +251,7 @@ class TeacherCache:
         if "logits" in kinds:
             kinds["logits"] = kinds["logits"][0]
         if "relations" in kinds:
-            kinds["relations"] = dict(zip(cka.PSI, kinds["relations"][0].unbind(1), strict=True))
+            kinds["relations"] = dict(zip(PSI, kinds["relations"][0].unbind(1), strict=True))
         if "attention" in kinds:
             kinds["attention"] = kinds["attention"][0].unbind(1)
         return Outputs(**kinds)
