@@ -16,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+pytest.register_assert_rewrite("padded_runs", "stopped_runs", "teacher_caches")
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -215,11 +216,12 @@ def two_processes(script, arguments, environment=None):
     assert "unused" not in done.stderr  # torch looks for such weights only where there are some
 
 
-def wait_until(true, process, seconds=100):
-    """Wait for something that a process does; it must not end before."""
+def wait_until(true, process=None, seconds=100):
+    """Wait for something; the process that does it, where one is given, must not end before."""
     deadline = time.monotonic() + seconds
     while not true():
-        assert process.poll() is None, process.stderr and process.stderr.read()
+        if process:
+            assert process.poll() is None, process.stderr and process.stderr.read()
         assert time.monotonic() < deadline, f"{seconds} s have passed"
         time.sleep(0.01)
 
@@ -250,6 +252,27 @@ def same_weights(one, two):
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
+def assert_same_training(one, two, **tolerance):
+    """Losses, gradients' norms and weights of the runs in two folders, but for rounding."""
+    tolerance = tolerance or {"rtol": 1e-3, "atol": 1e-5}
+    a, b = read_log(one), read_log(two)
+    assert len(a) == len(b)
+    for key in ("total", "grad_norm"):
+        torch.testing.assert_close(
+            *(torch.tensor([entry[key] for entry in log]) for log in (a, b)), **tolerance
+        )
+    weights = [load_file(folder / "model.safetensors") for folder in (one, two)]
+    for key in weights[0]:
+        # softmax does not see it: its gradient is rounding noise, which Adam enlarges
+        if not key.endswith("key.bias"):
+            torch.testing.assert_close(weights[0][key], weights[1][key], **tolerance)
+
+
+def change_json(path, **changes):
+    """Set fields of the JSON object in a file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 @contextlib.contextmanager
 def room_for(size):
     """No file may grow beyond this many bytes, as on a full disk."""
@@ -265,6 +288,16 @@ def draw(seed, *shape, dtype=torch.float64, **kwargs):
     """Normal numbers that are the same every time."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, dtype=dtype, generator=generator, **kwargs)
+
+
+def rotation(width, seed=0):
+    """A random orthogonal matrix, (width, width)."""
+    return torch.linalg.qr(draw(seed, width, width)).Q
+
+
+def draw_attention(heads, width, seed, rows=3, length=5):
+    """Queries, keys and values, each (rows, heads, length, width / heads)."""
+    return [draw(seed + i, rows, heads, length, width // heads) for i in range(3)]
 
 
 def memory_flags(folder, output, *more):

@@ -1,14 +1,70 @@
 """Families of models: tokenizers of their own classes, and what their small configs have."""
 
 import json
+import random
 import shutil
 
 import sentencepiece
 import transformers
-from conftest import WORDS
-from test_models import byte_level, sentencepiece_unigram
+from conftest import WORDS, save_models, sentence, wordpiece
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 CASED = "The Dog Café THE DOG CAFÉ ÀÉÎ".split()
+ALBERT_UNITS = {
+    "pad_id": 0,
+    "unk_id": 1,
+    "bos_id": -1,
+    "eos_id": -1,
+    "control_symbols": "[CLS],[SEP]",
+    "user_defined_symbols": "[MASK]",
+}
+
+
+def byte_level(folder):
+    """A RoBERTa tokenizer over single bytes."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {
+        token: i for i, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", *alphabet])
+    }
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel()
+    backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<s>",
+        cls_token="<s>",
+        eos_token="</s>",
+        sep_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        mask_token="<mask>",
+        model_max_length=62,
+    )
+
+
+def train_units(folder, lines, size, **more):
+    """Train a sentencepiece vocabulary on lines of text; returns the path of its model."""
+    (folder / "text").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "text"),
+        model_prefix=str(folder / "unit"),
+        vocab_size=size,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        **more,
+    )
+    return folder / "unit.model"
+
+
+def sentencepiece_unigram(folder):
+    """An ALBERT tokenizer on a sentencepiece vocabulary trained on the toy sentences."""
+    rng = random.Random(0)
+    unit = train_units(folder, [sentence(rng) for _ in range(300)], 60, **ALBERT_UNITS)
+    folder = folder / "sentencepiece"
+    folder.mkdir()
+    unit.rename(folder / "spiece.model")
+    (folder / "config.json").write_text('{"model_type": "albert"}')
+    return transformers.AutoTokenizer.from_pretrained(folder, model_max_length=64)
 
 
 def cased_wordpiece(family):
@@ -30,25 +86,18 @@ def pieces(family):
     """The family's own class over sentencepiece units, cased."""
 
     def make(folder):
-        (folder / "text").write_text("\n".join(CASED + WORDS) + "\n", encoding="utf-8")
-        sentencepiece.SentencePieceTrainer.train(
-            input=str(folder / "text"),
-            model_prefix=str(folder / "unit"),
-            vocab_size=70,
-            hard_vocab_limit=False,
-            minloglevel=2,
-        )
+        unit = train_units(folder, CASED + WORDS, 70)
         own = folder / "pieces"
         own.mkdir()
         for name in ("sentencepiece.bpe.model", "spm.model", "spiece.model"):
-            shutil.copy(folder / "unit.model", own / name)
+            shutil.copy(unit, own / name)
         (own / "config.json").write_text(json.dumps({"model_type": family}))
         return transformers.AutoTokenizer.from_pretrained(own, model_max_length=62)
 
     return make
 
 
-TOKENIZERS = {
+TOKENIZERS = {  # of the families' own classes
     **{family: cased_wordpiece(family) for family in ("bert", "distilbert", "electra", "mpnet")},
     "roberta": byte_level,
     "modernbert": byte_level,
@@ -79,3 +128,21 @@ def shape_of(family, layers=4):
     """What a small model of a family has besides conftest's SHAPE; None takes a field away."""
     own = {LAYERS[family]: layers} if family in LAYERS else {}
     return {"num_hidden_layers": layers} | own | FIELDS.get(family, {})
+
+
+# ---- any tokenizer that will do ------------------------------------------------------------------
+
+MAKERS = {
+    **dict.fromkeys(("bert", "distilbert", "electra", "deberta-v2", "xlnet"), wordpiece),
+    **dict.fromkeys(("roberta", "mpnet", "modernbert"), byte_level),
+    "albert": sentencepiece_unigram,
+}
+FAMILIES = {  # that are trained: who makes the tokenizer, and what its small config has
+    family: (MAKERS[family], shape_of(family))
+    for family in ("bert", "roberta", "distilbert", "electra", "albert", "xlnet", "mpnet")
+}
+
+
+def save_family(folder, family):
+    """save_models of a family, with a tokenizer that will do."""
+    return save_models(folder, family, MAKERS[family](folder), **shape_of(family))

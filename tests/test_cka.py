@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import GOLDEN, draw
+from conftest import GOLDEN, draw, rotation
 from parts_of_g import feature_to_memory_loss
 
 from cka import (
@@ -96,7 +96,7 @@ def test_theorems(estimator, n, p):
     """
     for seed in SEEDS:
         x, y = draw(seed, n, p), draw(seed + 99, n, 7)
-        rotation, _ = torch.linalg.qr(draw(seed + 7, p, p))
+        turn = rotation(p, seed + 7)
         order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
 
         def cka(a, b):
@@ -104,9 +104,9 @@ def test_theorems(estimator, n, p):
 
         one, value = torch.ones((), dtype=x.dtype), cka(x, y)
         torch.testing.assert_close(cka(x, x), one)
-        torch.testing.assert_close(cka(x, 3 * x @ rotation + draw(seed, p)), one)
+        torch.testing.assert_close(cka(x, 3 * x @ turn + draw(seed, p)), one)
         torch.testing.assert_close(cka(y, x), value)
-        torch.testing.assert_close(cka(0.01 * x @ rotation - 5, y), value)
+        torch.testing.assert_close(cka(0.01 * x @ turn - 5, y), value)
         torch.testing.assert_close(cka(x[order], y[order]), value)
         assert abs(value) < 1
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import draw
+from conftest import draw, rotation
 from parts_of_g import feature_to_memory_loss
 
 from cka import (
@@ -53,9 +53,9 @@ def test_feature_to_memory_is_eq_9(psi):
         feature_to_memory_loss(*inputs, psi), feature_to_memory_by_loops(*inputs, psi)
     )
     h_s, m_s, h_t, m_t = inputs
-    rotation, _ = torch.linalg.qr(draw(7, 12, 12))
+    turn = rotation(12, 7)
     torch.testing.assert_close(
-        feature_to_memory_loss(h_s @ rotation, m_s @ rotation, h_t, m_t, psi),
+        feature_to_memory_loss(h_s @ turn, m_s @ turn, h_t, m_t, psi),
         feature_to_memory_loss(*inputs, psi),
     )
     assert feature_to_memory_loss(h_t, m_t, h_t, m_t, psi) < 1e-25
@@ -64,14 +64,14 @@ def test_feature_to_memory_is_eq_9(psi):
 @pytest.mark.parametrize("estimator", ["biased", "debiased"])
 def test_memory_structure_is_cka_and_allows_rotation_and_scale(estimator):
     _, m_s, _, m_t = draw_global()
-    rotation, _ = torch.linalg.qr(draw(7, 20, 20))
+    turn = rotation(20, 7)
     related = m_t + 0.1 * draw(9, 7, 20)
     torch.testing.assert_close(
         memory_structure_loss(related, m_t, estimator),
         -linear_cka(related, m_t, estimator=estimator).log(),
     )
     torch.testing.assert_close(
-        memory_structure_loss(3 * m_t @ rotation + 5, m_t, estimator),
+        memory_structure_loss(3 * m_t @ turn + 5, m_t, estimator),
         torch.zeros((), dtype=torch.float64),
         atol=1e-12,
         rtol=0,

@@ -6,10 +6,11 @@ import random
 import numpy as np
 import pandas as pd
 import pytest
+from made_up_runs import FSD, RKD, VKD, of, runs_csv
 from scipy.stats import ttest_ind
-from test_tables import FSD, PUBLISHED, RKD, VKD, of, runs_csv
 
 from analysis import claims, tables
+from analysis.means import PUBLISHED
 from analysis.methods import Name
 from analysis.significance import holm
 from analysis.tables_numbers import LONG

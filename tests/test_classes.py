@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import flags, refusal, same_weights, save_models, write_task
+from conftest import change_json, flags, refusal, same_weights, save_models, write_task
 from families import shape_of
 from safetensors.torch import load_file, save_file
-from test_models import change_config
 
 import glue_with_cka_i
 import train_teacher
@@ -42,8 +41,10 @@ def turned_round(able, folder, names):
         weights[key] = weights[key].flip(0).contiguous()
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     (folder / "run.json").unlink(missing_ok=True)
-    change_config(
-        folder, id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)}
+    change_json(
+        folder / "config.json",
+        id2label=dict(enumerate(names)),
+        label2id={name: i for i, name in enumerate(names)},
     )
     return folder
 
@@ -85,7 +86,7 @@ def test_another_order_of_classes_is_refused_by_the_scores(names, able, tmp_path
     assert '"id2label": {"0": "not_entailment", "1": "entailment"}' in said
     assert not (tmp_path / "s/model.safetensors").exists()
     as_it_says = {"0": "not_entailment", "1": "entailment"}
-    change_config(teacher, id2label=as_it_says)
+    change_json(teacher / "config.json", id2label=as_it_says)
     glue_with_cka_i.main(
         flags(able, tmp_path / "s", "--model_name_or_path", teacher, "--max_steps", 1)
     )
@@ -96,12 +97,16 @@ def test_names_that_lie_are_refused_with_what_to_write(able, tmp_path, capsys):
     was made of it.
     """
     shutil.copytree(able / "teacher", tmp_path / "teacher")
-    change_config(tmp_path / "teacher", id2label={"0": "not_entailment", "1": "entailment"})
+    change_json(
+        tmp_path / "teacher/config.json", id2label={"0": "not_entailment", "1": "entailment"}
+    )
     arguments = flags(
         able, tmp_path / "s", "--model_name_or_path", tmp_path / "teacher", "--max_steps", 1
     )
     assert '"id2label": {"0": "entailment", "1": "not_entailment"}' in refusal(capsys, arguments)
-    change_config(tmp_path / "teacher", id2label={"0": "entailment", "1": "not_entailment"})
+    change_json(
+        tmp_path / "teacher/config.json", id2label={"0": "entailment", "1": "not_entailment"}
+    )
     glue_with_cka_i.main(arguments)
 
 

@@ -5,7 +5,7 @@ import pytest
 import sklearn.decomposition
 import sklearn.metrics
 import torch
-from conftest import GOLDEN
+from conftest import GOLDEN, draw, rotation
 
 import cka
 from analysis.report_measures import RELATIONS, Centroids, Comparison, restoration, view
@@ -13,10 +13,6 @@ from tasks.glue import get_task
 
 RTE, STSB = get_task("RTE"), get_task("STS-B")
 MAPS = [(between, estimator) for between in ("tokens", "samples") for estimator in cka.ESTIMATORS]
-
-
-def drawn(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def seen(h, mask=None):
@@ -50,7 +46,7 @@ def test_a_model_beside_itself_is_exactly_one_and_zero(dtype, scale):
     for seed in range(3):
         h = view(
             torch.zeros(6, 2),
-            [scale * drawn(6, 5, 7, seed=10 * seed + k).to(dtype) for k in range(4)],
+            [scale * draw(10 * seed + k, 6, 5, 7).to(dtype) for k in range(4)],
         )
         itself.add(h, h)
     for estimator in cka.ESTIMATORS:
@@ -63,23 +59,23 @@ def test_a_model_beside_itself_is_exactly_one_and_zero(dtype, scale):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_rotated_and_scaled_copy_has_cka_one_and_relation_differences(seed):
-    h_t = drawn(8, 5, 6, seed=seed)
-    rotation = torch.linalg.qr(drawn(6, 6, seed=seed + 10)).Q
-    copy = compared(2 * h_t @ rotation, h_t)
+    h_t = draw(seed, 8, 5, 6)
+    turn = rotation(6, seed + 10)
+    copy = compared(2 * h_t @ turn, h_t)
     assert all(copy.layer_map(*key)[1, 1] == pytest.approx(1, abs=1e-12) for key in MAPS)
     differences = copy.relation_differences()
     assert all(differences[name] > 0.1 for name in RELATIONS if "euclidean" in name)
     assert all(
         differences[name] < 1e-12 for name in RELATIONS if "cosine" in name
     )  # angles allow both
-    turned = compared(h_t @ rotation, h_t).relation_differences()
+    turned = compared(h_t @ turn, h_t).relation_differences()
     assert all(value < 1e-12 for value in turned.values())  # and distances a rotation
 
 
 def test_heat_map_pixels_are_cka_of_any_two_mini_batches():
     h_s, h_t = (
-        [drawn(6, 3, 4, seed=k) for k in range(3)],
-        [drawn(6, 3, 5, seed=k + 9) for k in range(3)],
+        [draw(k, 6, 3, 4) for k in range(3)],
+        [draw(k + 9, 6, 3, 5) for k in range(3)],
     )
     student, teacher = Comparison(), Comparison()
     for one, other in zip(h_s, h_t, strict=True):
@@ -106,14 +102,14 @@ def test_debiased_is_the_unbiased_hsic_of_song():
             - 2 / (n - 2) * (one @ k @ m @ one)
         ) / (n * (n - 3))
 
-    h_s, h_t = drawn(7, 3, 4).flatten(1).numpy(), drawn(7, 3, 5, seed=1).flatten(1).numpy()
+    h_s, h_t = draw(0, 7, 3, 4).flatten(1).numpy(), draw(1, 7, 3, 5).flatten(1).numpy()
     k, m = h_s @ h_s.T, h_t @ h_t.T
-    found = compared(drawn(7, 3, 4), drawn(7, 3, 5, seed=1)).diagonal("debiased")
+    found = compared(draw(0, 7, 3, 4), draw(1, 7, 3, 5)).diagonal("debiased")
     assert found == pytest.approx(hsic(k, m) / np.sqrt(hsic(k, k) * hsic(m, m)), abs=1e-12)
 
 
 def test_means_are_over_mini_batches_or_samples_and_a_partial_one_relates_no_samples():
-    h_s, h_t = drawn(10, 4, 3), drawn(10, 4, 5, seed=1)
+    h_s, h_t = draw(0, 10, 4, 3), draw(1, 10, 4, 5)
     both = Comparison()
     both.add(seen(h_s[:6]), seen(h_t[:6]))
     both.add(seen(h_s[6:]), seen(h_t[6:]), whole=False)
@@ -133,9 +129,9 @@ def test_means_are_over_mini_batches_or_samples_and_a_partial_one_relates_no_sam
 
 
 def test_masked_positions_have_no_part():
-    h_s, h_t = drawn(5, 6, 4), drawn(5, 6, 3, seed=1)
+    h_s, h_t = draw(0, 5, 6, 4), draw(1, 5, 6, 3)
     mask = torch.arange(6) < torch.tensor([6, 5, 4, 4, 6]).unsqueeze(1)
-    other = torch.where(mask.unsqueeze(-1), h_s, 50 * drawn(5, 6, 4, seed=2))
+    other = torch.where(mask.unsqueeze(-1), h_s, 50 * draw(2, 5, 6, 4))
     one, same = compared(h_s, h_t, mask), compared(other, h_t, mask)
     assert all((one.layer_map(*key) == same.layer_map(*key)).all() for key in MAPS)
     assert one.relation_differences() == same.relation_differences()
@@ -143,7 +139,7 @@ def test_masked_positions_have_no_part():
 
 
 def test_samples_with_too_few_tokens_are_left_out_of_the_debiased_mean():
-    h, mask = drawn(5, 6, 4), torch.arange(6) < torch.tensor([6, 3, 5, 2, 4]).unsqueeze(1)
+    h, mask = draw(0, 5, 6, 4), torch.arange(6) < torch.tensor([6, 3, 5, 2, 4]).unsqueeze(1)
     itself = compared(h, h, mask)
     assert (np.diag(itself.layer_map("tokens", "debiased")) == 1).all()
     assert (np.diag(itself.layer_map("tokens", "biased")) == 1).all()
@@ -152,11 +148,11 @@ def test_samples_with_too_few_tokens_are_left_out_of_the_debiased_mean():
 
 
 def test_constant_features_have_cka_zero_not_nan():
-    constant = compared(torch.ones(5, 4, 3), drawn(5, 4, 3))
+    constant = compared(torch.ones(5, 4, 3), draw(0, 5, 4, 3))
     assert constant.is_finite()
     assert constant.diagonal("biased") == 0
     assert np.isfinite(constant.heat_map("debiased", constant)).all()
-    assert not compared(torch.full((5, 4, 3), torch.nan), drawn(5, 4, 3)).is_finite()
+    assert not compared(torch.full((5, 4, 3), torch.nan), draw(0, 5, 4, 3)).is_finite()
 
 
 # ---- predictions ---------------------------------------------------------------------------------
@@ -210,7 +206,7 @@ def test_restoration_of_scores():
 
 
 def test_centroids_beside_scikit_learn():
-    m, x = drawn(6, 10), drawn(9, 10, seed=1)
+    m, x = draw(0, 6, 10), draw(1, 9, 10)
     centroids = Centroids(m.float())
     expected = sklearn.metrics.pairwise_distances_argmin(x.numpy(), m.float().numpy())
     assert centroids.nearest(x).tolist() == expected.tolist()
@@ -222,11 +218,11 @@ def test_centroids_beside_scikit_learn():
 
 
 def test_only_students_of_the_memory_width_are_placed():
-    m_t, m_s = Centroids(drawn(3, 20)), Centroids(drawn(3, 12))
+    m_t, m_s = Centroids(draw(0, 3, 20)), Centroids(draw(0, 3, 12))
     comparison = Comparison(m_t, m_s)
-    comparison.add(seen(drawn(5, 4, 3)), seen(drawn(5, 4, 5, seed=1)))
+    comparison.add(seen(draw(0, 5, 4, 3)), seen(draw(1, 5, 4, 5)))
     assert not comparison.nearest
     assert len(comparison.clusters(own=True)) == 5
     placed = Comparison(m_t)
-    placed.add(seen(drawn(5, 4, 5)), seen(drawn(5, 4, 5, seed=1)))
+    placed.add(seen(draw(0, 5, 4, 5)), seen(draw(1, 5, 4, 5)))
     assert placed.plane().shape == (5, 2)

@@ -4,9 +4,8 @@ import shutil
 
 import pytest
 import transformers
-from conftest import flags, refusal, same_weights, save_models, write_task
-from families import shape_of
-from test_models import byte_level, change_config
+from conftest import change_json, flags, refusal, same_weights, save_models, write_task
+from families import byte_level, save_family, shape_of
 
 import glue_with_cka_i
 import train_teacher
@@ -21,7 +20,7 @@ import train_teacher
 def test_a_config_that_asks_for_other_outputs_trains(changes, tiny, tmp_path):
     for name in ("teacher", "pretrained"):
         shutil.copytree(tiny / name, tmp_path / name)
-        change_config(tmp_path / name, **changes)
+        change_json(tmp_path / name / "config.json", **changes)
     shutil.copytree(tiny / "RTE", tmp_path / "RTE")
     glue_with_cka_i.main(flags(tmp_path, tmp_path / "s", "--internal", "--max_steps", 1))
     glue_with_cka_i.main(flags(tiny, tmp_path / "plain", "--internal", "--max_steps", 1))
@@ -32,7 +31,7 @@ def test_modernbert_with_fewer_layers(tmp_path):
     """Its lists with one entry a layer are cut with the layers: the student's, and the teacher's
     for the cache.
     """
-    folder = save_models(tmp_path, "modernbert", byte_level(tmp_path), **shape_of("modernbert"))
+    folder = save_family(tmp_path, "modernbert")
     write_task(folder)
     more = ["--max_seq_length", 40, "--num_train_epochs", 1]
     train_teacher.main(flags(folder, tmp_path / "t", *more, teacher=True))
@@ -94,7 +93,7 @@ def test_a_family_without_one_hidden_state_for_each_token(tmp_path, capsys):
 @pytest.mark.parametrize("layers", [-1, 0])
 def test_a_model_without_layers_is_refused(layers, tiny, tmp_path, capsys):
     shutil.copytree(tiny / "teacher", tmp_path / "teacher")
-    change_config(tmp_path / "teacher", num_hidden_layers=layers)
+    change_json(tmp_path / "teacher/config.json", num_hidden_layers=layers)
     assert f"num_hidden_layers {layers}" in refusal(
         capsys, flags(tiny, tmp_path / "s", "--model_name_or_path", tmp_path / "teacher")
     )
@@ -102,7 +101,7 @@ def test_a_model_without_layers_is_refused(layers, tiny, tmp_path, capsys):
 
 def test_a_teacher_cut_short_by_its_config_is_refused(tiny, tmp_path, capsys):
     shutil.copytree(tiny / "teacher", tmp_path / "teacher")
-    change_config(tmp_path / "teacher", num_hidden_layers=3)
+    change_json(tmp_path / "teacher/config.json", num_hidden_layers=3)
     said = refusal(
         capsys, flags(tiny, tmp_path / "s", "--model_name_or_path", tmp_path / "teacher")
     )
@@ -115,7 +114,9 @@ def test_no_code_beside_a_model_is_run(tiny, tmp_path, capsys, monkeypatch):
     (tmp_path / "teacher/evil.py").write_text(
         f"open({str(tmp_path / 'ran')!r}, 'w')\nclass C: pass\n"
     )
-    change_config(tmp_path / "teacher", model_type="evil", auto_map={"AutoConfig": "evil.C"})
+    change_json(
+        tmp_path / "teacher/config.json", model_type="evil", auto_map={"AutoConfig": "evil.C"}
+    )
     monkeypatch.setattr("builtins.input", lambda *asked: "y")
     assert "cannot load" in refusal(
         capsys, flags(tiny, tmp_path / "s", "--model_name_or_path", tmp_path / "teacher")

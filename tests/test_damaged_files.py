@@ -12,8 +12,7 @@ import torch
 from conftest import flags, memory_flags, read_log, room_for
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from test_distill import stopped_at
-from test_train_memory import stop_after_first_state
+from stopped_runs import stopped_at, stopped_clustering
 
 import common
 import glue_with_cka_i
@@ -45,9 +44,8 @@ def without_checksum(path):
 # ---- changed files -------------------------------------------------------------------------------
 
 
-def test_a_changed_checkpoint_is_refused_by_the_files_name(tiny, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    stopped_at(tiny, tmp_path / "s", monkeypatch)
+def test_a_changed_checkpoint_is_refused_by_the_files_name(tiny, tmp_path):
+    stopped_at(tiny, tmp_path / "s")
     folder = tmp_path / "s/checkpoint-2"
     names = set(os.listdir(folder)) - {"progress.json"}
     assert json.loads((folder / "progress.json").read_text())["sha256"].keys() == names
@@ -64,9 +62,8 @@ def test_a_changed_checkpoint_is_refused_by_the_files_name(tiny, tmp_path, monke
         glue_with_cka_i.main(flags(tiny, tmp_path / "s"))
 
 
-def test_a_checkpoint_of_an_earlier_version_is_resumed(tiny, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    stopped_at(tiny, tmp_path / "s", monkeypatch)
+def test_a_checkpoint_of_an_earlier_version_is_resumed(tiny, tmp_path):
+    stopped_at(tiny, tmp_path / "s")
     path = tmp_path / "s/checkpoint-2/progress.json"
     path.write_text(
         json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "sha256"})
@@ -75,12 +72,9 @@ def test_a_checkpoint_of_an_earlier_version_is_resumed(tiny, tmp_path, monkeypat
     assert len(read_log(tmp_path / "s")) == 6
 
 
-def test_a_changed_clustering_is_refused(tiny, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_a_changed_clustering_is_refused(tiny, tmp_path):
     state = tmp_path / "m/clustering.safetensors"
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        stop_after_first_state(patch)
-        train_memory.main(memory_flags(tiny, tmp_path / "m"))
+    stopped_clustering(tiny, tmp_path / "m")
     whole = state.read_bytes()
     change_a_byte(state)
     with pytest.raises(
@@ -135,7 +129,6 @@ def test_leftovers_of_killed_writers_go_after_a_day(tmp_path):
 
 
 def test_a_killed_teacher_cache_leaves_nothing_once_it_goes_on(tiny, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     more = ["--teacher_cache", tmp_path / "tc"]
 
     def kill(tensors, path, *_):

@@ -1,30 +1,18 @@
-"""glue_with_cka_g.py and glue_with_cka_ilg.py as a user runs them, on tiny random models."""
+"""glue_with_cka_g.py as a user runs it, on tiny random models."""
 
 import json
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 import transformers
-from conftest import (
-    flags,
-    memory_flags,
-    read_log,
-    save_models,
-    shell,
-    teacher_features,
-    two_processes,
-)
+from conftest import assert_same_files, flags, memory_flags, read_log, save_models, teacher_features
 from safetensors.torch import load_file
+from stopped_runs import stopped_at
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_distill import assert_same_training
 
 import cka
-import distill
 import glue_with_cka_g
-import glue_with_cka_i
-import glue_with_cka_ilg
 import memory
 import train_memory
 from common import UserError
@@ -144,66 +132,6 @@ def test_training_brings_the_global_structures_together(
         assert sum(e[name] for e in log[-5:]) < 0.8 * sum(e[name] for e in log[:5]), name
 
 
-def test_fsd_ilg_is_eq_11(trained, tiny_without_dropout, tmp_path):
-    arguments = flags(
-        tiny_without_dropout,
-        tmp_path / "s",
-        "--beta",
-        2,
-        "--gamma_i",
-        3,
-        "--gamma_l",
-        0.5,
-        "--gamma_g",
-        0.1,
-        "--gamma_m",
-        0.25,
-        "--teacher_memory_path",
-        trained / memory_file.FILE,
-    )
-    glue_with_cka_ilg.main(arguments)
-    for entry in read_log(tmp_path / "s"):
-        g = entry["F_MM"] + 0.25 * entry["F_E"] + 0.75 * entry["F_C"]
-        structure = 3 * entry["intra"] + 0.5 * entry["local"] + 0.1 * g
-        assert entry["total"] == pytest.approx(
-            0.5 * entry["ce"] + 0.5 * entry["kd"] + 2 * structure, rel=1e-5
-        )
-    assert json.loads((tmp_path / "s/run.json").read_text())["method"] == "FSD_ILG"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "more, method, terms",
-    [
-        (["--gamma_g", 0], "FSD_IL", {"intra", "local"}),
-        (["--gamma_i", 0, "--gamma_g", "0.0"], "FSD_L", {"local"}),
-        (["--gamma_i", 0, "--gamma_l", 0, "--gamma_g", 0], "VKD", set()),
-        (["--beta", 0], "VKD", set()),
-    ],
-)
-def test_weights_of_zero_skip_the_structure_and_the_memory(
-    more, method, terms, tiny, tmp_path, monkeypatch
-):
-    """No memory is asked for, and no function of G, or of another structure without weight, is
-    called.
-    """
-
-    def forbidden(*args, **kwargs):
-        raise AssertionError("computed for a weight of 0")
-
-    for name in ("memory_relations", "global_losses"):
-        monkeypatch.setattr(cka, name, forbidden)
-    monkeypatch.setattr(distill.memory, "Memories", forbidden)
-    for term, function in (("intra", "intra_feature_loss"), ("local", "local_inter_feature_loss")):
-        if term not in terms:
-            monkeypatch.setattr(cka, function, forbidden)
-    glue_with_cka_ilg.main(flags(tiny, tmp_path / "s", *more))
-    assert json.loads((tmp_path / "s/run.json").read_text())["method"] == method
-    names = {"intra", "local", "F_MM", "F_E", "F_C"} & set(read_log(tmp_path / "s")[0])
-    assert names == terms
-    assert not (tmp_path / "s/student_memory.safetensors").exists()
-
-
 @pytest.mark.parametrize("gamma_m, absent", [(0, "F_E"), (1, "F_C")])
 def test_gamma_m_at_its_ends_skips_a_term(
     gamma_m, absent, trained, tiny_without_dropout, tmp_path, monkeypatch
@@ -237,42 +165,11 @@ def test_the_matrix_products_of_f_e_and_f_c_are_shared(
     assert len(calls) == 2 * 2  # student and teacher, two steps
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "alone, integrated",
-    [
-        (
-            (glue_with_cka_i, ["--beta", 2, "--internal"]),
-            ["--gamma_i", 2, "--gamma_l", 0, "--gamma_g", 0],
-        ),
-        ((glue_with_cka_i, ["--beta", 2]), ["--gamma_i", 0, "--gamma_l", 2, "--gamma_g", 0]),
-        ((glue_with_cka_g, ["--beta", 2]), ["--gamma_i", 0, "--gamma_l", 0, "--gamma_g", 2]),
-    ],
-)
-def test_one_structure_of_the_integrated_script_is_the_script_of_that_structure(
-    alone, integrated, trained, tiny, tiny_without_dropout, tmp_path
-):
-    script, more = alone
-    path = ["--teacher_memory_path", trained]
-    script.main(
-        flags(
-            tiny_without_dropout,
-            tmp_path / "a",
-            *more,
-            *(path if script is glue_with_cka_g else []),
-        )
-    )
-    glue_with_cka_ilg.main(
-        flags(tiny_without_dropout, tmp_path / "b", "--beta", 1, *integrated, *path)
-    )
-    assert (tmp_path / "a/model.safetensors").read_bytes() == (
-        tmp_path / "b/model.safetensors"
-    ).read_bytes()
+# ---- the two memories ----------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_resumed_with_the_students_memory_is_bit_identical(tiny, trained, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_resumed_with_the_students_memory_is_bit_identical(tiny, trained, tmp_path):
     train_memory.main(memory_flags(tiny, tmp_path / "m"))
     more = [
         "--teacher_memory_path",
@@ -283,15 +180,7 @@ def test_resumed_with_the_students_memory_is_bit_identical(tiny, trained, tmp_pa
         0.01,
     ]
     glue_with_cka_g.main(flags(tiny, tmp_path / "straight", *more))
-    real = distill.save_checkpoint
-
-    def save_and_stop(*args):
-        real(*args)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(distill, "save_checkpoint", save_and_stop)
-        glue_with_cka_g.main(flags(tiny, tmp_path / "s", *more, "--save_steps", 3))
+    stopped_at(tiny, tmp_path / "s", *more, "--save_steps", 3, main=glue_with_cka_g.main)
     train_memory.main(memory_flags(tiny, tmp_path / "other", "--seed", 9))
     with pytest.raises(UserError, match="teacher memory was"):
         glue_with_cka_g.main(
@@ -301,11 +190,8 @@ def test_resumed_with_the_students_memory_is_bit_identical(tiny, trained, tmp_pa
     glue_with_cka_g.main(
         flags(tiny, tmp_path / "s", *more, "--teacher_memory_path", tmp_path / "moved")
     )
-    for name in ("model.safetensors", "student_memory.safetensors", "dev_predictions.tsv"):
-        wanted, found = (tmp_path / folder / name for folder in ("straight", "s"))
-        if name.startswith("student"):  # the metadata names the same facts in the same order
-            assert torch.equal(load_file(wanted)["centroids"], load_file(found)["centroids"])
-        assert wanted.read_bytes() == found.read_bytes()
+    names = ("model.safetensors", "student_memory.safetensors", "dev_predictions.tsv")
+    assert_same_files(tmp_path / "straight", tmp_path / "s", *names)
 
 
 def test_the_students_memory_has_a_rate_of_its_own(trained, tiny_without_dropout, tmp_path):
@@ -332,27 +218,6 @@ def test_the_students_memory_has_a_rate_of_its_own(trained, tiny_without_dropout
     assert moved == pytest.approx(
         {0.0: 0, 1e-3: 1e-3, 1e-2: 1e-2}, rel=0.02
     )  # Adam's first step is the rate
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("more", [[], ["--mask_padding"]])
-def test_two_processes_are_one(more, tiny_without_dropout, tmp_path):
-    train_memory.main(memory_flags(tiny_without_dropout, tmp_path / "m", *more))
-    more = [*more, "--teacher_memory_path", tmp_path / "m", "--gamma_m", 0.01]
-    glue_with_cka_ilg.main(flags(tiny_without_dropout, tmp_path / "one", *more))
-    two_processes(
-        "glue_with_cka_ilg.py",
-        flags(tiny_without_dropout, tmp_path / "two", *more, "--per_gpu_train_batch_size", 4),
-    )
-    assert_same_training(tmp_path / "one", tmp_path / "two")
-    torch.testing.assert_close(
-        *(
-            load_file(tmp_path / name / "student_memory.safetensors")["centroids"]
-            for name in ("one", "two")
-        ),
-        rtol=1e-3,
-        atol=1e-4,
-    )
 
 
 def test_masked_padding_is_the_unpadded_computation(tiny_without_dropout, tmp_path):
@@ -435,114 +300,3 @@ def test_a_memory_of_another_run_is_refused(trained, tiny, tiny_without_dropout,
     wnli = ["--task_name", "wnli", "--data_dir", tmp_path, "--model_name_or_path", teacher]
     found = sentence(tiny_without_dropout, *wnli)
     assert "its task is RTE there and WNLI here" in found and "its teacher" not in found
-
-
-def test_mistakes_of_the_global_scripts(tiny, tmp_path):
-    done = shell("glue_with_cka_g.py", *flags(tiny, tmp_path / "s"))
-    assert (
-        done.returncode == 1
-        and "needs --teacher_memory_path, the folder that train_memory.py wrote" in done.stderr
-    )
-    for more, sentence in (
-        (["--do_layerwise"], "--do_layerwise has no global structure"),
-        (["--gamma_m", 1.5], "--gamma_m must be between 0 and 1"),
-        (["--gamma_g", -1], "--gamma_g must be at least 0"),
-    ):
-        with pytest.raises(UserError, match=sentence):
-            glue_with_cka_ilg.main(
-                flags(tiny, tmp_path / "s", "--teacher_memory_path", tmp_path, *more)
-            )
-
-
-@pytest.mark.slow
-def test_the_commands_of_the_interface(tiny, tmp_path):
-    """As the project's users type them, with the task named twice and a flag without its value."""
-    out, memories = tmp_path / "out", tmp_path / "memory"
-    copy, shared = (
-        str(tiny / "pretrained"),
-        ["--model_type", "bert", "--model_name_or_path", tiny / "teacher"],
-    )
-    done = shell(
-        "train_memory.py",
-        *shared,
-        "--data_dir",
-        tiny,
-        "--per_gpu_train_batch_size",
-        32,
-        "--max_seq_length",
-        32,
-        "--output_dir",
-        memories,
-        "--do_train",
-        "--logging_steps",
-        500000,
-        "--save_steps",
-        500000,
-        "--num_train_epochs",
-        3,
-        "--memory_num_train_epochs",
-        3,
-        "--task_name",
-        "RTE",
-        "--do_lower_case",
-        "--num_centroid",
-        10,
-        "--memory_learning_rate",
-        "--task_name",
-        "rte",
-    )
-    assert done.returncode == 0, done.stderr
-    both = [
-        *shared,
-        "--model_name_or_path_for_copy",
-        copy,
-        "--data_dir",
-        tiny,
-        "--per_gpu_train_batch_size",
-        32,
-        "--max_seq_length",
-        32,
-        "--output_dir",
-        out,
-        "--overwrite_output_dir",
-        "--student_model_type",
-        "bert",
-        "--student_model_name_or_path",
-        out,
-        "--do_eval",
-        "--do_train",
-        "--run_file",
-        tmp_path / "runs",
-        "--copy_teacher",
-        "--alpha",
-        0.5,
-        "--beta",
-        1.0,
-        "--gamma_m",
-        1e-6,
-        "--temperature",
-        5.0,
-        "--num_train_epochs",
-        1,
-        "--learning_rate",
-        5e-5,
-        "--task_name",
-        "rte",
-        "--do_lower_case",
-        "--teacher_memory_path",
-        memories,
-    ]
-    for script, more, method in (
-        ("glue_with_cka_g.py", [], "FSD_G"),
-        ("glue_with_cka_ilg.py", ["--gamma_i", 1.0, "--gamma_l", 1.0, "--gamma_g", 0.1], "FSD_ILG"),
-        (
-            "glue_with_cka_ilg.py",
-            ["--gamma_i", 1.0, "--gamma_l", 1.0, "--gamma_g", "0.0"],
-            "FSD_IL",
-        ),
-    ):
-        done = shell(script, *both, *more)
-        assert done.returncode == 0, done.stderr
-        run = json.loads((out / "run.json").read_text())
-        assert run["finished"] and run["method"] == method and np.isfinite(run["results"]["acc"])
-        assert (out / "student_memory.safetensors").exists() == ("G" in method)

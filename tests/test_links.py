@@ -9,7 +9,7 @@ from pathlib import Path
 import filelock
 import pytest
 from conftest import flags, read_log
-from test_distill import stopped_at
+from stopped_runs import stopped_at
 
 import common
 import glue_with_cka_i
@@ -83,12 +83,11 @@ def moved(checkpoint, place):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("named", [None, "link", "place"])
-def test_a_checkpoint_that_was_moved_and_linked_is_the_runs_own(named, tiny, tmp_path, monkeypatch):
+def test_a_checkpoint_that_was_moved_and_linked_is_the_runs_own(named, tiny, tmp_path):
     """It is found, or named by either name; once newer ones are kept, the link goes and what it
     leads to stays.
     """
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    stopped_at(tiny, tmp_path / "s", monkeypatch)
+    stopped_at(tiny, tmp_path / "s")
     link = tmp_path / "s/checkpoint-2"
     place = moved(link, tmp_path / "far")
     before = sorted(os.listdir(place))
@@ -106,9 +105,8 @@ def test_a_checkpoint_that_was_moved_and_linked_is_the_runs_own(named, tiny, tmp
 
 def test_an_output_folder_of_links(tiny, tmp_path, monkeypatch):
     """The folder itself, and files in it of the same run, lead elsewhere: the run goes on there."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "s").symlink_to(tmp_path / "real")
-    stopped_at(tiny, tmp_path / "s", monkeypatch)
+    stopped_at(tiny, tmp_path / "s")
     (tmp_path / "far").mkdir()
     for name in ("run.json", "train_log.jsonl", "model.safetensors"):
         if (tmp_path / "real" / name).exists():

@@ -12,7 +12,7 @@ import transformers
 from conftest import ROOT, flags
 from huggingface_hub import ModelCard
 from huggingface_hub.utils import filter_repo_objects
-from test_distill import stopped_at
+from stopped_runs import stopped_at
 
 import glue_with_cka_i
 import train_teacher
@@ -323,7 +323,7 @@ def test_a_run_that_goes_on_has_the_card_of_an_uninterrupted_one(
 ):
     words = flags(tiny, tmp_path / "s", "--save_steps", 2)
     monkeypatch.setattr(sys, "argv", ["glue_with_cka_i.py", *words])
-    stopped_at(tiny, tmp_path / "s", monkeypatch)
+    stopped_at(tiny, tmp_path / "s")
     assert not (tmp_path / "s/README.md").exists()
     run_script(glue_with_cka_i.main, "glue_with_cka_i.py", words, monkeypatch)
     wanted = (finished / "README.md").read_bytes()

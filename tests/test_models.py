@@ -1,26 +1,15 @@
 """Families of encoders, and what is refused: each mistake gets one sentence that names it."""
 
 import json
-import random
 import re
 import shutil
 from pathlib import Path
 
 import pytest
-import sentencepiece
 import torch
 import transformers
-from conftest import (
-    flags,
-    read_log,
-    save_models,
-    sentence,
-    shell,
-    two_processes,
-    wordpiece,
-    write_task,
-)
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from conftest import change_json, flags, read_log, shell, two_processes, write_task
+from families import FAMILIES, byte_level, save_family
 
 import common
 import glue_with_cka_i
@@ -29,71 +18,10 @@ from training import flags as flag_module
 from training.reading import leaves_weights_out
 
 
-def byte_level(folder):
-    """A RoBERTa tokenizer over single bytes."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {
-        token: i for i, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", *alphabet])
-    }
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel()
-    backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        bos_token="<s>",
-        cls_token="<s>",
-        eos_token="</s>",
-        sep_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        mask_token="<mask>",
-        model_max_length=62,
-    )
-
-
-def sentencepiece_unigram(folder):
-    """An ALBERT tokenizer on a sentencepiece vocabulary trained on the toy sentences."""
-    rng = random.Random(0)
-    (folder / "text").write_text("\n".join(sentence(rng) for _ in range(300)))
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(folder / "text"),
-        model_prefix=str(folder / "spiece"),
-        vocab_size=60,
-        hard_vocab_limit=False,
-        minloglevel=2,
-        pad_id=0,
-        unk_id=1,
-        bos_id=-1,
-        eos_id=-1,
-        control_symbols="[CLS],[SEP]",
-        user_defined_symbols="[MASK]",
-    )
-    folder = folder / "sentencepiece"
-    folder.mkdir()
-    (folder.parent / "spiece.model").rename(folder / "spiece.model")
-    (folder / "config.json").write_text('{"model_type": "albert"}')
-    return transformers.AutoTokenizer.from_pretrained(folder, model_max_length=64)
-
-
-FAMILIES = {
-    "bert": (wordpiece, {}),
-    "roberta": (byte_level, {"type_vocab_size": 1}),
-    "distilbert": (wordpiece, {"dim": 16, "n_layers": 4, "n_heads": 2, "hidden_dim": 24}),
-    "electra": (wordpiece, {"embedding_size": 8}),
-    "albert": (sentencepiece_unigram, {"embedding_size": 8}),
-    "xlnet": (
-        wordpiece,
-        {"d_model": 16, "n_layer": 4, "n_head": 2, "d_inner": 24, "max_position_embeddings": None},
-    ),
-    "mpnet": (byte_level, {}),
-}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_family_trains_and_is_saved_whole(family, tmp_path):
-    make_tokenizer, shape = FAMILIES[family]
-    folder = save_models(tmp_path, family, make_tokenizer(tmp_path), **shape)
+    folder = save_family(tmp_path, family)
     write_task(folder)
     more = ["--model_type", family, "--max_seq_length", 40, "--num_train_epochs", 1]
     train_teacher.main(flags(folder, tmp_path / "t", *more, teacher=True))
@@ -115,8 +43,7 @@ def test_two_processes_with_a_parameter_that_nothing_uses(tmp_path):
     """XLNet's mask embedding gets no gradient, for which DistributedDataParallel would wait in
     vain.
     """
-    make_tokenizer, shape = FAMILIES["xlnet"]
-    folder = save_models(tmp_path, "xlnet", make_tokenizer(tmp_path), **shape)
+    folder = save_family(tmp_path, "xlnet")
     write_task(folder)
     two_processes("glue_with_cka_i.py", flags(folder, tmp_path / "s"))
     assert len(read_log(tmp_path / "s")) == 4
@@ -124,8 +51,7 @@ def test_two_processes_with_a_parameter_that_nothing_uses(tmp_path):
 
 @pytest.mark.parametrize("family, found", [("roberta", False), ("xlnet", True)])
 def test_weights_that_nothing_uses_are_found(family, found, tmp_path):
-    make_tokenizer, shape = FAMILIES[family]
-    folder = save_models(tmp_path, family, make_tokenizer(tmp_path), **shape)
+    folder = save_family(tmp_path, family)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder / "teacher")
     ones = torch.ones(2, 8, dtype=torch.long)
     features = {"input_ids": 5 * ones, "attention_mask": ones, "token_type_ids": 0 * ones}
@@ -137,7 +63,7 @@ def test_weights_that_nothing_uses_are_found(family, found, tmp_path):
 
 
 def test_lower_case_is_kept_with_the_student(tmp_path):
-    folder = save_models(tmp_path, "roberta", byte_level(tmp_path), type_vocab_size=1)
+    folder = save_family(tmp_path, "roberta")
     write_task(folder)
     glue_with_cka_i.main(
         flags(folder, tmp_path / "s", "--do_lower_case", "--max_seq_length", 40, "--max_steps", 1)
@@ -147,11 +73,6 @@ def test_lower_case_is_kept_with_the_student(tmp_path):
     assert transformers.AutoTokenizer.from_pretrained(folder / "teacher").tokenize(
         "DOG"
     ) != tokenizer.tokenize("dog")
-
-
-def change_config(folder, **changes):
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def other_tokenizer(tiny, tmp_path):
@@ -186,7 +107,7 @@ def three_labels(tiny, tmp_path):
 
 def another_width(tiny, tmp_path):
     shutil.copytree(tiny / "pretrained", tmp_path / "pretrained")
-    change_config(tmp_path / "pretrained", hidden_size=8)
+    change_json(tmp_path / "pretrained/config.json", hidden_size=8)
     return ["--model_name_or_path_for_copy", tmp_path / "pretrained"]
 
 
@@ -278,7 +199,9 @@ def test_a_mistake_gets_one_sentence(mistake, tiny, tmp_path, capsys):
 
 def test_names_in_capitals_in_the_right_order_are_fine(tiny, tmp_path):
     shutil.copytree(tiny / "teacher", tmp_path / "teacher")
-    change_config(tmp_path / "teacher", id2label={"0": "ENTAILMENT", "1": "NOT_ENTAILMENT"})
+    change_json(
+        tmp_path / "teacher/config.json", id2label={"0": "ENTAILMENT", "1": "NOT_ENTAILMENT"}
+    )
     glue_with_cka_i.main(
         flags(tiny, tmp_path / "s", "--model_name_or_path", tmp_path / "teacher", "--max_steps", 1)
     )

@@ -1,7 +1,6 @@
 """Published predictions: collected whole, and the metrics of results computed again from them."""
 
 import csv
-import json
 
 import numpy as np
 import pandas as pd
@@ -9,38 +8,11 @@ import pytest
 import scipy.stats
 import sklearn.metrics
 from conftest import flags, shell
-from test_tables import write_run
+from made_up_runs import COUNTS, run_folder, table_of, write_run
 
 import glue_with_cka_i
-from analysis import predictions, table
+from analysis import predictions
 from common import UserError
-from tasks.glue import get_task
-from tasks.metrics import compute_metrics
-
-COUNTS = {"dev": 40, "dev_mm": 30}
-
-
-def run_folder(folder, task="MRPC", method="FSD_I", seed=1, predicted=None, evaluated=True):
-    """A finished run with the files that evaluation leaves, metrics by utils_glue; its folder."""
-    task, results = get_task(task), {}
-    write_run(folder, method, 0, task_name=task.name, seed=seed, output_dir=f"/there/{folder.name}")
-    for split in predictions.dev_splits(task) if evaluated else []:
-        drawn, truth, count = *map(np.random.default_rng, (seed, 99)), COUNTS[split]
-        if task.labels:
-            labels = truth.integers(len(task.labels), size=count)
-            found = drawn.integers(len(task.labels), size=count)
-        else:  # float32, as in training, and many ties
-            labels = truth.integers(0, 26, size=count).astype(np.float32) / 5
-            found = drawn.normal(2, 1, size=count).round(1).astype(np.float32).astype(np.float64)
-        found = found if predicted is None else np.asarray(predicted)
-        metrics = compute_metrics(task, found, labels)
-        results |= {name + split.removeprefix("dev"): value for name, value in metrics.items()}
-        columns = {"index": range(count), "label": labels, "prediction": found, "logit_0": 0}
-        path = folder / f"{split}_predictions.tsv"
-        pd.DataFrame(columns).to_csv(path, sep="\t", index=False)
-    run = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps(run | {"results": results}))
-    return folder
 
 
 @pytest.fixture
@@ -61,11 +33,6 @@ def published(runs):
     table_of(runs / "runs", runs / "r.csv")
     table_of(runs / "more", runs / "r2.csv")
     return runs / "p.csv"
-
-
-def table_of(folder, path):
-    """Results as analysis/table.py publishes them."""
-    table.main([str(folder), "--csv", str(path), "--no_table"])
 
 
 def checked(published, *results, capsys):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from test_predictions import run_folder, table_of
+from made_up_runs import run_folder, table_of
 
 from analysis import predictions
 

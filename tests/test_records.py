@@ -12,6 +12,7 @@ import time
 import pandas as pd
 import pytest
 from conftest import flags, shell
+from made_up_runs import record_of, runs_csv
 
 import common
 from analysis import table
@@ -132,26 +133,6 @@ def test_user_errors_are_one_line_and_other_errors_are_not_hidden(capsys):
         common.cli(bug)
 
 
-def runs_csv(path, *rows):
-    common = {
-        "task": "MRPC",
-        "minutes": 2.0,
-        "parameters": 17e6,
-        "device": "cpu",
-        "machine": "M, 2 cores",
-        "precision": "bf16",
-        "processes": 1,
-        "torch": "2",
-        "transformers": "5",
-        "commit": "abc",
-        "--learning_rate": 1e-4,
-        "--num_train_epochs": 4,
-        "--output_dir": "/somewhere",
-    }
-    pd.DataFrame([common | row for row in rows]).to_csv(path, index=False)
-    return path
-
-
 def test_table_has_mean_and_sample_deviation(tmp_path, capsys):
     source = runs_csv(
         tmp_path / "r.csv",
@@ -161,7 +142,7 @@ def test_table_has_mean_and_sample_deviation(tmp_path, capsys):
         {"method": "FSD_I", "seed": 1, "acc": 0.75},
     )
     readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- table MRPC -->\nstale\n<!-- end MRPC -->\nafter\n")
+    readme.write_text("before\n<!-- table RTE -->\nstale\n<!-- end RTE -->\nafter\n")
     assert (
         table.main([str(source), "--insert", str(readme), "--csv", str(tmp_path / "out.csv")])
         is None
@@ -172,7 +153,7 @@ def test_table_has_mean_and_sample_deviation(tmp_path, capsys):
     assert printed.index("VKD") < printed.index("FSD_I") < printed.index("FSD_G")  # as in ORDER
     assert (
         "seeds 1, 2 (not every method has all); students: learning rate 0.0001, epochs 4, "
-        "precision bf16; M, 2 cores and N, 4 cores; 8 minutes"
+        "batch 32, length 80, precision bf16; M, 2 cores and N, 4 cores; 8 minutes"
     ) in printed
     text = readme.read_text()
     assert printed.strip() in text and "stale" not in text
@@ -223,26 +204,12 @@ def test_table_refuses_what_cannot_be_compared(tmp_path):
         table.main([str(tmp_path)])
 
 
-RUN = {
-    "finished": True,
-    "method": "FSD_G",
-    "seed": 1,
-    "arguments": {"task_name": "MRPC", "seed": 1},
-    "results": {"acc": 0.5},
-    "train_seconds": 60,
-    "examples_per_second": 1,
-    "parameters": 1e6,
-    "device": "cpu",
-    "machine": "M",
-    "precision": "no",
-    "processes": 1,
-    "steps": 1,
-    "started": "2026",
-    "commit": "abc",
-    "teacher": "t",
-    "teacher_memory": {"sha256": "m" * 64},
-    "versions": {"torch": "2", "transformers": "5"},
-}
+RUN = record_of(
+    method="FSD_G",
+    arguments={"task_name": "MRPC", "seed": 1},
+    teacher="t",
+    teacher_memory={"sha256": "m" * 64},
+)
 
 
 @pytest.mark.slow

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 from conftest import ROOT
+from import_times import SLOW, imported
 
-SLOW = {"torch", "transformers", "accelerate", "scipy", "sklearn", "matplotlib", "tensorboard"}
 RUNS = (
     "glue_with_cka_i.py",
     "glue_with_cka_g.py",
@@ -45,23 +45,6 @@ TABLES = (
     "benchmarks/scale.py",
 )
 MODEL = ("--model_name_or_path", "m", "--data_dir", "d", "--output_dir", "o")
-
-
-def imported(*command, code):
-    """The packages that a command imported, and its stderr without that list."""
-    # --help and errors leave by an exception, after which -X importtime has told all the same
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", *command],
-        cwd=ROOT,
-        text=True,
-        capture_output=True,
-        timeout=100,
-    )
-    lines = done.stderr.splitlines()
-    told = [line for line in lines if line.startswith("import time:")]
-    rest = "\n".join(line for line in lines if line not in told)
-    assert done.returncode == code and told, rest
-    return {line.split("|")[-1].strip().split(".")[0] for line in told}, rest
 
 
 @pytest.mark.slow

@@ -6,10 +6,9 @@ import re
 import pytest
 import torch
 import transformers
-from conftest import flags, read_log, save_models, wordpiece
-from families import shape_of
+from conftest import assert_same_files, flags, read_log, save_models
+from families import MAKERS, save_family
 from safetensors.torch import load_file
-from test_models import byte_level
 
 import common
 import glue_with_cka_g
@@ -25,25 +24,14 @@ from training import models, students
 from training.flags import as_of_today, hyperparameters
 from training.tokenizer import load_tokenizer
 
-FAMILIES = {  # and who makes its tokenizer
-    "bert": wordpiece,
-    "roberta": byte_level,
-    "distilbert": wordpiece,
-    "mpnet": byte_level,
-    "electra": wordpiece,
-    "deberta-v2": wordpiece,
-    "xlnet": wordpiece,
-    "modernbert": byte_level,
-    "albert": wordpiece,
-}
 LAYER = re.compile(r"\blayers?\.(\d+)\.")  # in the names of weights
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=MAKERS)
 def family(request, tmp_path_factory):
     """The name of a family, and a folder with models of it."""
     name, folder = request.param, tmp_path_factory.mktemp(request.param)
-    return name, save_models(folder, name, FAMILIES[name](folder), **shape_of(name))
+    return name, save_family(folder, name)
 
 
 def student(folder, picked, main=glue_with_cka_i, source="pretrained"):
@@ -147,7 +135,7 @@ def test_layers_that_share_weights_or_lie_elsewhere_are_refused(tiny):
 
 
 def test_modernberts_first_layer_is_of_another_shape(tmp_path):
-    folder = save_models(tmp_path, "modernbert", byte_level(tmp_path), **shape_of("modernbert"))
+    folder = save_family(tmp_path, "modernbert")
     with pytest.raises(UserError, match=r"layer 1 of .* no such attn_norm.weight: let the list"):
         student(folder, "1,3")
 
@@ -228,8 +216,7 @@ def test_the_first_layers_by_name_are_the_first_layers_bit_for_bit(main, tiny, t
     ):
         main.main(flags(tiny, tmp_path / output, *more, teacher=main is train_teacher))
     one, two = (tmp_path / name for name in ("default", "named"))
-    assert (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
-    assert (one / "config.json").read_bytes() == (two / "config.json").read_bytes()
+    assert_same_files(one, two, "model.safetensors", "config.json")
     losses = [[entry["total"] for entry in read_log(folder)] for folder in (one, two)]
     assert losses[0] == losses[1] and len(losses[0]) == 6
 
@@ -263,9 +250,9 @@ def test_killed_and_resumed_is_bit_identical(main, tiny, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="student_layers was 1,3 and is 0,3"):
         main.main(arguments("killed", "0,3"))
     assert main.main(arguments("killed")) == 0
-    for name in ("model.safetensors", "config.json"):
-        one, two = (tmp_path / run / name for run in ("straight", "killed"))
-        assert one.read_bytes() == two.read_bytes()
+    assert_same_files(
+        tmp_path / "straight", tmp_path / "killed", "model.safetensors", "config.json"
+    )
 
 
 def test_a_run_of_before_the_flag_goes_on(tiny, tmp_path):
@@ -277,8 +264,7 @@ def test_a_run_of_before_the_flag_goes_on(tiny, tmp_path):
     path.write_text(json.dumps(progress))
     back = ["--resume_from_checkpoint", tmp_path / "s/checkpoint-4"]
     glue_with_cka_i.main(flags(tiny, tmp_path / "t", *back))
-    one, two = (tmp_path / name / "model.safetensors" for name in "st")
-    assert one.read_bytes() == two.read_bytes()
+    assert_same_files(tmp_path / "s", tmp_path / "t", "model.safetensors")
     with pytest.raises(UserError, match="student_layers was None and is 0,1"):
         glue_with_cka_i.main(flags(tiny, tmp_path / "u", *back, "--student_layers", "0,1"))
     assert as_of_today({"student_num_hidden_layers": 2})["student_layers"] is None

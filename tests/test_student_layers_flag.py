@@ -8,8 +8,8 @@ import shutil
 import pandas as pd
 import pytest
 from commands_of_sweeps import counts, seen, sweep
-from conftest import flags, refusal
-from test_tables import of, runs_csv, write_run
+from conftest import change_json, flags, refusal
+from made_up_runs import of, runs_csv, write_run
 
 import glue_with_cka_i
 import train_memory
@@ -97,7 +97,7 @@ def test_a_source_without_some_layer_is_refused(tiny, tmp_path, capsys):
     """Of a layer that is not among the first ones."""
     shutil.copytree(tiny / "pretrained", tmp_path / "pretrained")
     path = tmp_path / "pretrained/config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": 5}))
+    change_json(path, num_hidden_layers=5)
     said = refusal(
         capsys,
         flags(

@@ -5,7 +5,7 @@ import statistics
 
 import pytest
 from conftest import ROOT
-from test_start import SLOW, imported
+from import_times import SLOW, imported
 
 from analysis import summary_table
 from common import UserError

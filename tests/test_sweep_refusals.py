@@ -6,47 +6,18 @@ import os
 import re
 import subprocess
 import sys
-import time
 
 import pytest
-from conftest import ROOT
-
-SWEEP = ROOT / "scripts" / "sweep"
-FAKE = """
-import argparse, json, sys, time
-from pathlib import Path
-parser = argparse.ArgumentParser()
-for name in "output_dir results_csv seed hold fail then_done text".split():
-    parser.add_argument("--" + name)
-args = parser.parse_args()
-folder = Path(args.output_dir)
-folder.mkdir(parents=True, exist_ok=True)
-(folder / "started").touch()
-deadline = time.monotonic() + 60
-while args.hold and Path(args.hold).exists() and time.monotonic() < deadline:
-    time.sleep(0.01)
-if args.fail == args.seed and args.fail:
-    sys.exit("error: seed " + args.seed + " does not work")
-(folder / "run.json").write_text(json.dumps({"finished": True}, indent=2))
-print("done")
-"""
-CLEAN = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")} | {
-    "PYTHON": sys.executable
-}
+from commands_of_sweeps import CLEAN, start_sweep
+from conftest import ROOT, wait_until
 
 
-@pytest.fixture
-def here(tmp_path):
-    """A folder with fake.py, which stands for a training."""
-    (tmp_path / "fake.py").write_text(FAKE)
-    return tmp_path
-
-
-def start(here, *words, **how):
-    return subprocess.Popen(
-        [SWEEP, "runs", *map(str, words)],
-        cwd=here,
-        env=CLEAN,
+def start(folder, *words, **how):
+    """Start a sweep into runs/ of a folder, as a rule without an input."""
+    return start_sweep(
+        folder,
+        "runs",
+        *map(str, words),
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -54,65 +25,59 @@ def start(here, *words, **how):
     )
 
 
-def sweep(here, *words, lines=None, **how):
+def sweep(folder, *words, lines=None, **how):
     """(exit code, what it says) of a sweep that has ended."""
-    process = start(here, *words, **({} if lines is None else {"stdin": subprocess.PIPE}), **how)
+    pipe = {} if lines is None else {"stdin": subprocess.PIPE}
+    process = start(folder, *words, **pipe, **how)
     _, said = process.communicate(lines, timeout=60)
     assert "Traceback" not in said, said
     return process.returncode, said
 
 
-def wait_until(true):
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def refused(here, *words, **how):
+def refused(folder, *words, **how):
     """The one sentence of a mistake in the command, after which nothing is there."""
-    code, said = sweep(here, *words, **how)
+    code, said = sweep(folder, *words, **how)
     assert code == 2 and said.startswith("error: ") and said.count("\n") == 1, said
-    assert not (here / "runs").exists()
+    assert not (folder / "runs").exists()
     return said
 
 
 # ---- two sweeps at once --------------------------------------------------------------------------
 
 
-def test_each_of_two_equal_sweeps_tells_its_own_runs_end(here):
+def test_each_of_two_equal_sweeps_tells_its_own_runs_end(tmp_path):
     """The second one has no part in the first one's log, and starts nothing."""
-    (here / "hold").touch()
+    (tmp_path / "hold").touch()
     words = ["a", "seed=1", "--", "fake.py", "--fail", 1, "--hold", "hold"]
-    first = start(here, *words)
-    wait_until((here / "runs/a,seed=1/started").exists)
-    before = (here / "runs/a,seed=1.log").read_bytes()
-    code, said = sweep(here, *words)
+    first = start(tmp_path, *words)
+    wait_until((tmp_path / "runs/a,seed=1/pid").exists)
+    before = (tmp_path / "runs/a,seed=1.log").read_bytes()
+    code, said = sweep(tmp_path, *words)
     assert code == 1 and "0 failed, 1 still running elsewhere" in said
-    assert (here / "runs/a,seed=1.log").read_bytes() == before
-    (here / "hold").unlink()
+    assert (tmp_path / "runs/a,seed=1.log").read_bytes() == before
+    (tmp_path / "hold").unlink()
     _, said = first.communicate(timeout=60)
     assert first.returncode == 1 and "1 failed, in " in said and "elsewhere" not in said
     assert "a,seed=1 failed with exit code 1, runs/a,seed=1.log: error: seed 1 does not" in said
 
 
 @pytest.mark.parametrize("fails", [True, False])
-def test_a_sweep_tells_at_its_end_what_came_of_a_run_elsewhere(here, fails):
+def test_a_sweep_tells_at_its_end_what_came_of_a_run_elsewhere(tmp_path, fails):
     """The second sweep goes on with a run of its own until the first one's has ended."""
-    (here / "hold").touch()
-    (here / "later").touch()
+    (tmp_path / "hold").touch()
+    (tmp_path / "later").touch()
     fail = ["--fail", 1] if fails else ["--fail", 3]
-    first = start(here, "a", "seed=1", "--", "fake.py", *fail, "--hold", "hold")
-    wait_until((here / "runs/a,seed=1/started").exists)
+    first = start(tmp_path, "a", "seed=1", "--", "fake.py", *fail, "--hold", "hold")
+    wait_until((tmp_path / "runs/a,seed=1/pid").exists)
     lines = f"a seed=1 -- fake.py --fail {fail[1]} --hold hold\nb -- fake.py --hold later\n"
-    second = start(here, stdin=subprocess.PIPE)
+    second = start(tmp_path, stdin=subprocess.PIPE)
     second.stdin.write(lines)
     second.stdin.close()
     second.stdin = None
-    wait_until((here / "runs/b/started").exists)
-    (here / "hold").unlink()
+    wait_until((tmp_path / "runs/b/pid").exists)
+    (tmp_path / "hold").unlink()
     first.communicate(timeout=60)
-    (here / "later").unlink()
+    (tmp_path / "later").unlink()
     _, said = second.communicate(timeout=60)
     assert "2 runs: 1 done now" in said and "still running elsewhere, in" not in said
     if fails:
@@ -122,60 +87,60 @@ def test_a_sweep_tells_at_its_end_what_came_of_a_run_elsewhere(here, fails):
         assert second.returncode == 0 and "1 skipped as finished, 0 failed" in said
 
 
-def test_a_run_whose_sweep_was_killed_is_still_that_runs(here):
+def test_a_run_whose_sweep_was_killed_is_still_that_runs(tmp_path):
     """Its log is held by the run itself."""
-    (here / "hold").touch()
+    (tmp_path / "hold").touch()
     words = ["a", "--", "fake.py", "--hold", "hold"]
-    first = start(here, *words)
-    wait_until((here / "runs/a/started").exists)
+    first = start(tmp_path, *words)
+    wait_until((tmp_path / "runs/a/pid").exists)
     first.kill()
     first.communicate(timeout=60)
-    code, said = sweep(here, *words)
+    code, said = sweep(tmp_path, *words)
     assert code == 1 and "1 still running elsewhere" in said
-    assert (here / "runs/a.log").read_text().count("$ ") == 1
-    (here / "hold").unlink()
-    wait_until((here / "runs/a/run.json").exists)
-    assert sweep(here, *words)[0] == 0
+    assert (tmp_path / "runs/a.log").read_text().count("$ ") == 1
+    (tmp_path / "hold").unlink()
+    wait_until((tmp_path / "runs/a/run.json").exists)
+    assert sweep(tmp_path, *words)[0] == 0
 
 
 # ---- what is in the way --------------------------------------------------------------------------
 
 
-def test_a_folder_in_the_place_of_a_log_fails_that_run_alone(here):
-    (here / "runs/a,seed=1.log").mkdir(parents=True)
-    code, said = sweep(here, "a", "seed=1,2", "--", "fake.py")
+def test_a_folder_in_the_place_of_a_log_fails_that_run_alone(tmp_path):
+    (tmp_path / "runs/a,seed=1.log").mkdir(parents=True)
+    code, said = sweep(tmp_path, "a", "seed=1,2", "--", "fake.py")
     assert code == 1 and "2 runs: 1 done now, 0 skipped as finished, 1 failed" in said
     assert "a,seed=1 failed: runs/a,seed=1.log cannot be written (Is a directory); move" in said
 
 
 @pytest.mark.parametrize("words", [["a" * 252], ["a", "seed=" + "1" * 260]])
-def test_a_name_that_no_file_can_have_is_a_mistake(here, words):
-    said = refused(here, *words, "--", "fake.py")
+def test_a_name_that_no_file_can_have_is_a_mistake(tmp_path, words):
+    said = refused(tmp_path, *words, "--", "fake.py")
     assert "a run's name has at most 251 letters, as it names files, found 2" in said
     assert len(said) < 250
 
 
-def test_the_longest_name(here):
-    assert sweep(here, "a" * 251, "--", "fake.py")[0] == 0
-    assert sweep(here, "a" * 251, "--", "fake.py")[0] == 0
+def test_the_longest_name(tmp_path):
+    assert sweep(tmp_path, "a" * 251, "--", "fake.py")[0] == 0
+    assert sweep(tmp_path, "a" * 251, "--", "fake.py")[0] == 0
 
 
 # ---- the command ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("second", ["seed=3", "seed=1,2"])
-def test_two_lists_of_one_flag_are_a_mistake(here, second):
-    said = refused(here, "a", "seed=1,2", "alpha=1", second, "--", "fake.py")
+def test_two_lists_of_one_flag_are_a_mistake(tmp_path, second):
+    said = refused(tmp_path, "a", "seed=1,2", "alpha=1", second, "--", "fake.py")
     assert f"seed has two lists of values in a, found '{second}' as the second" in said
 
 
-def test_a_list_wins_over_the_flags_as_before(here):
-    assert sweep(here, "a", "seed=1,2", "--", "fake.py", "--seed", 3, "--fail", 3)[0] == 0
+def test_a_list_wins_over_the_flags_as_before(tmp_path):
+    assert sweep(tmp_path, "a", "seed=1,2", "--", "fake.py", "--seed", 3, "--fail", 3)[0] == 0
 
 
 @pytest.mark.parametrize("text", ["one\ntwo", "\n", "one\rtwo", "end\r\n"])
-def test_a_line_break_in_a_flag_is_a_mistake(here, text):
-    said = refused(here, "a", "--", "fake.py", "--text", text)
+def test_a_line_break_in_a_flag_is_a_mistake(tmp_path, text):
+    said = refused(tmp_path, "a", "--", "fake.py", "--text", text)
     assert f"found a line break in {text!r} of a: leave it out" in said
 
 
@@ -186,23 +151,23 @@ def closed():
     os.close(0)
 
 
-def test_without_an_input_there_are_no_runs(here):
-    assert "no runs: give NAME" in refused(here, stdin=None, preexec_fn=closed)
+def test_without_an_input_there_are_no_runs(tmp_path):
+    assert "no runs: give NAME" in refused(tmp_path, stdin=None, preexec_fn=closed)
 
 
-def test_a_command_needs_no_input(here):
-    code, said = sweep(here, "a", "--", "fake.py", stdin=None, preexec_fn=closed)
+def test_a_command_needs_no_input(tmp_path):
+    code, said = sweep(tmp_path, "a", "--", "fake.py", stdin=None, preexec_fn=closed)
     assert code == 0 and "1 done now" in said
 
 
 @pytest.mark.parametrize("lines", ["\ufeffa -- fake.py\n", "\ufeff# runs\r\na -- fake.py\r\n"])
-def test_a_byte_order_mark_is_no_part_of_a_name(here, lines):
-    code, said = sweep(here, lines=lines + "\ufeffb -- fake.py\n")
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path, lines):
+    code, said = sweep(tmp_path, lines=lines + "\ufeffb -- fake.py\n")
     assert code == 0 and "2 runs: 2 done now" in said
-    assert {path.stem for path in (here / "runs").glob("*.log")} == {"a", "b"}
+    assert {path.stem for path in (tmp_path / "runs").glob("*.log")} == {"a", "b"}
 
 
-def test_an_estimate_reads_what_a_sweep_reads(here):
+def test_an_estimate_reads_what_a_sweep_reads(tmp_path):
     line = "\ufeff# the plan\npython glue_with_cka_i.py --task_name RTE --max_steps 3\n"
     command = [sys.executable, ROOT / "scripts/estimate.py"]
     done = subprocess.run(command, input=line, capture_output=True, text=True, env=CLEAN)

@@ -1,10 +1,11 @@
 """Hand-made and damaged results are read as meant, or refused by file, line and column."""
 
-import json
 import re
 
 import pytest
 from conftest import shell
+from made_up_runs import write_record
+from table_files import written
 
 from analysis import best, predictions, summary_table, table, tables
 from analysis.means import PUBLISHED
@@ -35,24 +36,6 @@ CLEAN = "\n".join(
     ]
     + [""]
 )
-RUN = {
-    "finished": True,
-    "method": "VKD",
-    "arguments": {"task_name": "RTE", "seed": 1},
-    "results": {"acc": 0.5},
-    "train_seconds": 60,
-    "examples_per_second": 1,
-    "parameters": 1000,
-    "device": "cpu",
-    "machine": "M",
-    "precision": "no",
-    "processes": 1,
-    "steps": 1,
-    "started": "2026",
-    "commit": "abc",
-    "teacher": None,
-    "versions": {"torch": "2.11", "transformers": "5.17"},
-}
 STSB = CLEAN.replace("seed,acc", "seed,pearson,spearmanr").replace("RTE", "STS-B")
 STSB = re.sub(r"(,[12]),(0\.\d+),", r"\1,\2,\2,", STSB)
 WRONG = {  # what line 2 has instead -> what is said of it
@@ -81,19 +64,6 @@ WRONG = {  # what line 2 has instead -> what is said of it
     "two tasks": (("RTE", "RTE MRPC"), "the task 'RTE MRPC', expected a task name among CoLA"),
     "half a parameter": (("17000000", "0.5"), "'0.5' in the column parameters, which is of whole"),
 }
-
-
-def written(folder, text, name="r.csv"):
-    path = folder / name
-    path.write_text(text)
-    return path
-
-
-def write_run(folder, **changes):
-    """A run.json with these fields changed, or "gone"."""
-    folder.mkdir(parents=True)
-    run = {name: value for name, value in (RUN | changes).items() if value != "gone"}
-    (folder / "run.json").write_text(json.dumps(run))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -190,14 +160,14 @@ def test_a_table_without_rows_and_no_table_are_said_to_be_that(command, tmp_path
     ],
 )
 def test_a_run_json_is_held_to_the_same(changes, words, tmp_path):
-    write_run(tmp_path / "runs/a")
-    write_run(tmp_path / "runs/b", method="FSD_L", **changes)
+    write_record(tmp_path / "runs/a")
+    write_record(tmp_path / "runs/b", method="FSD_L", **changes)
     with pytest.raises(UserError, match=rf"b/run\.json has {words}"):
         table.main([str(tmp_path / "runs")])
 
 
 def test_a_run_json_with_a_task_in_lower_case(tmp_path):
-    write_run(tmp_path / "runs/a", arguments={"task_name": "rte", "seed": 1})
+    write_record(tmp_path / "runs/a", arguments={"task_name": "rte", "seed": 1})
     assert read_runs(tmp_path / "runs").task.tolist() == ["RTE"]
 
 
@@ -208,20 +178,20 @@ FIELDS += "steps started commit versions arguments results"
 @pytest.mark.parametrize("field", FIELDS.split())
 @pytest.mark.parametrize("value", ["gone", None, [1]])
 def test_a_field_that_a_row_needs_is_named(field, value, tmp_path):
-    write_run(tmp_path / "runs/a", **{field: value})
+    write_record(tmp_path / "runs/a", **{field: value})
     with pytest.raises(UserError, match=rf"a/run\.json is .*{field}") as refused:
         table.main([str(tmp_path / "runs")])
     assert "\n" not in str(refused.value)
 
 
 def test_the_teacher_of_a_run_may_be_none_and_its_memory_unknown(tmp_path):
-    write_run(tmp_path / "runs/a", teacher=None, peak_memory_mib="gone")
+    write_record(tmp_path / "runs/a", teacher=None, peak_memory_mib="gone")
     assert read_runs(tmp_path / "runs").teacher.tolist() == [""]
 
 
 @pytest.mark.parametrize("earlier", [3, [3], ["a"], [{}], {"a": 1}])
 def test_earlier_parts_that_are_none_are_refused(earlier, tmp_path):
-    write_run(tmp_path / "runs/a", earlier=earlier)
+    write_record(tmp_path / "runs/a", earlier=earlier)
     with pytest.raises(UserError, match=r"a/run\.json is not the record of a finished run"):
         table.main([str(tmp_path / "runs")])
 

@@ -6,8 +6,7 @@ import accelerate
 import pytest
 import torch
 import transformers
-from conftest import SHAPE, flags, read_log
-from safetensors.torch import load_file
+from conftest import SHAPE, flags, read_log, same_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import glue_with_cka_i
@@ -212,8 +211,7 @@ def test_workers_change_nothing(tiny, tmp_path):
                 tiny, tmp_path / name, "--mask_padding", "--teacher_cache", tmp_path / name, *more
             )
         )
-    a, b = (load_file(tmp_path / name / "model.safetensors") for name in ("none", "two"))
-    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert same_weights(tmp_path / "none", tmp_path / "two")
 
 
 def test_masked_losses_are_those_of_unpadded_samples(tiny_without_dropout, tmp_path):

@@ -58,7 +58,6 @@ def test_a_training_saves_the_step_it_is_in_and_goes_on_to_the_same_bits(
     """4 is a step that is saved anyway; the bits of 3 steps are in the meter at 5, as every fourth
     is logged.
     """
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     more = ["--save_steps", 4, "--logging_steps", 4, "--evaluate_during_training"]
     glue_with_cka_i.main(flags(tiny, tmp_path / "straight", *more))
     with monkeypatch.context() as patch:
@@ -78,7 +77,6 @@ def test_a_training_saves_the_step_it_is_in_and_goes_on_to_the_same_bits(
 def test_after_the_last_step_the_model_is_placed_and_not_trained_again(
     tiny, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "take_step", raises_a_signal(Loop.take_step, 6))
         assert common.cli(glue_with_cka_i.main, flags(tiny, tmp_path / "s")) == 143
@@ -142,7 +140,6 @@ def test_a_finished_run_is_not_terminated(tiny, tmp_path, monkeypatch):
 def test_a_clustering_saves_and_ends_in_the_same_memory(
     batch, said, tiny, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     train_memory.main(memory_flags(tiny, tmp_path / "straight"))
     with monkeypatch.context() as patch:
         patch.setattr(memory.KMeans, "add", raises_a_signal(memory.KMeans.add, batch))
@@ -154,7 +151,6 @@ def test_a_clustering_saves_and_ends_in_the_same_memory(
 
 
 def test_a_teacher_cache_keeps_what_is_done(tiny, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(teacher_cache, "SHARD", 8)
     kept = ["--teacher_cache", tmp_path / "kept"]
     glue_with_cka_i.main(flags(tiny, tmp_path / "straight", "--teacher_cache", tmp_path / "whole"))

@@ -20,24 +20,14 @@ from conftest import (
     shell,
     torchrun,
     two_processes,
-    wait_until,
     write_task,
 )
+from stopped_runs import start_until
 from terminations import SAID, terminate
 
 import glue_with_cka_i
 
 LONG = ["--save_steps", 1000, "--num_train_epochs", 60, "--logging_steps", 5]
-
-
-def start(command, output, until, **kwargs):
-    """Start a command; returns its process once its log shows the step `until`."""
-    process = subprocess.Popen(
-        [str(word) for word in command], cwd=ROOT, text=True, start_new_session=True, **kwargs
-    )
-    log = output / "train_log.jsonl"
-    wait_until(lambda: log.exists() and f'"step": {until},' in log.read_text(), process, 120)
-    return process
 
 
 def ended_well(process, children=()):
@@ -52,7 +42,7 @@ def ended_well(process, children=()):
 def test_sigterm_to_all_processes_of_a_run_with_a_loaders_worker(tiny, tmp_path):
     """The worker lives until its parent has saved, then ends."""
     arguments = flags(tiny, tmp_path / "cut", "--dataloader_num_workers", 1, *LONG)
-    process = start(
+    process = start_until(
         [sys.executable, "glue_with_cka_i.py", *arguments],
         tmp_path / "cut",
         40,
@@ -102,7 +92,7 @@ def straight_pair(tiny, tmp_path_factory):
 def test_two_processes_stop_at_one_step(told, tiny, tmp_path, straight_pair):
     """SIGTERM to torchrun, which passes it on, or to one worker alone."""
     arguments = flags(tiny, tmp_path / "cut", *PAIR)
-    process = start(
+    process = start_until(
         torchrun("glue_with_cka_i.py", arguments), tmp_path / "cut", 40, stderr=subprocess.PIPE
     )
     workers = workers_of(process, "glue_with_cka_i.py")
@@ -127,7 +117,7 @@ def test_two_processes_of_a_clustering_stop_at_one_mini_batch(tiny, tmp_path):
     more = "--per_gpu_train_batch_size 1 --save_steps 1000 --logging_steps 10".split()
     more += ["--memory_num_train_epochs", 3, "--data_dir", tmp_path]
     arguments = memory_flags(tiny, tmp_path / "m", *more)
-    process = start(
+    process = start_until(
         torchrun("train_memory.py", arguments), tmp_path / "m", 40, stderr=subprocess.PIPE
     )
     terminate(workers_of(process, "train_memory.py")["1"])

@@ -7,11 +7,16 @@ import sys
 
 import numpy as np
 import pytest
-import sentencepiece
 import transformers
-from conftest import WORDS, flags, refusal, save_models, write_task
-from families import TOKENIZERS, cased_wordpiece, shape_of
-from test_models import sentencepiece_unigram
+from conftest import WORDS, change_json, flags, refusal, save_models, write_task
+from families import (
+    ALBERT_UNITS,
+    TOKENIZERS,
+    cased_wordpiece,
+    sentencepiece_unigram,
+    shape_of,
+    train_units,
+)
 
 import glue_with_cka_i
 import train_teacher
@@ -70,9 +75,7 @@ def test_a_general_tokenizer_of_a_bert_keeps_its_token_types(tiny, tmp_path):
     """transformers' general class keeps back the token types that the model was trained with."""
     shutil.copytree(tiny / "teacher", tmp_path / "teacher")
     path = tmp_path / "teacher/tokenizer_config.json"
-    path.write_text(
-        json.dumps(json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"})
-    )
+    change_json(path, tokenizer_class="PreTrainedTokenizerFast")
     arguments = flags(
         tiny, tmp_path / "s", "--model_name_or_path", tmp_path / "teacher", "--max_steps", 1
     )
@@ -166,21 +169,7 @@ def test_a_source_with_sentencepiece_alone_is_compared(tmp_path, capsys):
     for file in (*(folder / "pretrained").glob("*token*"), *(folder / "pretrained").glob("vocab*")):
         file.unlink()
     rng = np.random.default_rng(1)
-    (tmp_path / "text").write_text(
-        "\n".join(" ".join(rng.permutation(WORDS[:20])) for _ in range(200))
-    )
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(tmp_path / "text"),
-        model_prefix=str(folder / "pretrained/spiece"),
-        vocab_size=50,
-        hard_vocab_limit=False,
-        minloglevel=2,
-        pad_id=0,
-        unk_id=1,
-        bos_id=-1,
-        eos_id=-1,
-        control_symbols="[CLS],[SEP]",
-        user_defined_symbols="[MASK]",
-    )
+    lines = [" ".join(rng.permutation(WORDS[:20])) for _ in range(200)]
+    train_units(tmp_path, lines, 50, **ALBERT_UNITS).rename(folder / "pretrained/spiece.model")
     words = flags(folder, tmp_path / "s", "--max_seq_length", 40, "--internal")
     assert "two tokenizers" in refusal(capsys, words)
