@@ -5,10 +5,12 @@ import random
 import shutil
 
 import sentencepiece
+import torch
 import transformers
 from conftest import WORDS, save_models, sentence, wordpiece
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 CASED = "The Dog Café THE DOG CAFÉ ÀÉÎ".split()
 ALBERT_UNITS = {
     "pad_id": 0,
@@ -146,3 +148,21 @@ FAMILIES = {  # that are trained: who makes the tokenizer, and what its small co
 def save_family(folder, family):
     """save_models of a family, with a tokenizer that will do."""
     return save_models(folder, family, MAKERS[family](folder), **shape_of(family))
+
+
+def permute_vocabulary(source, folder):
+    """The model of a folder with its words in another order, embeddings and all."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(source)
+    words = [*SPECIAL, *reversed(WORDS)]
+    folder.mkdir()
+    (folder / "words").write_text("\n".join(words) + "\n")
+    places = tokenizer.convert_tokens_to_ids(words)
+    embeddings = model.get_input_embeddings().weight
+    with torch.no_grad():
+        embeddings.copy_(embeddings[places])
+    model.save_pretrained(folder)
+    transformers.BertTokenizer(vocab=str(folder / "words"), model_max_length=64).save_pretrained(
+        folder
+    )
+    return folder

@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 from conftest import flags
-from test_two_tokenizers import permute_vocabulary
+from families import permute_vocabulary
 
 import glue_with_cka_i
 from analysis import ladder, timing

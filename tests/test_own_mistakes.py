@@ -1,4 +1,4 @@
-"""Own files that once ended in a wrong number: what is read, whose classes count, what is scored."""
+"""Own files that once ended in a wrong number: what is read, whose classes, what is scored."""
 
 import json
 

@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, flags, read_log, save_models, shell, write_task
+from families import FAMILIES
 from probes import numbers, of, probed
 from safetensors.torch import load_file
-from test_models import FAMILIES
 
 import distill
 import glue_with_cka_g

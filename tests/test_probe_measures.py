@@ -3,8 +3,8 @@
 import pytest
 import torch
 from conftest import flags, memory_flags
+from families import permute_vocabulary
 from probes import numbers, of, probed
-from test_two_tokenizers import permute_vocabulary
 
 import kd
 import train_memory

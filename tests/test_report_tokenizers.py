@@ -10,9 +10,8 @@ import pytest
 import torch
 import transformers
 from conftest import flags, memory_flags, save_models, write_task
+from families import byte_level, permute_vocabulary
 from reports import read, report_flags
-from test_models import byte_level
-from test_two_tokenizers import permute_vocabulary
 
 import cka
 import glue_with_cka_g

@@ -5,10 +5,8 @@ works as ever, what compares tokens is refused.
 import json
 
 import pytest
-import torch
 import transformers
 from conftest import (
-    WORDS,
     flags,
     log_without_speed,
     memory_flags,
@@ -19,7 +17,7 @@ from conftest import (
     two_processes,
     write_task,
 )
-from test_models import byte_level
+from families import byte_level, permute_vocabulary
 
 import glue_with_cka_g
 import glue_with_cka_i
@@ -27,7 +25,6 @@ import glue_with_cka_ilg
 import train_memory
 from baselines import glue_with_baseline
 
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 METHODS = {  # what compares samples
     "VKD": (glue_with_cka_i, ["--beta", 0]),
     "FSD_L": (glue_with_cka_i, []),
@@ -43,24 +40,6 @@ OF_TOKENS = {
     "PKD": (glue_with_baseline, ["--method", "pkd"], "patience"),
     "Gram": (glue_with_baseline, ["--method", "gram", "--between", "tokens"], "gram"),
 }
-
-
-def permute_vocabulary(source, folder):
-    """The model of a folder with its words in another order, embeddings and all."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(source)
-    words = [*SPECIAL, *reversed(WORDS)]
-    folder.mkdir()
-    (folder / "words").write_text("\n".join(words) + "\n")
-    places = tokenizer.convert_tokens_to_ids(words)
-    embeddings = model.get_input_embeddings().weight
-    with torch.no_grad():
-        embeddings.copy_(embeddings[places])
-    model.save_pretrained(folder)
-    transformers.BertTokenizer(vocab=str(folder / "words"), model_max_length=64).save_pretrained(
-        folder
-    )
-    return folder
 
 
 @pytest.fixture(scope="session")
