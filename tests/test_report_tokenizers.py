@@ -152,7 +152,7 @@ def test_a_length_of_its_own_beside_transformers_alone(tiny, tmp_path):
         expected = [cka.linear_cka(h_s[i], h_t[i], None, estimator).item() for i in batches]
         assert found == pytest.approx(sum(expected) / 2, abs=1e-6)
     differences = by_name(tmp_path / "r", "relation_differences", "short").iloc[0]
-    for name, psi in zip(INTER, cka.PSI, strict=True):
+    for name, psi in zip(INTER, relations.PSI, strict=True):
         expected = [relations.relation_difference(h_s[i], h_t[i], psi).item() for i in batches]
         assert differences[name] == pytest.approx(sum(expected) / 2, rel=1e-5)
     assert differences[INTRA].isna().all()
