@@ -180,6 +180,7 @@ class Run:
         if labelled is None:
             return features
         rows, found, where = len(labelled), int(labelled.sum()), features.source["file"]
+        features = features._replace(source=features.source | {"unlabelled": rows - found})
         if not found and getattr(self.args, "alpha", None) is None:
             raise UserError(
                 f"{where} has no labels, and the loss is the cross-entropy alone: name their "

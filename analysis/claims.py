@@ -1,4 +1,10 @@
-"""Claims by rule: what may be said of methods on a task; a part of analysis/tables.py.
+"""Claims by rule: what may be said of methods on a task.
+
+    python analysis/claims.py RUNS_DIR               # or results.csv, or several of both
+
+Of any task, also of one of your own files; analysis/tables.py has the same of GLUE's tasks, and
+puts it into a page. Runs of one task may differ in nothing but method, with options of its own, and
+seed; what --tuned names may differ between methods, not within one.
 
 One number a run, the task's score in % (runs.glue_score). On each task, of methods with two runs or
 more: VKD against the student alone; every published form of FSD, and FSD_I without padding, against
@@ -7,16 +13,32 @@ Welch's t-test, two-sided, with Holm's correction over all comparisons of the ta
 "worse" need p < 0.01 after it.
 """
 
+import argparse
 import itertools
 import math
+import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import common
+from analysis.comparable import check_comparable, variant_columns
 from analysis.markdown import MISSING, to_markdown
 from analysis.methods import FORMS, Name, rivals
-from analysis.runs import glue_score, groups_of
+from analysis.runs import (
+    BATCH,
+    check_evaluated,
+    glue_score,
+    groups_of,
+    name_variants,
+    of_one_batch_size,
+    of_task,
+    read_runs,
+)
 from analysis.significance import holm, sample_of, welch
+from common import UserError
 
 WITHOUT_PADDING = Name("FSD_I", ("mask_padding",))
 OURS = (Name("FSD_I"), WITHOUT_PADDING, *map(Name, FORMS[1:]))
@@ -251,3 +273,38 @@ def p_text(p):
     if math.isnan(p):
         return MISSING
     return f"{p:.3g}" if p >= 0.0001 else "< 0.0001"
+
+
+# ---- command line -------------------------------------------------------------------------------
+
+
+def read_comparable(sources, task, tuned):
+    """The runs of all sources, with their variants, of which those of one task may be compared."""
+    runs = name_variants(pd.concat(map(read_runs, sources), ignore_index=True))
+    if task:
+        runs = of_task(runs, task)
+    if not len(runs):
+        raise UserError(f"{' and '.join(sources)} has no run of {task}: name another --task")
+    for _, group in runs.groupby("task", sort=False):
+        check_comparable(group, [BATCH] if BATCH in group else [], [*tuned, *variant_columns()])
+        check_evaluated(group)
+    return runs
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("sources", nargs="+", type=common.expand_path, help="results.csv files or run folders.")
+    add("--task", help="Only this task's runs.")
+    add("--tuned", nargs="+", default=[], help="Flags tuned for each method.")
+    add("--batch_size", type=int, default=32, help="Of several, the one that counts. Default 32.")
+    args = parser.parse_args(argv)
+    tuned = [f"--{flag.removeprefix('--')}" for flag in args.tuned]
+    runs = of_one_batch_size(read_comparable(args.sources, args.task, tuned), args.batch_size)
+    print(as_text(compare(runs, list(runs.task.unique())), runs))
+
+
+if __name__ == "__main__":
+    sys.exit(common.cli(main))

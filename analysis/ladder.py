@@ -4,7 +4,8 @@
       --figure ladder.svg
     python analysis/ladder.py ladder.csv --figure ladder.svg --insert PAGE    # measures nothing
 
-Runs of one task, teacher and setting, whose students differ in size, method and seed. Measured are
+Runs of one task, also of one of your own files, and of one teacher and setting, whose students
+differ in size, method and seed. Measured are
 
     score         on the dev set, the mean of the task's metrics (of MNLI's two dev sets the first)
     agreement     with the teacher: the share of dev rows with the same answer, by the runs' own
@@ -29,10 +30,9 @@ from analysis.markdown import find_place, insert, read_document, to_markdown
 from analysis.methods import read_name
 from analysis.origins import describe_budget, describe_provenance, describe_seeds, describe_weights
 from analysis.report_parts import by_model
-from analysis.runs import check_evaluated, name_variants, names_of, read_folders
+from analysis.runs import check_evaluated, metric_names, name_variants, names_of, read_folders
 from analysis.tables_text import METRIC_WORDS
 from common import UserError
-from tasks.glue import get_task
 from training import flags, results_csv
 
 SIZES = ("--student_num_hidden_layers", "--student_layers")
@@ -110,7 +110,14 @@ def in_order(table):
 
 
 def is_regression(table):
-    return get_task(table.task.iloc[0]).labels is None
+    """Whether the task's metrics are correlations, of GLUE's as of one's own."""
+    return "pearson" in metrics_of(table)
+
+
+def metrics_of(table):
+    """The metrics whose mean is the score: of MNLI's two dev sets those of the first."""
+    names = metric_names(table.task.iloc[0], table)
+    return [name for name in names if not name.endswith("_mm")]
 
 
 def summarise(table):
@@ -145,7 +152,7 @@ def describe(table):
     # anew from its cells: the teacher's rows leave columns empty, which changes their types
     students = pd.DataFrame(students.to_dict("list")).drop(columns=[*SIZES], errors="ignore")
     seeds = describe_seeds(students.assign(method=students["name"]).drop(columns="name"))
-    metrics = [METRIC_WORDS[name] for name in get_task(first.task).metrics]
+    metrics = [METRIC_WORDS[name] for name in metrics_of(table)]
     score = f"the mean of {' and '.join(metrics)}" if len(metrics) > 1 else metrics[0]
     agreement = "the share of rows with the same answer"
     if is_regression(table):
@@ -175,7 +182,8 @@ def make_parser():
     add = parser.add_argument
     add("source", type=common.expand_path, help="A folder of runs, or a CSV of this command.")
     add("--teacher", metavar="TEACHER", help="Default: as the runs name it.")
-    add("--data_dir", help="Default: as the runs name it.")
+    add("--data_dir", help="Of a task of GLUE. Default: as the runs name it.")
+    add("--validation_file", help="Of files of your own. Default: as the runs name it.")
     add("--rounds", type=int, default=10, help="Rounds of timing. Default 10.")
     add("--bf16", action="store_true", help="Time models in mixed precision.")
     add("--no_cuda", action="store_true", help="Time them on the CPU.")

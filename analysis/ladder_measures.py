@@ -18,6 +18,7 @@ from common import UserError, say
 from tasks.metrics import compute_metrics, predictions_from_logits
 from training import classes, records, results_csv
 from training.batches import MiniBatch, Rows
+from training.checks import check_data
 
 BATCH = 32  # rows that are timed, one by one and in one mini-batch
 KEPT = ("do_lower_case", "mask_padding")  # flags of the runs that decide what is read
@@ -35,7 +36,7 @@ def subjects_of(runs, args):
     """
     theirs = records.read_run(Path(runs["--output_dir"].iloc[0]))["arguments"]
     words = ["--model_name_or_path", args.teacher or theirs["model_name_or_path"]]
-    words += ["--data_dir", args.data_dir or theirs["data_dir"], "--output_dir", args.source]
+    words += [*words_of_rows(theirs, args), "--output_dir", args.source]
     words += ["--task_name", theirs["task_name"], "--per_gpu_eval_batch_size", str(BATCH)]
     words += [f"--{name}" for name in KEPT if theirs.get(name)]
     words += [f"--{name}" for name in ("bf16", "no_cuda") if getattr(args, name)]
@@ -44,7 +45,32 @@ def subjects_of(runs, args):
     ]
     pairs = zip(runs["name"], runs["--output_dir"], strict=True)
     words += ["--students", *(f"{name}={folder}" for name, folder in pairs)]
-    return Subjects(report.make_parser().parse_args(words))
+    found = report.make_parser().parse_args(words)
+    check_data(found)
+    return Subjects(found)
+
+
+def words_of_rows(theirs, args):
+    """The flags that name the dev rows: GLUE's folder, or the file that the runs were scored on.
+
+    theirs: the flags of a run; args: of analysis/ladder.py, which may say that they moved.
+    """
+    if not (theirs.get("train_file") or theirs.get("validation_file")):
+        if args.validation_file:
+            raise UserError(
+                f"--validation_file {args.validation_file} is of files of your own, but these runs "
+                f"are of {theirs['task_name']}: name GLUE's folder with --data_dir"
+            )
+        return ["--data_dir", args.data_dir or theirs["data_dir"]]
+    if args.data_dir:
+        raise UserError(
+            f"--data_dir {args.data_dir} is a folder of GLUE's files, but these runs are of files "
+            "of your own: name the dev rows with --validation_file, if they were moved"
+        )
+    words = ["--validation_file", args.validation_file or theirs["validation_file"]]
+    for name in ("text_column_names", "label_column_name"):
+        words += [f"--{name}", theirs[name]] if theirs.get(name) else []
+    return [*words, *(["--do_regression"] if theirs.get("do_regression") else [])]
 
 
 def logits_of(model, subjects):

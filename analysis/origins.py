@@ -6,7 +6,7 @@ from analysis.runs import groups_of, students_of, weight_words, weights_of
 from training import flags
 
 # of a caption; what has another word comes after these, as it is declared
-FIRST = ("learning rate", "epochs", "steps at most", "batch", "accumulation", "processes")
+FIRST = ("learning rate", "epochs", "steps", "batch", "accumulation", "processes")
 
 
 def describe_seeds(runs):
@@ -28,10 +28,13 @@ def told_in_captions():
 def describe_budget(runs):
     """The students' settings in words; several values of one stand beside each other."""
     students, told = students_of(runs), []
+    by_steps = "--max_steps" in students and (students["--max_steps"] > 0).all()
     for column, words, usual in told_in_captions():
         # where only some have a value it is a variant's, which has it in its name
         if column not in students or students[column].isna().any():
             continue
+        if by_steps and column == "--num_train_epochs":
+            continue  # it decided nothing
         values = students[column].drop_duplicates().sort_values()
         values = [value if isinstance(value, str) else f"{value:g}" for value in values]
         if values and values != [str(usual)]:

@@ -79,8 +79,8 @@ def read_sources(sources, tasks, tuned):
     strange = [task for task in runs.task.unique() if task not in ALL_TASKS]
     if strange:
         raise UserError(
-            f"these are tables of GLUE's tasks, and {strange[0]} is none of these: see "
-            "analysis/table.py, or name others with --tasks"
+            f"these are tables of GLUE's tasks, and {strange[0]} is none of these: leave its runs "
+            "out, or see analysis/table.py and analysis/claims.py, which take any task"
         )
     if not len(runs) + len(means):
         raise UserError(

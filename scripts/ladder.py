@@ -34,6 +34,7 @@ from scripts.sweep import print_plan
 from tasks.glue import get_task
 from tasks.task import find_file
 from training.loss_flags import list_layers
+from training.own_flags import OWN_FILES
 
 LAYERS = ("1", "2", "3", "4", "6")  # by default those of them that the model has
 OWN = (  # flags of a run that the ladder decides
@@ -109,7 +110,19 @@ def parse(argv=None):
     add("--jobs", default="", help="Runs at a time, as of scripts/sweep.")
     add("--shard", default="", help="I/N of the runs, as of scripts/sweep; then without a table.")
     add("--plan", action="store_true", help="Print the commands and what they take; start none.")
+    refuse_own_files(sys.argv[1:] if argv is None else argv)
     return parser.read(argv)
+
+
+def refuse_own_files(words):
+    """Refuse files of the user's own, of the ladder or of its runs: its data are GLUE's."""
+    names = {f"--{flag.name}" for flag in OWN_FILES}
+    for name in (word.partition("=")[0] for word in words):
+        if name in names:
+            raise UserError(
+                f"{name} is of files of your own, and scripts/ladder is of GLUE's tasks: run the "
+                "sizes with scripts/sweep, and measure them with analysis/ladder.py"
+            )
 
 
 def check(args):

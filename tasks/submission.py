@@ -1,5 +1,6 @@
 """The files of a GLUE submission: written by a run, checked and zipped."""
 
+import re
 import zipfile
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import numpy as np
 from common import UserError, atomic_path
 from tasks.glue import TASKS
 from tasks.reading import parse_label, read_lines
-from tasks.task import expect
+from tasks.task import CORRECT, expect
+
+UNWRITABLE = re.compile("[\t\n\r\ud800-\udfff]")  # in a cell of a .tsv
 
 
 def write_submission(path, task, split, indices, predictions):
@@ -16,7 +19,7 @@ def write_submission(path, task, split, indices, predictions):
     format.
 
     Classes become the task's words, scores are clipped to the task's own. UserError if the file
-    name is another than the task's.
+    name is another than the task's, or where the file would not read back as what is written.
     """
     name = task.submissions.get(split)
     expect(
@@ -31,9 +34,42 @@ def write_submission(path, task, split, indices, predictions):
         if task.scores:
             predictions = np.clip(predictions, *task.scores)
         words = [f"{score:.3f}" for score in predictions]
+    check_indices(task, split, indices)
     rows = [f"{index}\t{word}\n" for index, word in zip(indices, words, strict=True)]
     with atomic_path(path) as temporary:
         temporary.write_text("index\tprediction\n" + "".join(rows), encoding="utf-8", newline="\n")
+
+
+def check_indices(task, split, indices):
+    """Refuse a test file of the user's own whose rows cannot be told apart in a submission.
+
+    indices: those of its first rows, in their order. Such an index has a character that a line of
+    tab-separated cells cannot hold, or is that of two rows; a class of that kind is refused, too.
+    """
+    if task.is_glue:
+        return
+    path, rows = task.files[split], {}
+    for word in task.labels or ():
+        expect(
+            not UNWRITABLE.search(word),
+            "classes without tabs and line ends, as they are to be predicted",
+            f"{word!r} among the labels",
+            "rename it in the training file",
+        )
+    for number, index in enumerate(map(str, indices), start=1):
+        expect(
+            not UNWRITABLE.search(index),
+            "an index or id without tabs and line ends, in UTF-8",
+            f"{index!r} in {path}, row {number}",
+            CORRECT,
+        )
+        first = rows.setdefault(index, number)
+        expect(
+            first == number,
+            "an index or id that no other row has",
+            f"{index!r} in {path}, row {first} and row {number}",
+            "number the rows, or rename that column",
+        )
 
 
 def zip_submission(folders, zip_path):

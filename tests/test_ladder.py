@@ -103,11 +103,21 @@ def test_by_default_sizes_that_the_model_has_and_the_teachers_length(tiny, tmp_p
         (["--jobs", "0"], "--jobs is a number"),
         (["--depths", "1"], "--depths is no flag of scripts/ladder"),
         (["--", "--student_num_hidden_layers", "1"], "after -- would be that of every run"),
+        (["--train_file", "x.csv"], "--train_file is of files of your own, and scripts/ladder is"),
+        (["--plan", "--", "--train_file", "x.csv"], "--train_file is of files of your own"),
+        (["--", "--bf16", "--validation_file=x.csv"], "--validation_file is of files of your own"),
     ],
 )
 def test_mistakes_are_one_sentence(tiny, more, said):
     with pytest.raises(UserError, match=said):
         ladder.check(ladder.parse(words_of(tiny, *more)))
+
+
+def test_own_files_instead_of_glues_are_told_apart(tiny):
+    """Not that --data_dir is missing, which own files have not."""
+    own = ["--train_file", "t.csv", "--validation_file", "d.csv", "--task_name", "mood"]
+    with pytest.raises(UserError, match=r"scripts/ladder is of GLUE's tasks: run the sizes with"):
+        ladder.parse([str(tiny / "teacher"), *own])
 
 
 def test_no_teacher_is_refused(tiny, tmp_path):

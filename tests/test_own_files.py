@@ -101,6 +101,15 @@ def test_test_rows_are_predicted_in_the_files_words(tiny, tmp_path):
     assert list(found["index"]) == list(range(5)) and set(found.prediction) <= {"bad", "good"}
 
 
+def test_ids_that_are_there_twice_stop_the_run_before_it_trains(tiny, tmp_path):
+    rows = [{"text": row["text"], "id": i // 2} for i, row in enumerate(rows_of(4, 2))]
+    test = write(tmp_path / "test.csv", rows)
+    more = [*own(tmp_path / "data"), "--test_file", test, "--do_predict"]
+    with pytest.raises(UserError, match=r"'0' in .*test.csv, row 1 and row 2"):
+        run(train_teacher, tiny, tmp_path / "t", *more, teacher=True)
+    assert not (tmp_path / "t/model.safetensors").exists()
+
+
 @pytest.mark.slow
 def test_two_processes_and_a_resumed_run_are_as_one(tiny_without_dropout, tmp_path):
     tiny = tiny_without_dropout

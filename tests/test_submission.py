@@ -9,7 +9,11 @@ from glue_files import expect_error, put
 import utils_glue
 from common import UserError, cli
 from tasks.glue import TASKS, get_task
-from tasks.submission import write_submission, zip_submission
+from tasks.reading import read_table
+from tasks.submission import check_indices, write_submission, zip_submission
+from tasks.task import Task
+
+MOOD = {"test": "mood.tsv"}
 
 # ---- one file ------------------------------------------------------------------------------------
 
@@ -35,6 +39,48 @@ def test_submission_file_names(tmp_path):
         with expect_error(split, "RTE"):
             write_submission(tmp_path / name, get_task("rte"), split, ["0"], [0])
     assert list(tmp_path.iterdir()) == []
+
+
+def own_task(path, labels=("bad", "good")):
+    """A task of one's own with a test file alone."""
+    return Task("mood", {"test": path}, ("text",), None, labels, (), submissions=MOOD, partial=True)
+
+
+@pytest.mark.parametrize(
+    "ids, said",
+    [
+        (["a", "b\nc"], r"'b\\nc' in .*test.csv, row 2; correct that row"),
+        (["a\tb"], r"'a\\tb' in .*test.csv, row 1; correct that row"),
+        (["a\rb"], "row 1; correct that row"),
+        (["\ud800"], "in UTF-8, found .* row 1; correct that row"),
+        (["7", "8", "7"], r"'7' in .*test.csv, row 1 and row 3; number the rows"),
+    ],
+)
+def test_own_ids_that_would_not_read_back_are_refused(tmp_path, ids, said):
+    """Before the run trains, and before the file is written."""
+    task, rows = own_task(tmp_path / "test.csv"), [{"text": "a dog", "id": one} for one in ids]
+    for check in (
+        lambda: check_indices(task, "test", ids),
+        lambda: write_submission(tmp_path / "mood.tsv", task, "test", ids, [0] * len(rows)),
+    ):
+        with pytest.raises(UserError, match=said):
+            check()
+    assert not (tmp_path / "mood.tsv").exists()
+
+
+def test_a_class_that_would_not_read_back_is_refused(tmp_path):
+    task = own_task(tmp_path / "test.csv", ("bad", "go\nod"))
+    with pytest.raises(UserError, match=r"found 'go\\nod' among the labels"):
+        write_submission(tmp_path / "mood.tsv", task, "test", ["0"], [0])
+
+
+def test_own_ids_read_back(tmp_path):
+    ids = ["", "a,b", 'a "b"', " é ", "\u0085", "a\x0bb"]
+    task = own_task(tmp_path / "test.csv")
+    write_submission(tmp_path / "mood.tsv", task, "test", ids, [0, 1, 0, 1, 0, 1])
+    table = read_table(tmp_path / "mood.tsv")
+    found = [(row["index"], row["prediction"]) for _, row in table.rows]
+    assert found == list(zip(ids, ["bad", "good"] * 3, strict=True))
 
 
 # ---- the zip -------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ In all functions run is the content of a finished run's run.json.
 """
 
 import json
+import math
 import re
 import shlex
 
@@ -33,10 +34,11 @@ def row_length(settings):
 
 def describe_method(run):
     """What the model is for, how it was trained, and what the loss was."""
+    kind = "A regression model" if is_regression(run) else "A classifier"
     of = f"{plain(task_name(run))}, {whose_task(run)}"
     if run["method"] in ALONE:
         what = "a fine-tuned model" if run["method"] == "teacher" else "a student without a teacher"
-        return f"A classifier for {of}: {what}, of the labels alone. The loss: {task_loss(run)}."
+        return f"{kind} for {of}: {what}, of the labels alone. The loss: {task_loss(run)}."
     formula, details = describe_structure(run)
     settings = settings_of(run)
     values = {flag.name: settings.get(flag.name) for flag in flags.named("weight")}
@@ -49,8 +51,19 @@ def describe_method(run):
     ]
     listed = "\n".join(f"- {line}" for line in lines)
     return (
-        f"A classifier for {of}: a student, distilled from a fine-tuned teacher with "
-        f"**{plain(name_of(run))}**.\n\nThe loss: α CE + (1−α) KD{formula}\n\n{listed}"
+        f"{kind} for {of}: a student, distilled from a fine-tuned teacher with "
+        f"**{plain(name_of(run))}**.{describe_own_tokenizer(run)}\n\n"
+        f"The loss: α CE + (1−α) KD{formula}\n\n{listed}"
+    )
+
+
+def describe_own_tokenizer(run):
+    """A sentence on a student that reads with another tokenizer than its teacher, else ""."""
+    if not has_own_tokenizer(run):
+        return ""
+    return (
+        f" It has a tokenizer of its own, that of {source_of(run)}; the teacher read the same rows "
+        "with another one."
     )
 
 
@@ -114,26 +127,22 @@ print({said})""",
 
 def describe_training(run):
     """A table of what was read, with which settings, and by what."""
-    data, settings, task = run["data"]["train"], settings_of(run), known_task(run)
-    rows = f"{data['rows']} in {plain(data['file'])}, sha256 `{data['sha256']}`"
-    if task and not official_task(run):
-        rows += f"; GLUE's own file has {task.rows['train']}"
-    if most := settings.get("max_train_samples"):
-        rows += f"; the first {most} were taken"
+    settings, memory = settings_of(run), run.get("teacher_memory")
     shown = [
         f"`{flag.name}` {settings[flag.name]:g}"
         for flag in flags.named("budget")
         if settings.get(flag.name) is not None
         and (settings[flag.name] != flag.default or flag.name in ALWAYS_SHOWN)
+        and not (flag.name == "num_train_epochs" and decided_by_steps(run))
     ]
-    memory = run.get("teacher_memory")
     table = {
-        "rows": rows,
+        "rows": describe_rows(run),
+        "began with": describe_start(run),
         "teacher": run.get("teacher") and f"weights with sha256 `{run['teacher']}`",
         "teacher's memory": memory and f"centroids with sha256 `{memory['sha256']}`",
         "settings": ", ".join([*shown, f"`max_seq_length` {row_length(settings)}"]),
         "seed": run["seed"],
-        "steps": run["steps"],
+        "steps": describe_steps(run),
         "processes": run["processes"],
         "precision": {"no": "float32"}.get(run["precision"], run["precision"]),
         "parameters": f"{run['parameters']:,}",
@@ -143,6 +152,49 @@ def describe_training(run):
     }
     lines = [f"| {name} | {value} |" for name, value in table.items() if value is not None]
     return "\n".join(["| | |", "| --- | --- |", *lines])
+
+
+def describe_rows(run):
+    """Which rows were trained on, and how many of them have no label."""
+    data, task = run["data"]["train"], known_task(run)
+    text = f"{data['rows']} in {plain(data['file'])}, sha256 `{data['sha256']}`"
+    if task and not official_task(run):
+        text += f"; GLUE's own file has {task.rows['train']}"
+    if most := settings_of(run).get("max_train_samples"):
+        text += f"; the first {most} were taken"
+    missing = data.get("unlabelled")  # not told by earlier versions
+    if not missing:
+        return text
+    if missing == rows_taken(run):
+        return f"{text}; none of these has a label: α is 0, the loss is KD and the structures"
+    text += f"; {missing} of these without a label: "
+    if not run.get("teacher"):
+        return f"{text}left out"
+    return text + (
+        "no part in the loss"
+        if run["method"] in ALONE
+        else "KD and the structures, no cross-entropy"
+    )
+
+
+def describe_start(run):
+    """Which weights the training began with: a model's name, without the place where it lies."""
+    arguments = run["arguments"]
+    if not arguments.get("copy_teacher", True):
+        return f"random weights, in the shape of {source_of(run)}"
+    if picked := arguments.get("student_layers"):
+        return f"layers {picked} of {source_of(run)}"
+    if number := arguments.get("student_num_hidden_layers"):
+        return f"the first {number} layers of {source_of(run)}"
+    return f"{'the first layers of ' * ('copy_teacher' in arguments)}{source_of(run)}"
+
+
+def describe_steps(run):
+    """The number of optimizer steps; where --max_steps decided it, that, and the epochs."""
+    if not decided_by_steps(run):
+        return run["steps"]
+    epochs = run["steps"] / steps_of_an_epoch(run)
+    return f"{run['steps']}, by `max_steps`, not by a number of epochs; they are {epochs:.3g}"
 
 
 # ---- what a run.json says ------------------------------------------------------------------------
@@ -191,6 +243,43 @@ def settings_of(run):
     return run["arguments"] | run.get("settings", {})
 
 
+def rows_taken(run):
+    """The number of rows in the training file that were read, with a label or without."""
+    rows = run["data"]["train"]["rows"]
+    return min(rows, settings_of(run).get("max_train_samples") or rows)
+
+
+def decided_by_steps(run):
+    """Whether --max_steps, not --num_train_epochs, decided how long the training was."""
+    return (settings_of(run).get("max_steps") or -1) > 0
+
+
+def steps_of_an_epoch(run):
+    """The optimizer steps of one pass over the rows, as loop.py counts them."""
+    settings, rows = settings_of(run), rows_taken(run)
+    if not run.get("teacher"):
+        rows -= run["data"]["train"].get("unlabelled") or 0
+    batches = math.ceil(rows / (settings["per_gpu_train_batch_size"] * run["processes"]))
+    return math.ceil(batches / settings["gradient_accumulation_steps"])
+
+
+def has_own_tokenizer(run):
+    """Whether the student read other tokens than its teacher, not only rows of another length."""
+    settings = settings_of(run)
+    own = settings.get("student's tokenizer")
+    return own is not None and own != settings["tokenizer"]
+
+
+def source_of(run):
+    """The name of the model that gave a run's model its layers or shape, for Markdown.
+
+    Of a folder on the machine its own name alone.
+    """
+    arguments = run["arguments"]
+    source = arguments.get("model_name_or_path_for_copy") or arguments["model_name_or_path"]
+    return plain(hub_name_in_cache(source) or without_place(source))
+
+
 def is_regression(run):
     task = known_task(run)
     return task.labels is None if task else bool(run["arguments"].get("do_regression"))
@@ -218,6 +307,28 @@ def hardware_of(part):
     return part["machine"] if part["device"] == "cpu" else f"{part['device']}; {part['machine']}"
 
 
+# ---- names and places ----------------------------------------------------------------------------
+
+
+def hub_name_in_cache(source):
+    """The hub name of a model whose folder is in a cache of the Hub's, else None."""
+    found = re.search(r"\bmodels--([\w.-]+?)--([\w.-]+)[/\\]snapshots\b", source)
+    return "/".join(found.groups()) if found else None
+
+
+def without_place(source):
+    """NAME and OWNER/NAME, as of a hub, as they are; of any other path the last name alone."""
+    if re.fullmatch(r"\w[^/\\]*(/[^/\\]+)?", source) and not is_of_a_machine(source):
+        return source
+    names = [name for name in re.split(r"[/\\]", source) if name not in ("", ".", "..", "~")]
+    return names[-1] if names else "a folder"
+
+
+def is_of_a_machine(text):
+    """Whether a word names a place on one machine: from the root, a home, a drive, or upwards."""
+    return bool(re.search(r"(^|[=,:;\s])([/~\\]|[A-Za-z]:[/\\])|(^|[/\\])\.\.($|[/\\])", text))
+
+
 # ---- text ----------------------------------------------------------------------------------------
 
 
@@ -233,10 +344,10 @@ def fence(language, text):
     return f"{ticks}{language}\n{text}\n{ticks}"
 
 
-def shorten_command(command):
-    """A run's command as its user types it, with the flag's name for a place on that machine.
+def shorten_command(command, processes=1):
+    """A run's command for the root of a checkout, with the flag's name for a place on that machine.
 
-    Relative paths and hub names stay, as they say nothing of a machine.
+    Relative paths and hub names stay, as they say nothing of a machine. processes: of the run.
     """
     try:
         script, *words = shlex.split(command)
@@ -251,13 +362,9 @@ def shorten_command(command):
             word = capitals(flag)
         shown.append(word)
     folder = "baselines/" if (FOLDER / script).is_file() else ""
-    return shlex.join(["python", folder + script, *shown])
+    start = ["python"] if processes == 1 else ["torchrun", "--nproc_per_node", str(processes)]
+    return shlex.join([*start, folder + script, *shown])
 
 
 def capitals(flag):
     return flag.strip("-").upper()
-
-
-def is_of_a_machine(text):
-    """Whether a word names a place on one machine: from the root, a home, a drive, or upwards."""
-    return bool(re.search(r"(^|[=,:;\s])([/~\\]|[A-Za-z]:[/\\])|(^|[/\\])\.\.($|[/\\])", text))

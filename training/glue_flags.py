@@ -305,7 +305,7 @@ TRAINING = Section(
         int,
         -1,
         "If positive, the number of optimizer steps instead of epochs.",
-        caption="steps at most",
+        caption="steps",
         usual=-1,
         kmeans=False,
     ),

@@ -6,7 +6,6 @@ that was resumed has the card of one that nothing interrupted.
 
 import contextlib
 import math
-import re
 from pathlib import Path
 
 from common import UserError, atomic_path, is_main_process, read_json, say
@@ -18,6 +17,7 @@ from training.card_page import (
     describe_scores,
     describe_training,
     fence,
+    hub_name_in_cache,
     official_task,
     plain,
     scores_of,
@@ -32,6 +32,11 @@ METRICS = {  # as the Hub spells them
     "mcc": "matthews_correlation",
     "pearson": "pearsonr",
 }
+
+WHERE_IT_RUNS = (  # of the command
+    "The command, for a checkout of this project at that commit, in its root. Relative paths begin "
+    "in the folder in which the run was started; words in capitals stand for places on its machine:"
+)
 
 
 # ---- the file ------------------------------------------------------------------------------------
@@ -67,9 +72,8 @@ def find_base_model(arguments):
     if not arguments.get("copy_teacher", True):
         return None  # it began at random
     source = arguments.get("model_name_or_path_for_copy") or arguments["model_name_or_path"]
-    cached = re.search(r"\bmodels--([\w.-]+?)--([\w.-]+)[/\\]snapshots\b", source)
-    if cached:
-        return "/".join(cached.groups())
+    if cached := hub_name_in_cache(source):
+        return cached
     folder = Path(source)
     if not folder.exists():
         return source if is_hub_name(source) else None
@@ -113,8 +117,8 @@ def make_card(run, base_model=None):
         describe_loading(run),
         "## Training",
         describe_training(run),
-        "The command; words in capitals stand for places on the machine that it ran on:",
-        fence("bash", shorten_command(run["command"])),
+        WHERE_IT_RUNS,
+        fence("bash", shorten_command(run["command"], run["processes"])),
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -97,7 +97,8 @@ class Record:
     arguments: dict = None  # every flag
     settings: dict = None  # what decides what is trained: training/identity.py
     # what it read
-    data: dict = None  # {"train": file, sha256, rows, rows that were cut}, and of what was scored
+    # {"train": file, sha256, rows, rows that were cut or have no label}, and what was scored
+    data: dict = None
     teacher: str = None  # the sha256 of its weights
     teacher_scores: dict = None
     teacher_memory: dict = None  # the facts in its file, and the file's sha256

@@ -16,6 +16,7 @@ from common import UserError, say, termination
 from tasks.features import load_features
 from tasks.glue import TASKS, get_task
 from tasks.own import make_task, own_files
+from tasks.submission import check_indices
 from training import allocation, checks, models, reading, records
 from training.batches import with_labelled, with_mask
 from training.loading import for_student, has_teacher, load_config
@@ -197,7 +198,8 @@ class Session:
                 self.read_as_student(split, tokenizer)
         if args.do_predict:
             for task, split, data_dir in self.test_sets():
-                self.read_as_student(split, tokenizer, None, task, data_dir)
+                rows = self.read_as_student(split, tokenizer, None, task, data_dir)
+                check_indices(task, split, rows.indices)
         args.overwrite_cache = False  # done once
         return features
 
