@@ -68,3 +68,15 @@ def test_tables_cannot_go_into_a_file_that_is_none(tmp_path):
     readme = written(tmp_path, "é<!-- table RTE --><!-- end RTE -->".encode("latin-1"), "README.md")
     with pytest.raises(UserError, match=r"README\.md is not text in UTF-8"):
         table.main([str(source), "--insert", str(readme)])
+
+
+def test_a_file_may_hold_several_tables_of_a_task(tmp_path):
+    source = written(tmp_path, CLEAN)
+    marked = "<!-- table {0} -->\n<!-- end {0} -->\n"
+    page = written(tmp_path, marked.format("one") + marked.format("RTE"), "page.md")
+    table.main([str(source), "--insert", str(page), "--marker", "one"])
+    found = page.read_text(encoding="utf-8")
+    assert "| method |" in found.split("<!-- end one -->")[0]
+    assert found.endswith(marked.format("RTE"))
+    with pytest.raises(UserError, match="--marker names the place of --insert"):
+        table.main([str(source), "--marker", "one"])
