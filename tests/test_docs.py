@@ -23,7 +23,7 @@ PAGES += sorted((ROOT / "docs").glob("*.md"))
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 pages = pytest.mark.parametrize("page", PAGES, ids=IDS)
 
-FOLDERS = "analysis|baselines|benchmarks|docs|tasks|results|scripts|tests|training"
+FOLDERS = "analysis|baselines|benchmarks|common|docs|tasks|results|scripts|tests|training"
 SCRIPT = re.compile(rf"^((\./)?(?:(?:{FOLDERS})/)?[\w]+\.(py|sh)|scripts/\w+)$")
 OF_EVERY_RUN = "glue_with_cka_ilg.py"  # what takes the flags after "--" of scripts/reproduce
 OTHERS = {"--rehearse", "--nproc_per_node"}  # flags of pytest and of torchrun

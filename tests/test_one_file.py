@@ -15,7 +15,7 @@ from conftest import ROOT, flags
 
 import glue_with_cka_i
 
-PARTS = ("training", "baselines", "tasks", "analysis")
+PARTS = ("common", "training", "baselines", "tasks", "analysis")
 RIVAL = '''
 """The mean squared difference of two features, which no paper proposes."""
 
