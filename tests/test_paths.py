@@ -27,8 +27,8 @@ SCRIPTS = sorted(
     and path.name != "sweep.py"  # which reads its words itself, as runs' flags stand among them
 )
 NO_PATHS = """
-base_url commit epochs flags jobs layers learning_rate marker method methods more_seeds name only rates
-relation_heads seeds shard stage student_layers task task_name tasks teacher_rate tests tuned
+base_url commit epochs flags jobs layers learning_rate marker method methods more_seeds name only
+rates relation_heads seeds shard stage student_layers task task_name tasks teacher_rate tests tuned
 until variants warmup_ratio
 """.split()
 
