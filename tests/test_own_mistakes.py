@@ -268,6 +268,19 @@ def test_runs_that_were_scored_on_other_rows_are_not_averaged(trained, tiny, tmp
         table.main([str(tmp_path / "runs")])
 
 
+def test_a_model_with_one_answer_for_all_rows_is_told(trained, tiny, tmp_path, capsys):
+    """It may have a fair score: that of the commonest class."""
+    (_, _, _, dev, *_), teacher = trained
+    folder = copy_of(teacher, tmp_path / "t")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+    with torch.no_grad():
+        model.classifier.weight.zero_()
+        model.classifier.bias.copy_(torch.tensor([0.0, 1.0]))
+    model.save_pretrained(folder)
+    evaluated(tiny, folder, folder, "--task_name", "mood", "--validation_file", dev)
+    assert "the model answers good to all 12 rows of dev" in capsys.readouterr().err
+
+
 def test_a_student_is_evaluated_at_the_length_it_was_trained_with(tiny, tmp_path, capsys):
     more = ["--student_max_seq_length", 16, "--max_steps", 1]
     glue_with_cka_i.main(flags(tiny, tmp_path / "s", *more))

@@ -84,7 +84,21 @@ def evaluate_folder(session, folder):
         for split, table in tables.items():
             with common.atomic_path(folder / f"{split}_predictions.tsv") as path:
                 table.to_csv(path, sep="\t", index=False)
+            warn_of_one_answer(session.task, split, table)
     return results
+
+
+def warn_of_one_answer(task, split, table):
+    """Say so where a classifier answers one class to all rows, which it may at a fair score.
+
+    table: of `evaluate`.
+    """
+    if task.labels and table.prediction.nunique() == 1 < table.label.nunique():
+        say(
+            f"warning: the model answers {task.labels[table.prediction[0]]} to all {len(table)} "
+            f"rows of {split}, so it has learned nothing of the task: train it longer, or at "
+            "another learning rate, or with smaller weights of the terms beside the cross-entropy"
+        )
 
 
 def write_predictions(session):
