@@ -181,7 +181,8 @@ class Run:
             return features
         rows, found, where = len(labelled), int(labelled.sum()), features.source["file"]
         features = features._replace(source=features.source | {"unlabelled": rows - found})
-        if not found and getattr(self.args, "alpha", None) is None:
+        alone = getattr(self.args, "alpha", None) is None  # the cross-entropy
+        if not found and alone:
             raise UserError(
                 f"{where} has no labels, and the loss is the cross-entropy alone: name their "
                 "column with --label_column_name, or distil a teacher with another method"
@@ -190,10 +191,8 @@ class Run:
             say(f"note: {rows - found} of {rows} rows of {where} have no label and are left out")
             return select(features, labelled.nonzero().flatten())
         if found:
-            say(
-                f"note: {rows - found} of {rows} rows of {where} have no label: they have KD and "
-                "the structures, no cross-entropy"
-            )
+            part = "no part in the loss" if alone else "KD and the structures, no cross-entropy"
+            say(f"note: {rows - found} of {rows} rows of {where} have no label: they have {part}")
         else:
             say(f"note: {where} has no labels: α is 0, the loss is KD and the structures")
             self.args.alpha = self.record.arguments["alpha"] = 0.0

@@ -6,6 +6,7 @@ times compare; a seed comes after the other.
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -92,8 +93,9 @@ def read_logits(folder, subjects, count):
         )
     names = [f"logit_{k}" for k in range(count)]
     keys = ["index", "label", *names]
-    table, _ = results_csv.read_table(path, keys, keys, names, "no file of predictions")
-    if list(map(str, table["index"])) != list(map(str, subjects.features.indices)):
+    table, _ = results_csv.read_table(path, keys, keys, keys[1:], "no file of predictions")
+    same = list(map(str, table["index"])) == list(map(str, subjects.features.indices))
+    if not same or not np.allclose(table["label"].astype(float), subjects.labels):
         raise UserError(
             f"{path} is of other rows than {subjects.features.source['file']}: name the data of "
             "the runs with --data_dir"

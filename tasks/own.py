@@ -201,10 +201,11 @@ def labels_of(table, column):
 def key(word):
     """What two spellings of a class share: all but case, spaces, hyphens and underscores.
 
-    A word without letters, as -1, is itself; C, C++ and C# are three.
+    A word without letters, as -1, is itself, a whole number also with decimals; C, C++ and C# are
+    three.
     """
     if not re.search(r"[^\W\d_]", word):
-        return word
+        return word_of(word)
     return re.sub(r"[\s_-]+", "_", word.casefold()).strip("_")
 
 
@@ -224,7 +225,8 @@ def choose_classes(found, words, bound=False):
     for known in (words, numbers) if numbered else (words,):
         names = list(map(key, known))
         if spelled.keys() <= {*names} and len({*names}) == len(names) > 1:
-            return tuple(spelled.get(name, word) for name, word in zip(names, known, strict=True))
+            pairs = zip(names, map(word_of, known), strict=True)
+            return tuple(spelled.get(name, word) for name, word in pairs)
     if bound and not numbered and len(words) > 1:
         return take_as_numbers(found, words, numbers)
     expect(

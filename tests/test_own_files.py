@@ -160,6 +160,8 @@ def test_rows_without_a_label_have_no_part_in_the_cross_entropy(classes):
         ("negative positive", ["POSITIVE", "NEGATIVE"], "positive negative"),
         ("negative", ["Neutral", "negative", "positive"], "Neutral negative positive"),
         ("", ["yes", "no"], "yes no"),
+        ("1 2", ["2.0", "1.0"], "2 1"),
+        ("1", ["2.0", "1.0"], "2 1"),
         ("-1 1", [], "-1 1"),
         ("+ -", [], "+ -"),
     ],

@@ -186,7 +186,8 @@ def describe_start(run):
         return f"layers {picked} of {source_of(run)}"
     if number := arguments.get("student_num_hidden_layers"):
         return f"the first {number} layers of {source_of(run)}"
-    return f"{'the first layers of ' * ('copy_teacher' in arguments)}{source_of(run)}"
+    whole = "copy_teacher" not in arguments  # of a script that distils nothing
+    return source_of(run) if whole else f"the first layers of {source_of(run)}"
 
 
 def describe_steps(run):
