@@ -20,9 +20,10 @@ from tasks.metrics import compute_metrics, predictions_from_logits
 from training import classes, records, results_csv
 from training.batches import MiniBatch, Rows
 from training.checks import check_data
+from training.padding_flags import PADDING
 
 BATCH = 32  # rows that are timed, one by one and in one mini-batch
-KEPT = ("do_lower_case", "mask_padding")  # flags of the runs that decide what is read
+KEPT = ("do_lower_case", *(flag.name for flag in PADDING))  # flags of runs: what is read, and how
 NAMED = ("tokenizer_name", "max_eval_samples", "cache_dir", "max_seq_length")
 
 
