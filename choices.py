@@ -4,4 +4,4 @@ ESTIMATORS = ("biased", "debiased")  # of CKA
 REDUCTIONS = ("mean_log", "log_mean")  # of I
 SAMPLE_FEATURES = ("flat", "first")  # what stands for a sample
 MEMORY_INITS = ("kmeans++", "random", "normal", "released")
-STUDENT_MEMORY_INITS = ("matched", "released")
+STUDENT_MEMORY_INITS = ("matched", "released", "averaged")

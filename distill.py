@@ -133,6 +133,8 @@ class Run:
             )
         memories = self.build_memories(m_t, student, ours.features.tensors)
         loop = self.build_loop(identity, ours, theirs, student, teacher, memories, can_cut)
+        if memories and args.student_memory_init == "averaged" and not checkpoint:
+            loop.average_memory(memories)
         record.settings = settings
         # loop
         self.enter(loop, checkpoint, before)

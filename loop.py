@@ -20,7 +20,7 @@ import torch
 import common
 from common import UserError, say, termination
 from relations import relation_differences, sample_differences
-from terms import Counted, needs_of
+from terms import Counted, needs_of, read_for_memories
 from training.agreement import Agreement
 from training.batches import MiniBatch, Windows, flat, load, make_rows, windows
 from training.checkpoints import Meter, State
@@ -173,6 +173,27 @@ class Loop:
         if not state.optimizer.step_was_skipped:  # by fp16's loss scaler, after an overflow
             state.scheduler.step()
         return norm
+
+    # ---- before the steps ------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def average_memory(self, memories):
+        """Start the student's memory from what the student's features are now; one pass over the
+        rows. All processes gather the same ones, and so start alike.
+        """
+        device, workers = self.accelerator.device, self.args.dataloader_num_workers
+        places = torch.arange(self.rows).split(self.batch_size)
+        items = load(self.data, places, workers, device.type == "cuda")
+
+        def mini_batches():
+            for item in common.progress(items, total=len(places), unit="batch", desc="M_s"):
+                batch = MiniBatch(item, device, self.world)
+                s, t = self.forward(batch), self.ask(batch)
+                h_s, relations_t = read_for_memories(s, t, batch.targets, memories.teacher)
+                yield h_s, relations_t["euclidean"]
+
+        self.student.eval()  # without dropout, and so without a random number
+        memories.average(mini_batches())
 
     # ---- all steps -------------------------------------------------------------------------------
 

@@ -250,7 +250,8 @@ class Memories(torch.nn.Module):
     some sample has a token, where structures leave padding out; None for all. Of the student's
     start the paper says no more than that it is random. init "matched", a form of ours: Gaussian
     with the mean and deviation of the teacher's numbers, so that both memories begin at one scale.
-    "released", the authors': N(0, 1).
+    "released", the authors': N(0, 1). "averaged", ours, begins as matched does until `average` is
+    called.
     Only the student's memory is a parameter; no copy of it is needed after training.
     """
 
@@ -259,8 +260,27 @@ class Memories(torch.nn.Module):
         self.estimator = estimator
         self.teacher = cka.FrozenMemory(m_t, estimator)
         noise = torch.randn(len(m_t), length * width, generator=torch.Generator().manual_seed(seed))
-        deviation, mean = torch.std_mean(m_t) if init == "matched" else (1.0, 0.0)
+        deviation, mean = (1.0, 0.0) if init == "released" else torch.std_mean(m_t)
         start = (noise.to(m_t.device) * deviation + mean).view(len(m_t), length, width)
         if used is not None:
             start[:, ~used] = 0
         self.student = torch.nn.Parameter(start.flatten(1))
+
+    @torch.no_grad()
+    def average(self, mini_batches):
+        """Start the student's memory as its features' means over the teacher's clusters.
+
+        mini_batches: of all training rows, (features (B, W*D_s) of the student, distances (B, C) of
+        the teacher's features to its centroids). A row is in the cluster whose centroid is nearest.
+        A centroid that is nearest to none starts as the mean of all rows.
+        """
+        sums = torch.zeros_like(self.student, dtype=torch.float64)
+        counts = torch.zeros(len(sums), dtype=torch.float64, device=sums.device)
+        for h_s, distances in mini_batches:
+            nearest = distances.argmin(1)
+            members = torch.nn.functional.one_hot(nearest, len(sums)).double()  # (B, C)
+            sums += members.mT @ h_s.double()  # in one order, which index_add_ on a GPU has not
+            counts += members.sum(0)
+        means = sums / counts.clamp(min=1).unsqueeze(1)
+        means[counts == 0] = sums.sum(0) / counts.sum()
+        self.student.copy_(means)

@@ -147,13 +147,9 @@ def global_terms(weight, gamma_m, memories):
     weights = {"F_MM": weight, "F_E": weight * gamma_m, "F_C": weight * (1 - gamma_m)}
     parts = [name for name, value in weights.items() if value != 0]
 
-    def rows_of(outputs, targets):
-        return flat(outputs.features[-1], targets)  # (B, W*D)
-
     def compute(s, t, batch):
-        m_t = memories.teacher
-        relations_t = t.relations or cka.memory_relations(rows_of(t, for_teacher(batch)), m_t)
-        rows_s, m_s, estimator = rows_of(s, batch), memories.student, memories.estimator
+        rows_s, relations_t = read_for_memories(s, t, batch, memories.teacher)
+        m_s, m_t, estimator = memories.student, memories.teacher, memories.estimator
         return cka.global_losses(rows_s, m_s, relations_t, m_t, estimator, parts)
 
     def part(name):
@@ -167,6 +163,16 @@ def global_terms(weight, gamma_m, memories):
 
     reads = {"needs": "relations", "module": memories, "padding": True, "aligned": False}
     return {name: Term(value, part(name), **reads) for name, value in weights.items()}
+
+
+def read_for_memories(s, t, batch, m_t):
+    """What G reads of a mini-batch: the student's features (B, W*D_s), and the relations
+    of the teacher's to its memory, a cka.FrozenMemory.
+    """
+    relations_t = t.relations
+    if relations_t is None:
+        relations_t = cka.memory_relations(flat(t.features[-1], for_teacher(batch)), m_t)
+    return flat(s.features[-1], batch), relations_t
 
 
 def check_memory(memories):

@@ -214,7 +214,8 @@ GLOBAL = Section(
         "matched",
         "Start of the student's memory, which the paper only calls random. matched, ours: Gaussian "
         "with the mean and deviation of the teacher's memory. released, the authors': N(0, 1). "
-        "Default matched.",
+        "averaged, ours: the features of the student before its training, averaged over the rows "
+        "of each of the teacher's clusters, which takes a pass over the rows. Default matched.",
         choices=choices.STUDENT_MEMORY_INITS,
         of="FSD.*G",
         before="matched",
