@@ -8,7 +8,8 @@
 
 Under several processes the outputs of all of them are gathered before the losses (see GatherRows in
 training/batches.py), so every term is that of the global mini-batch, whatever it relates, and no
-term needs to know about processes.
+term needs to know about processes. The gradient is that of one process, but for rounding and
+dropout.
 """
 
 import contextlib
@@ -124,7 +125,7 @@ class Loop:
                 raise UserError(
                     f"the loss term {name} compares token with token, but student and teacher read "
                     "the rows with two tokenizers, or at two lengths: take its weight away, or "
-                    "another method (VKD, FSD_L, FSD_G, RKD, Gram and Procrustes compare samples)"
+                    "a method that compares samples, as FSD_L (docs/tokenizers.md has them all)"
                 )
 
     # ---- a step ----------------------------------------------------------------------------------

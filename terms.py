@@ -15,9 +15,9 @@ from training.batches import first_tokens, flat, for_teacher, leave_out
 
 
 class Term(NamedTuple):
-    """A named part of the total, of weight * loss(s, t, batch); one of weight 0 is not computed.
+    """A named part of the total, of weight * loss(s, t, targets); one of weight 0 is not computed.
 
-    s, t: the Outputs of student and teacher. batch: the MiniBatch's targets; terms may leave there
+    s, t: the Outputs of student and teacher. targets: those of the MiniBatch; terms may leave there
     what others of the same mini-batch share. The loss returns a scalar, or a Counted.
     needs: what it reads of the teacher: "logits", "features", what a cache may hold instead of
     these ("tokens" for I, "relations" for G), "attention", or None.
@@ -27,7 +27,7 @@ class Term(NamedTuple):
     aligned: False where it compares samples alone, so that each model may read them in its own way;
     True, the safe one, where it compares token with token.
     padding: True where it reads features at padded positions, as the paper's structures do, unless
-    the batch has a `mask`; where none are read, mini-batches are cut to their longest row.
+    the targets has a `mask`; where none are read, mini-batches are cut to their longest row.
     """
 
     weight: float
@@ -69,8 +69,8 @@ def over_layers(found, values=1):
 def task_term(weight=1.0):
     """CE: the cross-entropy, or of a regression the squared error; of the rows with a label."""
 
-    def loss(s, t, batch):
-        return task_loss(s.logits, batch["labels"], batch.get("labelled"))
+    def loss(s, t, targets):
+        return task_loss(s.logits, targets["labels"], targets.get("labelled"))
 
     return Term(weight, loss, None, aligned=False)
 
@@ -78,7 +78,7 @@ def task_term(weight=1.0):
 def vkd_terms(alpha, temperature):
     """VKD, α CE + (1-α) KD (Eq. 1), as two terms."""
 
-    def kd(s, t, batch):
+    def kd(s, t, targets):
         return kd_loss(s.logits, t.logits, temperature)
 
     return {"ce": task_term(alpha), "kd": Term(1 - alpha, kd, "logits", aligned=False)}
@@ -90,8 +90,8 @@ def vkd_terms(alpha, temperature):
 def intra_term(weight, estimator="biased", reduction="mean_log"):
     """I (Eq. 6), the mean over the pairs of layers in use."""
 
-    def loss(s, t, batch):
-        mask = batch.get("mask")
+    def loss(s, t, targets):
+        mask = targets.get("mask")
         teachers = map(cka.Structure, t.tokens) if t.tokens else t.features
         found = [
             cka.intra_feature_loss(h_s, h_t, mask, estimator, reduction, count_undefined=True)
@@ -115,17 +115,18 @@ def local_term(weight, estimator="biased", sample_features="flat"):
     """
     first = sample_features == "first"
 
-    def compare(h_s, h_t, batch):
-        sides = (h_s, batch), (h_t, for_teacher(batch))
+    def compare(h_s, h_t, targets):
+        sides = (h_s, targets), (h_t, for_teacher(targets))
         if first:  # (B, W, D) -> (B, 1, D)
             h_s, h_t = (first_tokens(*side).unsqueeze(1) for side in sides)
         else:
             h_s, h_t = (leave_out(*side) for side in sides)
-        return cka.local_inter_feature_loss(h_s, h_t, None, estimator, count_undefined=True)
+        no_mask = None  # what is left out is 0 by now
+        return cka.local_inter_feature_loss(h_s, h_t, no_mask, estimator, count_undefined=True)
 
-    def loss(s, t, batch):
+    def loss(s, t, targets):
         pairs = zip(s.features, t.features, strict=True)
-        return over_layers([compare(h_s, h_t, batch) for h_s, h_t in pairs])
+        return over_layers([compare(h_s, h_t, targets) for h_s, h_t in pairs])
 
     return Term(
         weight,
@@ -147,16 +148,16 @@ def global_terms(weight, gamma_m, memories):
     weights = {"F_MM": weight, "F_E": weight * gamma_m, "F_C": weight * (1 - gamma_m)}
     parts = [name for name, value in weights.items() if value != 0]
 
-    def compute(s, t, batch):
-        rows_s, relations_t = read_for_memories(s, t, batch, memories.teacher)
+    def compute(s, t, targets):
+        rows_s, relations_t = read_for_memories(s, t, targets, memories.teacher)
         m_s, m_t, estimator = memories.student, memories.teacher, memories.estimator
         return cka.global_losses(rows_s, m_s, relations_t, m_t, estimator, parts)
 
     def part(name):
-        def loss(s, t, batch):
-            if "global" not in batch:
-                batch["global"] = compute(s, t, batch)
-            found = batch["global"][name]
+        def loss(s, t, targets):
+            if "G" not in targets:
+                targets["G"] = compute(s, t, targets)
+            found = targets["G"][name]
             return Counted(*found, of=1) if name == "F_MM" else found
 
         return loss
@@ -165,14 +166,14 @@ def global_terms(weight, gamma_m, memories):
     return {name: Term(value, part(name), **reads) for name, value in weights.items()}
 
 
-def read_for_memories(s, t, batch, m_t):
+def read_for_memories(s, t, targets, m_t):
     """What G reads of a mini-batch: the student's features (B, W*D_s), and the relations
     of the teacher's to its memory, a cka.FrozenMemory.
     """
     relations_t = t.relations
     if relations_t is None:
-        relations_t = cka.memory_relations(flat(t.features[-1], for_teacher(batch)), m_t)
-    return flat(s.features[-1], batch), relations_t
+        relations_t = cka.memory_relations(flat(t.features[-1], for_teacher(targets)), m_t)
+    return flat(s.features[-1], targets), relations_t
 
 
 def check_memory(memories):

@@ -257,7 +257,7 @@ def sentences_of_single_runs(runs):
 
 
 def sentences_without_p(comparisons):
-    """A sentence on the comparisons without a p; none where there are none."""
+    """A list of one sentence, which names the comparisons whose p is undefined; [] without any."""
     found = [
         f"{found.task}: {found.method.in_a_sentence()} against {found.against.in_a_sentence()}"
         for found in comparisons

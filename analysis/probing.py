@@ -29,7 +29,7 @@ PART = 2**20  # numbers of a parameter that are float64 at a time
 def inner_products(gradients):
     """⟨g_a, g_b⟩ of all pairs, (T, T) float64.
 
-    gradients: T sequences of a tensor a parameter, or None for 0.
+    gradients: for each of T terms a sequence with one tensor per parameter; None stands for zeros.
     """
     found = torch.zeros(len(gradients), len(gradients), dtype=torch.float64)
     for same in zip(*gradients, strict=True):

@@ -24,12 +24,12 @@ from analysis.origins import describe_budget, describe_provenance, describe_seed
 from analysis.runs import groups_of, of_task, publishable, read_runs
 from common import UserError
 
-METRICS = ("mcc", "acc", "f1", "f1_macro", "acc_mm", "pearson", "spearmanr")
+COLUMNS = ("mcc", "acc", "f1", "f1_macro", "acc_mm", "pearson", "spearmanr")
 
 
 def summarise(runs):
     """The table itself, metrics in percent; methods in methods.order()."""
-    metrics = [name for name in METRICS if name in runs and runs[name].notna().any()]
+    metrics = [name for name in COLUMNS if name in runs and runs[name].notna().any()]
 
     def cell(values):
         spread = f" ± {100 * values.std(ddof=1):.2f}" if len(values) > 1 else ""
@@ -66,7 +66,7 @@ def check_one_task(runs):
 
 def check_scores(runs):
     """Refuse a metric that only some runs have: its mean would be over fewer than is said."""
-    for name in [name for name in METRICS if name in runs and runs[name].notna().any()]:
+    for name in [name for name in COLUMNS if name in runs and runs[name].notna().any()]:
         without = runs[runs[name].isna()]
         if len(without):
             run = without.iloc[0]

@@ -87,8 +87,8 @@ def minilm_v2_loss(attention_s, attention_t, mask, heads):
 def structure(args):
     """β (L_AT + L_VR), or β times the self-relations of the second version."""
 
-    def loss(s, t, batch):
-        mask = batch["attention_mask"]
+    def loss(s, t, targets):
+        mask = targets["attention_mask"]
         if args.relation_heads:
             return minilm_v2_loss(s.attention, t.attention, mask, args.relation_heads)
         return minilm_loss(s.attention, t.attention, mask)

@@ -45,9 +45,9 @@ def patience_losses(features_s, features_t):
 def structure(args):
     """β L_PT."""
 
-    def loss(s, t, batch):
+    def loss(s, t, targets):
         first_s, first_t = (
-            [first_tokens(h, batch).unsqueeze(1) for h in side.features]  # (B, 1, D) each
+            [first_tokens(h, targets).unsqueeze(1) for h in side.features]  # (B, 1, D) each
             for side in (s, t)
         )
         return patience_losses(first_s, first_t)

@@ -8,22 +8,25 @@ from training.batches import first_tokens, flat, for_teacher
 FEWEST = 3  # rows; two have one distance, which is their mean, and no angle
 
 
-def samples(h, batch, args):
+def samples(h, targets, args):
     """One row a sample: h (B, W, D) -> (B, W*D), or the first token's (B, D)."""
     if args.sample_features == "first":
-        return first_tokens(h, batch)
-    return flat(h, batch)
+        return first_tokens(h, targets)
+    return flat(h, targets)
 
 
 def between_samples(weight, loss, args):
-    """A Term of loss(x_s, x_t, count_undefined=True), x_s and x_t being as `samples` makes them."""
+    """A Term of loss(x_s, x_t, count_undefined=True), x_s and x_t being as `samples` makes them.
 
-    def term(s, t, batch):
+    The loss returns a scalar and how many of its values were undefined, a tensor; see cka.defined.
+    """
+
+    def term(s, t, targets):
         return over_layers(
             [
                 loss(
-                    samples(h_s, batch, args),
-                    samples(h_t, for_teacher(batch), args),
+                    samples(h_s, targets, args),
+                    samples(h_t, for_teacher(targets), args),
                     count_undefined=True,
                 )
                 for h_s, h_t in zip(s.features, t.features, strict=True)
@@ -35,10 +38,13 @@ def between_samples(weight, loss, args):
 
 
 def between_tokens(weight, loss, args):
-    """A Term of loss(h_s, h_t, mask, count_undefined=True), h_s and h_t being (B, W, D)."""
+    """A Term of loss(h_s, h_t, mask, count_undefined=True), h_s and h_t being (B, W, D).
 
-    def term(s, t, batch):
-        mask = batch.get("mask")
+    The loss returns a scalar and how many of its B values were undefined, a tensor.
+    """
+
+    def term(s, t, targets):
+        mask = targets.get("mask")
         return over_layers(
             [
                 loss(h_s, h_t, mask, count_undefined=True)

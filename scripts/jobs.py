@@ -79,7 +79,7 @@ def read_shard(text):
 def read_jobs(text):
     """--jobs as a number, None for the default."""
     if not re.fullmatch(r"|[1-9]\d{0,3}", text):
-        raise UserError(f"--jobs is a number from 1 on, found {text}")
+        raise UserError(f"--jobs is a whole number from 1 to 9999, found {text}")
     return int(text) if text else None
 
 

@@ -81,7 +81,7 @@ def check(given):
 
 
 def read_lines(file):
-    """The lines of runs in a file, each as its words."""
+    """The words of each line of a file; a line is one command with the values to try."""
     if file is None or file.isatty():  # None: of a program without input, as of cron
         raise UserError(f"no runs: give {FORM}, or a file of such lines as input")
     file.reconfigure(errors="surrogateescape")  # as the words of a command

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import glue_with_cka_i
 from common import UserError
-from training import shards, teacher_cache
+from training import cache_shards, teacher_cache
 
 IDENTITY = {"entry": "logits", "shard": 0, "cache": "a" * 64}
 
@@ -50,38 +50,38 @@ def forget(path):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_any_changed_bit_of_the_numbers_is_noticed(dtype, tmp_path):
     path, values = tmp_path / "00000.safetensors", torch.arange(6).reshape(2, 3).to(dtype)
-    shards.write_shard(path, values, IDENTITY)
+    cache_shards.write_shard(path, values, IDENTITY)
     size, name = values.nbytes, str(dtype).removeprefix("torch.")
     for at in range(-size, 0):
         for bit in range(8):
             flip(path, at, bit)
-            found, note = shards.map_shard(path, name, (2, 3))
+            found, note = cache_shards.map_shard(path, name, (2, 3))
             with pytest.raises(UserError, match=r"00000\.safetensors holds other numbers than"):
-                shards.check_numbers(path, found, note)
+                cache_shards.check_numbers(path, found, note)
             flip(path, at, bit)
-    found, note = shards.map_shard(path, name, (2, 3))
-    shards.check_numbers(path, found, note)
+    found, note = cache_shards.map_shard(path, name, (2, 3))
+    cache_shards.check_numbers(path, found, note)
     assert torch.equal(found, values)
 
 
 @pytest.mark.parametrize("key, other", [("entry", "tokens"), ("shard", 1), ("cache", "b" * 64)])
 def test_a_shard_of_another_place_is_refused(key, other, tmp_path):
     path = tmp_path / "00000.safetensors"
-    shards.write_shard(path, torch.zeros(2), IDENTITY | {key: other})
-    _, note = shards.map_shard(path, "float32", (2,))
+    cache_shards.write_shard(path, torch.zeros(2), IDENTITY | {key: other})
+    _, note = cache_shards.map_shard(path, "float32", (2,))
     with pytest.raises(UserError, match=rf"should be .*, found .*{key} {other}.*: delete it"):
-        shards.check_identity(path, note, IDENTITY)
+        cache_shards.check_identity(path, note, IDENTITY)
 
 
 def test_a_forged_identity_is_no_checksums(tmp_path):
     """The checksum is of the identity, too."""
     path = tmp_path / "00000.safetensors"
-    shards.write_shard(path, torch.zeros(2), IDENTITY | {"shard": 1})
+    cache_shards.write_shard(path, torch.zeros(2), IDENTITY | {"shard": 1})
     path.write_bytes(path.read_bytes().replace(rb"shard\": 1", rb"shard\": 0"))
-    values, note = shards.map_shard(path, "float32", (2,))
-    shards.check_identity(path, note, IDENTITY)
+    values, note = cache_shards.map_shard(path, "float32", (2,))
+    cache_shards.check_identity(path, note, IDENTITY)
     with pytest.raises(UserError, match="by its checksum"):
-        shards.check_numbers(path, values, note)
+        cache_shards.check_numbers(path, values, note)
 
 
 @pytest.mark.parametrize("note", ["no JSON", "[]", "7", '"text"', '{"identity": 3}'])
@@ -89,7 +89,9 @@ def test_a_note_of_another_program_is_refused(note, tmp_path):
     path = tmp_path / "00000.safetensors"
     save_file({"values": torch.zeros(2)}, path, {"shard": note})
     with pytest.raises(UserError, match=r"00000\.safetensors should .*: delete it"):
-        shards.check_identity(path, shards.map_shard(path, "float32", (2,))[1], IDENTITY)
+        cache_shards.check_identity(
+            path, cache_shards.map_shard(path, "float32", (2,))[1], IDENTITY
+        )
 
 
 # ---- a run ---------------------------------------------------------------------------------------

@@ -136,7 +136,7 @@ def test_a_killed_teacher_cache_leaves_nothing_once_it_goes_on(tiny, tmp_path, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("training.shards.save_file", kill)
+        patch.setattr("training.cache_shards.save_file", kill)
         patch.setattr("common.files.discard", lambda path: None)  # SIGKILL tidies nothing up
         glue_with_cka_i.main(flags(tiny, tmp_path / "s", *more))
     assert list((tmp_path / "tc").glob("*/*/.*.tmp"))

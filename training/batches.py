@@ -171,7 +171,7 @@ def load(dataset, places, workers, pin_memory):
     generator = torch.Generator()
     return torch.utils.data.DataLoader(
         dataset,
-        None,
+        batch_size=None,  # an item is a mini-batch, or a window of them, already
         sampler=places,
         num_workers=workers,
         pin_memory=pin_memory,
@@ -201,7 +201,8 @@ class GatherRows(torch.autograd.Function):
 
     Every process computes the same loss from the gathered rows, but the gradient of its own rows
     alone. DistributedDataParallel then takes the mean over the P processes; so a row's gradient is
-    multiplied by P here, and what comes out is the sum over all rows, as in one process.
+    multiplied by P here, and what comes out is the sum over all rows, as in one process but for
+    rounding and dropout.
     """
 
     @staticmethod

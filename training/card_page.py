@@ -126,7 +126,7 @@ print({said})""",
 
 
 def describe_training(run):
-    """A table of what was read, with which settings, and by what."""
+    """A table of the rows that were read, the settings, and the versions and machine of the run."""
     settings, memory = settings_of(run), run.get("teacher_memory")
     shown = [
         f"`{flag.name}` {settings[flag.name]:g}"

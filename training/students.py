@@ -109,7 +109,7 @@ def check_encoder(model, lacking, source):
 
 
 def copy_layers(student, whole, layers, source):
-    """Give a student these layers of the whole model, where it has that model's first ones."""
+    """Give a student these layers of the whole model, in place of the first ones that it holds."""
     family, depth = student.config.model_type, whole.config.num_hidden_layers
     theirs, names = dict(whole.named_modules()), set(student.state_dict())
     stacks = {

@@ -11,7 +11,7 @@
 
 A run reads what its terms need, memory-mapped. Shards that are missing are made in one pass of the
 teacher; each is whole or not there, so a run that is killed goes on with the next one. A shard says
-what it is and has a checksum (training/shards.py); those of before they did are made again.
+what it is and has a checksum (training/cache_shards.py); those of before they did are made again.
 """
 
 import hashlib
@@ -30,8 +30,8 @@ from common import UserError, progress, read_json, say, termination, write_json
 from relations import PSI
 from training.agreement import Agreement
 from training.batches import MiniBatch, Outputs, Rows, flat, load, uncut
+from training.cache_shards import check_identity, check_numbers, map_shard, write_shard
 from training.cache_sizes import Stored, stored
-from training.shards import check_identity, check_numbers, map_shard, write_shard
 
 SHARD = 1024  # samples
 
