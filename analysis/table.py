@@ -50,9 +50,11 @@ def summarise(runs):
 
 def describe(runs):
     """Where the numbers of one task come from, in one line."""
+    scores = "mean ± standard deviation over seeds" if runs.seed.nunique() > 1 else "seed"
+    whose = "" if (runs.method == "teacher").all() else "students: "
     return (
-        f"{runs.task.iloc[0]} dev set, mean ± standard deviation over seeds "
-        f"{describe_seeds(runs)}; students: {describe_budget(runs)}; {describe_provenance(runs)}."
+        f"{runs.task.iloc[0]} dev set, {scores} {describe_seeds(runs)}; "
+        f"{whose}{describe_budget(runs)}; {describe_provenance(runs)}."
     )
 
 
