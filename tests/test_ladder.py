@@ -100,7 +100,7 @@ def test_by_default_sizes_that_the_model_has_and_the_teachers_length(tiny, tmp_p
         (["--method", "fsd"], "--method is of none vkd"),
         (["--method", "fsd_ilg"], "needs a memory of the teacher"),
         (["--seeds", "1", "1"], "--seeds has 1 twice"),
-        (["--jobs", "0"], "--jobs is a number"),
+        (["--jobs", "0"], "--jobs is a whole number"),
         (["--depths", "1"], "--depths is no flag of scripts/ladder"),
         (["--", "--student_num_hidden_layers", "1"], "after -- would be that of every run"),
         (["--train_file", "x.csv"], "--train_file is of files of your own, and scripts/ladder is"),
