@@ -23,10 +23,11 @@ from training.loading import for_student, has_teacher, load_config
 
 
 @contextlib.contextmanager
-def open_session(args):
+def open_session(args, bound=None):
     """Check the flags, quieten the libraries, hold the output folder. Yields the Session.
 
-    Afterwards the process group, if there is one, is left.
+    bound: whether what --model_name_or_path answers counts, and its words for classes with it; by
+    default where it is a student's teacher. Afterwards the process group, if there is one, is left.
     """
     checks.check_arguments(args)
     for library in (transformers, huggingface_hub):
@@ -40,7 +41,8 @@ def open_session(args):
         rescoring.take_trained_columns(args, args.output_dir)
         as_trained = rescoring.read_at_trained_length(args)
     if args.do_train:
-        task = find_task(args, args.model_name_or_path, has_teacher(args))
+        bound = has_teacher(args) if bound is None else bound
+        task = find_task(args, args.model_name_or_path, bound)
         as_trained = True
     else:  # the trained model's own words, and its own family
         task = find_task(for_student(args), args.output_dir)
