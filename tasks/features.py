@@ -120,14 +120,8 @@ def load_features(
     )
     data, words = sha256_of_file(path), tokenizer_fingerprint(tokenizer)
     read = data if task.is_glue else sha256_of_reading(task, path, data)
-    facts = [
-        "format 1" if task.is_glue else "format 2",
-        task.name,
-        split,
-        max_seq_length,
-        read,
-        words,
-    ]
+    form = "format 1" if task.is_glue else "format 2"  # own files were once read in another way
+    facts = [form, task.name, split, max_seq_length, read, words]
     if not task.is_glue:  # whose classes the name does not tell
         facts += [task.label_column, task.labels]
     fingerprint = json.dumps(facts)
