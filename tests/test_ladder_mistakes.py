@@ -13,7 +13,7 @@ from own_data import own, rows_of, run, write
 
 import glue_with_cka_i
 import train_teacher
-from analysis import ladder, report
+from analysis import ladder
 from common import UserError, read_json, write_json
 
 QUICK = ["--rounds", "1", "--no_cuda"]
@@ -57,6 +57,7 @@ def corrected(path, rows=(0, 3, 5)):
 # ---- two dev sets --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_dev_file_that_was_changed_is_refused(tiny, tmp_path, mood):
     """Its texts, its labels, or another one that is named; also after an evaluation on it."""
     mood("1")
@@ -92,6 +93,7 @@ def test_scores_and_predictions_are_of_one_evaluation(tiny, tmp_path, mood):
 # ---- students of one name ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_students_of_one_name_have_one_size_and_one_tokenizer(tiny, tmp_path, mood):
     """Two models in folders of one name, of which seed 1 copies the one, seed 2 the other."""
     save_models(tmp_path / "wide", intermediate_size=32)
@@ -108,6 +110,7 @@ def test_students_of_one_name_have_one_size_and_one_tokenizer(tiny, tmp_path, mo
 # ---- the teacher ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_teacher_is_that_of_a_run_that_had_one(tiny, tmp_path, mood):
     """Not what the student alone, which comes first, was trained from."""
     files = own(tmp_path / "data")
@@ -128,12 +131,15 @@ def test_the_teacher_is_that_of_a_run_that_had_one(tiny, tmp_path, mood):
 # ---- rows and classes of own files ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", ["{:03}", "{}.0", "{},5", 'a "{}"\nb,c', "NA"])
-def test_ids_are_texts(tiny, tmp_path, form, mood):
+IDS = {"all": ["{:03}"], "mixed": ["{:03}", "{}.0", "{},5", 'a "{}"\nb,c', "NA", "nan"]}
+
+
+@pytest.mark.parametrize("kind", IDS)
+def test_ids_are_texts(tiny, tmp_path, kind, mood):
     """007, 7.0, 1,5, NA: as they are in the file."""
-    rows = [{"id": form.format(i), **row} for i, row in enumerate(rows_of(12, 1))]
-    dev = write(tmp_path / "ids.csv", rows)
-    mood("1", "--validation_file", dev)
+    forms = IDS[kind]
+    rows = [{"id": forms[i % len(forms)].format(i), **row} for i, row in enumerate(rows_of(12, 1))]
+    mood("1", "--validation_file", write(tmp_path / "ids.csv", rows))
     assert len(measure(tmp_path)) == 2
     table = pd.read_csv(tmp_path / "runs/1/dev_predictions.tsv", sep="\t", dtype=str)
     table.assign(index="x").to_csv(tmp_path / "runs/1/dev_predictions.tsv", sep="\t", index=False)
@@ -155,6 +161,3 @@ def test_a_dev_file_that_lacks_a_class_of_a_nameless_teacher(tiny, tmp_path):
     found = measure(tmp_path)
     results = read_json(tmp_path / "runs/1/run.json")["results"]
     assert found.acc["FSD_L, 1 layer"] == pytest.approx(results["acc"])
-    words = ["--model_name_or_path", tmp_path / "t", *files[2:], "--students", tmp_path / "runs/1"]
-    report.main([str(word) for word in (*words, "--output_dir", tmp_path / "report")])
-    assert (tmp_path / "report/report.html").is_file()
