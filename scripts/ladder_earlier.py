@@ -49,13 +49,15 @@ def method_of(name):
 
 
 def read_arguments(run):
-    """The flags of a run that is not started yet, name -> value, as its script reads them."""
+    """The flags of a run that is not started yet, name -> value, as its script takes them."""
     at = next(i for i, word in enumerate(run.words) if word.endswith(".py"))
-    script = Path(run.words[at])
-    module = (
-        f"{script.parent.name}.{script.stem}" if script.parent.name == "baselines" else script.stem
-    )
-    return vars(importlib.import_module(module).make_parser().parse_args(run.words[at + 1 :]))
+    path = Path(run.words[at])
+    folder = ["baselines"] * (path.parent.name == "baselines")
+    script = importlib.import_module(".".join([*folder, path.stem]))
+    args = script.make_parser().parse_args(run.words[at + 1 :])
+    if folder:
+        script.fill_flags(args)  # a rival's own defaults
+    return vars(args)
 
 
 def find_difference(now, then, same_method):

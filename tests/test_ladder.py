@@ -217,6 +217,21 @@ def test_sizes_methods_and_forms_are_added_to_finished_runs(tiny, tmp_path, fini
     assert planned(more_of(tiny, tmp_path, *form))
 
 
+@pytest.mark.parametrize("method", ["none", "vkd", "fsd_i", "rkd", "minilm"])
+def test_a_run_that_has_ended_takes_more_beside_it(tiny, tmp_path, planned, method):
+    """What its script makes of the flags, as a rival's defaults, is the same for the next run."""
+    short = ["--method", method, "--", "--max_seq_length", "24", "--max_steps", "1"]
+    words = words_of(tiny, "--layers", 2, "--seeds", 3, "--runs", tmp_path / "r", *short)
+    args = ladder.parse(words)
+    ladder.check(args)
+    (run,) = ladder.make_sweep(args).runs.values()
+    script = glue_with_cka_i if "cka_i" in run.words[1] else glue_with_baseline
+    assert script.main(run.words[2:]) == 0
+    assert len(planned(more_of(tiny, tmp_path, "--plan", *short))) == 2
+    with pytest.raises(UserError, match="finished with --learning_rate 5e-05"):
+        planned(more_of(tiny, tmp_path, "--plan", *short, "--learning_rate", "1e-3"))
+
+
 def test_another_teacher_is_not_added_to_finished_runs(tiny, tmp_path, finished, planned):
     finished(model_name_or_path=str(save_models(tmp_path, seed=1) / "teacher"))
     with pytest.raises(UserError, match=r"finished with --model_name_or_path .*teacher, and the"):
