@@ -1,4 +1,12 @@
-"""The colours of all pictures, of Okabe and Ito (2008): the colour-blind tell them apart, too."""
+"""What all pictures share: colours that the colour-blind tell apart, too, and names as written.
+
+The colours are those of Okabe and Ito (2008).
+"""
 
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 COLOURS = (BLUE, ORANGE, GREEN, PINK, "#000000", "#56B4E9", "#E69F00")
+
+
+def as_written(text):
+    """A text that matplotlib draws letter by letter: between two $ it would read a formula."""
+    return str(text).replace("$", r"\$")

@@ -17,7 +17,7 @@ import memory
 from common import UserError, say, termination
 from loop import Loop
 from seeds import mix
-from tasks.features import Features, select
+from tasks.features import Features
 from terms import needs_of
 from training import (
     evaluation,
@@ -27,6 +27,7 @@ from training import (
     model_card,
     models,
     records,
+    rescoring,
     results_csv,
     saving,
     students,
@@ -41,6 +42,7 @@ from training.checkpoints import (
 )
 from training.identity import cache_facts, identify, memory_facts, read_by_student, settings_of
 from training.loading import has_teacher
+from training.missing_labels import mind_missing_labels
 from training.session import open_session, peak_memory
 from training.teacher import Teacher
 from training.teacher_cache import TeacherCache, entries
@@ -92,6 +94,8 @@ class Run:
             evaluation.write_predictions(session)
         if args.do_train and common.is_main_process():
             self.finish(log, results, time.perf_counter() - began)
+        elif args.do_eval and not args.do_train:
+            rescoring.keep_scores(session, results)
         done = evaluation.describe(results) or "done"
         if not args.do_train:  # the model may be of another script
             self.method = records.read_run(self.output).get("method", self.method)
@@ -167,38 +171,13 @@ class Run:
             teacher = models.load_teacher(args, session.task, tokenizer_t)
             tokenizer = own_tokenizer(args, tokenizer_t, teacher.config) or tokenizer_t
         features = session.training_features(tokenizer)
-        ours = theirs = Side(tokenizer, self.mind_missing_labels(features, teacher))
+        ours = theirs = Side(tokenizer, mind_missing_labels(features, args, teacher is not None))
+        if hasattr(args, "alpha"):
+            self.record.arguments["alpha"] = args.alpha  # 0 where no row has a label
         if teacher and students.reads_alone(args, tokenizer, tokenizer_t):
             features_t = session.features("train", tokenizer_t, args.max_train_samples)
             theirs = Side(tokenizer_t, features_t)
         return teacher, (ours, theirs)
-
-    def mind_missing_labels(self, features, teacher):
-        """The rows to train on: all with a teacher, without one those that have a label.
-
-        Where none has any, the loss is KD and the structures alone, α = 0.
-        """
-        labelled = features.tensors.get("labelled")
-        if labelled is None:
-            return features
-        rows, found, where = len(labelled), int(labelled.sum()), features.source["file"]
-        features = features._replace(source=features.source | {"unlabelled": rows - found})
-        alone = getattr(self.args, "alpha", None) is None  # the cross-entropy
-        if not found and alone:
-            raise UserError(
-                f"{where} has no labels, and the loss is the cross-entropy alone: name their "
-                "column with --label_column_name, or distil a teacher with another method"
-            )
-        if teacher is None:
-            say(f"note: {rows - found} of {rows} rows of {where} have no label and are left out")
-            return select(features, labelled.nonzero().flatten())
-        if found:
-            part = "no part in the loss" if alone else "KD and the structures, no cross-entropy"
-            say(f"note: {rows - found} of {rows} rows of {where} have no label: they have {part}")
-        else:
-            say(f"note: {where} has no labels: α is 0, the loss is KD and the structures")
-            self.args.alpha = self.record.arguments["alpha"] = 0.0
-        return features
 
     # ---- identify, resume ------------------------------------------------------------------------
 
@@ -211,6 +190,8 @@ class Run:
                 f"the memory {path} is of other training rows than this run's: train one with "
                 "train_memory.py on these"
             )
+        if (samples := facts.get("samples", identity.rows)) != identity.rows:
+            say(f"note: the memory {path} is of {samples} rows, this run's are {identity.rows}")
         self.record.teacher_memory = facts | {"sha256": common.sha256_of_file(path)}
         return m_t
 

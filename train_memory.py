@@ -55,7 +55,7 @@ def main(argv=None):
     from training import clustering  # after the flags, as these import for seconds
     from training.session import open_session
 
-    with open_session(args) as session:
+    with open_session(args, bound=True) as session:  # its model is a teacher
         return clustering.run(session)
 
 

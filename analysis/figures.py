@@ -13,7 +13,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from colours import COLOURS
+from colours import COLOURS, as_written
 from common import atomic_path
 
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
@@ -53,7 +53,7 @@ def grid(keys, columns, size, title, xlabel="", **shared):
             )  # shared axes have them in the last row alone
             axes.set_xlabel(xlabel, fontsize=9)
         axes.tick_params(labelsize=9)
-    figure.suptitle(title, fontsize=12)
+    figure.suptitle(as_written(title), fontsize=12)
     return figure, [(axes, key) for axes, key in zip(panels, keys, strict=True) if key is not None]
 
 
@@ -61,7 +61,7 @@ def lines(text, inches=2):
     """Text of 10 points on as many lines as it needs; "FSD_L, debiased, ..." is the name of a
     model.
     """
-    return textwrap.fill(str(text), round(12 * inches))
+    return as_written(textwrap.fill(str(text), round(12 * inches)))
 
 
 def names_of(table):
@@ -81,6 +81,8 @@ def legend(figure, handles):
     """One legend below all panels, as many entries beside each other as the figure is wide."""
     longest = max(len(handle.get_label()) for handle in handles)
     columns = max(1, min(len(handles), int(figure.get_figwidth() * 72 / (5.5 * longest + 45))))
+    for handle in handles:
+        handle.set_label(as_written(handle.get_label()))
     figure.set_figheight(figure.get_figheight() + 0.2 * math.ceil(len(handles) / columns))
     figure.legend(
         handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9

@@ -6,7 +6,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import even, grid, legend, lines
-from colours import COLOURS
+from colours import COLOURS, as_written
 
 MOST = 5000  # samples drawn in a projection
 
@@ -46,7 +46,8 @@ def draw_occupancy(sizes, samples):
     axes.tick_params(which="minor", length=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("model", fontsize=10)
-    axes.set_xlabel(f"centroid, the fullest of the {next(iter(sizes))} first", fontsize=10)
+    first = as_written(f"centroid, the fullest of the {next(iter(sizes))} first")
+    axes.set_xlabel(first, fontsize=10)
     figure.colorbar(drawn, ax=axes, label="samples a centroid (white: none)", format="%g")
     return figure
 
@@ -70,7 +71,7 @@ def draw_projection(panels, labels, label_names, centroids, explained, task):
     figure, drawn = grid(list(panels), columns, size, title, axis, sharex=True, sharey=True)
     dots = {"c": labels[chosen], "cmap": "cividis"}
     if label_names is not None:
-        dots = {"c": np.array(COLOURS)[labels[chosen].astype(int)], "cmap": None}
+        dots = {"c": np.array(COLOURS)[labels[chosen].astype(int) % len(COLOURS)], "cmap": None}
     for axes, name in drawn:
         shown = draw_samples(axes, panels[name]["points"][chosen], dots)
         draw_centroids(axes, centroids, panels[name]["centroids"])
@@ -107,7 +108,7 @@ def marks_of_a_plane(labels, label_names, has_own):
         return Line2D([], [], ls="", marker=marker, color=colour, label=label, **more)
 
     marks = [
-        mark("o", COLOURS[k], f"{name} ({(labels == k).sum()})", mec="none")
+        mark("o", COLOURS[k % len(COLOURS)], f"{name} ({(labels == k).sum()})", mec="none")
         for k, name in enumerate(label_names)
     ]
     marks.append(mark("x", "black", "centroid of the teacher"))

@@ -7,6 +7,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import even, grid, legend, lines, names_of, style
 from analysis.methods import FSD_COLOUR, OTHER_COLOUR, colour_of, is_fsd
+from colours import as_written
 
 FEW = 8  # layers whose maps have numbers in the cells
 RESTORATION = {
@@ -250,6 +251,6 @@ def draw_cost(table, reference):
         axes.margins(x=0.15)
     panels[0][0].set_yticks(range(len(table)), map(lines, table["name"]))
     panels[0][0].set_ylim(len(table) - 0.4, -0.6)
-    figure.supxlabel(f"samples a second, {reference} = 1", fontsize=10)
+    figure.supxlabel(as_written(f"samples a second, {reference} = 1"), fontsize=10)
     figure.supylabel("model", fontsize=10)
     return figure

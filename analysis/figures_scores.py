@@ -8,6 +8,7 @@ from pathlib import Path
 
 from analysis.methods import FSD_COLOUR, OTHER_COLOUR, Name, colour_of, is_fsd
 from analysis.runs import glue_score, groups_of, names_of, students_of
+from colours import as_written
 from common import UserError
 
 DOTS = {"s": 16, "alpha": 0.7, "linewidths": 0}
@@ -41,12 +42,12 @@ def draw_task(axes, runs, task, names):
     teacher = Name("teacher")
     if teacher not in names and (runs.method == teacher.method).any():
         axes.axvline(scores[runs.method == teacher.method].mean(), **TEACHER)
-    axes.set_yticks(range(len(names)), map(str, names))
+    axes.set_yticks(range(len(names)), map(as_written, names))
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(axis="x", alpha=0.3)
     counts = [len(values) for values in groups.values()] or [0]
     number = " to ".join(map(str, sorted({min(counts), max(counts)})))
-    axes.set_title(f"{task}, n = {number} runs", fontsize=10)
+    axes.set_title(as_written(f"{task}, n = {number} runs"), fontsize=10)
     axes.set_xlabel("score, mean of the task's metrics, %", fontsize=9)
 
 

@@ -67,7 +67,7 @@ def check_subjects(subjects):
             raise UserError(
                 f"{student.folder} was scored on a {then.get('file')} whose content is not that of "
                 f"the {now['file']} at hand: name the rows of then with --{place_of_rows(args)}, "
-                "or repeat the runs on these"
+                "or evaluate the runs on these again, with --do_eval alone"
             )
 
 
@@ -86,6 +86,6 @@ def check_scores(run, task, z_s, labels):
         if not math.isclose(value, run[name], rel_tol=0, abs_tol=TOLERANCE):
             raise UserError(
                 f"{run['--output_dir']} has {name} {run[name]:.4f} in its run.json and "
-                f"{value:.4f} by its dev_predictions.tsv, so it was evaluated again, and on other "
-                "rows: evaluate it on those of its training again, or repeat the run"
+                f"{value:.4f} by its dev_predictions.tsv, which are of two evaluations: evaluate "
+                "it again, with --do_eval alone"
             )

@@ -31,6 +31,7 @@ from training import memory_file, models, records, results_csv
 from training.batches import MiniBatch, Rows, with_labelled
 from training.identity import identify, memory_facts
 from training.loading import load_config
+from training.rescoring import take_trained_columns, tell_other_columns
 from training.session import find_task
 from training.tokenizer import load_tokenizer
 
@@ -113,6 +114,7 @@ class Subjects:
 
     def __init__(self, args):
         self.args, self.folders = args, named_folders(args.students)
+        take_trained_columns(args, self.folders[0][1])
         self.task = task_of(args, [folder for _, folder in self.folders])
         self.cost = read_cost(args.cost, args.reference) if args.cost else None
         if args.max_seq_length is None:
@@ -176,6 +178,8 @@ class Subjects:
         """The Student of a folder, checked."""
         record = records.read_run(folder)
         check_task(record, folder, self.task)
+        if told := tell_other_columns(self.task, folder):
+            self.note(told)
         model = self.load_model(folder)
         sides = tokenizer, self.reading
         reading = read_as_student(self.args, self.task, *sides, folder, record, model, self.note)

@@ -72,7 +72,7 @@ def main(argv=None):
     from training.records import Record
     from training.session import open_session
 
-    with open_session(args) as session:
+    with open_session(args, bound=True) as session:
         row = compare(Clustering(session, Record.begin(session, "memory")))
     falls = all(
         later <= earlier * (1 + 1e-6) for earlier, later in pairwise(row["inertia per pass"])

@@ -5,6 +5,7 @@ import re
 import sys
 
 from common import UserError, expand_path_or_none
+from training.own_flags import OWN_FILES
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,6 +28,7 @@ class Parser(argparse.ArgumentParser):
         if not words:
             self.print_help()
             raise SystemExit(1)
+        self.refuse_own_files(words)
         at = words.index("--") if "--" in words else len(words)
         args, rest = self.parse_known_args(words[:at])
         if rest:
@@ -35,6 +37,16 @@ class Parser(argparse.ArgumentParser):
             )
         args.extra = words[at + 1 :]
         return args
+
+    def refuse_own_files(self, words):
+        """Refuse files of the user's own, of the script or of its runs: it plans GLUE's tasks."""
+        own = {f"--{flag.name}" for flag in OWN_FILES}
+        for name in (word.partition("=")[0] for word in words):
+            if name in own:
+                raise UserError(
+                    f"{name} is of files of your own, and {self.prog} is of GLUE's tasks: run your "
+                    "commands with scripts/sweep"
+                )
 
     def error(self, message):
         if found := re.fullmatch(r"argument (\S+): expected .*", message):

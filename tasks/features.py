@@ -28,7 +28,7 @@ class Features(NamedTuple):
     tensors: dict  # name -> DISK_TYPES of (N, L), and labels (N,), NO_CLASS or NaN where none is
     indices: list[str]  # (N,) the examples' own
     # of the whole file: file (name), sha256, rows, truncated (examples), and of a user's own file
-    # read_sha256, of its content and how that is read
+    # read_sha256, of its content and how that is read, text_columns and label_column
     source: dict
 
     @property
@@ -120,11 +120,14 @@ def load_features(
     )
     data, words = sha256_of_file(path), tokenizer_fingerprint(tokenizer)
     read = data if task.is_glue else sha256_of_reading(task, path, data)
-    facts = ["format 1", task.name, split, max_seq_length, read, words]
+    form = "format 1" if task.is_glue else "format 2"  # own files were once read in another way
+    facts = [form, task.name, split, max_seq_length, read, words]
     if not task.is_glue:  # whose classes the name does not tell
         facts += [task.label_column, task.labels]
     fingerprint = json.dumps(facts)
-    name = f"{task.name.lower()}_{split}_{max_seq_length}_{read[:8]}_{words[:8]}.safetensors"
+    # of a user's file also by what its name does not tell, so that no two runs take turns in one
+    what = read if task.is_glue else hashlib.sha256(fingerprint.encode()).hexdigest()
+    name = f"{task.name.lower()}_{split}_{max_seq_length}_{what[:8]}_{words[:8]}.safetensors"
     cache = feature_cache_dir(cache_dir) / name
     found = None if overwrite_cache else read_tensors(cache, fingerprint)
     if found is None:
@@ -142,7 +145,8 @@ def load_features(
     indices, truncated = notes["indices"], notes["truncated"]
     source = {"file": path.name, "sha256": data, "rows": len(indices), "truncated": truncated}
     if not task.is_glue:
-        source["read_sha256"] = read
+        source |= {"read_sha256": read, "text_columns": list(task.text_columns)}
+        source["label_column"] = task.label_column
     return Features(tensors, indices[:max_samples], source)
 
 
@@ -197,16 +201,19 @@ def _tokenize(task, split, examples, tokenizer, max_seq_length):
 
 
 def logits_cache(task, rows, teacher, config, tokenizer, max_seq_length, device, cache_dir=None):
-    """Where a teacher's logits of a split's first rows are kept, and what must be the same for them
-    to count.
+    """Where a teacher's logits of some rows of a split are kept, and what must be the same for them
+    to count: what it reads of each.
 
     rows: Features. teacher, config, tokenizer: fingerprints.
     """
+    read = hashlib.sha256()
+    for name in sorted(DISK_TYPES.keys() & rows.tensors.keys()):
+        read.update(rows.tensors[name].numpy())
     facts = [
-        "logits 1",
+        "logits 2",
         task.name,
         rows.fingerprint,
-        len(rows.indices),
+        read.hexdigest(),
         teacher,
         config,
         tokenizer,

@@ -4,7 +4,9 @@ What the columns are is read off their names, the classes off a model's words or
 labels. Rows to train on may lack a label: they have KD and the structures, and no cross-entropy.
 """
 
+import os
 import re
+import unicodedata
 from pathlib import Path
 
 from common import UserError, say
@@ -25,7 +27,9 @@ SCORES = ("label", "score")  # of a regression
 FLAGS = {"train": "train_file", "dev": "validation_file", "test": "test_file"}
 CLASSIFICATION, REGRESSION = ("acc", "f1_macro"), ("pearson", "spearmanr")
 NAME = r"\w[\w .+-]*"  # of a task
+LONGEST = 100  # name of a task in bytes: with what is put around it, a file's has up to 255
 FEW = 20  # classes that nobody takes for scores
+NOTHING = "nan -nan none null n/a na <na> #n/a".split()  # what tools write where there is none
 
 
 def own_files(args):
@@ -52,6 +56,11 @@ def check_files(args):
         raise UserError(
             f"--task_name {args.task_name!r} is to name folders and files: use letters, digits, "
             "spaces and . + - _, and begin with one of the first two"
+        )
+    if (size := len(os.fsencode(args.task_name))) > LONGEST:
+        raise UserError(
+            f"--task_name {args.task_name[:20]}... is to name folders and files and has {size} "
+            f"bytes: take a name of at most {LONGEST}"
         )
     if getattr(args, "data_dir", None):
         raise UserError(
@@ -136,22 +145,29 @@ def find_texts(args, files, tables):
 
 
 def find_label(args, files, tables):
-    """The column of the labels: --label_column_name, or a usual one; None where no file has it."""
+    """The column of the labels: --label_column_name, or a usual one; None where no file has it.
+
+    It is one for all files. A training file may lack it, and is said to have no labels.
+    """
     given, usual = args.label_column_name, SCORES if args.do_regression else LABELS
-    labelled = [split for split in files if split != "test"]
-    if given:
-        for split in labelled:
-            if given not in tables[split].columns:
-                raise UserError(
-                    f"--label_column_name is {given}, but {files[split]} has the columns "
-                    f"{', '.join(tables[split].columns)}: name one of these"
-                )
-        return given
-    columns = {split: tables[split].columns for split in labelled}
-    name = next((name for name in usual if any(name in there for there in columns.values())), None)
+    columns = {split: tables[split].columns for split in files if split != "test"}
+    wanted = (given,) if given else usual
+    name = next((name for name in wanted if any(name in there for there in columns.values())), None)
     for split, there in columns.items():
         if name in there:
             continue
+        other = next((other for other in usual if other in there), None)
+        if name and other:
+            where = next(files[split] for split in columns if name in columns[split])
+            raise UserError(
+                f"the labels are in the column {other} of {files[split]}, but in {name} of "
+                f"{where}: give them one name in all files"
+            )
+        if given and (name is None or split == "dev"):
+            raise UserError(
+                f"--label_column_name is {given}, but {files[split]} has the columns "
+                f"{', '.join(there)}: name one of these"
+            )
         lacks = f"no column {name or ' or '.join(usual)} but {', '.join(there)}"
         if split == "dev":
             raise UserError(
@@ -159,7 +175,7 @@ def find_label(args, files, tables):
                 "with --label_column_name"
             )
         say(f"note: {files[split]} has no labels: {lacks}")
-    return name
+    return given or name
 
 
 def check_columns_once(files, tables, names):
@@ -204,9 +220,16 @@ def key(word):
     A word without letters, as -1, is itself, a whole number also with decimals; C, C++ and C# are
     three.
     """
+    word = word_of(word)
     if not re.search(r"[^\W\d_]", word):
-        return word_of(word)
-    return re.sub(r"[\s_-]+", "_", word.casefold()).strip("_")
+        return word
+    folded = unicodedata.normalize("NFC", word.casefold())
+    return re.sub(r"[\s_-]+", "_", folded).strip("_")
+
+
+def is_whole(word):
+    """True for a whole number as a label has it."""
+    return re.fullmatch(r"-?\d+", word_of(word)) is not None
 
 
 def choose_classes(found, words, bound=False):
@@ -214,45 +237,89 @@ def choose_classes(found, words, bound=False):
     cover all that the file has; else the file's in order.
 
     found: of labels_of. words, bound: as in make_task. A model that says no more than LABEL_0,
-    LABEL_1, ... binds nothing; the numbers 0, 1, ... are a bound model's classes in its order.
+    LABEL_1, ... binds nothing. The numbers 0, 1, ... are a bound model's classes in its order.
     """
     check_labels(found)
-    spelled = {key(word): word for word in found}
-    numbered = list(map(key, words)) == [f"label_{k}" for k in range(len(words))]
-    numbers = [str(k) for k in range(len(words))]
-    if numbered and len(found) == 1:
-        words = numbers = ()  # the names of a model that was made for nothing yet tell no classes
-    for known in (words, numbers) if numbered else (words,):
-        names = list(map(key, known))
-        if spelled.keys() <= {*names} and len({*names}) == len(names) > 1:
-            pairs = zip(names, map(word_of, known), strict=True)
-            return tuple(spelled.get(name, word) for name, word in pairs)
-    if bound and not numbered and len(words) > 1:
-        return take_as_numbers(found, words, numbers)
+    spelled, names = {key(word): word for word in found}, list(map(key, words))
+    numbered = names == [f"label_{k}" for k in range(len(words))]
+    if numbered and (len(found) == 1 or (found and not bound)):
+        words = names = ()  # the names of a model that was made for nothing yet tell no classes
+    if spelled.keys() <= {*names} and len({*names}) == len(names) > 1:
+        pairs = zip(names, map(word_of, words), strict=True)
+        return tuple(spelled.get(name, word) for name, word in pairs)
+    if bound and len(words) > 1:
+        if numbered:
+            if classes := take_as_places(found, words):
+                return classes
+        else:
+            return take_as_numbers(found, words)
     expect(
         len(found) > 1,
         "labels of two classes or more",
         f"{', '.join(map(repr, found)) or 'none'} in the file",
         "add rows of another class, or give a teacher that names its classes",
     )
-    are_numbers = all(re.fullmatch(r"-?\d+", word) for word in found)
-    return tuple(sorted(found, key=int if are_numbers else None))
+    tell_of_odd_classes(found)
+    return tuple(sorted(found, key=int if all(map(is_whole, found)) else None))
 
 
-def take_as_numbers(found, words, numbers):
+def numbers_of(found, words):
+    """The numbers of a model's classes, where the labels are such and are counted from 0.
+
+    Labels without a 0 may be counted from 1, and each would be taken for the class behind it.
+    """
+    numbers = tuple(str(k) for k in range(len(words)))
+    return numbers if "0" in found and found.keys() <= {*numbers} else None
+
+
+def take_as_places(found, words):
+    """The classes of a bound model that has numbers for names, where the labels are its places.
+
+    None where the labels are as many as its classes, or words.
+    """
+    if numbers := numbers_of(found, words):
+        return numbers
+    if len(found) != len(words) and all(map(is_whole, found)):
+        word, places = next(iter(found.items()))
+        raise UserError(
+            f"the model has the {len(words)} classes {words[0]} to {words[-1]}, but the labels are "
+            f"{', '.join(sorted(found, key=int))}, the first {word} in {places[0]}, and which is "
+            f"which is not told: write them as the model does, or as 0 to {len(words) - 1}"
+        )
+    return None
+
+
+def take_as_numbers(found, words):
     """A bound model's classes by their numbers, where the labels are such; else refused."""
-    if found.keys() <= {*numbers}:
+    numbers = numbers_of(found, words)
+    if numbers and not any(map(is_whole, words)):
         say(
             f"note: the labels {', '.join(numbers)} are taken for the model's classes, "
             f"{', '.join(words)}, in this order"
         )
-        return tuple(numbers)
-    word = next(word for word in found if word not in numbers)
+        return numbers
+    names = {*map(key, words)}
+    word = next(word for word in found if key(word) not in names)
     raise UserError(
         f"the label {word!r} in {found[word][0]} is none of the classes that the model names, "
         f"{', '.join(words)}: write the labels as the model does, name another "
         "--label_column_name, or take a model of these classes"
     )
+
+
+def tell_of_odd_classes(found):
+    """Say so where a file's class looks like a tool's word for nothing, or like a quoted cell."""
+    for word, places in found.items():
+        if word.casefold() in NOTHING:
+            say(
+                f"note: the label {word!r}, in {places[0]}, is taken for a class: leave the cell "
+                "empty where a row has no label"
+            )
+        if len(word) > 1 and word[0] == word[-1] == '"':
+            say(
+                f"note: the label {word!r}, in {places[0]}, is taken for a class with its quotes: "
+                "a .tsv has no quoting, so save the file as .csv if they are meant as such"
+            )
 
 
 def check_labels(found):

@@ -15,6 +15,7 @@ import json
 import math
 import re
 import sys
+import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,8 @@ from common import UserError, say
 from tasks.task import CORRECT, Example, expect, find_file
 
 FORMATS = (".csv", ".tsv", ".json", ".jsonl")
+SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character, which no file can hold
+SPACED_QUOTE = re.compile(r',[ \t]+"(?![",\r\n])')  # a comma, spaces, and a quote that opens
 
 
 class Table(NamedTuple):
@@ -71,9 +74,12 @@ def read_table(path, columns=None):
 
 
 def read_tsv(path, columns=None):
-    """The Table of a tab-separated file."""
+    """The Table of a tab-separated file; empty lines at its end are no rows."""
     lines, first = read_lines(path), 0 if columns else 1
-    columns = list(columns or (lines[0].split("\t") if lines else ()))
+    while lines and not lines[-1]:
+        lines.pop()
+    header = [name.strip() for name in lines[0].split("\t")] if lines else []
+    columns = list(columns or header)
     rows = [
         pair_up(columns, line.split("\t"), f"{path}, line {number + 1}")
         for number, line in enumerate(lines[first:], start=first)
@@ -82,16 +88,26 @@ def read_tsv(path, columns=None):
 
 
 def read_csv(path):
-    """The Table of a comma-separated file (RFC 4180); empty lines are no rows."""
+    """The Table of a comma-separated file (RFC 4180); empty lines are no rows.
+
+    Where the header has spaces behind its commas, those behind any comma are no part of a cell.
+    """
     csv.field_size_limit(sys.maxsize)  # a cell may be a whole book
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    text = read_text(path)
     columns, rows, line = [], [], 1
     try:
+        header = next(csv.reader(io.StringIO(text, newline=""), strict=True), [])
+        spaced = any(name.startswith(" ") for name in header[1:])
+        source = io.StringIO(text, newline="")
+        reader = csv.reader(source, strict=True, skipinitialspace=spaced)
         columns = [name.strip() for name in next(reader, [])]
         line = reader.line_num + 1
         for cells in reader:
+            where = f"{path}, line {line}"
+            if any(re.match(r'\s+"', cell) for cell in cells) and SPACED_QUOTE.search(text):
+                refuse_spaced_quote(where)
             if cells:
-                rows.append(pair_up(columns, cells, f"{path}, line {line}"))
+                rows.append(pair_up(columns, cells, where))
             line = reader.line_num + 1
     except csv.Error as error:
         raise UserError(
@@ -99,6 +115,14 @@ def read_csv(path):
             f"line ends, found {error} in {path}, line {line}; {CORRECT}."
         ) from None
     return Table(columns, rows)
+
+
+def refuse_spaced_quote(where):
+    """UserError for cells that are meant as quoted, and are not: their quotes would be text."""
+    raise UserError(
+        f"Expected a quote right behind the comma, found spaces between them in {where}; leave "
+        "these out, or put one behind each comma of the first line, too."
+    )
 
 
 def pair_up(columns, cells, where):
@@ -118,7 +142,7 @@ def read_json_lines(path):
         where = f"{path}, line {number}"
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             row = f"{error}"
         expect(
             isinstance(row, dict),
@@ -126,9 +150,21 @@ def read_json_lines(path):
             f"{row if isinstance(row, str) else type(row).__name__} in {where}",
             "save the file as JSON lines",
         )
+        if "\\u" in line:  # what is written out was read as UTF-8
+            refuse_surrogates(row, where)
         columns |= dict.fromkeys(row)
         rows.append((where, row))
     return Table(list(columns), rows)
+
+
+def refuse_surrogates(row, where):
+    """UserError for half a character in the values or names of a JSON object: an emoji, cut."""
+    if found := SURROGATE.search(json.dumps(row, ensure_ascii=False)):
+        half = f"\\u{ord(found[0]):04x}"
+        raise UserError(
+            f"Expected whole characters, found {half}, half of one, in {where}; write it with its "
+            "other half, as \\ud83d\\ude00 has, or take it out."
+        )
 
 
 # ---- examples ------------------------------------------------------------------------------------
@@ -168,7 +204,7 @@ def check_columns(task, split, columns, path):
 
 
 def parse_row(task, split, position, where, row):
-    """A row of a Table -> Example. Without a column index or id, its position is its index."""
+    """A row of a Table -> Example. Without an index or id, its position is its index."""
     texts = [row.get(column) for column in task.text_columns]
     for column, text in zip(task.text_columns, texts, strict=True):
         expect(
@@ -183,7 +219,8 @@ def parse_row(task, split, position, where, row):
         f"none in {where}",
         "fill it in or remove that row",
     )
-    index = row.get("index", row.get("id", position))
+    named = [row.get(column) for column in ("index", "id")]
+    index = next((cell for cell in named if word_of(cell)), position)
     label = None
     if split not in task.submissions and task.label_column is not None:
         label = read_label(task, split, row.get(task.label_column), where)
@@ -194,12 +231,12 @@ def word_of(cell):
     """A label as text, "" where there is none: blank, null or NaN; else as JSON writes it.
 
     A whole number is the same with and without decimals, as pandas adds these to a column with
-    gaps.
+    gaps; an accent is the same as a letter's part and as a character of its own (NFC).
     """
     if cell is None or cell != cell:  # NaN alone is not itself
         return ""
     word = cell.strip() if isinstance(cell, str) else json.dumps(cell)
-    return re.sub(r"^([+-]?\d+)\.0+$", r"\1", word)
+    return re.sub(r"^([+-]?\d+)\.0+$", r"\1", unicodedata.normalize("NFC", word))
 
 
 def read_label(task, split, cell, where):

@@ -18,8 +18,9 @@ def write_submission(path, task, split, indices, predictions):
     """Write predictions (N,) of a test split's rows with their indices (N,) to `path`, in GLUE's
     format.
 
-    Classes become the task's words, scores are clipped to the task's own. UserError if the file
-    name is another than the task's, or where the file would not read back as what is written.
+    Classes become the task's words, scores are clipped to the task's own; GLUE's have three
+    decimals, others all digits of a float32. UserError if the file name is another than the task's,
+    or where the file would not read back as what is written.
     """
     name = task.submissions.get(split)
     expect(
@@ -33,7 +34,7 @@ def write_submission(path, task, split, indices, predictions):
     else:
         if task.scores:
             predictions = np.clip(predictions, *task.scores)
-        words = [f"{score:.3f}" for score in predictions]
+        words = [format(score, ".3f" if task.is_glue else ".9g") for score in predictions]
     check_indices(task, split, indices)
     rows = [f"{index}\t{word}\n" for index, word in zip(indices, words, strict=True)]
     with atomic_path(path) as temporary:

@@ -5,6 +5,7 @@ files.
 """
 
 import re
+import unicodedata
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -79,7 +80,8 @@ def expect(condition, expected, found, advice):
 
 def plain(word):
     """A class's name without case, hyphens and spaces: "Not entailment" -> "not_entailment"."""
-    return re.sub(r"[\W_]+", "_", str(word).casefold()).strip("_")
+    word = unicodedata.normalize("NFC", str(word).casefold())
+    return re.sub(r"[\W_]+", "_", word).strip("_")
 
 
 def find_file(task, data_dir, split):

@@ -5,7 +5,7 @@ import sys
 
 import pandas as pd
 import pytest
-from test_tables import of, runs_csv
+from made_up_runs import of, runs_csv
 
 import common
 from analysis import best, claims, ladder, predictions, summary_table, table, tables

@@ -3,16 +3,20 @@
 import base64
 import io
 import re
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT  # noqa: F401 - puts the repository on the path
+from matplotlib import cbook
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from analysis import figures_memory, figures_report
 from analysis.report_page import Section, page
+from training.cluster_picture import picture_of_clusters
 
 NAMES = ("VKD", "FSD_I", "none", "PKD", "RKD", "MiniLM", "Gram", "FSD_L", "FSD_G", "FSD_ILG")
 RNG = np.random.default_rng(0)
@@ -125,6 +129,33 @@ def test_every_figure_has_its_panels_title_and_axis_names(name, count):
     boxes = [text.get_window_extent() for text in texts_drawn if text is not None]
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
     assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 for box in boxes)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_names_are_drawn_as_they_are_written(name, monkeypatch):
+    """Between two $ matplotlib would read a formula, and refuse what is none."""
+    monkeypatch.setattr(sys.modules[__name__], "NAMES", ("VKD", "$FSD$ _{", "$", "$$", "a$b\\$"))
+    figure = DRAWN[name][0](5)
+    figure.savefig(io.BytesIO(), format="svg")
+    said = [text.get_text() for text in figure.findobj(Text)]
+    # a logarithm's ticks are formulas of matplotlib's own
+    assert not any(cbook.is_math_text(text) for text in said if "mathdefault" not in text)
+
+
+@pytest.mark.parametrize("words", [("$", "$$", "_$_{$"), tuple("abcdefghij")])
+def test_classes_of_any_name_and_number_are_drawn(words):
+    """Also more of them than there are colours."""
+    figure = projection(2, words)
+    figure.savefig(io.BytesIO(), format="png")
+    assert len(texts(figure)) == len(words) + 2
+    samples = pd.DataFrame(
+        {"label": np.arange(30) % len(words), "x": 0.1, "y": RNG.normal(size=30)}
+    )
+    figure = picture_of_clusters(samples, np.eye(2), [10, 20], 0.5, words, "prices")
+    figure.savefig(io.BytesIO(), format="png")
+    counts = samples.label.value_counts()
+    shown = [text.replace(r"\$", "$") for text in texts(figure)]
+    assert shown[:-1] == [f"{word} ({counts[k]})" for k, word in enumerate(words)]
 
 
 def test_heat_maps_share_a_scale_and_say_the_diagonals_mean():

@@ -194,6 +194,16 @@ def test_resumed_with_the_students_memory_is_bit_identical(tiny, trained, tmp_pa
     assert_same_files(tmp_path / "straight", tmp_path / "s", *names)
 
 
+def test_a_memory_of_some_rows_is_told(tiny_without_dropout, tmp_path, capsys):
+    some = ["--max_train_samples", 8]
+    train_memory.main(memory_flags(tiny_without_dropout, tmp_path / "m", *some))
+    more = ["--teacher_memory_path", tmp_path / "m", "--max_steps", 1]
+    for rows, told in (([], True), (some, False)):
+        glue_with_cka_g.main(flags(tiny_without_dropout, tmp_path / f"{told}", *more, *rows))
+        said = "is of 8 rows, this run's are 21" in capsys.readouterr().err
+        assert said is told
+
+
 def test_the_students_memory_has_a_rate_of_its_own(trained, tiny_without_dropout, tmp_path):
     start = memory.Memories(
         load_file(trained / memory_file.FILE)["centroids"], 16, 24, 42

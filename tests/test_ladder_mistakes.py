@@ -59,7 +59,7 @@ def corrected(path, rows=(0, 3, 5)):
 
 @pytest.mark.slow
 def test_a_dev_file_that_was_changed_is_refused(tiny, tmp_path, mood):
-    """Its texts, its labels, or another one that is named; also after an evaluation on it."""
+    """Its texts, its labels, or another one that is named; an evaluation on it is what helps."""
     mood("1")
     measure(tmp_path)
     dev = tmp_path / "data/dev.csv"
@@ -74,6 +74,9 @@ def test_a_dev_file_that_was_changed_is_refused(tiny, tmp_path, mood):
         with pytest.raises(UserError, match=said.format("dev.csv")):
             measure(tmp_path)
     measure(tmp_path, "--validation_file", tmp_path / "elsewhere.csv")
+    evaluate(tiny, tmp_path, "1", dev)
+    found = measure(tmp_path).acc["FSD_L, 1 layer"]
+    assert found == read_json(tmp_path / "runs/1/eval_results.json")["acc"]
 
 
 def test_scores_and_predictions_are_of_one_evaluation(tiny, tmp_path, mood):

@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-from test_own_files import own, run
+from own_data import own, run
 
 import glue_with_cka_i
 import train_teacher

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from cards import run_of
 from conftest import ROOT, flags
+from families import permute_vocabulary
 from huggingface_hub import ModelCard
-from test_model_card import run_of
-from test_own_files import own, run
-from test_two_tokenizers import permute_vocabulary
+from own_data import own, run
 
 import glue_with_cka_i
 import train_teacher

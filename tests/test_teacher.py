@@ -158,7 +158,7 @@ def test_a_step_between_logs_waits_for_nothing(make, more, tiny, monkeypatch):
     )
     batch = MiniBatch(trained.data[torch.arange(8)], accelerator.device)
     trained.take_step([batch])
-    batch.targets.pop("global", None)  # what terms share of a mini-batch
+    batch.targets.pop("G", None)  # what terms share of a mini-batch
     with Waits() as waits:
         trained.take_step([batch])
     assert not waits.found

@@ -105,11 +105,8 @@ def describe_scores(run):
 def describe_loading(run):
     """Lines of Python that classify a row."""
     task, arguments = known_task(run), run["arguments"]
-    named = (arguments.get("text_column_names") or "text").split(",")
-    texts = ", ".join(
-        json.dumps(f"the {column}", ensure_ascii=False)
-        for column in (task.text_columns if task else named)
-    )
+    columns = task.text_columns if task else run["data"]["train"].get("text_columns", ["text"])
+    texts = ", ".join(json.dumps(f"the {column}", ensure_ascii=False) for column in columns)
     word = "model.config.id2label[logits.argmax(-1).item()]"
     said = "logits.item()" if is_regression(run) else word
     return fence(

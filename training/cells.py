@@ -95,6 +95,9 @@ def read_task(text, where, row=None):
 
 
 def is_own(row):
-    """Whether a row of results is of own files: by a score or a flag that GLUE's have not."""
-    scored = str(row.get("f1_macro") or "") not in ("", "nan")
-    return scored or str(row.get("--do_regression")).lower() == "true"
+    """Whether a row of results may be of own files: it has a score or a flag that GLUE's have not,
+    or is a run's that was not evaluated.
+    """
+    there = {name for name in METRICS if str(row.get(name, "")).lower() not in ("", "nan", "none")}
+    unscored = not there and "started" in row
+    return unscored or "f1_macro" in there or str(row.get("--do_regression")).lower() == "true"

@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from colours import COLOURS
+from colours import COLOURS, as_written
 from tasks.features import NO_CLASS
 
 MOST = 20_000  # samples drawn
@@ -29,7 +29,8 @@ def picture_of_clusters(table, centroids, sizes, explained, labels, task):
         for k, name in [*enumerate(labels), *([(NO_CLASS, "no label")] if unlabelled else [])]:
             rows, number = drawn[drawn.label == k], (table.label == k).sum()
             colour = "lightgrey" if k == NO_CLASS else COLOURS[k % len(COLOURS)]
-            axes.scatter(rows.x, rows.y, c=colour, label=f"{name} ({number})", **dots)
+            said = as_written(f"{name} ({number})")
+            axes.scatter(rows.x, rows.y, c=colour, label=said, **dots)
     occupied = np.array(sizes) > 0
     area = 12 + 500 * np.array(sizes) / max(sizes)
     axes.scatter(
@@ -49,8 +50,11 @@ def picture_of_clusters(table, centroids, sizes, explained, labels, task):
             linewidths=1,
             label="empty centroid",
         )
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    axes.set_title(f"{task}: teacher features of {len(table)} samples, {len(sizes)} centroids")
+    # by itself matplotlib would leave out a class whose name begins with _
+    marks = axes.collections if labels is not None else axes.collections[1:]
+    figure.legend(handles=marks, loc="outside lower center", ncols=3, frameon=False)
+    title = f"{task}: teacher features of {len(table)} samples, {len(sizes)} centroids"
+    axes.set_title(as_written(title))
     axes.set_xlabel("first principal axis of the centroids")
     axes.set_ylabel(f"second principal axis (both: {100 * explained:.0f} % of their variance)")
     return figure

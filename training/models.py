@@ -96,11 +96,18 @@ def load_finished(name, config, what, task, **options):
 def check_labels(task, config, name, what="teacher"):
     """Refuse a model with another number of labels than the task's."""
     expected = 1 if task.labels is None else len(task.labels)
-    if config.num_labels != expected:
-        raise UserError(
-            f"the {what} {name} has {config.num_labels} labels, but {task.name} has {expected}: "
-            f"fine-tune one on {task.name} with train_teacher.py"
-        )
+    found = config.num_labels
+    if found == expected:
+        return
+    advice = f"fine-tune one on {task.name} with train_teacher.py"
+    if not task.is_glue and found == 1:  # as it has where scores are learnt
+        advice = f"pass --do_regression if the labels are scores, or {advice}"
+    elif not task.is_glue and expected == 1:
+        advice = f"leave --do_regression out if the labels are classes, or {advice}"
+    raise UserError(
+        f"the {what} {name} has {found} label{'s' * (found != 1)}, but {task.name} has {expected}: "
+        f"{advice}"
+    )
 
 
 def fingerprint_of_model(model):

@@ -17,16 +17,17 @@ from tasks.features import load_features
 from tasks.glue import TASKS, get_task
 from tasks.own import make_task, own_files
 from tasks.submission import check_indices
-from training import allocation, checks, models, reading, records
+from training import allocation, checks, models, reading, rescoring
 from training.batches import with_labelled, with_mask
 from training.loading import for_student, has_teacher, load_config
 
 
 @contextlib.contextmanager
-def open_session(args):
+def open_session(args, bound=None):
     """Check the flags, quieten the libraries, hold the output folder. Yields the Session.
 
-    Afterwards the process group, if there is one, is left.
+    bound: whether what --model_name_or_path answers counts, and its words for classes with it; by
+    default where it is a student's teacher. Afterwards the process group, if there is one, is left.
     """
     checks.check_arguments(args)
     for library in (transformers, huggingface_hub):
@@ -36,33 +37,26 @@ def open_session(args):
     allocation.keep_freed_memory()
     if not args.do_train:
         models.find_trained(args.output_dir)
-        read_at_trained_length(args)
+        rescoring.check_results_csv(args)
+        rescoring.take_trained_columns(args, args.output_dir)
+        as_trained = rescoring.read_at_trained_length(args)
     if args.do_train:
-        task = find_task(args, args.model_name_or_path, has_teacher(args))
+        bound = has_teacher(args) if bound is None else bound
+        task = find_task(args, args.model_name_or_path, bound)
+        as_trained = True
     else:  # the trained model's own words, and its own family
         task = find_task(for_student(args), args.output_dir)
+        if told := rescoring.tell_other_columns(task, args.output_dir):
+            say(f"note: {told}")
+        as_trained = as_trained and not told
     args.task_name = task.name
     with common.lock_output_dir(args.output_dir):
         try:
-            yield Session(args, task)
+            yield Session(args, task, as_trained)
         except termination.Terminated:
             leave_group()
             raise
     leave_group()
-
-
-def read_at_trained_length(args):
-    """Have a student that was trained with a length of its own read at that; say of another one."""
-    trained = records.read_run(args.output_dir).get("arguments", {})
-    own = trained.get("student_max_seq_length")
-    if has_teacher(args) and own and not args.student_max_seq_length:
-        args.student_max_seq_length = own
-    before, now = own or trained.get("max_seq_length"), for_student(args).max_seq_length
-    if before and now != before:
-        say(
-            f"note: the model in {args.output_dir} was trained on rows of {before} tokens, and "
-            f"reads {now} now"
-        )
 
 
 def find_task(args, model, bound=True):
@@ -125,10 +119,14 @@ def leave_group():
 
 
 class Session:
-    """One run's flags, task, accelerator and output folder, and the rows that it reads."""
+    """One run's flags, task, accelerator and output folder, and the rows that it reads.
 
-    def __init__(self, args, task):
+    as_trained: False where a trained model reads other columns, or another length, than it learned.
+    """
+
+    def __init__(self, args, task, as_trained=True):
         self.args, self.task, self.output = args, task, Path(args.output_dir)
+        self.as_trained = as_trained
         self.accelerator = make_accelerator(args)
         self._ignores_padding = weakref.WeakKeyDictionary()  # by model
         self.sources = {}  # of the task's splits that were read: Features.source

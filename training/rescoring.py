@@ -1,0 +1,116 @@
+"""A finished run whose model is evaluated again, alone: it is read as it was trained, and its
+record, model card and row in a table follow.
+"""
+
+import dataclasses
+
+import common
+from common import UserError, say
+from tasks.own import own_files
+from tasks.reading import read_table
+from training import model_card, records, results_csv
+from training.loading import for_student, has_teacher
+
+ROWS = ("max_eval_samples", "validation_file")  # the flags that say which rows were scored
+
+
+def check_results_csv(args):
+    """Refuse a table where there is no run whose row it could get."""
+    if args.results_csv and not records.read_run(args.output_dir).get("finished"):
+        raise UserError(
+            f"--results_csv gets the row of a run, and {args.output_dir} has no run.json of a "
+            "finished one: train with --do_train, or leave --results_csv out"
+        )
+
+
+# ---- reading as it was trained -------------------------------------------------------------------
+
+
+def read_at_trained_length(args):
+    """Have a student that was trained with a length of its own read at that.
+
+    Returns whether rows are read at the length of the training; says so where they are not.
+    """
+    trained = records.read_run(args.output_dir).get("arguments", {})
+    own = trained.get("student_max_seq_length")
+    if has_teacher(args) and own and not args.student_max_seq_length:
+        args.student_max_seq_length = own
+    before, now = own or trained.get("max_seq_length"), for_student(args).max_seq_length
+    if not before or now == before:
+        return True
+    say(
+        f"note: the model in {args.output_dir} was trained on rows of {before} tokens, and "
+        f"reads {now} now"
+    )
+    return False
+
+
+def trained_columns(folder):
+    """The columns of own files that a finished run in a folder read, (texts, label); () and None of
+    another run.
+    """
+    train = records.read_run(folder).get("data", {}).get("train", {})
+    return tuple(train.get("text_columns", ())), train.get("label_column")
+
+
+def take_trained_columns(args, folder):
+    """Let files of one's own be read by the columns of the run in a folder, where they have these
+    and no flag names others.
+    """
+    texts, label = trained_columns(folder)
+    files = own_files(args)
+    if not texts or not files:
+        return
+    there = {split: set(read_table(path).columns) for split, path in files.items()}
+    if not args.text_column_names and all(set(texts) <= found for found in there.values()):
+        args.text_column_names = ",".join(texts)
+    scored = [found for split, found in there.items() if split != "test"]
+    if label and not args.label_column_name and all(label in found for found in scored):
+        args.label_column_name = label
+
+
+def tell_other_columns(task, folder):
+    """A sentence where a Task's texts are read from other columns than those of the run in a
+    folder; None where they are its own.
+
+    A UserError where there is one text and not two, or the other way round.
+    """
+    before, _ = trained_columns(folder)
+    if not before or before == task.text_columns:
+        return None
+    then, now = (" and ".join(names) for names in (before, task.text_columns))
+    if len(before) != len(task.text_columns):
+        raise UserError(
+            f"the model in {folder} was trained on the columns {then}, and would read {now}: "
+            f"name {len(before)} with --text_column_names"
+        )
+    return f"the model in {folder} was trained on the columns {then}, and reads {now} now"
+
+
+# ---- what follows --------------------------------------------------------------------------------
+
+
+def keep_scores(session, results):
+    """Bring the record of the finished run in the output folder up to date, if there is one.
+
+    session: a Session without --do_train. results: {metric: value} of its dev rows.
+    """
+    before = records.read_run(session.output)
+    if not before.get("finished") or not common.is_main_process():
+        return
+    if not session.as_trained:
+        say(f"note: {session.output / 'run.json'} keeps the scores of before")
+        return
+    names = {field.name for field in dataclasses.fields(records.Record)}
+    record = records.Record(**{name: value for name, value in before.items() if name in names})
+    with records.complete_run(session.output):
+        rows = {name: getattr(session.args, name) for name in ROWS}
+        record.arguments = {**record.arguments, **rows, "do_eval": True}
+        scored = {split: session.sources[split] for split in session.dev_splits()}
+        record.data = {**record.data, **scored}
+        record.results = results
+        if session.args.results_csv:
+            row = results_csv.result_row(record.as_json())
+            results_csv.append_result(session.args.results_csv, row)
+        model_card.write_card(record, session.output)
+    record.write(session.output)
