@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pandas as pd
+
 from analysis.runs import check_columns, groups_of
 from common import UserError
 from training import flags
@@ -14,6 +16,8 @@ ONE_OF = {
     "data": "training data",
     "dev_data": "rows to be scored on",
 }
+# which rows a model was scored on, and how they were read: also of the teacher, whose budget is its
+ROWS = ("--max_eval_samples", "--text_column_names", "--label_column_name")
 SHOWN = ("minutes", "parameters", "device", "machine", "torch", "transformers", "commit")
 IN_NO_RESULT = ("free", "place", "action")  # roles of what no result depends on
 
@@ -60,6 +64,7 @@ def check_comparable(runs, free=(), tuned=()):
     check_one_setting(students, tasks, (*free, *tuned))
     check_one_source(students, tasks)
     check_one_start(students, tasks)
+    check_rows(runs, tasks)
     check_within_methods(runs, tasks, free)
     check_once(runs, tasks, free)
 
@@ -106,6 +111,36 @@ def check_one_start(students, tasks):
                 f"these {tasks} students differ in {flag.caption}, {flag.column} "
                 f"({', '.join(sorted(found))}): give those of one start"
             )
+
+
+def check_rows(runs, tasks):
+    """Refuse a teacher that was scored on other rows than the students, and teachers that were
+    trained on several data: what is free of a teacher is its budget.
+    """
+    teachers = runs[runs.method == "teacher"]
+    who = "runs, the teacher's among them,"
+    for column, group, whose in (("data", teachers, "teachers"), ("dev_data", runs, who)):
+        found = set(group[column].dropna()) - {""} if column in group else ()
+        if len(found) > 1:
+            raise UserError(
+                f"these {tasks} {whose} had different {ONE_OF[column]} "
+                f"({', '.join(sorted(found))}): give those of one"
+            )
+    for column in [column for column in ROWS if column in runs]:
+        found = [describe_value(value) for value in runs[column].unique()]
+        if len(set(found)) > 1:
+            raise UserError(
+                f"these {tasks} {who} differ in {column} "
+                f"({', '.join(found)}): all are to be scored on the same rows, so give those of "
+                "one setting"
+            )
+
+
+def describe_value(value):
+    """A flag's value in a table of runs, in words."""
+    if pd.isna(value) or value == "":
+        return "not given"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def check_within_methods(runs, tasks, free):

@@ -26,6 +26,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common
 from analysis.comparable import check_comparable
+from analysis.ladder_checks import check_one_kind
 from analysis.markdown import find_place, insert, read_document, to_markdown
 from analysis.methods import read_name
 from analysis.origins import describe_budget, describe_provenance, describe_seeds, describe_weights
@@ -72,6 +73,7 @@ def read_students(folder):
     names = names_of(same_size)
     runs["name"] = [f"{name}, {size}" for name, size in zip(names, runs.copied, strict=True)]
     runs["method"] = [str(name) for name in names]
+    check_one_kind(runs)
     return runs.reset_index(drop=True)
 
 

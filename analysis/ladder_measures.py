@@ -11,6 +11,12 @@ import pandas as pd
 import torch
 
 from analysis import report
+from analysis.ladder_checks import (
+    check_scores,
+    check_subjects,
+    find_leading_run,
+    place_of_rows,
+)
 from analysis.report_measures import restoration
 from analysis.report_subjects import Subjects
 from analysis.runs import publishable
@@ -30,13 +36,12 @@ NAMED = ("tokenizer_name", "max_eval_samples", "cache_dir", "max_seq_length")
 # ---- what is compared ----------------------------------------------------------------------------
 
 
-def subjects_of(runs, args):
-    """The Subjects of a seed's runs, by name. args: of analysis/ladder.py.
+def subjects_of(runs, theirs, args):
+    """The Subjects of a seed's runs, by name. theirs: flags of a run with a teacher, from its
+    run.json; args: of analysis/ladder.py.
 
-    Rows are read as the runs read them: their flags are in run.json, and a student's tokenizer is
-    in its folder.
+    Rows are read as the runs read them, and a student's tokenizer is in its folder.
     """
-    theirs = records.read_run(Path(runs["--output_dir"].iloc[0]))["arguments"]
     words = ["--model_name_or_path", args.teacher or theirs["model_name_or_path"]]
     words += [*words_of_rows(theirs, args), "--output_dir", args.source]
     words += ["--task_name", theirs["task_name"], "--per_gpu_eval_batch_size", str(BATCH)]
@@ -49,7 +54,9 @@ def subjects_of(runs, args):
     words += ["--students", *(f"{name}={folder}" for name, folder in pairs)]
     found = report.make_parser().parse_args(words)
     check_data(found)
-    return Subjects(found)
+    subjects = Subjects(found)
+    check_subjects(subjects)
+    return subjects
 
 
 def words_of_rows(theirs, args):
@@ -94,12 +101,12 @@ def read_logits(folder, subjects, count):
         )
     names = [f"logit_{k}" for k in range(count)]
     keys = ["index", "label", *names]
-    table, _ = results_csv.read_table(path, keys, keys, keys[1:], "no file of predictions")
-    same = list(map(str, table["index"])) == list(map(str, subjects.features.indices))
+    table, _ = results_csv.read_table(path, keys, keys[1:], keys[1:], "no file of predictions")
+    same = list(table["index"].fillna("")) == list(subjects.features.indices)
     if not same or not np.allclose(table["label"].astype(float), subjects.labels):
         raise UserError(
-            f"{path} is of other rows than {subjects.features.source['file']}: name the data of "
-            "the runs with --data_dir"
+            f"{path} is of other rows than {subjects.features.source['file']}: name the rows of "
+            f"the runs with --{place_of_rows(subjects.args)}"
         )
     return table[names].to_numpy()
 
@@ -113,9 +120,10 @@ def measure(runs, args):
     runs: of analysis.runs, with the columns name, layers and copied.
     """
     rows, z_t, facts = [], None, records.provenance()
+    theirs = find_leading_run(runs, args)["arguments"]
     for seed, group in runs.groupby("seed", sort=True):
         say(f"seed {seed}: {len(group)} students")
-        subjects = subjects_of(group, args)
+        subjects = subjects_of(group, theirs, args)
         if z_t is None:
             z_t = logits_of(subjects.teacher, subjects)
             warn_of_teacher(z_t, subjects)
@@ -162,6 +170,7 @@ def teacher_row(subjects, z_t, seed, times):
 def student_row(run, student, subjects, z_t, times):
     """A run, as a row. z_t: the teacher's logits (N, K)."""
     z_s = read_logits(student.folder, subjects, z_t.shape[1])
+    check_scores(run, subjects.task, z_s, subjects.labels)
     alike, _ = restoration(z_s, z_t, subjects.labels, subjects.task)
     agreement = alike["accuracy" if subjects.task.labels else "pearson"]
     own = {name: run[name] for name in ("name", "method", "copied", "seed")}

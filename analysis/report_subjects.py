@@ -26,6 +26,7 @@ from analysis.report_topics import training_curves
 from analysis.runs import name_variants, names_of
 from analysis.timing import mini_batches, time_rounds
 from common import UserError, say
+from tasks.own import make_task, own_files
 from training import memory_file, models, records, results_csv
 from training.batches import MiniBatch, Rows, with_labelled
 from training.identity import identify, memory_facts
@@ -92,6 +93,18 @@ def check_task(record, folder, task):
         )
 
 
+def task_of(args, folders):
+    """The Task. Of own files it has the classes of the students' runs, those with a teacher first:
+    the rows at hand may lack a class that a teacher's LABEL_0, LABEL_1, ... do not name.
+    """
+    if own_files(args) and not args.do_regression:
+        runs = sorted(map(records.read_run, folders), key=lambda run: not run.get("teacher"))
+        for settings in (run.get("settings") or {} for run in runs):
+            if settings.get("classes"):
+                return make_task(args, settings["classes"], bound=True)
+    return find_task(args, args.model_name_or_path)
+
+
 class Subjects:
     """All that a report compares, and what was measured of it.
 
@@ -100,9 +113,9 @@ class Subjects:
     """
 
     def __init__(self, args):
-        self.folders = named_folders(args.students)
+        self.args, self.folders = args, named_folders(args.students)
         take_trained_columns(args, self.folders[0][1])
-        self.args, self.task = args, find_task(args, args.model_name_or_path)
+        self.task = task_of(args, [folder for _, folder in self.folders])
         self.cost = read_cost(args.cost, args.reference) if args.cost else None
         if args.max_seq_length is None:
             args.max_seq_length = common_length(self.folders)

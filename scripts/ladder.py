@@ -12,7 +12,8 @@ which wins. A seed after the other runs, so that a ladder that is cut off is one
 
 At the end analysis/ladder.py measures all of them: score, agreement with the teacher, parameters,
 megabytes, milliseconds a row. Results: RUNS/ladder.md, ladder.csv and ladder.svg. Given again, it
-goes on where it was; other sizes, methods and seeds are added.
+goes on where it was; other sizes, methods and seeds are added, under the setting of those that are
+there.
 """
 
 import re
@@ -26,6 +27,7 @@ from common import UserError, expand_path, read_json, say
 from scripts import jobs
 from scripts.command_line import Parser
 from scripts.commands import words_for
+from scripts.ladder_earlier import check_earlier
 from scripts.processes import call, cli
 from scripts.study import WITH_MEMORY, middle
 from scripts.study_flags import check_choices, check_numbers
@@ -285,6 +287,7 @@ def main(argv=None):
     args = parse(argv)
     check(args)
     sweep = make_sweep(args)
+    check_earlier(sweep)
     if args.plan:
         print_plan(sweep)
         return 0

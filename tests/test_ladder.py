@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT, shell
+from conftest import ROOT, save_models, shell
 
 import glue_with_cka_i
 from baselines import glue_with_baseline
 from common import UserError, write_json
-from scripts import ladder
+from scripts import ladder, ladder_earlier
 
 PARSERS = {
     "glue_with_cka_i.py": glue_with_cka_i.make_parser,
@@ -154,6 +154,88 @@ def test_a_teacher_that_knows_nothing_is_refused_and_a_weak_one_said(tiny, tmp_p
     write_json(teacher / "eval_results.json", {"acc": constant})
     with pytest.raises(UserError, match="so it teaches nothing"):
         ladder.check_teaches(args)
+
+
+# ---- beside finished runs ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def finished(tiny, tmp_path):
+    """A function that writes the record of a finished run of a ladder, as of these flags."""
+
+    def write(*extra, **changes):
+        words = words_of(tiny, "--layers", 1, "--seeds", 3, "--runs", tmp_path / "r", "--", *extra)
+        args = ladder.parse(words)
+        ladder.check(args)
+        (run,) = ladder.make_sweep(args).runs.values()
+        (tmp_path / "r" / run.name).mkdir(parents=True)
+        record = {"finished": True, "arguments": ladder_earlier.read_arguments(run) | changes}
+        write_json(tmp_path / "r" / run.name / "run.json", record)
+
+    return write
+
+
+def more_of(tiny, tmp_path, *more):
+    return words_of(tiny, "--layers", 1, 2, "--seeds", 3, "--runs", tmp_path / "r", *more)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--", "--learning_rate", "1e-3"], "--learning_rate 5e-05, and .* --learning_rate 0.001"),
+        (["--", "--bf16"], "no --bf16, and the new runs have --bf16"),
+        (["--", "--max_seq_length", "16"], "--max_seq_length 128, and .* --max_seq_length 16"),
+        (["--", "--beta", "4"], "--beta 16.0, and the new runs have --beta 4.0"),
+        (["--", "--max_eval_samples", "4"], "no --max_eval_samples"),
+        (["--method", "vkd", "--", "--max_steps", "9"], "--max_steps -1, and .* --max_steps 9"),
+        (["--model", "TEACHER"], "--model_name_or_path_for_copy .*pretrained, and .*teacher"),
+    ],
+)
+def test_other_flags_than_those_of_finished_runs_train_nothing(
+    tiny, tmp_path, finished, planned, more, said
+):
+    """Of a size that is new, whose table would be refused at the end."""
+    finished()
+    more = [str(tiny / "teacher") if word == "TEACHER" else word for word in more]
+    where = r"r/fsd_i-depth1,seed=3 is finished with .*"
+    with pytest.raises(UserError, match=where + said + ".*so give that of then, or another folder"):
+        planned(more_of(tiny, tmp_path, *more))
+    assert [path.name for path in (tmp_path / "r").iterdir()] == ["fsd_i-depth1,seed=3"]
+
+
+def test_sizes_methods_and_forms_are_added_to_finished_runs(tiny, tmp_path, finished, planned):
+    """Of the same setting, by another path to the same models, and as an older version wrote it."""
+    shutil.copytree(tiny / "teacher", tmp_path / "moved")
+    finished(
+        model_name_or_path=str(tmp_path / "moved"),
+        model_name_or_path_for_copy="/another/machine/pretrained",
+        compile=False,
+    )
+    for more in (["--plan"], ["--method", "vkd", "rkd", "--plan"]):
+        assert planned(more_of(tiny, tmp_path, *more))
+    form = ["--plan", "--", "--cka_estimator", "debiased", "--beta", "4"]
+    assert planned(more_of(tiny, tmp_path, *form))
+
+
+@pytest.mark.parametrize("method", ["none", "vkd", "fsd_i", "rkd", "minilm"])
+def test_a_run_that_has_ended_takes_more_beside_it(tiny, tmp_path, planned, method):
+    """What its script makes of the flags, as a rival's defaults, is the same for the next run."""
+    short = ["--method", method, "--", "--max_seq_length", "24", "--max_steps", "1"]
+    words = words_of(tiny, "--layers", 2, "--seeds", 3, "--runs", tmp_path / "r", *short)
+    args = ladder.parse(words)
+    ladder.check(args)
+    (run,) = ladder.make_sweep(args).runs.values()
+    script = glue_with_cka_i if "cka_i" in run.words[1] else glue_with_baseline
+    assert script.main(run.words[2:]) == 0
+    assert len(planned(more_of(tiny, tmp_path, "--plan", *short))) == 2
+    with pytest.raises(UserError, match="finished with --learning_rate 5e-05"):
+        planned(more_of(tiny, tmp_path, "--plan", *short, "--learning_rate", "1e-3"))
+
+
+def test_another_teacher_is_not_added_to_finished_runs(tiny, tmp_path, finished, planned):
+    finished(model_name_or_path=str(save_models(tmp_path, seed=1) / "teacher"))
+    with pytest.raises(UserError, match=r"finished with --model_name_or_path .*teacher, and the"):
+        planned(more_of(tiny, tmp_path, "--plan"))
 
 
 # ---- a whole ladder ------------------------------------------------------------------------------

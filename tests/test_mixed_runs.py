@@ -140,3 +140,43 @@ def test_the_rows_of_a_search_without_a_table(tmp_path):
     assert list(rows["--learning_rate"]) == [1e-4, 2e-4] and "--output_dir" not in rows
     with pytest.raises(UserError, match="--no_table goes with --csv"):
         table.main([str(source), "--no_table"])
+
+
+# ---- the teacher's row ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("teachers", "students", "said"),
+    [
+        ({"dev_data": "aaa"}, {"dev_data": "bbb"}, r"different rows to be scored on \(aaa, bbb\)"),
+        ({"--max_eval_samples": 4}, {}, r"differ in --max_eval_samples \(4, not given\)"),
+        ({"--text_column_names": "other"}, {}, r"--text_column_names \(other, not given\)"),
+        (
+            {"--label_column_name": "a"},
+            {"--label_column_name": "b"},
+            r"--label_column_name \(a, b\)",
+        ),
+    ],
+)
+def test_a_teacher_that_was_scored_on_other_rows_is_refused(tmp_path, teachers, students, said):
+    rows = [*of("teacher", (0.9,), **teachers), *of("VKD", VKD, **students)]
+    source = runs_csv(tmp_path / "r.csv", *rows)
+    for command in (table, tables):
+        with pytest.raises(UserError, match=f"the teacher's among them, .*{said}"):
+            command.main([str(source)])
+
+
+def test_teachers_of_several_training_data_are_refused(tmp_path):
+    rows = [*of("teacher", (0.9,), data="aa"), {"method": "teacher", "seed": 2, "acc": 0.8}]
+    table.main([str(runs_csv(tmp_path / "untold.csv", *rows))])
+    rows[1]["data"] = "bb"
+    with pytest.raises(UserError, match=r"teachers had different training data \(aa, bb\)"):
+        table.main([str(runs_csv(tmp_path / "r.csv", *rows, *of("VKD", VKD, data="aa")))])
+
+
+def test_a_teachers_budget_and_its_data_are_its_own(tmp_path):
+    """So are rows of earlier versions, which do not say on what they were scored."""
+    free = {"--learning_rate": 5e-5, "--num_train_epochs": 9, "data": "aa", "dev_data": ""}
+    rows = [*of("teacher", (0.9,), **free), *of("VKD", VKD, data="bb", dev_data="ccc")]
+    for command in (table, tables):
+        command.main([str(runs_csv(tmp_path / "r.csv", *rows))])

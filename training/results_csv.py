@@ -17,6 +17,7 @@ TEXTS = (  # columns that are no flags, of all our tables
     "method",
     "metric",
     "run",
+    "index",
     "form",
     "model",
     "device",

@@ -1,0 +1,121 @@
+"""The finished runs of a ladder's folder, beside those that it is to add: with other settings than
+theirs nothing is trained, as analysis/ladder.py would refuse the table at the end.
+"""
+
+import importlib
+from pathlib import Path
+
+from common import UserError, read_json, sha256_of_file
+from training import flags
+
+SIZES = ("student_num_hidden_layers", "student_layers")
+PRECISION = ("bf16", "fp16")
+MODELS = ("model_name_or_path", "model_name_or_path_for_copy")
+
+
+def check_earlier(sweep):
+    """Refuse a sweep whose new runs have other settings than a finished one in its folder.
+
+    sweep: jobs.Sweep, of names METHOD-SIZE,seed=N.
+    """
+    earlier = finished_runs(sweep.folder)
+    new = {method_of(run.name): run for run in sweep.runs.values() if not run.finished}
+    for method, run in new.items() if earlier else ():
+        now = read_arguments(run)
+        for name, then in earlier.items():
+            differs = find_difference(now, then, method == method_of(name))
+            if differs:
+                flag, given, found = differs
+                raise UserError(
+                    f"{sweep.folder}/{name} is finished with {in_words(flag, found)}, and the new "
+                    f"runs have {in_words(flag, given)}: a ladder has one setting, so give that of "
+                    "then, or another folder with --runs"
+                )
+
+
+def finished_runs(folder):
+    """{name of the run's folder: its flags} of the finished runs in a folder."""
+    found = {path.parent.name: read_json(path) for path in sorted(Path(folder).glob("*/run.json"))}
+    return {
+        name: flags.as_of_today(run.get("arguments", {}))
+        for name, run in found.items()
+        if run.get("finished")
+    }
+
+
+def method_of(name):
+    """The word for the method, with which the name of a ladder's run begins."""
+    return name.partition("-")[0]
+
+
+def read_arguments(run):
+    """The flags of a run that is not started yet, name -> value, as its script takes them."""
+    at = next(i for i, word in enumerate(run.words) if word.endswith(".py"))
+    path = Path(run.words[at])
+    folder = ["baselines"] * (path.parent.name == "baselines")
+    script = importlib.import_module(".".join([*folder, path.stem]))
+    args = script.make_parser().parse_args(run.words[at + 1 :])
+    if folder:
+        script.fill_flags(args)  # a rival's own defaults
+    return vars(args)
+
+
+def find_difference(now, then, same_method):
+    """(flag, value now, value then) of the first flag that would keep two runs out of one table;
+    None where there is none. now, then: flags of runs, name -> value.
+    """
+    same_form = same_method and same_variant(now, then)
+    for name, flag in flags.known().items():
+        if name not in now or name not in then or not is_alike(flag, same_form):
+            continue
+        pair = now[name], then[name]
+        if name in MODELS:
+            # the student alone, of train_teacher.py, has none of these
+            differs = "copy_teacher" in then and are_other_models(name, *pair)
+        else:
+            differs = any(map(is_given, pair)) and pair[0] != pair[1]
+        if differs:
+            return name, *pair
+    return None
+
+
+def is_alike(flag, same_form):
+    """Whether a flag is alike in all students of a ladder, or in those of one form of a method.
+
+    It is by analysis/comparable.py, whose rules are of runs that are there.
+    """
+    if flag.name in MODELS:
+        return True
+    if flag.name in SIZES or flag.is_place or flag.role in ("seed", "free", "place", "action"):
+        return False
+    told = flag.role == "variant" and flag.caption
+    return bool(same_form or told or flag.name in PRECISION or flag.role in ("budget", "data"))
+
+
+def same_variant(now, then):
+    """Whether two runs of a method are of one form of it."""
+    variants = [flag.name for flag in flags.named("variant")]
+    return all(str(now.get(name)) == str(then.get(name)) for name in variants)
+
+
+def is_given(value):
+    return value is not None and value is not False and value != ""
+
+
+def are_other_models(flag, one, other):
+    """Whether two folders, or hub names, are known to have two models: by their weights, where
+    these are here, or by the last name of what is copied, as a machine may have its own folders.
+    """
+    if not (one and other) or one == other:
+        return False
+    files = [Path(folder, "model.safetensors") for folder in (one, other)]
+    if all(file.is_file() for file in files):
+        return sha256_of_file(files[0]) != sha256_of_file(files[1])
+    return flag == "model_name_or_path_for_copy" and Path(one).name != Path(other).name
+
+
+def in_words(flag, value):
+    """A flag with its value, as one gives it."""
+    if not is_given(value):
+        return f"no --{flag}"
+    return f"--{flag}" if value is True else f"--{flag} {value}"
