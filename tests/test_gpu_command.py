@@ -136,6 +136,7 @@ def test_processes_that_share_a_gpu(
 # ---- the clock -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_failures_and_the_end_of_time(tmp_path, monkeypatch, capsys):
     """One job fails, one leaves something out, one hangs, for two no time is left: all is told."""
     monkeypatch.setattr(gpu, "PATIENCE", 0.1)
@@ -193,6 +194,7 @@ def test_all_that_a_job_started_ends_with_it(how, tmp_path, monkeypatch):
     assert [(tmp_path / name).read_text() for name in "ab"] == ["saved"] * 2
 
 
+@pytest.mark.slow
 def test_what_does_not_end_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "PATIENCE", 0.1)
     monkeypatch.setattr(gpu, "GRACE", 0.5)

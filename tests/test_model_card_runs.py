@@ -178,6 +178,7 @@ def test_the_page_says_where_the_command_runs():
     )
 
 
+@pytest.mark.slow
 def test_a_pasted_command_runs_where_the_run_was_started(tiny, tmp_path, monkeypatch):
     """In the root of a checkout, with paths below it."""
     checkout, data = tmp_path / "checkout", tmp_path / "checkout/my data"

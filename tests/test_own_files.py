@@ -26,6 +26,7 @@ PLACE = ["train.csv, line 2"]
 # ---- through the scripts -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_teacher_a_memory_a_student_and_what_tells_of_them(tiny, tmp_path, capsys):
     """Half of the labels are missing; the teacher's classes are the file's words."""
     files = own(tmp_path / "data", share=0.5)

@@ -247,6 +247,7 @@ def test_steps_are_even(total, number, steps):
     assert probing.steps_to_measure(total, number) == steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["--mask_padding"]])
 def test_a_teacher_with_its_words_in_another_order_is_probed_alike(more, tiny, tmp_path):
     """Between samples, and of the memory; between tokens nothing is measured."""

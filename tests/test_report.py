@@ -18,6 +18,7 @@ from tasks.features import load_features
 from tasks.glue import get_task
 from training.memory_file import load_memory
 
+pytestmark = pytest.mark.slow
 TABLES = {
     "restoration",
     "classes",

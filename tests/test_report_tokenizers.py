@@ -24,6 +24,7 @@ from tasks.features import load_features
 from tasks.glue import get_task
 from training.memory_file import load_memory
 
+pytestmark = pytest.mark.slow
 INTER, INTRA = RELATIONS[:2], RELATIONS[2:]
 PLACES = ["occupied", "same", "rand"]  # among the teacher's centroids
 OWN = ["own_occupied", "own_same", "own_rand", "memory_biased", "memory_debiased"]

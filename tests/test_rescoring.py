@@ -141,6 +141,7 @@ def test_two_texts_for_a_model_of_one_are_refused(of_other_columns, tiny):
         evaluate(tiny, folder, *files, "--text_column_names", "text,other")
 
 
+@pytest.mark.slow
 def test_a_report_reads_the_columns_of_its_students(of_other_columns, tiny, tmp_path):
     files, teacher = of_other_columns
     named = ["--text_column_names", "other", "--label_column_name", "mark"]
