@@ -84,7 +84,8 @@ def as_flag(column):
 def check_search(runs, searched):
     """Raise a UserError for runs that differ in anything but the searched flags and the seed.
 
-    searched: the columns of the searched flags.
+    Likewise for two runs of one setting and seed, and for runs without scores. searched: the
+    columns of the searched flags.
     """
     check_values(runs, searched)
     for column in (*SAME, *memory_kinds(), *settings_of(runs)):

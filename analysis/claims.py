@@ -9,8 +9,9 @@ method, and in seed; the flags that --tuned names may differ between methods, no
 Each run counts as one number, the task's score in % (the mean of its metrics). Among the methods of
 a task with two runs or more, the rule compares VKD with the student alone; every published form of
 FSD, and FSD_I without padding, with the best rival; FSD_ILG and FSD_IL with FSD_I; and every
-variant with the published form of its method. The test is Welch's t-test, two-sided, with Holm's
-correction over all comparisons of the task: "better" and "worse" need a corrected p < 0.01.
+variant (a method with further options) with the published form of its method. The test is Welch's
+t-test, two-sided, with Holm's correction over all comparisons of the task: "better" and "worse"
+need a corrected p < 0.01.
 """
 
 import argparse

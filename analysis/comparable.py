@@ -48,8 +48,8 @@ def columns_alike():
 
 
 def settings_of(runs):
-    """The columns of flags that decide what a run computes, with those of undeclared flags, which
-    may do so.
+    """The columns of the flags that decide what a run computes. Undeclared flags are among them, as
+    they may do so.
     """
     found = []
     for column in [column for column in runs if column.startswith("--")]:
