@@ -1,13 +1,13 @@
-"""The best setting of a search, as flags for the next command: the highest score, averaged over
-seeds.
+"""The best setting of a search, as flags for the next command: the setting whose score, averaged
+over seeds, is the highest.
 
     python analysis/best.py RUNS_DIR --method VKD --flags alpha temperature learning_rate
     python glue_with_cka_i.py ... \\
       $(python analysis/best.py RUNS_DIR --name vkd- --expect 27 --flags alpha temperature)
 
-prints, as of the first, "--alpha 0.5 --temperature 10 --learning_rate 5e-05"; of equal scores the
-setting of the smallest values. The score is the mean of the task's metrics. The runs may differ in
-the named flags and the seed alone.
+The first command prints, for instance, "--alpha 0.5 --temperature 10 --learning_rate 5e-05". Of
+settings with equal scores it takes the one with the smallest values. The score is the mean of the
+task's metrics. The runs may differ only in the named flags and the seed.
 """
 
 import argparse
@@ -24,13 +24,16 @@ from analysis.runs import check_evaluated, glue_score, metric_names, of_task, re
 from common import UserError
 from training import flags
 
-# columns that are no flags, in which all runs of a search are alike
+# columns that are no flags and must be alike in all runs of a search
 SAME = ("task", "method", *ONE_OF, *FACTS)
 
 
 def read_search(source, method, prefix, expected, task=None):
-    """The runs of a search: of a method and task, with folder names that start with `prefix`, as
-    many as expected.
+    """The runs of a search, as a table (analysis/runs.py).
+
+    method, task, prefix: keep only the runs of this method, of this task, and in folders whose
+    names start with the prefix; None keeps all. expected: the number of runs that must remain, None
+    for one or more. Raises a UserError for any other number.
     """
     runs = read_runs(source)
     if task:
@@ -56,7 +59,9 @@ def read_search(source, method, prefix, expected, task=None):
 
 
 def read_columns(words):
-    """The columns of the searched flags, each once; a flag is given with its dashes or without."""
+    """The table's columns for the searched flags, each once. words: the flags, with or without
+    dashes.
+    """
     found = {}
     for word in words:
         name = word.removeprefix("--")
@@ -72,20 +77,21 @@ def read_columns(words):
 
 
 def as_flag(column):
-    """The flag of a column: --memory_init has one without dashes."""
+    """The flag of a column, with dashes: the column of --memory_init has none."""
     return f"--{column.removeprefix('--')}"
 
 
 def check_search(runs, searched):
-    """Refuse runs that differ in anything but the flags of the search and the seed.
+    """Raise a UserError for runs that differ in anything but the searched flags and the seed.
 
-    searched: their columns.
+    Likewise for two runs of one setting and seed, and for runs without scores. searched: the
+    columns of the searched flags.
     """
     check_values(runs, searched)
     for column in (*SAME, *memory_kinds(), *settings_of(runs)):
         if column not in runs or column in searched:
             continue
-        # another kind of memory is another memory
+        # each setting of the searched flags of train_memory.py made a memory of its own
         kinds = [kind for kind in memory_kinds() if column == "memory" and kind in searched]
         groups = runs.groupby(kinds, dropna=False) if kinds else [((), runs)]
         differ = [values for _, group in groups if len(values := group[column].unique()) > 1]
@@ -104,10 +110,10 @@ def check_search(runs, searched):
 
 
 def check_values(runs, searched):
-    """Refuse a flag that these runs do not have, and one whose value some of them do not say.
+    """Raise a UserError for a searched flag that no run has, and for one that a run lacks.
 
-    An empty cell says that a flag was off, or not given; so it can only be where that is its
-    default.
+    An empty cell means that the flag was off or not given. Only a flag that is off or not given by
+    default may have one.
     """
     for column in searched:
         if column not in runs or runs[column].isna().all():
@@ -124,8 +130,10 @@ def check_values(runs, searched):
 
 
 def ranking(runs, searched):
-    """A row a setting, best first: its flags, the mean and standard deviation of its score in %,
-    and its seeds.
+    """A table with one row per setting, the best first.
+
+    Columns: the searched flags, and mean and std (of the score over seeds, in %) and count (of the
+    seeds).
     """
     runs = runs.assign(score=100 * glue_score(runs, runs.task.iloc[0]))
     scores = runs.groupby(searched, dropna=False).score.agg(["mean", "std", "count"]).reset_index()
@@ -133,8 +141,10 @@ def ranking(runs, searched):
 
 
 def as_flags(searched, row, absent=""):
-    """A setting as flags on a command line; whole numbers without a point, as an integer's flag
-    wants them. absent: what stands before a flag that the setting does not have, if it is to stand.
+    """A setting, a row of ranking, as the words of a command line.
+
+    Whole numbers are written without a decimal point, as integer flags need them. absent: a word to
+    put before each flag that the setting lacks; "" leaves such flags out.
     """
     words = []
     for column in searched:
@@ -149,12 +159,12 @@ def as_flags(searched, row, absent=""):
 
 
 def describe_setting(searched, row):
-    """A setting in words, which says of a flag that it was not given, too."""
+    """A setting in words, with "no" before each flag that was not given."""
     return as_flags(searched, row, "no")
 
 
 def describe_best(runs, settings, searched):
-    """The line for the reader: best score, how many settings and seeds, runner-up."""
+    """A line for the reader: best score, number of settings and seeds, second-best setting."""
     best, counts = settings.iloc[0], settings["count"]
     seeds = " to ".join(map(str, sorted({counts.min(), counts.max()})))
     metrics = " and ".join(metric_names(runs.task.iloc[0], runs))
@@ -163,7 +173,7 @@ def describe_best(runs, settings, searched):
         runner_up = describe_setting(searched, settings.iloc[1])
         second = f"; next {settings['mean'][1]:.2f} with {runner_up}"
     shown = describe_setting(searched, best)
-    if shown != as_flags(searched, best):  # nothing is printed of a flag that is not there
+    if shown != as_flags(searched, best):  # as_flags leaves out a flag that is off
         second = f", with {shown}{second}"
     return (
         f"{runs.method.iloc[0]} on {runs.task.iloc[0]}: {best['mean']:.2f} (mean of {metrics}, %), "

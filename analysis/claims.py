@@ -2,15 +2,16 @@
 
     python analysis/claims.py RUNS_DIR               # or results.csv, or several of both
 
-Of any task, also of one of your own files; analysis/tables.py has the same of GLUE's tasks, and
-puts it into a page. Runs of one task may differ in nothing but method, with options of its own, and
-seed; what --tuned names may differ between methods, not within one.
+The task may be any, also one of your own files; for GLUE's tasks analysis/tables.py makes the same
+claims and puts them into a page. Runs of one task may differ only in method, in the options of each
+method, and in seed; the flags that --tuned names may differ between methods, not within one.
 
-One number a run, the task's score in % (runs.glue_score). On each task, of methods with two runs or
-more: VKD against the student alone; every published form of FSD, and FSD_I without padding, against
-the best rival; ILG and IL against I; every variant against the published form of its method.
-Welch's t-test, two-sided, with Holm's correction over all comparisons of the task: "better" and
-"worse" need p < 0.01 after it.
+Each run counts as one number, the task's score in % (the mean of its metrics). Among the methods of
+a task with two runs or more, the rule compares VKD with the student alone; every published form of
+FSD, and FSD_I without padding, with the best rival; FSD_ILG and FSD_IL with FSD_I; and every
+variant (a method with further options) with the published form of its method. The test is Welch's
+t-test, two-sided, with Holm's correction over all comparisons of the task: "better" and "worse"
+need a corrected p < 0.01.
 """
 
 import argparse
@@ -50,8 +51,12 @@ TITLE = "**Claims by rule**"
 
 
 class Comparison(NamedTuple):
-    """Two methods on a task: runs of each, the difference of their means in points, its 95 %
-    interval, p before and after Holm's correction, and what the rule says of it.
+    """The comparison of two methods on a task.
+
+    kind: ALONE, RIVAL, PART or VARIANT. n, n_against: the number of runs of each method.
+    difference: mean of `method` minus mean of `against`, in percentage points; low, high: the ends
+    of its 95 % interval. p_value, p_holm: p before and after Holm's correction. verdict: BETTER,
+    WORSE or NO_DIFFERENCE. Without a test low, high and both p are NaN.
     """
 
     task: str
@@ -72,7 +77,7 @@ class Comparison(NamedTuple):
 
 
 def compare(runs, tasks):
-    """The Comparisons of single runs, task by task in the order of `tasks`."""
+    """A list of the Comparisons on all tasks, in the order of `tasks`. runs: a table of runs."""
     return [
         comparison
         for task in tasks
@@ -82,7 +87,7 @@ def compare(runs, tasks):
 
 
 def compare_task(runs, task):
-    """The Comparisons of one task."""
+    """A list of the Comparisons on one task. runs: the table of its runs."""
     scores = scores_of(runs, task)
     pairs = pairs_to_compare(scores, best_rival(runs, task, scores))
     samples = {name: sample_of(values) for name, values in scores.items()}
@@ -99,8 +104,9 @@ def compare_task(runs, task):
 
 
 def scores_of(runs, task, fewest=2):
-    """Name -> the scores of its runs in %, for students with at least so many runs; in the order of
-    their ranks, of equal ones in that of their names.
+    """A dict, Name -> Series of the scores of its runs in %, of students with enough runs.
+
+    fewest: the smallest number of runs. The dict is sorted by rank, then by the name as text.
     """
     scores = 100 * glue_score(runs, task)
     groups = {
@@ -114,11 +120,11 @@ def scores_of(runs, task, fewest=2):
 
 
 def best_rival(runs, task, scores):
-    """The Name of the rival with the highest mean over the seeds that all rivals have, else over
-    all of its own; None where there is no rival.
+    """The Name of the rival with the highest mean score; None without rivals.
 
-    Of a method that was run as a variant alone, as MiniLM with --relation_heads, that stands for
-    it.
+    Means are over the seeds that all rivals share, or over all runs of each rival if they share no
+    seed. A rival without runs of its published form is represented by its variants, for instance
+    MiniLM with --relation_heads. scores: what scores_of returns.
     """
     found = []
     for method in rivals():
@@ -132,9 +138,9 @@ def best_rival(runs, task, scores):
 
 
 def pairs_to_compare(scores, best):
-    """(kind, name, against) of all comparisons among the methods of one task.
+    """A list of (kind, Name, Name to compare it with) for all comparisons on one task.
 
-    best: the best rival, or None.
+    scores: what scores_of returns. best: the Name of the best rival, or None.
     """
     pairs = [(ALONE, Name("VKD"), Name("none"))]
     if best:
@@ -145,7 +151,7 @@ def pairs_to_compare(scores, best):
 
 
 def as_table(comparisons):
-    """The Comparisons as a table for a CSV, a row each, methods by their printed names."""
+    """The Comparisons as a table for a CSV: one row each, with the methods' names as text."""
     rows = pd.DataFrame(comparisons, columns=Comparison._fields)
     return rows.assign(method=rows.method.map(str), against=rows.against.map(str))
 
@@ -154,7 +160,7 @@ def as_table(comparisons):
 
 
 def as_text(comparisons, runs):
-    """The comparisons as Markdown: a table, a sentence a task, and the rule."""
+    """The Comparisons as Markdown: a table, one sentence per task, and the rule."""
     exceptions = [*sentences_of_single_runs(runs), *sentences_without_p(comparisons)]
     if not comparisons:
         none = "no task has single runs of two methods that the rule compares, two runs of each."
@@ -168,7 +174,7 @@ def as_text(comparisons, runs):
 
 
 def describe_rule(runs):
-    """What stands below the table: what is compared, and how."""
+    """The text below the table: what is compared, and how."""
     present = [method for method in rivals() if (runs.method == method).any()]
     return (
         "Score: the mean of the task's metrics, one number a run; difference and interval in "
@@ -180,7 +186,7 @@ def describe_rule(runs):
 
 
 def line(comparison):
-    """A comparison as a line of the table."""
+    """A Comparison as a row of the printed table, heading -> cell."""
     found = comparison
     rival = ", the best rival" if found.kind == RIVAL else ""
     interval = MISSING if math.isnan(found.low) else f"{found.low:+.2f} to {found.high:+.2f}"
@@ -198,9 +204,9 @@ def line(comparison):
 
 
 def sentence(comparisons):
-    """What the rule lets one say of a task: what is better, what worse, what not shown to differ.
+    """A sentence on one task: which methods are better, worse, or not shown to differ.
 
-    The correction and the best rival are told where they come up first.
+    The correction is mentioned once, with the first clause, and "the best rival" once, too.
     """
     count, clauses, rival_is_told = len(comparisons), [], False
     correction = f" after correction over {count} comparison{'s' * (count > 1)}"
@@ -224,7 +230,11 @@ def sentence(comparisons):
 
 
 def clauses_without_difference(comparisons, rival_is_told):
-    """["between VKD and any of ...", ...]: the methods not shown to differ from one, together."""
+    """Clauses of comparisons that show no difference, ["between VKD and any of ...", ...].
+
+    Comparisons with the same method share a clause. rival_is_told: whether the sentence has named
+    the best rival already.
+    """
     groups = {}
     for found in comparisons:
         if found.verdict == NO_DIFFERENCE:
@@ -243,7 +253,7 @@ def clauses_without_difference(comparisons, rival_is_told):
 
 
 def sentences_of_single_runs(runs):
-    """A sentence on the methods that are left out; none where there are none."""
+    """A list of one sentence on the methods left out for having a single run; [] without any."""
     found = []
     for task, group in runs.groupby("task", sort=False):
         single = [
@@ -269,7 +279,7 @@ def sentences_without_p(comparisons):
 
 
 def p_text(p):
-    """A p as text, never rounded across LEVEL."""
+    """A p as text with three significant digits, "< 0.0001" below that; MISSING if it is NaN."""
     if math.isnan(p):
         return MISSING
     return f"{p:.3g}" if p >= 0.0001 else "< 0.0001"
@@ -279,7 +289,11 @@ def p_text(p):
 
 
 def read_comparable(sources, task, tuned):
-    """The runs of all sources, with their variants, of which those of one task may be compared."""
+    """A table of the runs of all sources, with the column variant.
+
+    Raises a UserError if the runs of a task must not be compared. task: keep only its runs; None
+    keeps all. tuned: columns that may differ between methods.
+    """
     runs = name_variants(pd.concat(map(read_runs, sources), ignore_index=True))
     if task:
         runs = of_task(runs, task)

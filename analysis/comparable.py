@@ -1,4 +1,8 @@
-"""What may stand in one table: runs whose difference can only come from method and seed."""
+"""What may stand in one table: runs whose difference can only come from method and seed.
+
+Every function check_... raises a UserError for runs that it refuses. runs: a table of runs
+(analysis/runs.py), students: the same without the teacher's; tasks: the task's name, for messages.
+"""
 
 from pathlib import Path
 
@@ -8,33 +12,35 @@ from analysis.runs import check_columns, groups_of
 from common import UserError
 from training import flags
 
-# columns that are no flags: alike in all students of a table
+# columns that are no flags and must be alike in all students of a table
 FACTS = ("processes", "precision", "task", "parameters", "device", "torch", "transformers")
-ONE_OF = {
+ONE_OF = {  # column with the fingerprint of what a student used -> its name in messages
     "teacher": "teachers",
     "memory": "teacher memories",
     "data": "training data",
     "dev_data": "rows to be scored on",
 }
-# which rows a model was scored on, and how they were read: also of the teacher, whose budget is its
+# flags of the rows that a model was scored on and how they were read; a teacher must share these,
+# though not the budget
 ROWS = ("--max_eval_samples", "--text_column_names", "--label_column_name")
 SHOWN = ("minutes", "parameters", "device", "machine", "torch", "transformers", "commit")
-IN_NO_RESULT = ("free", "place", "action")  # roles of what no result depends on
+IN_NO_RESULT = ("free", "place", "action")  # roles of flags that no result depends on
 
 
 def memory_kinds():
-    """The columns with the variants of a memory: each makes a memory of its own."""
+    """The columns of train_memory.py's variant flags: each setting of them makes another memory."""
     return [flag.column for flag in flags.MEMORY if flag.role == "variant"]
 
 
 def variant_columns():
-    """The columns that are part of a run's name, once name_variants has put them there."""
+    """The columns of the flags that name_variants (analysis/runs.py) writes into a run's name."""
     return [flag.column for flag in flags.named("variant")]
 
 
 def columns_alike():
-    """The columns in which all students of a table are alike: budget and data, and the variants
-    that its caption tells of.
+    """The columns in which all students of a table must be alike, as the keys of a dict.
+
+    These are FACTS, the flags of budget and data, and the variant flags that a caption mentions.
     """
     told = [flag for flag in flags.named("variant") if flag.caption]
     alike = [*flags.named("budget", "data"), *told]
@@ -42,7 +48,9 @@ def columns_alike():
 
 
 def settings_of(runs):
-    """The columns with flags that decide what a run computes; what nobody declared may do so."""
+    """The columns of the flags that decide what a run computes. Undeclared flags are among them, as
+    they may do so.
+    """
     found = []
     for column in [column for column in runs if column.startswith("--")]:
         flag = flags.find(column)
@@ -52,8 +60,7 @@ def settings_of(runs):
 
 
 def check_comparable(runs, free=(), tuned=()):
-    """Refuse runs whose difference could come from anything but method, with its own options, and
-    seed.
+    """Refuse runs whose difference could come from anything but seed, method and its own options.
 
     free: further columns that may differ. tuned: columns that may differ between methods, not
     within one.
@@ -70,7 +77,10 @@ def check_comparable(runs, free=(), tuned=()):
 
 
 def check_one_setting(students, tasks, may_differ):
-    """Refuse students with different budgets, or of different machines and versions."""
+    """Refuse students with different budgets, data, devices or versions.
+
+    may_differ: columns that are not checked.
+    """
     for column in columns_alike():
         if column not in students or column in may_differ:
             continue
@@ -83,7 +93,10 @@ def check_one_setting(students, tasks, may_differ):
 
 
 def check_one_source(students, tasks):
-    """Refuse students of different teachers, training data, or memories of one kind."""
+    """Refuse students with different teachers, training data, dev data, or memories of one kind.
+
+    Memories are of one kind if they are alike in the columns of memory_kinds.
+    """
     for column in [column for column in ONE_OF if column in students]:
         kinds = []
         if column == "memory":
@@ -104,7 +117,7 @@ def check_one_start(students, tasks):
         return
     distilled = students[students.teacher.fillna("") != ""]
     for flag in [flag for flag in flags.named("start") if flag.column in distilled]:
-        # paths by their names, as machines may share a sweep
+        # only the last part of a path, as the machines that share a sweep may differ in folders
         found = {Path(str(value)).name for value in distilled[flag.column].fillna("")}
         if len(found) > 1:
             raise UserError(
@@ -115,7 +128,7 @@ def check_one_start(students, tasks):
 
 def check_rows(runs, tasks):
     """Refuse a teacher that was scored on other rows than the students, and teachers that were
-    trained on several data: what is free of a teacher is its budget.
+    trained on different data. A teacher is free in its budget only.
     """
     teachers = runs[runs.method == "teacher"]
     who = "runs, the teacher's among them,"
@@ -137,14 +150,16 @@ def check_rows(runs, tasks):
 
 
 def describe_value(value):
-    """A flag's value in a table of runs, in words."""
+    """The text of a flag's value; "not given" for an empty cell."""
     if pd.isna(value) or value == "":
         return "not given"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def check_within_methods(runs, tasks, free):
-    """Refuse runs of one method, or variant of it, that differ in any setting."""
+    """Refuse runs of one method and variant that differ in a setting other than the columns in
+    `free`.
+    """
     for name, group in groups_of(runs):
         for column in [column for column in settings_of(group) if column not in free]:
             values = group[column].unique()
@@ -157,7 +172,7 @@ def check_within_methods(runs, tasks, free):
 
 
 def check_once(runs, tasks, free):
-    """Refuse a method that is there twice with one seed."""
+    """Refuse two runs of one method and variant with the same seed and values of `free`."""
     for name, group in groups_of(runs):
         twice = group[group.duplicated(["seed", *free])]
         if len(twice):

@@ -1,9 +1,10 @@
 """What all figures share: grids of panels, names, lines and markers, a legend, files.
 
-Every function that draws returns a matplotlib Figure. "name" is a model's name as its user knows it
-("teacher", "VKD", "FSD_I"), "run" tells the runs of one name apart; models are drawn in the order
-in which they come. The colours are those of analysis/methods.py and the maps cividis, told apart by
-the colour-blind too; lines and dots differ in shape as well.
+In the modules analysis/figures_*.py, a function that makes a whole figure returns a matplotlib
+Figure. In their tables the column name is a model's name for the reader ("teacher", "VKD",
+"FSD_I"), and run tells the runs of one name apart. Models are drawn in the order of the table.
+Colours are those of colours.py, and cividis in maps, which the colour-blind can tell apart; lines
+and dots differ in shape, too.
 """
 
 import math
@@ -21,18 +22,17 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h")
 
 
 def even(count, most):
-    """The number of columns for `count` panels, at most `most` beside each other, that fills the
-    rows most evenly.
-    """
+    """The number of columns, at most `most`, with which `count` panels fill rows most evenly."""
     return math.ceil(count / math.ceil(count / most))
 
 
 def grid(keys, columns, size, title, xlabel="", **shared):
-    """A Figure with a panel a key, and the pairs (axes, key) without the keys None, whose places
-    stay empty.
+    """A Figure with one panel per key, and the list of the pairs (axes, key).
 
-    columns: panels beside each other. size: (width, height) of a panel in inches. xlabel: the
-    lowest panels' name of the axis. shared: subplots' sharex, sharey.
+    keys: row by row; a key None leaves its place empty and has no pair. columns: the number of
+    panels beside each other. size: (width, height) of a panel in inches. xlabel: the name of the x
+    axis, below the lowest panel of each column. shared: sharex and sharey, as matplotlib's subplots
+    takes them.
     """
     rows = math.ceil(len(keys) / columns)
     keys = [*keys, *[None] * (rows * columns - len(keys))]
@@ -48,9 +48,8 @@ def grid(keys, columns, size, title, xlabel="", **shared):
         if key is None:
             axes.remove()
         elif below is None:
-            axes.xaxis.set_tick_params(
-                labelbottom=True
-            )  # shared axes have them in the last row alone
+            # shared axes would have labels in the last row only
+            axes.xaxis.set_tick_params(labelbottom=True)
             axes.set_xlabel(xlabel, fontsize=9)
         axes.tick_params(labelsize=9)
     figure.suptitle(as_written(title), fontsize=12)
@@ -58,9 +57,7 @@ def grid(keys, columns, size, title, xlabel="", **shared):
 
 
 def lines(text, inches=2):
-    """Text of 10 points on as many lines as it needs; "FSD_L, debiased, ..." is the name of a
-    model.
-    """
+    """A text, for instance a model's name, wrapped to a width of `inches` at 10 points."""
     return as_written(textwrap.fill(str(text), round(12 * inches)))
 
 
@@ -69,7 +66,10 @@ def names_of(table):
 
 
 def style(k):
-    """Colour, line and marker of the k-th model: all three differ between neighbours."""
+    """Colour, line and marker of the k-th model, as keywords of matplotlib's plot.
+
+    All three differ between one model and the next.
+    """
     return {
         "color": COLOURS[k % len(COLOURS)],
         "ls": LINES[k % len(LINES)],
@@ -78,7 +78,7 @@ def style(k):
 
 
 def legend(figure, handles):
-    """One legend below all panels, as many entries beside each other as the figure is wide."""
+    """Draw one legend below all panels, with as many entries beside each other as fit."""
     longest = max(len(handle.get_label()) for handle in handles)
     columns = max(1, min(len(handles), int(figure.get_figwidth() * 72 / (5.5 * longest + 45))))
     for handle in handles:
@@ -90,7 +90,7 @@ def legend(figure, handles):
 
 
 def save(figure, path):
-    """Write a figure into a .png, .svg or .pdf; the same file for the same figure."""
+    """Write a figure into a .png, .svg or .pdf. The same figure always gives the same bytes."""
     kind = Path(path).suffix[1:]
     metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     with matplotlib.rc_context({"svg.hashsalt": "fsd"}), atomic_path(path) as temporary:

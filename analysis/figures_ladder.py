@@ -1,4 +1,4 @@
-"""The figure of a ladder, of analysis/ladder.py: what a student is worth at each size."""
+"""The figure of analysis/ladder.py: how well students of several sizes do."""
 
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -7,7 +7,7 @@ from analysis.figures import grid, legend, style
 
 TEACHER = {"color": "black", "ls": "--", "lw": 1}
 CONSTANT = {"color": "grey", "ls": ":", "lw": 1.2}
-PANELS = {  # (x, y) -> names of the axes
+PANELS = {  # (column drawn along x, column drawn along y) -> names of the two axes
     ("layers", "score"): ("layers of the student", "score, %"),
     ("ms_alone", "score"): ("milliseconds a row, one by one", "score, %"),
     ("layers", "agreement"): ("layers of the student", "agreement with the teacher, %"),
@@ -15,10 +15,12 @@ PANELS = {  # (x, y) -> names of the axes
 
 
 def draw_ladder(table, is_regression=False):
-    """Score against layers and against time, and agreement with the teacher against layers.
+    """A Figure: score against layers and time, and agreement with the teacher against layers.
 
-    table: a row a model and seed, the teacher's first; score, agreement and constant from 0 to 1.
-    Points are means over seeds, bars standard deviations. Students of chosen layers are hollow.
+    table: that of analysis/ladder.py, one row per model and seed, the teacher's first; score,
+    agreement and constant (the score of the best constant answer) are not in %. Points are means
+    over seeds, bars standard deviations. Students that copied chosen layers (--student_layers)
+    instead of the first ones are hollow points. is_regression: the agreement is a correlation.
     """
     task, columns = table.task.iloc[0], ["layers", "score", "agreement", "ms_alone"]
     table = table.assign(score=100 * table.score, agreement=100 * table.agreement)
@@ -36,7 +38,7 @@ def draw_ladder(table, is_regression=False):
             draw_chosen(axes, means[own & chosen], spreads, x, y, style(k), facts.copied)
         if y == "score":
             axes.axhline(means.score["teacher"], **TEACHER)
-            if x == "ms_alone":  # which is a matter of this device, as that of the students
+            if x == "ms_alone":  # the teacher was timed together with the students
                 axes.plot(means[x]["teacher"], means[y]["teacher"], "D", color="black", ms=5)
             axes.axhline(100 * table.constant.iloc[0], **CONSTANT)
         finish(axes, x, y, is_regression)
@@ -45,7 +47,11 @@ def draw_ladder(table, is_regression=False):
 
 
 def draw_points(axes, means, spreads, x, y, look):
-    """The students of the first layers, joined by size."""
+    """Draw the students of one method that copied first layers, joined by a line in order of size.
+
+    means, spreads: tables with one row per model; x, y: the columns to draw; look: what style
+    returns.
+    """
     means = means.sort_values("layers")
     bars = spreads.loc[means.index]
     xerr = bars[x] if x != "layers" else None
@@ -53,10 +59,13 @@ def draw_points(axes, means, spreads, x, y, look):
 
 
 def draw_chosen(axes, means, spreads, x, y, look, copied):
-    """Students of chosen layers, each by itself with these beside it."""
+    """Draw the students of one method that copied chosen layers: points with their layers as text.
+
+    copied: model's name -> "layers 0,2,4". The other arguments are those of draw_points.
+    """
     bars = spreads.loc[means.index]
     xerr = bars[x] if x != "layers" else None
-    if x == "layers":  # beside the student of as many first layers
+    if x == "layers":  # to the right of the student that copied as many first layers
         means = means.assign(layers=means.layers + 0.12)
     hollow = look | {"ls": "", "mfc": "white"}
     axes.errorbar(means[x], means[y], bars[y], xerr, **hollow, ms=6, capsize=3, elinewidth=1)
@@ -80,7 +89,7 @@ def finish(axes, x, y, is_regression):
 
 
 def handles_of(methods, facts):
-    """The legend's entries: a method each, the lines, and hollow points where there are any."""
+    """The legend's entries: one per method, hollow points if there are any, and the two lines."""
     handles = [
         Line2D([], [], **style(k), ms=5, lw=1.4, label=method) for k, method in enumerate(methods)
     ]

@@ -1,4 +1,6 @@
-"""The figures of a report on a memory: how its centroids are used, and where samples lie."""
+"""A report's figures of the teacher's memory, the centroids that train_memory.py found: how many
+samples are nearest to each centroid, and where samples and centroids lie.
+"""
 
 import numpy as np
 from matplotlib.colors import LogNorm
@@ -8,15 +10,14 @@ from matplotlib.ticker import MaxNLocator
 from analysis.figures import even, grid, legend, lines
 from colours import COLOURS, as_written
 
-MOST = 5000  # samples drawn in a projection
+MOST = 5000  # samples that a projection draws at most
 
 
 def draw_occupancy(sizes, samples):
-    """Samples at each centroid of the teacher's memory, a row a model. sizes: name -> (C,);
-    samples: their sum.
+    """A Figure: how many samples are nearest to each centroid of the teacher's memory.
 
-    The centroids are in the order of the first model's samples, which is the teacher's where it is
-    there.
+    sizes: name -> counts (C,), drawn as one row per model. samples: the sum of each row's
+    counts. Centroids are sorted by the counts of the first model, the fullest first.
     """
     counts = np.array(list(sizes.values()))  # (models, C)
     counts = counts[:, np.argsort(-counts[0], kind="stable")]
@@ -53,11 +54,12 @@ def draw_occupancy(sizes, samples):
 
 
 def draw_projection(panels, labels, label_names, centroids, explained, task):
-    """Samples of every model on the two principal axes of the teacher's centroids.
+    """A Figure: samples of every model on the two principal axes of the teacher's centroids.
 
-    panels: name -> {"points": (N, 2), "centroids": (C, 2) or None}, the model's features and its
-    own memory. labels: N numbers. label_names: None for a regression. centroids: (C, 2), the
-    teacher's. explained: the axes' share of the centroids' variance, 0 to 1.
+    panels: name -> {"points": (N, 2), "centroids": (C, 2) or None}: the model's features and the
+    centroids of its own memory, projected on these axes. labels: (N,), classes as numbers, or
+    scores. label_names: the names of the classes, None for a regression. centroids: the teacher's,
+    projected, (C, 2). explained: the share of the centroids' variance along both axes, 0 to 1.
     """
     labels, count = np.asarray(labels), len(labels)
     chosen = np.sort(np.random.default_rng(0).permutation(count)[:MOST])
@@ -89,12 +91,12 @@ def draw_projection(panels, labels, label_names, centroids, explained, task):
 
 
 def draw_samples(axes, points, dots):
-    """Samples (N, 2) as dots, of the colours that dots has as scatter's c and cmap."""
+    """Draw samples (N, 2) as dots. dots: their colours, as the keywords c and cmap of scatter."""
     return axes.scatter(*points.T, **dots, s=7, alpha=0.55, linewidths=0, rasterized=True)
 
 
 def draw_centroids(axes, centroids, own):
-    """The teacher's centroids (C, 2) as crosses, and the model's own, or None, as triangles."""
+    """Draw the teacher's centroids (C, 2) as crosses, and the model's own, if any, as triangles."""
     axes.scatter(*centroids.T, marker="x", c="black", s=14, linewidths=0.8)
     if own is not None:
         triangles = {"marker": "^", "facecolors": "none", "edgecolors": "black"}
@@ -102,7 +104,10 @@ def draw_centroids(axes, centroids, own):
 
 
 def marks_of_a_plane(labels, label_names, has_own):
-    """The legend's marks of a projection: classes with their numbers of samples, and centroids."""
+    """The legend's entries of a projection: classes with their numbers of samples, and centroids.
+
+    has_own: whether any model has centroids of its own.
+    """
 
     def mark(marker, colour, label, **more):
         return Line2D([], [], ls="", marker=marker, color=colour, label=label, **more)

@@ -1,4 +1,6 @@
-"""The figure of a probed training, of analysis/probe.py."""
+"""The figure of analysis/probe.py, which measures the loss terms' gradients, CKA and the student's
+memory during a training.
+"""
 
 import itertools
 
@@ -7,11 +9,11 @@ from matplotlib.ticker import MaxNLocator
 from analysis.figures import even, grid, style
 
 AGREEMENT = "the same term on two mini-batches"
-PULLS = {
+PULLS = {  # what a gradient is with respect to -> title of the panel of gradient norms
     "parameters": "pull on the student's parameters",
     "features": "pull on its penultimate features",
 }
-MEMORY = {
+MEMORY = {  # (quantity, other) of the table -> name of the line
     ("memory_moved", ""): "|M_s - start| / |start|",
     ("memory_cka", "biased"): "CKA(M_t, M_s), biased",
     ("memory_cka", "debiased"): "CKA(M_t, M_s), debiased",
@@ -21,10 +23,11 @@ MEMORY = {
 
 
 def draw_probe(table, structures):
-    """What analysis/probe.py found, along steps: gradients, CKA's signal and noise, the memory.
+    """A Figure: gradients, CKA's signal and noise, and the student's memory, along training steps.
 
-    table: seed, step, quantity, term, other, value; lines are means over the seeds. structures: the
-    names of the terms and groups that are not of VKD.
+    table: what analysis/probe.py writes, with the columns method, task, seed, step, quantity, term,
+    other and value. Lines are means over the seeds. structures: the names of the loss terms, and of
+    groups of terms, other than VKD's.
     """
     by_step = table.groupby(["quantity", "term", "other", "step"]).value.mean()
 
@@ -53,7 +56,10 @@ def draw_probe(table, structures):
 
 
 def plot(axes, found, label):
-    """A line for each (name, Series by step or None) that is there."""
+    """Draw a line for each pair (name, Series by step), and name the axes.
+
+    found: the pairs; those with None instead of a Series are skipped. label: the y axis.
+    """
     for k, (name, values) in enumerate(found):
         if values is not None and len(values):
             axes.plot(values.index, values, **style(k), ms=4, lw=1.4, label=name)
@@ -61,9 +67,12 @@ def plot(axes, found, label):
 
 
 def draw_pulls(axes, of, names, line):
-    """The norms of the terms' gradients; of: with respect to what, a key of PULLS."""
+    """Draw the norm of each term's weighted gradient. of: a key of PULLS.
+
+    Here and below, names: the terms; line(quantity, term, other): a Series by step, or None.
+    """
     norms = [(name, line("weighted_norm", name, of)) for name in names]
-    # a logarithm has no place for 0
+    # the axis is logarithmic: 0 cannot be drawn
     positive = [(name, None if norm is None else norm[norm > 0]) for name, norm in norms]
     plot(axes, positive, "norm of weight × gradient")
     axes.set_yscale("log")
@@ -71,17 +80,18 @@ def draw_pulls(axes, of, names, line):
 
 
 def draw_agreement(axes, names, line):
-    """The cosine of a term's gradient on one mini-batch with its on another."""
+    """Draw the cosine between each term's gradients on two mini-batches."""
     plot(axes, [(name, line("agreement", name, "")) for name in names], "cosine of gradients")
     axes.axhline(0, color="black", lw=0.8)
     axes.set_title(AGREEMENT, fontsize=10)
 
 
 def draw_cosines(axes, names, line):
-    """The cosine of each term's gradient with each other's."""
+    """Draw the cosine between the gradients of each two terms."""
     found = []
     for one, other in itertools.combinations(names, 2):
-        both = line("cosine", one, other), line("cosine", other, one)  # one of them is there
+        # the table has one of the two orders
+        both = line("cosine", one, other), line("cosine", other, one)
         found.append((f"{one}, {other}", next((c for c in both if c is not None), None)))
     plot(axes, found, "cosine of gradients")
     axes.axhline(0, color="black", lw=0.8)
@@ -89,14 +99,16 @@ def draw_cosines(axes, names, line):
 
 
 def draw_memory(axes, line):
-    """What the student's memory becomes."""
+    """Draw how far the student's memory M_s has moved, and how alike it is to the teacher's M_t."""
     found = [(text, line(quantity, "M_s", other)) for (quantity, other), text in MEMORY.items()]
     plot(axes, found, "no unit")
     axes.set_title("the student's memory M_s", fontsize=10)
 
 
 def draw_signals(axes, term, line):
-    """CKA's signal and noise; a band is a standard deviation to each side."""
+    """Draw CKA's signal (student and teacher on the same mini-batch or sample) and noise (on two
+    unrelated ones), with bands of one standard deviation to each side. term: "L" or "I".
+    """
     kinds = itertools.product(("biased", "debiased"), ("signal", "noise"))
     for k, (estimator, what) in enumerate(kinds):
         mean = line(f"cka_{what}", term, estimator)
@@ -115,7 +127,7 @@ def draw_signals(axes, term, line):
 
 
 def finish(axes, label):
-    """The rest of a panel: the names of the axes, its own legend below them."""
+    """Name the axes of a panel, and draw its own legend below it. label: the y axis."""
     axes.set_xlabel("step", fontsize=9)
     axes.set_ylabel(label, fontsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))

@@ -9,8 +9,8 @@ from analysis.figures import even, grid, legend, lines, names_of, style
 from analysis.methods import FSD_COLOUR, OTHER_COLOUR, colour_of, is_fsd
 from colours import as_written
 
-FEW = 8  # layers whose maps have numbers in the cells
-RESTORATION = {
+FEW = 8  # a map of up to so many layers, embeddings included, has numbers in its cells
+RESTORATION = {  # column: similarity of predictions to the teacher's -> title of its panel
     "precision": "precision",
     "recall": "recall",
     "f1": "F1",
@@ -19,7 +19,7 @@ RESTORATION = {
     "spearmanr": "Spearman with the teacher",
     "loyalty_wrong": "where the teacher is wrong",
 }
-RELATIONS = {
+RELATIONS = {  # column: relation difference -> (title of its panel, name of the axis)
     "rd_inter_euclidean": ("between samples, Euclidean", "difference, units of the features"),
     "rd_inter_cosine": ("between samples, cosine", "difference, no unit"),
     "rd_intra_euclidean": ("between tokens, Euclidean", "difference, units of the features"),
@@ -31,12 +31,11 @@ RELATIONS = {
 
 
 def draw_heat_maps(maps, estimator, diagonals):
-    """CKA between mini-batches of the teacher and of each model (the paper's Figure 4, its
-    diagonals Table 6).
+    """A Figure: CKA between mini-batches of the teacher and of each model (the paper's Figure 4).
 
-    maps: name -> (P, P), row p a mini-batch of the teacher, column q one of the model. estimator:
-    biased or debiased. diagonals: name -> mean over all mini-batches, also those beyond the P that
-    are drawn.
+    maps: name -> (P, P); row p is a mini-batch of the teacher, column q a mini-batch of the model.
+    estimator: biased or debiased. diagonals: name -> the mean CKA between teacher and model on the
+    same mini-batch, over all mini-batches, not only the P that are drawn (the paper's Table 6).
     """
     columns = even(len(maps), 5)
     width = min(2.4, 9 / columns)
@@ -58,15 +57,15 @@ def draw_heat_maps(maps, estimator, diagonals):
 
 
 def draw_layer_maps(maps, between):
-    """CKA between every layer of the teacher and every layer of each model, biased above debiased.
+    """A Figure: CKA between each layer of the teacher and each layer of a model, for every model.
 
-    maps: name -> estimator -> (L_t+1, L_s+1), index 0 the embeddings. between: what the rows are,
-    tokens or samples.
+    Biased CKA is above debiased CKA.
+    maps: name -> estimator -> (L_t+1, L_s+1), for L_t layers of the teacher and L_s of the model;
+    index 0 is the embeddings. between: what CKA compares, "tokens" or "samples".
     """
     names, shapes = list(maps), [model["biased"].shape for model in maps.values()]
-    columns = even(
-        len(names), 4 if max(max(shapes)) <= FEW else 6
-    )  # numbers in the cells need room
+    # numbers in the cells need room
+    columns = even(len(names), 4 if max(max(shapes)) <= FEW else 6)
     blocks = [
         [*names[i : i + columns], *[None] * columns][:columns]
         for i in range(0, len(names), columns)
@@ -98,10 +97,14 @@ def draw_layer_maps(maps, between):
 
 
 def draw_layer_map(axes, values, low):
-    """One panel of layer_maps, values (L_t+1, L_s+1): numbers in the cells where those are few."""
+    """Draw one panel of draw_layer_maps, and return its image, for the colour bar.
+
+    values: (L_t+1, L_s+1). low: the CKA at the lower end of the colours. Small maps have numbers in
+    their cells.
+    """
     image = axes.imshow(values, cmap="cividis", vmin=low, vmax=1, origin="lower", aspect="auto")
     y, x = values.shape[0] - 2, values.shape[1] - 2
-    for colour, width in (("white", 4), (FSD_COLOUR, 2)):  # the white rim sets it off
+    for colour, width in (("white", 4), (FSD_COLOUR, 2)):  # a white rim sets the frame off
         axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fc="none", ec=colour, lw=width))
     if max(values.shape) <= FEW:
         for (i, j), value in np.ndenumerate(values):
@@ -117,7 +120,10 @@ def draw_layer_map(axes, values, low):
 
 
 def draw_runs(axes, table, column, scale):
-    """One panel: a row a model, a dot a run and a diamond for their mean."""
+    """Draw one panel: a row per model, with a dot per run and a diamond at the mean of the dots.
+
+    table: one row per run. column: what is drawn, times `scale`.
+    """
     names = names_of(table)
     for y, name in enumerate(names):
         values = scale * table.loc[table["name"] == name, column].dropna()
@@ -133,7 +139,10 @@ def draw_runs(axes, table, column, scale):
 
 
 def runs_figure(table, panels, columns, title, scale=1):
-    """A panel of draw_runs for each column in panels, column -> (title, name of the axis)."""
+    """A Figure with a panel of draw_runs for each of several columns of the table.
+
+    panels: column -> (title, name of the axis). columns: the number of panels beside each other.
+    """
     names = names_of(table)
     width = 8.1 / columns
     figure, drawn = grid(list(panels), columns, (width, 0.9 + 0.3 * len(names)), title, sharey=True)
@@ -147,7 +156,7 @@ def runs_figure(table, panels, columns, title, scale=1):
 
 
 def marks_of_runs(names):
-    """The legend's marks of draw_runs, of the kinds of models that there are."""
+    """The legend's entries for draw_runs: FSD and other models, if there are any, and the mean."""
 
     def mark(colour, marker, edge, label):
         return Line2D([], [], ls="", color=colour, marker=marker, mec=edge, label=label)
@@ -161,9 +170,9 @@ def marks_of_runs(names):
 
 
 def draw_restoration(table):
-    """How far the models restore the teacher's predictions (the paper's Figure 3), in percent.
+    """A Figure: how far the models restore the teacher's predictions (the paper's Figure 3), in %.
 
-    table: name, run and any of the columns RESTORATION, 0 to 1: a row a run.
+    table: one row per run, with the columns name and run and any of RESTORATION, as fractions.
     """
     columns = [column for column in RESTORATION if column in table and table[column].notna().any()]
     return runs_figure(
@@ -176,8 +185,8 @@ def draw_restoration(table):
 
 
 def draw_relation_differences(table):
-    """Relation difference from the teacher (Eq. 12 and 13, the paper's Table 7). table: name, run
-    and RELATIONS.
+    """A Figure: the models' relation differences from the teacher (the paper's Eq. 12 and 13, Table
+    7). table: one row per run, with the columns name, run and RELATIONS.
     """
     panels = {column: RELATIONS[column] for column in measured(table)}
     title = "Relation difference at the end: lower is closer to the teacher"
@@ -185,13 +194,14 @@ def draw_relation_differences(table):
 
 
 def measured(table):
-    """Those of RELATIONS that some row of a table has."""
+    """A list of those columns of RELATIONS that have a number in some row of the table."""
     return [column for column in RELATIONS if table[column].notna().any()]
 
 
 def draw_relation_training(table):
-    """Relation difference during training. table: name, run, step, epoch and RELATIONS; a row a run
-    and log step.
+    """A Figure: relation differences during training: means over runs, and each run as a thin line.
+
+    table: one row per run and logged step, with the columns name, run, step, epoch and RELATIONS.
     """
     figure, panels = grid(
         measured(table),
@@ -229,8 +239,10 @@ def draw_relation_training(table):
 
 
 def draw_cost(table, reference):
-    """Throughput relative to a model (the paper's Table 8). table: name, training, inference; NaN:
-    not measured.
+    """A Figure: throughput relative to that of the model named `reference` (the paper's Table 8).
+
+    table: one row per model, with the columns name, training and inference, the two throughputs
+    divided by those of the reference; NaN where not measured.
     """
     figure, panels = grid(
         ["training", "inference"],
@@ -244,7 +256,8 @@ def draw_cost(table, reference):
         colours = list(map(colour_of, table["name"]))
         bars = axes.barh(range(len(table)), table[column].fillna(0), color=colours, height=0.6)
         texts = ["not measured" if np.isnan(v) else f"{v:.2f}" for v in table[column]]
-        ground = {"fc": "white", "ec": "none", "pad": 1}  # readable where the line at 1 is
+        # a white ground keeps numbers readable over the line at 1
+        ground = {"fc": "white", "ec": "none", "pad": 1}
         axes.bar_label(bars, texts, padding=3, fontsize=9, bbox=ground)
         axes.axvline(1, color="black", ls="--", lw=1)
         axes.set_title(column, fontsize=10)

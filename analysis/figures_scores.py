@@ -1,5 +1,5 @@
-"""The figure of analysis/tables.py: method against score, a dot a run, with mean, spread and the
-teacher.
+"""The figure of analysis/tables.py: each method's scores, one dot per run, with their mean and
+standard deviation, and the teacher's mean.
 """
 
 import itertools
@@ -17,10 +17,10 @@ TEACHER = {"color": "black", "ls": "--", "lw": 1}
 
 
 def draw_task(axes, runs, task, names):
-    """One panel: a row a method, a dot a run, mean ± standard deviation; the teacher's mean as a
-    dashed line.
+    """Draw one task's panel: a row per method, with a dot per run and mean ± standard deviation.
 
-    names: the Names of the rows, from the top, also those without a run of this task.
+    The teacher's mean is a dashed line. runs: the table of the task's runs. names: the Names of the
+    rows, from the top, also those of methods without a run of this task.
     """
     scores = 100 * glue_score(runs, task)
     found = {name: scores[group.index] for name, group in groups_of(runs)}
@@ -52,8 +52,10 @@ def draw_task(axes, runs, task, names):
 
 
 def draw_scores(runs, path, order):
-    """Score of every method with its spread, a panel a task in this order, into a .png, .svg or
-    .pdf.
+    """Write the figure, with one panel per task of `runs`, into a .png, .svg or .pdf.
+
+    order: the tasks in the order of their panels. Raises a UserError for another ending of `path`,
+    and if there are no single runs of these tasks.
     """
     path, tasks = Path(path), [task for task in order if task in set(runs.task)]
     if path.suffix not in (".png", ".svg", ".pdf"):
@@ -85,7 +87,7 @@ def draw_scores(runs, path, order):
 
 
 def add_legend(figure, columns):
-    """One legend below all panels, of empty marks in the first one."""
+    """Draw one legend below all panels; its entries are empty marks in the first panel."""
     panel = figure.axes[0]
     panel.scatter([], [], s=16, c=FSD_COLOUR, label="FSD, a run")
     panel.scatter([], [], s=16, c=OTHER_COLOUR, marker="s", label="other student, a run")

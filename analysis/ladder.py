@@ -4,18 +4,20 @@
       --figure ladder.svg
     python analysis/ladder.py ladder.csv --figure ladder.svg --insert PAGE    # measures nothing
 
-Runs of one task, also of one of your own files, and of one teacher and setting, whose students
-differ in size, method and seed. Measured are
+A ladder is a set of runs of one task (also one of your own files), one teacher and one setting,
+whose students differ in size, method and seed. For each student this command measures
 
-    score         on the dev set, the mean of the task's metrics (of MNLI's two dev sets the first)
-    agreement     with the teacher: the share of dev rows with the same answer, by the runs' own
-                  predictions; of a regression the Pearson correlation of the scores
-    parameters    of the student, and megabytes (10^6 bytes) of its stored weights
-    ms a row      of 32 dev rows, one by one and in one mini-batch, as wide as its longest row: the
-                  median over --rounds, in which teacher and students of a seed have their turns
+    score         on the dev set: the mean of the task's metrics (for MNLI, on its first dev set)
+    agreement     with the teacher: the share of dev rows to which student and teacher give the same
+                  answer, by the predictions that the run wrote; for a regression, the Pearson
+                  correlation between their scores
+    parameters    of the student, and the megabytes (10^6 bytes) of its stored weights
+    ms a row      milliseconds per row for 32 dev rows, one by one and in one mini-batch, which is
+                  as wide as its longest row: the median over --rounds; in each round the teacher
+                  and all students of a seed take turns
 
-each as mean ± standard deviation over seeds. Times are of this device and what else it does now;
-only those of one command compare. The second form draws a CSV that the first one wrote.
+The table shows mean ± standard deviation over seeds. Times depend on this device and its other
+work: compare only times of one command. The second command draws a CSV that the first one wrote.
 """
 
 import sys
@@ -47,7 +49,10 @@ FIGURES = (".png", ".svg", ".pdf")
 
 
 def copied(run):
-    """Which layers of the model a student has, in words: "3 layers", "layers 0,2,4"."""
+    """The layers that a student copied, in words: "3 layers" (the first ones), "layers 0,2,4".
+
+    run: a row of a table of runs, with the column layers.
+    """
     picked = run.get("--student_layers")
     if pd.notna(picked) and picked != "":
         return f"layer{'s' * (',' in str(picked))} {picked}"
@@ -55,7 +60,10 @@ def copied(run):
 
 
 def read_students(folder):
-    """The students in a folder of runs, checked, with the columns name, layers and copied."""
+    """The students in a folder of runs: a table of runs with the columns name, layers and copied.
+
+    Raises a UserError for runs of several tasks or settings, and for runs without scores or model.
+    """
     runs = read_folders(Path(folder))
     runs = runs[runs.method != "teacher"]
     if not len(runs):
@@ -89,7 +97,7 @@ def count_layers(folder):
 
 
 def read_measured(path):
-    """The table of a CSV that this command wrote."""
+    """The table in a CSV that this command wrote; a UserError for another CSV."""
     keys = [*KEYS, *TOLD]
     filled = KEYS[:7]
     table, _ = results_csv.read_table(path, keys, filled, NUMBERS, "no table of analysis/ladder.py")
@@ -100,7 +108,10 @@ def read_measured(path):
 
 
 def in_order(table):
-    """The rows as they are shown: the teacher's, then method by method, chosen layers last."""
+    """The table's rows in the order in which they are shown: the teacher's, then method by method.
+
+    Within a method, students of first layers come by size, then those of chosen layers.
+    """
     names = [read_name(method) for method in table.method]
     keys = [
         (method != "teacher", name.rank(), method, size.startswith("layer"), layers, size, seed)
@@ -112,21 +123,22 @@ def in_order(table):
 
 
 def is_regression(table):
-    """Whether the task's metrics are correlations, of GLUE's as of one's own."""
+    """Whether the task, of GLUE or of own files, is a regression: its metrics are correlations."""
     return "pearson" in metrics_of(table)
 
 
 def metrics_of(table):
-    """The metrics whose mean is the score: of MNLI's two dev sets those of the first."""
+    """The names of the metrics whose mean is the score; for MNLI, those of the first dev set."""
     names = metric_names(table.task.iloc[0], table)
     return [name for name in names if not name.endswith("_mm")]
 
 
 def summarise(table):
-    """A row a model to read: the teacher, then the students of each method by size."""
+    """The table to print, one row per model, as text: mean ± standard deviation over seeds."""
     teacher = table[table.method == "teacher"].set_index("seed").ms_alone
     table = table.assign(faster=table.seed.map(teacher) / table.ms_alone)
-    again = table["name"].duplicated()  # what is alike in all of a model's rows has no spread
+    # numbers that are alike in all rows of a model are kept in one, so that they show no spread
+    again = table["name"].duplicated()
     table.loc[again, ["parameters", "megabytes"]] = float("nan")
     table.loc[again & (table.method == "teacher"), ["score", "agreement"]] = float("nan")
     table.loc[table.method == "teacher", "faster"] = float("nan")
@@ -149,9 +161,9 @@ def summarise(table):
 
 
 def describe(table):
-    """Where the numbers come from, a sentence or two a line."""
+    """Lines of text on where the table's numbers come from."""
     first, students = table.iloc[0], table[table.method != "teacher"]
-    # anew from its cells: the teacher's rows leave columns empty, which changes their types
+    # made anew from its cells: empty cells in the teacher's rows had changed the columns' types
     students = pd.DataFrame(students.to_dict("list")).drop(columns=[*SIZES], errors="ignore")
     seeds = describe_seeds(students.assign(method=students["name"]).drop(columns="name"))
     metrics = [METRIC_WORDS[name] for name in metrics_of(table)]
@@ -202,7 +214,10 @@ def make_parser():
 
 
 def check_arguments(args):
-    """Refuse what cannot be meant. Returns the name of the table's place, None without --insert."""
+    """Raise a UserError for arguments that cannot work, and make the folders of the outputs.
+
+    Returns the NAME of the markers in --insert's file, None without --insert.
+    """
     if args.rounds < 1:
         raise UserError(f"--rounds must be at least 1, got {args.rounds}")
     if args.figure and Path(args.figure).suffix not in FIGURES:
@@ -226,7 +241,7 @@ def check_arguments(args):
 
 
 def measure_runs(args):
-    import huggingface_hub  # here, as these import for seconds
+    import huggingface_hub  # imported here, as this takes seconds
     import transformers
 
     from analysis.ladder_measures import measure
@@ -250,7 +265,7 @@ def main(argv=None):
         with common.atomic_path(args.markdown) as path:
             path.write_text(f"{text}\n", encoding="utf-8")
     if args.figure:
-        from analysis.figures import save  # here, as it imports for seconds
+        from analysis.figures import save  # imported here, as this takes seconds
         from analysis.figures_ladder import draw_ladder
 
         save(draw_ladder(table, is_regression(table)), args.figure)

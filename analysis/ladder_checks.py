@@ -1,5 +1,6 @@
-"""Runs of which no ladder is made: students of one name that are not of one kind, another teacher
-than theirs, scores and predictions that are of different rows.
+"""Checks of the runs that analysis/ladder.py is given. They raise a UserError for students of one
+name that differ in kind, for another teacher than the students had, for other dev rows than those
+that they were scored on, and for scores that differ from those of a run's predictions.
 """
 
 import math
@@ -10,12 +11,12 @@ from tasks.metrics import compute_metrics, predictions_from_logits
 from tasks.own import own_files
 from training import records
 
-TOLERANCE = 1e-6  # of a metric that is computed a second time
+TOLERANCE = 1e-6  # how far a metric that is computed again may be from the recorded one
 
 
 def check_one_kind(runs):
-    """Refuse students of one name that have two sizes or tokenizers: they did not start from one
-    model, and their mean is of nothing.
+    """Refuse students of one name with different sizes or tokenizers: they did not start from one
+    model, and their mean would say nothing.
 
     runs: a table with the columns name, parameters and --output_dir.
     """
@@ -32,14 +33,17 @@ def check_one_kind(runs):
 
 
 def tokenizer_of(folder):
-    """The fingerprint of the tokenizer with which a run's student reads; None of an older run."""
+    """The fingerprint of the tokenizer that a run's student uses; None if the run recorded none."""
     settings = records.read_run(folder).get("settings") or {}
     return settings.get("student's tokenizer") or settings.get("tokenizer")
 
 
 def find_leading_run(runs, args):
-    """The run.json that says which teacher is meant and how its rows are read: of the first run
-    that had a teacher, as that of a student alone names what it was trained from.
+    """The run.json, as a dict, that says which teacher is meant and how its rows are read.
+
+    It is that of the first run with a teacher: a student trained alone records only the model that
+    it started from, so it is taken only if there is no other and --teacher is given. args: of
+    analysis/ladder.py.
     """
     found = [records.read_run(Path(folder)) for folder in runs["--output_dir"]]
     taught = [record for record in found if record.get("teacher")]
@@ -51,9 +55,9 @@ def find_leading_run(runs, args):
 
 
 def check_subjects(subjects):
-    """Refuse students of another teacher, or that were scored on other rows, than those at hand.
+    """Refuse students that had another teacher than the one loaded, or were scored on other rows.
 
-    subjects: report_subjects.Subjects.
+    subjects: report_subjects.Subjects, the loaded models and rows.
     """
     args, now = subjects.args, subjects.features.source
     for student in subjects.students:
@@ -62,7 +66,7 @@ def check_subjects(subjects):
                 f"{student.folder} was distilled from another teacher than "
                 f"{args.model_name_or_path}: name that one with --teacher"
             )
-        then = student.record.get("data", {}).get("dev", {})  # not of an older run
+        then = student.record.get("data", {}).get("dev", {})  # {} if an older run recorded none
         if then.get("sha256", now["sha256"]) != now["sha256"]:
             raise UserError(
                 f"{student.folder} was scored on a {then.get('file')} whose content is not that of "
@@ -72,14 +76,15 @@ def check_subjects(subjects):
 
 
 def place_of_rows(args):
-    """The flag that names the dev rows. args: of analysis/report.py."""
+    """The name of the flag that names the dev rows, without dashes. args: of analysis/report.py."""
     return "validation_file" if own_files(args) else "data_dir"
 
 
 def check_scores(run, task, z_s, labels):
-    """Refuse a run whose predictions have other metrics than its run.json: it was evaluated again.
+    """Refuse a run whose predictions give other metrics than its run.json has: one of the two is of
+    another evaluation.
 
-    run: a row of a table. z_s: logits (N, K) of its dev_predictions.tsv, labels: (N,).
+    run: a row of a table of runs. z_s: logits (N, K) of its dev_predictions.tsv. labels: (N,).
     """
     found = compute_metrics(task, predictions_from_logits(task, z_s), labels)
     for name, value in found.items():

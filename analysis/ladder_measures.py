@@ -1,7 +1,9 @@
-"""What a ladder's students are, measured beside their teacher: a row a run, and the teacher's own.
+"""The measurements of analysis/ladder.py: students of several sizes beside their teacher.
 
-The students of one seed are in memory at once, with the teacher, and take turns, so that their
-times compare; a seed comes after the other.
+Seeds are measured one after the other. The teacher and all students of a seed are in memory
+together and take turns, so that their times can be compared. subjects: the teacher, the students of
+a seed and the dev rows, loaded (report_subjects.Subjects); theirs: the arguments in the run.json of
+a run with a teacher; args: those of analysis/ladder.py.
 """
 
 from pathlib import Path
@@ -29,7 +31,8 @@ from training.checks import check_data
 from training.padding_flags import PADDING
 
 BATCH = 32  # rows that are timed, one by one and in one mini-batch
-KEPT = ("do_lower_case", *(flag.name for flag in PADDING))  # flags of runs: what is read, and how
+# flags of the runs that decide which rows are read and how: KEPT without a value, NAMED with one
+KEPT = ("do_lower_case", *(flag.name for flag in PADDING))
 NAMED = ("tokenizer_name", "max_eval_samples", "cache_dir", "max_seq_length")
 
 
@@ -37,10 +40,9 @@ NAMED = ("tokenizer_name", "max_eval_samples", "cache_dir", "max_seq_length")
 
 
 def subjects_of(runs, theirs, args):
-    """The Subjects of a seed's runs, by name. theirs: flags of a run with a teacher, from its
-    run.json; args: of analysis/ladder.py.
+    """The Subjects of a seed's runs, checked, with the students under the names in runs["name"].
 
-    Rows are read as the runs read them, and a student's tokenizer is in its folder.
+    Rows are read as the runs read them. Each student's tokenizer is read from its folder.
     """
     words = ["--model_name_or_path", args.teacher or theirs["model_name_or_path"]]
     words += [*words_of_rows(theirs, args), "--output_dir", args.source]
@@ -60,9 +62,10 @@ def subjects_of(runs, theirs, args):
 
 
 def words_of_rows(theirs, args):
-    """The flags that name the dev rows: GLUE's folder, or the file that the runs were scored on.
+    """The words of the flags that name the dev rows: GLUE's folder, or the file of own rows.
 
-    theirs: the flags of a run; args: of analysis/ladder.py, which may say that they moved.
+    args may name another place than the runs did, to which the rows were moved. Raises a UserError
+    for --validation_file with a task of GLUE, and for --data_dir with own files.
     """
     if not (theirs.get("train_file") or theirs.get("validation_file")):
         if args.validation_file:
@@ -83,7 +86,7 @@ def words_of_rows(theirs, args):
 
 
 def logits_of(model, subjects):
-    """A model's logits (N, K) of all rows, in full precision as a run's own predictions are."""
+    """A model's logits of all rows, an array (N, K), in full precision as in runs' predictions."""
     rows, found = Rows(subjects.features.tensors), []
     with torch.no_grad():
         for indices in torch.arange(len(subjects.labels)).split(subjects.batch_size):
@@ -93,7 +96,10 @@ def logits_of(model, subjects):
 
 
 def read_logits(folder, subjects, count):
-    """A run's own dev predictions, logits (N, K); refused where they are of other rows."""
+    """The logits in a run's dev_predictions.tsv, an array (N, K). count: K.
+
+    Raises a UserError if the file is missing or of other rows than those of subjects.
+    """
     path = Path(folder) / "dev_predictions.tsv"
     if not path.is_file():
         raise UserError(
@@ -115,9 +121,10 @@ def read_logits(folder, subjects, count):
 
 
 def measure(runs, args):
-    """A row a run with all that a ladder tells of it, and a row of the teacher for each seed.
+    """The table that analysis/ladder.py writes as a CSV: per seed a row of the teacher, and one row
+    per run.
 
-    runs: of analysis.runs, with the columns name, layers and copied.
+    runs: what ladder.read_students returns.
     """
     rows, z_t, facts = [], None, records.provenance()
     theirs = find_leading_run(runs, args)["arguments"]
@@ -142,13 +149,13 @@ def measure(runs, args):
         "timed_commit": facts["commit"][:12],
     }
     own = pd.DataFrame(rows).assign(**told)
-    # beside it what is published of any run: settings, versions, machine
+    # further columns are those published of any run: settings, versions, machine
     runs = publishable(runs).drop(columns=own.columns.difference(["name", "seed"]), errors="ignore")
     return own.merge(runs, "left", on=["name", "seed"])
 
 
 def time_all(subjects, rounds):
-    """name -> (ms a row alone, ms a row in a mini-batch), of the teacher and all students."""
+    """A dict, "teacher" or a student's name -> [ms a row one by one, ms a row in a mini-batch]."""
     models = {"teacher": subjects.teacher}
     models |= {student.name: student.model for student in subjects.students}
     rows, found = min(BATCH, len(subjects.labels)), []
@@ -159,7 +166,7 @@ def time_all(subjects, rounds):
 
 
 def teacher_row(subjects, z_t, seed, times):
-    """The teacher, as a row; its times are those beside the students of this seed."""
+    """The teacher's row of a seed, a dict. z_t: its logits (N, K); times: its own, of time_all."""
     predictions = predictions_from_logits(subjects.task, z_t)
     metrics = compute_metrics(subjects.task, predictions, subjects.labels)
     own = {"name": "teacher", "method": "teacher", "copied": "all layers", "seed": seed}
@@ -168,7 +175,7 @@ def teacher_row(subjects, z_t, seed, times):
 
 
 def student_row(run, student, subjects, z_t, times):
-    """A run, as a row. z_t: the teacher's logits (N, K)."""
+    """A run's row, a dict. z_t: the teacher's logits (N, K); times: what time_all returns."""
     z_s = read_logits(student.folder, subjects, z_t.shape[1])
     check_scores(run, subjects.task, z_s, subjects.labels)
     alike, _ = restoration(z_s, z_t, subjects.labels, subjects.task)
@@ -180,7 +187,10 @@ def student_row(run, student, subjects, z_t, times):
 
 
 def numbers(model, folder, task, metrics, agreement, times):
-    """What is told of every model. metrics: those of the dev set, of MNLI the first one."""
+    """The numbers in a model's row, a dict; score, metrics and agreement are not in %.
+
+    metrics: name -> value on the dev set, for MNLI on the first one. times: [ms_alone, ms_batch].
+    """
     return {
         "task": task.name,
         "layers": model.config.num_hidden_layers,
@@ -195,7 +205,7 @@ def numbers(model, folder, task, metrics, agreement, times):
 
 
 def warn_of_teacher(z_t, subjects):
-    """Say so where the teacher has little to teach."""
+    """Print a warning if the teacher is not clearly better than the best constant answer."""
     if classes.no_better_than_constant(subjects.task, z_t, subjects.labels):
         constant = classes.constant_answer(subjects.task, subjects.labels)
         say(
@@ -205,7 +215,10 @@ def warn_of_teacher(z_t, subjects):
 
 
 def where(subjects, facts):
-    """The device of the times, and how many threads it had, in words."""
+    """The device of the times in words: the GPU and machine, or the machine and its threads.
+
+    facts: what records.provenance returns.
+    """
     if subjects.accelerator.device.type == "cuda":
         return f"{torch.cuda.get_device_name()}; {facts['machine']}"
     threads = torch.get_num_threads()

@@ -1,7 +1,7 @@
 """Markdown: a table as text, and texts between the markers of a file.
 
-A text named NAME goes between the lines <!-- table NAME --> and <!-- end NAME --> of a file; the
-one named claims between <!-- claims --> and <!-- end claims -->.
+A text named NAME goes between the lines <!-- table NAME --> and <!-- end NAME --> of a file, its
+markers. The text named claims goes between <!-- claims --> and <!-- end claims -->.
 """
 
 import re
@@ -10,12 +10,12 @@ from pathlib import Path
 import common
 from common import UserError
 
-MISSING = "–"  # what a table has where there is no number
+MISSING = "–"  # the cell of a table without a number
 ANY_MARKER = re.compile(r"<!-- ((table|end) \S+|claims) -->")
 
 
 def to_markdown(table, padded=False):
-    """A DataFrame as a Markdown table; padded, its columns are aligned as text too."""
+    """A DataFrame as a Markdown table. padded: align the columns with spaces."""
     lines = [table.columns, ["---"] * len(table.columns), *table.itertuples(index=False)]
     lines = [[str(cell).replace("|", "\\|") for cell in line] for line in lines]
     widths = [max(map(len, column)) if padded else 0 for column in zip(*lines, strict=True)]
@@ -23,7 +23,10 @@ def to_markdown(table, padded=False):
 
 
 def read_document(path):
-    """The text of a file that tables go into; empty where there is none."""
+    """The text of a file to insert tables into; "" if there is no such file.
+
+    Raises a UserError if the file is not UTF-8.
+    """
     try:
         return Path(path).read_text(encoding="utf-8") if Path(path).is_file() else ""
     except UnicodeDecodeError as error:
@@ -33,25 +36,26 @@ def read_document(path):
 
 
 def start_marker(name):
-    """The line of a file after which the text of this name goes."""
+    """The line of a file that stands before the text of this name."""
     return "<!-- claims -->" if name == "claims" else f"<!-- table {name} -->"
 
 
 def end_marker(name):
-    """The line of a file before which the text of this name goes."""
+    """The line of a file that stands after the text of this name."""
     return f"<!-- end {name} -->"
 
 
 def lines_with(content, marker):
-    """The numbers of the lines in which a marker stands, from 1 on."""
+    """The numbers of the lines that have the marker, counted from 1."""
     found = re.finditer(re.escape(marker), content)
     return [content.count("\n", 0, match.start()) + 1 for match in found]
 
 
 def find_place(path, content, name):
-    """Where the text of this name begins and ends in a file's content; refused where it is unclear.
+    """The offsets in a file's content at which the text of this name begins and ends.
 
-    path: the file, for what is said of it. Returns two offsets.
+    path: the file, for messages. Raises a UserError if a marker is missing or there twice, if they
+    are in the wrong order, or if another marker stands between them.
     """
     start, end = start_marker(name), end_marker(name)
     if start not in content or end not in content:
@@ -80,9 +84,11 @@ def find_place(path, content, name):
 
 
 def insert(path, texts):
-    """Put texts, name -> text, between a file's markers of these names: all or none."""
+    """Put texts, name -> text, between the markers of their names in a file, in place of what is
+    there. Raises the UserErrors of find_place, and then writes none.
+    """
     content = read_document(path)
-    # before any is filled, so that a refusal names the lines of the file as it is
+    # all places are checked first, so that the line numbers in messages are those of the file
     for name in texts:
         find_place(path, content, name)
     for name, text in texts.items():

@@ -1,8 +1,8 @@
 """Methods and their variants: names, the order in which they are shown, and their colours.
 
-A method may be run in variants: with options that its published form does not have. Both are data,
-a method's name and a tuple of its variant's words, () for the published form. "FSD_L, debiased" is
-how a table prints Name("FSD_L", ("debiased",)).
+A variant of a method has options that the published form does not have. A Name holds the method's
+name and a tuple of words for these options, () for the published form: tables print
+Name("FSD_L", ("debiased",)) as "FSD_L, debiased".
 """
 
 import functools
@@ -19,8 +19,8 @@ FSD_COLOUR, OTHER_COLOUR = ORANGE, BLUE
 
 @functools.cache
 def rivals():
-    """What FSD is compared with: the student alone, the rivals studied here, then those that
-    another file of baselines/ declares.
+    """The names of the methods that FSD is compared with, as a tuple: the student alone ("none"),
+    the rivals studied here, then the other methods that files of baselines/ declare.
     """
     declared = [method.name for method in read_methods().values()]
     return tuple(dict.fromkeys([*STUDIED, *declared]))
@@ -28,12 +28,12 @@ def rivals():
 
 @functools.cache
 def order():
-    """All methods in the order in which they are shown."""
+    """The names of all methods, as a tuple in the order in which they are shown."""
     return ("teacher", *rivals(), *FORMS)
 
 
 class Name(NamedTuple):
-    """A method and its variant; as text they are what a table prints."""
+    """A method and the words of its variant; str(name) is the name that tables print."""
 
     method: str
     variant: tuple = ()
@@ -42,7 +42,7 @@ class Name(NamedTuple):
         return ", ".join([self.method, *self.variant])
 
     def in_a_sentence(self):
-        """The name as a sentence has it, "FSD_L with debiased + group_by_length"."""
+        """The name for use in a sentence, "FSD_L with debiased + group_by_length"."""
         method = "the student alone" if self.method == "none" else self.method
         return f"{method} with {' + '.join(self.variant)}" if self.variant else method
 
@@ -51,22 +51,22 @@ class Name(NamedTuple):
         return Name(self.method)
 
     def rank(self):
-        """The key that sorts names: methods in order() and others last, variants behind them."""
+        """A sort key: methods as in order(), unknown ones last, a method's variants after it."""
         place = order().index(self.method) if self.method in order() else len(order())
         return place, self.variant != ()
 
 
 def read_name(text):
-    """The Name that a table prints as `text`: only for what people wrote, in a file or a flag."""
+    """The Name that tables print as `text`, for names that people wrote in a file or a flag."""
     method, *variant = text.split(", ")
     return Name(method, tuple(variant))
 
 
 def is_fsd(method):
-    """True for the forms of FSD; the name of a variant will do as well."""
+    """True for the forms of FSD and their variants. method: a method's name, or a Name."""
     return str(method).startswith("FSD")
 
 
 def colour_of(method):
-    """The colour of a method, of two: FSD's forms have one, all others the other."""
+    """The colour of a method: FSD_COLOUR for the forms of FSD, OTHER_COLOUR for all others."""
     return FSD_COLOUR if is_fsd(method) else OTHER_COLOUR
