@@ -255,9 +255,9 @@ def draw_twins(rng, seen, tries=20):
 
 
 def make_task(sizes, seed):
-    """{split: [(sentence1, sentence2, label)]}, without a pair twice; label counts differ by at most 1.
+    """{split: [(sentence1, sentence2, label)]}, with no pair twice.
 
-    sizes: {split: number of rows}.
+    In each split the numbers of the two labels differ by 1 at most. sizes: {split: rows}.
     """
     rng, seen, task = random.Random(seed), set(), {}
     for split, size in sizes.items():
