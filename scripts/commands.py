@@ -34,7 +34,7 @@ class Command(NamedTuple):
     flags: dict
 
     def number(self, name, default):
-        """A flag's value as a float; the default if it is not given, or not chosen yet."""
+        """A flag's value as a float; the default if it is not given, or yet to be chosen."""
         text = str(self.flags.get(name, default))
         try:
             return float(default if text.startswith(CHOSEN) else text)

@@ -8,7 +8,7 @@ The input has one command a line, in shell quoting. A line `## NAME: ...` begins
 row of the table; `--keep WHAT` in a line with ## is the --keep of scripts/sweep for the commands
 that follow; other lines that begin with # are skipped. Hours are training rows, times epochs or
 passes, divided by a rate in examples a second: that of --examples_per_second; or the median of the
-finished runs below --runs with the same script, method and precision; or that of results/step.csv,
+finished runs below --runs of the same kind (commands.Command.kind); or that of results/step.csv,
 measured with BERT-base. With ESTIMATE=off in the environment nothing is printed, here and by
 scripts/sweep and scripts/study.
 """
@@ -125,7 +125,7 @@ def step_rates():
 
 
 class Rates:
-    """Looks up rates; `notes` has those that were used, {source: {command: rate}}.
+    """Looks up rates; `notes` has those that were used, {source: {kind: rate}}.
 
     given: examples a second of all commands, or None. folder: a folder of finished runs, or None.
     """

@@ -25,7 +25,7 @@ BATCHES = ["8", "16"]  # beside 32
 
 
 class Settings(NamedTuple):
-    """The values that differ between tasks; lists of values to try have strings."""
+    """The settings that differ between tasks; the lists are values to try, as text."""
 
     teacher_rate: str = "2e-5"
     centroids: int = 100

@@ -6,7 +6,7 @@ MRPC = {"acc": 0.8161764705882353, "f1": 0.87, "eval_loss": 0.6}
 
 
 def run_of(task="MRPC", results=MRPC, method="FSD_I", rows=None, **arguments):
-    """The run.json of a finished run, a dict. rows: of training. arguments: further flags."""
+    """The run.json of a finished run, a dict. rows: for training. arguments: more of its flags."""
     known = TASKS.get(task.lower())
     arguments = {
         "task_name": task,

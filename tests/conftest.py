@@ -106,7 +106,7 @@ def wordpiece(folder):
 
 def save_models(folder, family="bert", tokenizer=None, seed=0, **shape):
     """Write folder/pretrained, a random encoder, and folder/teacher, a random classifier of RTE,
-    both with their tokenizer; returns `folder`. shape: fields of the config, None for none.
+    both with their tokenizer; returns `folder`. shape: fields of the config; None removes one.
     """
     (folder / "pretrained").mkdir(parents=True)
     tokenizer = tokenizer or wordpiece(folder)
@@ -143,7 +143,7 @@ def tiny_without_dropout(tmp_path_factory):
 
 
 def flags(tiny, output, *more, teacher=False):
-    """The flags of a short run on the tiny task, as words; teacher: fine-tunes, does not distil."""
+    """The flags of a short run on the tiny task, as words. teacher: of a fine-tuning instead."""
     models = (
         ["--model_name_or_path", str(tiny / "pretrained")]
         if teacher
