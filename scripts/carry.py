@@ -3,14 +3,14 @@
     python scripts/carry.py pack --models MPNET --data_dir glue --tasks MRPC RTE --output_dir parts
     python scripts/carry.py join parts --output_dir carried
 
-pack leaves parts/1, parts/2, ..., a folder for each trip, with one part of --part_mb megabytes at
-most and parts.json, which lists all of them. The parts are pieces of one .tar.xz file. In it are,
-for each model, models/NAME with its configuration, tokenizer and weights, these in half precision;
-and glue/TASK with a task's training and dev files.
+pack writes the folders parts/1, parts/2, ..., one for each trip. Each holds one part of at most
+--part_mb megabytes, and parts.json, which lists all parts. The parts are pieces of one .tar.xz
+file. That file has models/NAME for each model, with configuration, tokenizer and weights in half
+precision, and glue/TASK for each task, with its training and dev files.
 
-join wants all parts, in any folders below those that are named, checks their sha256, and writes the
-output folder, whole or not at all. Training loads half-precision weights as float32 again, rounded
-to 11 bits.
+join looks for all parts in the folders named and below them, checks their sha256, and writes the
+output folder, whole or not at all. Training loads the half-precision weights as float32 again,
+rounded to 11 bits.
 """
 
 import argparse
@@ -39,7 +39,7 @@ TOKENIZER = (
     "added_tokens.json",
     "*.model",
 )
-# lp=1 tells the compressor that numbers are two bytes long: it saves 2.4 % more
+# lp=1 tells the compressor that numbers are two bytes long, which saves 2.4 % more
 FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 0, "lp": 1, "lc": 3, "pb": 1}]
 BLOCK = 2**20
 
@@ -48,7 +48,7 @@ BLOCK = 2**20
 
 
 def halve(source, target):
-    """Write a safetensors file with its floating-point tensors in float16, if it can hold them."""
+    """Write a safetensors file with floating-point tensors in float16; UserError on overflow."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -65,7 +65,7 @@ def halve(source, target):
 
 
 def collect_model(folder, target):
-    """What of a model's folder is needed to load it, weights halved."""
+    """Copy the files that loading a model needs; the weights are written in half precision."""
     source = Path(folder)
     for name in ("config.json", WEIGHTS):
         if not (source / name).is_file():
@@ -89,7 +89,7 @@ def collect_task(task, data_dir, target):
 
 
 def compress(folder, path):
-    """All of a folder as a .tar.xz file, the same bytes for the same content."""
+    """Write all of a folder as a .tar.xz file; the same content gives the same bytes."""
 
     def anonymous(member):
         member.uid = member.gid = member.mtime = 0
@@ -105,7 +105,10 @@ def compress(folder, path):
 
 
 def split(path, size, output):
-    """Cut a file into output/1, output/2, ...; returns what parts.json says of them."""
+    """Cut a file into parts of `size` bytes in output/1, output/2, ...
+
+    Returns the list that goes into parts.json, [{"name", "sha256"}].
+    """
     parts = []
     with open(path, "rb") as whole:
         for number in range(1, -(-path.stat().st_size // size) + 1):
@@ -121,7 +124,7 @@ def split(path, size, output):
 
 
 def is_packing(folder):
-    """True for a folder with nothing in it but the folders of an earlier packing."""
+    """True for a folder that holds only the numbered folders of an earlier packing."""
     return folder.is_dir() and all(
         path.name.isdecimal() and (path / MANIFEST).is_file() for path in folder.iterdir()
     )
@@ -165,7 +168,7 @@ def pack(args):
 
 
 def read_parts(path):
-    """What a parts.json lists, [{"name", "sha256"}]."""
+    """The list in a parts.json, [{"name", "sha256"}]; UserError if the file is damaged."""
     try:
         parts = json.loads(path.read_text(encoding="utf-8"))["parts"]
         return [{"name": str(part["name"]), "sha256": str(part["sha256"])} for part in parts]
@@ -176,8 +179,8 @@ def read_parts(path):
 
 
 def find_parts(folders):
-    """The parts' files in their order, all of one packing and as they were packed."""
-    files = {}  # name -> all that are called so, as a part may have come twice
+    """The paths of all parts in order. Refuses missing or damaged parts, and mixed packings."""
+    files = {}  # name -> all files of that name, as a part may have come twice
     for folder in folders:
         for path in Path(folder).rglob("carried.tar.xz.part-*"):
             files.setdefault(path.name, []).append(path)
@@ -200,7 +203,7 @@ def find_parts(folders):
 
 
 def whole_one(paths, sha256):
-    """The first of these files that has the checksum."""
+    """The first of these files that has the checksum; UserError if none has."""
     for path in paths:
         if sha256_of_file(path) == sha256:
             return path

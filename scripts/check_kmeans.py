@@ -1,14 +1,15 @@
-"""Check the memory against scikit-learn: both cluster the same real features from the same start,
-as often.
+"""Check our k-means, which makes the memory, against scikit-learn's: both cluster the same real
+features from the same first centroids, with the same number of passes.
 
     python scripts/check_kmeans.py --model_name_or_path TEACHER --data_dir glue \\
       --task_name MRPC --max_seq_length 80 --num_centroid 100 --memory_num_train_epochs 3 \\
       --seed 1 --output_dir FOLDER
 
-Takes train_memory.py's flags. All features are held in memory (N * W * D floats), so it is for
-small tasks. Prints a Markdown table: the share of samples that both assign to the same cluster, the
-largest relative distance between their centroids, and the inertia of every pass. Ends with 1 where
-less than 99.9 % agree, centroids differ by more than 1e-4, or the inertia rises.
+Takes train_memory.py's flags. Holds all features in RAM (N * W * D floats: samples, tokens a
+sample, hidden size), so it is for small tasks. Prints a Markdown table: the share of samples that
+both assign to the same cluster, the largest relative distance between their centroids, and the
+inertia of every pass. The exit code is 1 if less than 99.9 % of the samples agree, centroids differ
+by more than 1e-4, or the inertia rises.
 """
 
 import sys
@@ -25,7 +26,7 @@ from training import checks
 
 
 def compare(run):
-    """One row: the memory's k-means beside scikit-learn's."""
+    """One row of the table, as a dict: our k-means compared with scikit-learn's."""
     import torch
     from sklearn.cluster import KMeans
 
@@ -68,7 +69,7 @@ def main(argv=None):
     args, _ = train_memory.parse(argv, __doc__)
     args.do_train = True
     checks.check_arguments(args)
-    from training.clustering import Clustering  # after the flags, as these import for seconds
+    from training.clustering import Clustering  # here, as these imports take seconds
     from training.records import Record
     from training.session import open_session
 

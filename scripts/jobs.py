@@ -1,12 +1,13 @@
-"""Runs of the training scripts: what their commands are, several at a time, and how they end.
+"""Start runs of the training scripts, several at a time, and report how they end.
 
 scripts/sweep, reproduce, study, one_task and demo.sh are short programs on this module.
 
-A run is a command with a folder of its own below that of its sweep, FOLDER/NAME. What it says goes
-to FOLDER/NAME.log, whose first line is the command, and its results to FOLDER/results.csv. It is
-finished once its run.json says so. Nothing else is kept of a sweep: given again, it skips finished
-runs, goes on with those that were cut off, and repeats those that failed. Two sweeps may share a
-folder, as every run locks its own, and each log is one sweep's at a time.
+A sweep is a set of runs in one folder. A run is one training command; it has a folder of its own,
+FOLDER/NAME. Its output goes to FOLDER/NAME.log, whose first line is the command, and its results to
+FOLDER/results.csv. It is finished once its run.json says so. No other state of a sweep is kept: the
+same sweep, given again, skips finished runs, goes on with those that were cut off, and repeats
+those that failed. Two sweeps may share a folder, as every run locks its own folder, and only one
+sweep at a time holds a log.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ from scripts.processes import at_once, processes
 from scripts.sweep_runs import ROOT, expand
 
 KEEP = ("all", "model", "results")
-MODEL_FILES = (  # what a folder has so that transformers can load it, and the memories
+MODEL_FILES = (  # files that transformers loads a model from, and the memories
     "*.safetensors",
     "*.safetensors.index.json",
     "config.json",
@@ -38,19 +39,19 @@ MODEL_FILES = (  # what a folder has so that transformers can load it, and the m
     "*.model",
     "chat_template*",
 )
-LOCKED = "is in use by another run that is still going"  # of common.lock_output_dir
+LOCKED = "is in use by another run that is still going"  # in the error of lock_output_dir
 
 
 # ---- what a sweep is told ------------------------------------------------------------------------
 
 
 def interpreter():
-    """The Python that the runs have: PYTHON, or python."""
+    """The Python interpreter for the runs: the variable PYTHON, or python."""
     return os.environ.get("PYTHON") or "python"
 
 
 def ours(script):
-    """The path of a script of this repository, short where that is the working folder."""
+    """The path of a script of this repository; relative if the repository is the working folder."""
     return script if Path.cwd() == ROOT else str(ROOT / script)
 
 
@@ -61,8 +62,8 @@ def minutes(seconds):
 
 
 def read_shard(text):
-    """(I, N) of a shard I/N; "" is all, or in a Slurm array, whose tasks are then the shards, this
-    task's.
+    """(I, N) of a shard "I/N". "" is (0, 1), all runs; in a Slurm array "" is the shard of this
+    array task, of as many as the array has tasks.
     """
     if not text and (tasks := os.environ.get("SLURM_ARRAY_TASK_COUNT")):
         number, least, step = (
@@ -77,20 +78,20 @@ def read_shard(text):
 
 
 def read_jobs(text):
-    """--jobs as a number, None for the default."""
+    """The value of --jobs as an int; None for "", the default."""
     if not re.fullmatch(r"|[1-9]\d{0,3}", text):
         raise UserError(f"--jobs is a whole number from 1 to 9999, found {text}")
     return int(text) if text else None
 
 
 def find_devices():
-    """The GPUs that may be used, by CUDA_VISIBLE_DEVICES, which hides all if it is empty."""
+    """The GPUs that may be used, as text; an empty CUDA_VISIBLE_DEVICES hides all of them."""
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [word for word in re.split("[, ]", visible) if word]
     return list_gpus()
 
 
-@functools.cache  # it takes a while, and a protocol has many sweeps
+@functools.cache  # it is slow, and a protocol has many sweeps
 def list_gpus():
     """The numbers of this machine's GPUs, as text."""
     with contextlib.suppress(OSError):
@@ -110,7 +111,7 @@ def count_cores():
 
 
 class Outcome(NamedTuple):
-    """What came of a run: done, skipped, failed or still; and that in words."""
+    """How a run ended. kind: done, skipped, failed, or still (running). told: that in words."""
 
     kind: str
     told: str
@@ -120,10 +121,11 @@ STILL = Outcome("still", "still running elsewhere")
 
 
 class Sweep:
-    """Runs in one folder, of which this shard's are `mine`.
+    """Runs in one folder; `mine` are the runs of this shard.
 
-    jobs: runs at a time, None for one a GPU. shard: I/N, "" for a Slurm array's or all. keep: what
-    stays of a finished run, a word of KEEP.
+    jobs: runs at a time, None for one on each GPU. shard: "I/N"; "" is all runs, or the share of
+    this task of a Slurm array. keep: what stays of a finished run, a word of KEEP. python: the
+    interpreter, None for interpreter().
     """
 
     def __init__(self, folder, jobs=None, shard="", keep="model", python=None):
@@ -132,10 +134,10 @@ class Sweep:
         self.devices = find_devices()
         self.jobs = jobs or len(self.devices) or 1
         self.runs, self.outcomes, self.lock = {}, {}, threading.Lock()
-        self.elsewhere = set()  # the names of the runs that another sweep had
+        self.elsewhere = set()  # the names of the runs whose log another sweep holds
 
     def add(self, words):
-        """Add the runs of a line, as `expand` takes it."""
+        """Add the runs of a line NAME [flag=v1,v2,...]... -- SCRIPT FLAGS..., given as words."""
         for run in expand(words, self.folder, self.python):
             if run.name in self.runs or run.name.endswith(".log") or run.name == "results.csv":
                 raise UserError(
@@ -151,7 +153,7 @@ class Sweep:
         return list(self.runs.values())[first::count]
 
     def run(self):
-        """Do what is to do for all runs. Returns False where some are to be looked after."""
+        """Run all runs of this shard that are not finished. False if some failed or still run."""
         began, mine = time.monotonic(), self.mine
         if not mine:
             say("0 runs in shard {}/{}".format(*self.shard))
@@ -162,13 +164,13 @@ class Sweep:
             raise UserError(
                 f"{self.folder} cannot be made a folder ({error.strerror}): name another"
             ) from None
-        waiting = enumerate(mine)  # which all slots take from
+        waiting = enumerate(mine)  # a queue that all slots share
         slots = range(min(self.jobs, len(mine)))
         at_once([lambda slot=slot: self.work(slot, waiting, len(mine)) for slot in slots])
         return self.sum_up(mine, time.monotonic() - began)
 
     def work(self, slot, waiting, count):
-        """Take one run after the other, as long as there are any."""
+        """Do one waiting run after the other, until none is left. slot: decides the GPU."""
         device = self.devices[slot % len(self.devices)] if self.devices else ""
         while True:
             with self.lock:
@@ -182,7 +184,7 @@ class Sweep:
             say(f"{label} {run.name}{f' on GPU {device}' if device else ''}: {text}")
 
     def visit(self, run, device, label):
-        """Do what is to do for a run. Returns the Outcome."""
+        """Execute a run, or skip it as finished. Returns the Outcome."""
         if not run.finished:
             self.tell(label, run, device, "started")
             found = self.execute(run, device)
@@ -201,7 +203,7 @@ class Sweep:
         return found
 
     def environment(self, device):
-        """A run's: one GPU; without GPUs its share of the cores."""
+        """A run's environment, with its GPU or its share of the cores; None if unchanged."""
         if device:
             return os.environ | {"CUDA_VISIBLE_DEVICES": device}
         if self.jobs > 1 and not os.environ.get("OMP_NUM_THREADS"):
@@ -233,7 +235,7 @@ class Sweep:
             return self.start(run, device, log)
 
     def start(self, run, device, log):
-        """Start or resume a run whose log is ours, and wait for it. Returns the Outcome."""
+        """Start or resume a run whose log this sweep holds, and wait. Returns the Outcome."""
         began = time.monotonic()
         log.write(f"$ {run.command}\n".encode(errors="surrogateescape"))
         log.flush()
@@ -248,7 +250,7 @@ class Sweep:
         return self.judge(run, code, lines, minutes(time.monotonic() - began))
 
     def judge(self, run, code, lines, took):
-        """The Outcome of a run that has ended. lines: what it wrote."""
+        """The Outcome of a run that has ended. lines: its output. took: its duration, as text."""
         if code and any(LOCKED in line for line in lines):
             return STILL
         last = lines[-1] if lines else ""
@@ -267,7 +269,7 @@ class Sweep:
         return Outcome("done", f"done in {took}{f'; {last}' if last else ''}")
 
     def tidy(self, run):
-        """Remove what is not to be kept of a finished run."""
+        """Remove those files of a finished run that --keep does not name."""
         doomed = () if self.keep == "all" else ("checkpoint-*",)
         doomed += MODEL_FILES if self.keep == "results" else ()
         for pattern in doomed:
@@ -275,7 +277,7 @@ class Sweep:
                 discard(path)
 
     def look_again(self, run):
-        """The Outcome of a run at the end of this sweep; another one's may have ended meanwhile."""
+        """The Outcome of a run at the end; one that another sweep held may have ended by now."""
         found = self.outcomes[run.name]
         if found is not STILL or run.name not in self.elsewhere:
             return found
@@ -288,7 +290,7 @@ class Sweep:
         return found
 
     def sum_up(self, mine, seconds):
-        """Say what came of the runs. Returns False where some are to be looked after."""
+        """Say how the runs ended. Returns False if some failed or still run elsewhere."""
         found = [(run.name, self.look_again(run)) for run in mine]
         kinds = [outcome.kind for _, outcome in found]
         elsewhere = kinds.count("still")
@@ -305,7 +307,7 @@ class Sweep:
 
 
 def check_interpreter(python):
-    """Refuse an interpreter that is not there."""
+    """Refuse an interpreter that cannot be found."""
     if not shutil.which(python):
         raise UserError(
             f"there is no {python} here: activate an environment, or name one in PYTHON"

@@ -5,15 +5,16 @@
     --bf16 --learning_rate 1e-4 --num_train_epochs 4
 
 TEACHER is a fine-tuned model: a folder of train_teacher.py's or of transformers', or a hub name.
-Each student starts from the first layers of --model, as many as --layers says, or from those that
---student_layers names. Everything else is alike in all of them: batch 32, the teacher's length, the
-middle one of the weights that scripts/study would try for the method, and what follows after --,
-which wins. A seed after the other runs, so that a ladder that is cut off is one of fewer seeds.
+Each student starts from the first layers of --model, as many as --layers says, or from the layers
+that --student_layers names. All students share the other settings: batch 32, the teacher's
+sequence length, the middle of the weights that scripts/study would try for the method, and the
+flags after --, which override these. All sizes run with one seed before the next seed begins, so
+that a ladder that is cut off is complete with fewer seeds.
 
-At the end analysis/ladder.py measures all of them: score, agreement with the teacher, parameters,
-megabytes, milliseconds a row. Results: RUNS/ladder.md, ladder.csv and ladder.svg. Given again, it
-goes on where it was; other sizes, methods and seeds are added, under the setting of those that are
-there.
+At the end analysis/ladder.py measures all students: score, agreement with the teacher, parameters,
+megabytes, milliseconds a row. Results: RUNS/ladder.md, ladder.csv and ladder.svg. The same command,
+given again, goes on where it stopped; further sizes, methods and seeds are added if they have the
+setting of the finished runs.
 """
 
 import re
@@ -38,7 +39,7 @@ from tasks.task import find_file
 from training.loss_flags import list_layers
 from training.own_flags import OWN_FILES
 
-LAYERS = ("1", "2", "3", "4", "6")  # by default those of them that the model has
+LAYERS = ("1", "2", "3", "4", "6")  # the default, without those that the model is too small for
 OWN = (  # flags of a run that the ladder decides
     "student_num_hidden_layers",
     "student_layers",
@@ -55,7 +56,7 @@ HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 class Rung(NamedTuple):
-    """A size of student: its name in those of runs, the layers that it copies, and its flags."""
+    """A size of student: its part of a run's name, the layers that it copies, its flags."""
 
     name: str
     layers: tuple
@@ -117,7 +118,7 @@ def parse(argv=None):
 
 
 def refuse_own_files(words):
-    """Refuse files of the user's own, of the ladder or of its runs: its data are GLUE's."""
+    """Refuse flags that name the user's own files, before or after --: a ladder is for GLUE."""
     names = {f"--{flag.name}" for flag in OWN_FILES}
     for name in (word.partition("=")[0] for word in words):
         if name in names:
@@ -128,7 +129,7 @@ def refuse_own_files(words):
 
 
 def check(args):
-    """Refuse flags that nothing can be made of. Leaves the Task and the Rungs in args."""
+    """Refuse flags that make no sense. Puts the Task into args.task, the Rungs into args.rungs."""
     args.task = get_task(args.task_name)
     if "train" not in args.task.files:
         raise UserError(f"{args.task.name} has no training set: name another task")
@@ -153,7 +154,7 @@ def check(args):
 
 
 def check_model(flag, name):
-    """Refuse what is no folder with a model and no hub name."""
+    """Refuse a name that is neither a folder with a model nor a hub name."""
     folder = Path(name)
     if not folder.is_dir():
         is_path = name.startswith(".") or ("/" in name and folder.parent.is_dir())
@@ -180,7 +181,7 @@ def check_task_of(teacher, task):
 
 
 def check_extra(words):
-    """Refuse flags after -- that would make other students of some or all."""
+    """Refuse flags after -- that the ladder sets itself."""
     for word in words:
         name = word.partition("=")[0]
         if name.removeprefix("--") in OWN and name.startswith("--"):
@@ -191,9 +192,10 @@ def check_extra(words):
 
 
 def find_rungs(args):
-    """The Rungs that --layers and --student_layers ask for, each once and of layers that are there.
+    """The Rungs that --layers and --student_layers ask for.
 
-    Of a hub's model nobody knows here how many it has; its runs say so.
+    Refuses a size given twice, and a layer that --model does not have. How many layers a model on
+    the hub has is not known here; its runs refuse what is too large.
     """
     config = read_json(Path(args.model, "config.json"))
     depth = config.get("num_hidden_layers") or config.get("n_layers")
@@ -224,12 +226,12 @@ def find_rungs(args):
 
 
 def check_teaches(args):
-    """Refuse a teacher whose score is known and not above that of the best constant answer."""
-    from analysis.runs import glue_score, metric_names  # here, as it imports for a while
+    """Refuse a teacher whose dev score, if known, is not above that of the best constant answer."""
+    from analysis.runs import glue_score, metric_names  # here, as its imports are slow
 
     results = read_json(Path(args.teacher, "eval_results.json"))
     if not set(metric_names(args.task.name)) <= set(results):
-        return  # not one of train_teacher.py's; analysis/ladder.py scores it
+        return  # not from train_teacher.py, so no score is known yet; analysis/ladder.py scores it
     score = 100 * glue_score(results, args.task.name)
     constant = constant_score(args.task.name, args.data_dir)
     told = f"has {score:.1f} on dev, where the best constant answer has {constant:.1f}"
@@ -245,13 +247,13 @@ def check_teaches(args):
 
 
 def length_of(teacher):
-    """The tokens a row of the teacher's own training, as text; 128 where it does not say."""
+    """--max_seq_length of the teacher's training, as text; 128 if its run.json does not say."""
     arguments = read_json(Path(teacher, "run.json")).get("arguments", {})
     return str(arguments.get("max_seq_length") or 128)
 
 
 def line_of(args, method, rung, seed):
-    """One run, as a line of a sweep."""
+    """One run, as the words of a line of a sweep."""
     script, *own = METHODS[method].command.split()
     words = [f"{method}-{rung.name}", f"seed={seed}", "--", jobs.ours(script), *own]
     words += [*middle(method), "--model_name_or_path", args.teacher, "--copy_teacher"]
@@ -266,7 +268,7 @@ def line_of(args, method, rung, seed):
 
 
 def make_sweep(args):
-    """The Sweep of all students; a whole ladder of one seed before the next."""
+    """The Sweep of all students: all sizes with one seed, then all with the next."""
     sweep = jobs.Sweep(args.runs, args.jobs, args.shard)
     for seed in args.seeds:
         for method in args.method:
@@ -276,7 +278,7 @@ def make_sweep(args):
 
 
 def measure(args):
-    """The table and the figure of all runs that are there."""
+    """Write the table and the figure of all runs in the folder."""
     words = ["--teacher", args.teacher, "--data_dir", args.data_dir]
     for flag, ending in (("csv", "csv"), ("markdown", "md"), ("figure", "svg")):
         words += [f"--{flag}", f"{args.runs}/ladder.{ending}"]

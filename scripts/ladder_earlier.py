@@ -1,5 +1,7 @@
-"""The finished runs of a ladder's folder, beside those that it is to add: with other settings than
-theirs nothing is trained, as analysis/ladder.py would refuse the table at the end.
+"""Compare the new runs of a ladder with the finished runs in its folder.
+
+If their settings differ, nothing is trained, as analysis/ladder.py would refuse the table at the
+end.
 """
 
 import importlib
@@ -14,9 +16,9 @@ MODELS = ("model_name_or_path", "model_name_or_path_for_copy")
 
 
 def check_earlier(sweep):
-    """Refuse a sweep whose new runs have other settings than a finished one in its folder.
+    """Refuse a sweep whose new runs have other settings than a finished run in its folder.
 
-    sweep: jobs.Sweep, of names METHOD-SIZE,seed=N.
+    sweep: a jobs.Sweep whose runs are named METHOD-SIZE,seed=N.
     """
     earlier = finished_runs(sweep.folder)
     new = {method_of(run.name): run for run in sweep.runs.values() if not run.finished}
@@ -34,7 +36,7 @@ def check_earlier(sweep):
 
 
 def finished_runs(folder):
-    """{name of the run's folder: its flags} of the finished runs in a folder."""
+    """{name of a run's folder: the run's flags} for the finished runs in a folder."""
     found = {path.parent.name: read_json(path) for path in sorted(Path(folder).glob("*/run.json"))}
     return {
         name: flags.as_of_today(run.get("arguments", {}))
@@ -44,25 +46,25 @@ def finished_runs(folder):
 
 
 def method_of(name):
-    """The word for the method, with which the name of a ladder's run begins."""
+    """The method, which is the first part of the name of a ladder's run."""
     return name.partition("-")[0]
 
 
 def read_arguments(run):
-    """The flags of a run that is not started yet, name -> value, as its script takes them."""
+    """{name: value} of the flags of a run not yet started, parsed by the run's own script."""
     at = next(i for i, word in enumerate(run.words) if word.endswith(".py"))
     path = Path(run.words[at])
     folder = ["baselines"] * (path.parent.name == "baselines")
     script = importlib.import_module(".".join([*folder, path.stem]))
     args = script.make_parser().parse_args(run.words[at + 1 :])
     if folder:
-        script.fill_flags(args)  # a rival's own defaults
+        script.fill_flags(args)  # with the defaults of its --method
     return vars(args)
 
 
 def find_difference(now, then, same_method):
-    """(flag, value now, value then) of the first flag that would keep two runs out of one table;
-    None where there is none. now, then: flags of runs, name -> value.
+    """(flag, value now, value then) of the first flag whose values keep two runs out of one table;
+    None without one. now, then: {name: value} of the flags of the new and of the finished run.
     """
     same_form = same_method and same_variant(now, then)
     for name, flag in flags.known().items():
@@ -70,7 +72,7 @@ def find_difference(now, then, same_method):
             continue
         pair = now[name], then[name]
         if name in MODELS:
-            # the student alone, of train_teacher.py, has none of these
+            # a student that train_teacher.py trained alone has no teacher to compare
             differs = "copy_teacher" in then and are_other_models(name, *pair)
         else:
             differs = any(map(is_given, pair)) and pair[0] != pair[1]
@@ -80,9 +82,10 @@ def find_difference(now, then, same_method):
 
 
 def is_alike(flag, same_form):
-    """Whether a flag is alike in all students of a ladder, or in those of one form of a method.
+    """Whether a flag must have the same value in both runs.
 
-    It is by analysis/comparable.py, whose rules are of runs that are there.
+    The rules are those of analysis/comparable.py, which applies them to finished runs. same_form:
+    the two runs are of one method with the same options.
     """
     if flag.name in MODELS:
         return True
@@ -93,7 +96,7 @@ def is_alike(flag, same_form):
 
 
 def same_variant(now, then):
-    """Whether two runs of a method are of one form of it."""
+    """Whether two runs of a method have the same values of all flags that select a variant."""
     variants = [flag.name for flag in flags.named("variant")]
     return all(str(now.get(name)) == str(then.get(name)) for name in variants)
 
@@ -103,8 +106,10 @@ def is_given(value):
 
 
 def are_other_models(flag, one, other):
-    """Whether two folders, or hub names, are known to have two models: by their weights, where
-    these are here, or by the last name of what is copied, as a machine may have its own folders.
+    """Whether two folders, or hub names, are known to hold different models.
+
+    Weights are compared if both folders have them here. Else the last part of the path decides, and
+    only for the model to copy, as another machine may keep it elsewhere.
     """
     if not (one and other) or one == other:
         return False
@@ -115,7 +120,7 @@ def are_other_models(flag, one, other):
 
 
 def in_words(flag, value):
-    """A flag with its value, as one gives it."""
+    """A flag with its value as on a command line, or "no --flag" if it is not given."""
     if not is_given(value):
         return f"no --{flag}"
     return f"--{flag}" if value is True else f"--{flag} {value}"

@@ -1,12 +1,13 @@
-"""One task of GLUE end to end with one setting, no search and one seed.
+"""One task of GLUE end to end with one setting: no search, one seed.
 
-Data, teacher, memory, every FSD method, a table, and a report of what was transferred
+Downloads the data if it is missing, fine-tunes the teacher, makes its memory, trains a student with
+VKD and with each FSD method, prints a table, and reports what was transferred
 (RUNS/report/report.html).
 
-The data is downloaded where it is not there. The student has half of the teacher's layers. The
-setting is of the ranges that the paper searched: α 0.5, τ 5, learning rate 5e-5, 3 epochs; β 4 for
-I and L, 0.5 for G with γ_m 1e-6; γ_i 1, γ_l 1, γ_g 0.1 for all three. Given again, it goes on where
-it was; scripts/reproduce searches.
+The student has half of the teacher's layers. The setting
+lies in the ranges that the paper searched: α 0.5, τ 5, learning rate 5e-5, 3 epochs; β 4 for I and
+L; β 0.5 and γ_m 1e-6 for G; γ_i 1, γ_l 1, γ_g 0.1 for I, L and G together. The same command, given
+again, goes on where it stopped. scripts/reproduce searches for the best setting.
 """
 
 import sys
@@ -42,7 +43,7 @@ def parse(argv=None):
 
 
 def lines(args, task):
-    """The lines of the sweeps, in their order: the teacher, its memory, the students."""
+    """Yield (name of the run, script, flags) of the teacher, its memory and each student."""
     runs = args.runs
     rows = ["--data_dir", args.data_dir, "--task_name", args.task, "--do_lower_case", "--do_train"]
     rows += "--max_seq_length 128 --per_gpu_train_batch_size 32 --seed 1".split()

@@ -1,18 +1,23 @@
-"""What the paper searches, and in which ranges, as published; scripts/reproduce runs it."""
+"""What the paper searches, and in which ranges, as published, for scripts/reproduce.
+
+Names of searches: vkd is vanilla KD; fsd_i, fsd_l, fsd_il and fsd_g search the weights of those
+structures, fsd_ilg those of all three; _fine is a refined grid, _lr the learning rates at the best
+weights; pkd, rkd and minilm are the rivals.
+"""
 
 from typing import NamedTuple
 
 METHODS = ("none", "vkd", "pkd", "rkd", "minilm", "fsd_i", "fsd_l", "fsd_g", "fsd_il", "fsd_ilg")
 RIVALS = ("pkd", "rkd", "minilm")
-UNSTABLE = ("vkd", *RIVALS, "fsd_ilg")  # the methods that are compared over batch sizes
-STRUCTURES = "fsd_i fsd_l fsd_il fsd_g fsd_g_lr fsd_ilg fsd_ilg_lr".split()  # their searches
-NEEDS = {  # stage -> the searches that it needs to be finished, in their order
+UNSTABLE = ("vkd", *RIVALS, "fsd_ilg")  # methods of the stage stability, with other batch sizes
+STRUCTURES = "fsd_i fsd_l fsd_il fsd_g fsd_g_lr fsd_ilg fsd_ilg_lr".split()  # the searches of FSD
+NEEDS = {  # stage -> the searches that must be finished before it, in order
     **{name: ["vkd"] for name in "fsd_i fsd_l fsd_il fsd_g fsd_g_fine baselines".split()},
     "fsd_g_lr": ["vkd", "fsd_g"],
     "fsd_ilg": ["vkd", "fsd_i", "fsd_l", "fsd_g"],
     "fsd_ilg_lr": ["vkd", "fsd_i", "fsd_l", "fsd_g", "fsd_ilg"],
 }
-KD = ("alpha", "temperature", "num_train_epochs")  # VKD's, of every student
+KD = ("alpha", "temperature", "num_train_epochs")  # searched with VKD, then kept by every student
 RATES = "3e-5 4e-5 5e-5 6e-5".split()
 POWERS = "1e-7 1e-6 1e-5 1e-4 1e-3 1e-2 0.1 1.0".split()
 TENTHS = "0.1 0.2 0.3 0.4 0.5 0.6 0.7 0.8 0.9".split()
@@ -20,7 +25,7 @@ BATCHES = ["8", "16"]  # beside 32
 
 
 class Settings(NamedTuple):
-    """What differs between tasks."""
+    """The settings that differ between tasks; the lists are values to try, as text."""
 
     teacher_rate: str = "2e-5"
     centroids: int = 100
@@ -31,7 +36,7 @@ class Settings(NamedTuple):
 
 
 def around(power):
-    """The four numbers below and above a power of ten, as 6e-7 to 9e-7 and 2e-6 to 5e-6."""
+    """Four numbers below and four above 10**power: 6e-7 to 9e-7 and 2e-6 to 5e-6 for -6."""
     return [f"{k}e{power - 1}" for k in (6, 7, 8, 9)] + [f"{k}e{power}" for k in (2, 3, 4, 5)]
 
 
@@ -55,7 +60,7 @@ SETTINGS = {
 
 
 def make_grid(search, of, beta_i="", beta_l=""):
-    """{flag: values} of a search. of: the task's Settings; beta_i, beta_l: the best of I and L."""
+    """{flag: values to try} of a search. of: the task's Settings. beta_i, beta_l: best β found."""
     fsd = {"beta": of.betas, "learning_rate": RATES}
     rate = {"learning_rate": RATES}
     return {
@@ -88,7 +93,7 @@ def make_grid(search, of, beta_i="", beta_l=""):
 
 
 def titles(task, centroids):
-    """{stage: what it is about}, in the order of the stages."""
+    """{stage: its description}, in the order of the stages. centroids: C, of the memory."""
     rates = "learning rate, at the best weights"
     return {
         "split": "training rows held out to choose settings on",

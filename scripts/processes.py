@@ -1,7 +1,8 @@
-"""Other programs that this one starts, several at a time, and that end before it does.
+"""Programs that this one starts, several at a time, and that end before it does.
 
-The main thread waits, as only it hears signals; other threads start processes and wait for them.
-Told to end by Ctrl-C, SIGTERM or SIGHUP, this program tells its processes, which may save first.
+The main thread only waits, as only the main thread hears signals; other threads start the processes
+and wait for them. When Ctrl-C, SIGTERM or SIGHUP tells this program to end, it passes that on to
+its processes, which may save first.
 """
 
 import concurrent.futures
@@ -15,28 +16,31 @@ import time
 import common
 from common import say, termination
 
-PATIENCE = {signal.SIGTERM: 25}  # seconds in which a run saves before a harder signal; else 10
+PATIENCE = {signal.SIGTERM: 25}  # seconds to save in, before a harder signal; 10 for other signals
 STOPPED = 130  # the exit code of a program that was told to end
 
 
 class Stopped(Exception):
-    """This program is ending: no process is started any more, and none has failed."""
+    """This program is ending, so it starts no more processes; it does not mean that one failed."""
 
 
 class Processes:
-    """What this program has started and what still goes on, each the leader of a process group.
+    """The processes that this program has started and that still run; each leads a process group.
 
-    So Ctrl-C in a terminal reaches this program alone, which ends the others in its own order, with
-    all that they have started. Their session is this program's: who ends that ends them, too.
+    So Ctrl-C in a terminal reaches only this program, which then ends the groups in its own order,
+    each with all that it has started. All stay in this program's session: whoever ends the session
+    ends them, too.
     """
 
     def __init__(self):
         self.lock, self.running, self.stopping = threading.Lock(), set(), False
 
     def run(self, words, **how):
-        """Start a command and wait for it. how: of subprocess.Popen.
+        """Start a command and wait for it. how: arguments of subprocess.Popen.
 
-        Returns its exit code as a shell tells it, 128 + N of signal N, and what it wrote to a PIPE.
+        Returns (exit code, output). The code is as a shell tells it, 128 + N if signal N killed the
+        command; the output is what it wrote to stdout, None unless stdout=PIPE. Raises Stopped when
+        this program is ending.
         """
         with self.lock:
             if self.stopping:
@@ -52,7 +56,7 @@ class Processes:
         return (code if code >= 0 else 128 - code), written
 
     def stop(self, told):
-        """Tell all to end, ever harder, until they have. told: the exception that ends us."""
+        """Send ever harder signals until all have ended. told: the exception that ends us."""
         with self.lock:
             if self.stopping:
                 return
@@ -72,7 +76,7 @@ class Processes:
 
 
 def reach(group, number):
-    """Send a signal to a process group, 0 for none; False where nobody is left in it."""
+    """Send a signal to a process group, 0 only to look; False if the group is empty."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
         return True
@@ -83,9 +87,9 @@ processes = Processes()
 
 
 def at_once(calls):
-    """The results of functions that are called at the same time, in their order.
+    """Call functions at the same time, each in a thread; returns their results in order.
 
-    Where one fails, or this program is told to end, all processes end before the error goes on.
+    If one fails, or this program is told to end, all processes are ended before the error goes on.
     """
     pool = concurrent.futures.ThreadPoolExecutor(max(1, len(calls)))
     try:  # signals are heard by the main thread alone, which only waits here
@@ -98,9 +102,9 @@ def at_once(calls):
 
 
 def call(words, **how):
-    """Run a command that is no run of a sweep; returns what it wrote to a PIPE.
+    """Run a command outside a sweep; returns what it wrote to stdout if stdout=PIPE, else None.
 
-    Where it fails, which it has explained, this program ends with its exit code.
+    If the command fails, it has said why, and this program ends with its exit code.
     """
     ((code, written),) = at_once([lambda: processes.run(words, **how)])
     if code:
@@ -109,13 +113,13 @@ def call(words, **how):
 
 
 def hear_hangups():
-    """Take SIGHUP, of a terminal that is closed, for SIGTERM; but not under nohup."""
+    """Treat SIGHUP, which a closed terminal sends, as SIGTERM; under nohup ignore it as before."""
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
 
 
 def cli(main):
-    """common.cli for a program that starts others: told to end, it says so once they have ended."""
+    """common.cli for a program that starts others: it says that it stops after they have ended."""
 
     def run(argv):
         hear_hangups()

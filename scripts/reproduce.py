@@ -1,29 +1,30 @@
 """The paper's protocol on one task of GLUE, from the teacher to the tables, in stages.
 
-  scripts/reproduce TASK --plan      every command, the number of runs, hours, disk; starts none
-  scripts/reproduce TASK --rehearse  first the whole of it in small, in RUNS/rehearsal: one value
-                                     of each list, two seeds, 64 rows, one step a run
-  scripts/reproduce TASK --jobs 4 -- --bf16    and in earnest
+  scripts/reproduce TASK --plan      print every command, the number of runs, hours and disk space;
+                                     start nothing
+  scripts/reproduce TASK --rehearse  the whole protocol in small, in RUNS/rehearsal: one value of
+                                     each list, two seeds, 64 rows, one step a run
+  scripts/reproduce TASK --jobs 4 -- --bf16    the real runs
 
-Each stage is a sweep, or some. Without --stage all run in order; given again, it goes on where it
-was. A stage on its own can be shared by machines, each with its --shard; the next one refuses to
-start while a search that it needs is unfinished. Of search and stability runs only the results are
-kept, of final ones the models; all students share RUNS/cache, which can be deleted at the end.
-Results: RUNS/final/results.csv, RUNS/tables.md.
+A stage is one sweep (scripts/sweep) or several. Without --stage all stages run in order; the same
+command, given again, goes on where it stopped. Machines can share one stage, each with a --shard of
+its own; a stage refuses to start while a search that it needs is unfinished. Search and stability
+runs keep only their results, final runs their models too. All students share one teacher cache,
+RUNS/cache, which can be deleted at the end. Results: RUNS/final/results.csv, RUNS/tables.md.
 
-What the paper searches, and in which ranges, is in scripts/paper_protocol.py as published. It does
-not publish these choices, made here:
-  - the held-out part (scripts/hold_out.py: 15 %), one seed in the search, the seeds of the final
-    runs
+scripts/paper_protocol.py has what the paper searches, and in which ranges, as published. These
+choices are not published, and are made here:
+  - 15 % of the training rows are held out (scripts/hold_out.py); a search has one seed, --seeds are
+    those of the final runs
   - epochs, of which the paper keeps the best: 3, 5 and 10, searched with VKD
-  - the learning rate while the weights of G, and then of I, L and G together, are searched: 5e-5,
-    which is in both of the paper's lists; its four rates follow at the best weights, as with them
-    in one grid the runs were four times as many
-  - beta of G: 0 is left out of the paper's list, as it is VKD; the best is chosen over the coarse
-    and the fine grid
-  - the baselines: PKD's beta is of the grid of its paper, RKD's and MiniLM's is 1; their rates are
-    those of FSD
-  - the student alone (none): VKD's learning rate and epochs
+  - the learning rate is 5e-5, which is in both of the paper's lists, while the weights of G, and
+    then of I, L and G together, are searched; the four rates are then tried at the best weights:
+    one grid of weights and rates would take four times as many runs
+  - beta of G: the paper's list without 0, which is VKD; the best is chosen over the coarse and the
+    fine grid
+  - the baselines: PKD's beta has the grid of its own paper, RKD's and MiniLM's is 1; their learning
+    rates are those of FSD
+  - the student alone (none) has VKD's learning rate and epochs
   - STS-B: one temperature, as the KD of a single logit has none
 --do_lower_case is given to every run, as the paper's model is uncased.
 """
@@ -60,11 +61,11 @@ ON_DEV = (
     "Search on the dev set that is reported, as published protocols often do; else a part of the "
     "training set is held out for it."
 )
-FIXED = ["--learning_rate", "5e-5"]  # while the weights of G, and of all, are searched
+FIXED = ["--learning_rate", "5e-5"]  # while the weights of G, or of I, L and G, are searched
 
 
 class Reproduction:
-    """The protocol on one task. args: the command's, checked."""
+    """The protocol on one task. args: the command's arguments, after check()."""
 
     def __init__(self, args):
         self.args, self.task, self.settings = args, args.task, SETTINGS[args.task]
@@ -78,17 +79,17 @@ class Reproduction:
         self.parts = ["final"] if args.select_on_dev else ["final", "search"]
         self.held_out = args.data_dir if args.select_on_dev else f"{self.runs}/held_out"
         self.found = {}  # search -> {flag: its best value}
-        self.planned = []  # lines
+        self.planned = []  # a stage's commands, as lines for a shell
         self.titles = titles(self.task, self.centroids)
 
     # ---- what is searched, and found -------------------------------------------------------------
 
     def shorten(self, values):
-        """A list of a grid; in a rehearsal its first value alone."""
+        """A list of values to try; in a rehearsal only its first value."""
         return values[:1] if self.args.rehearse else values
 
     def grid(self, search):
-        """{flag: values} of a search; of fsd_ilg it needs those of I and L to be found."""
+        """{flag: values to try} of a search. fsd_ilg needs the best β of I and L in self.found."""
         betas = ()
         if search == "fsd_ilg":
             betas = [self.found[of].get("beta", "") for of in ("fsd_i", "fsd_l")]
@@ -96,12 +97,12 @@ class Reproduction:
         return {flag: self.shorten(values) for flag, values in grid.items()}
 
     def count(self, search):
-        """The number of different runs of a search; that of G has two grids."""
+        """The number of different runs of a search; the search of G has two grids."""
         grids = [search, *(["fsd_g_fine"] if search == "fsd_g" else [])]
         return len({run for name in grids for run in itertools.product(*self.grid(name).values())})
 
     def look_up(self, searches):
-        """Find the best flags of each search; in a plan, their values in capitals."""
+        """Put each search's best flags into self.found; in a plan, placeholders in capitals."""
         for search in searches:
             if search in self.found:
                 continue
@@ -119,12 +120,12 @@ class Reproduction:
             self.found[search] = {flag.removeprefix("--"): value for flag, value in pairs}
 
     def best(self, search, *flags):
-        """Flags with the values that look_up found."""
+        """These flags with the values that look_up found, as words of a command."""
         found = self.found[search]
         return [word for flag in flags if flag in found for word in (f"--{flag}", found[flag])]
 
     def settled(self, method):
-        """A method's flags as the searches left them; every student has KD's of VKD."""
+        """A method's best flags, as words. Every student has the α, τ and epochs found for VKD."""
         best = self.best
         kd = best("vkd", *KD)
         if method == "none":
@@ -145,7 +146,7 @@ class Reproduction:
     # ---- lines of a sweep ------------------------------------------------------------------------
 
     def rows(self, part):
-        """The flags that all runs share. part: search or final."""
+        """The flags of the data, which all runs of a part share. part: search or final."""
         data = self.held_out if part == "search" else self.args.data_dir
         return [
             *("--data_dir", data, "--task_name", self.task, "--do_lower_case", "--do_train"),
@@ -170,7 +171,7 @@ class Reproduction:
         ]
 
     def script(self, method, home):
-        """A method's script, and the flags that all of its runs have."""
+        """(script, flags of all runs of a method). home: the folder of teacher and memory."""
         memory = ["--teacher_memory_path", f"{home}/memory"]
         rival = "baselines/glue_with_baseline.py"
         return {
@@ -187,7 +188,7 @@ class Reproduction:
         }[method]
 
     def student(self, method, part, name, axes, flags):
-        """Runs of a method. axes: {flag: values} of the sweep; flags: of all its runs."""
+        """A line of a sweep. axes: {flag: values} to combine. flags: words for all its runs."""
         searched = "final" if self.args.select_on_dev else "search"
         home = f"{self.runs}/{searched if part == 'search' else 'final'}"
         script, own = self.script(method, home)
@@ -205,12 +206,12 @@ class Reproduction:
         ]
 
     def students(self, axes, methods):
-        """Lines of the final settings."""
+        """A line of a sweep for each method, with its best flags and all seeds."""
         axes = {**axes, "seed": self.seeds}
         return [self.student(m, "final", m, axes, self.settled(m)) for m in methods]
 
     def sweep(self, folder, keep, lines):
-        """Run them, or note them in a plan."""
+        """Run the lines as a sweep in RUNS/folder, or note their commands in a plan."""
         place = f"{self.runs}/{folder}"
         sweep = jobs.Sweep(place, self.args.jobs, self.args.shard, keep)
         for line in lines:
@@ -224,13 +225,13 @@ class Reproduction:
             )
 
     def search(self, name, method, grid, flags):
-        """One seed of every combination."""
+        """Run every combination of a grid with one seed. name: the folder below RUNS/search."""
         axes = {**self.grid(grid), "seed": self.seeds[:1]}
         line = self.student(method, "search", name, axes, flags)
         self.sweep(f"search/{name}", "results", [line])
 
     def once(self, script, *flags):
-        """A command that is no run."""
+        """Run a command that is no training, or note it in a plan."""
         words = [jobs.interpreter(), jobs.ours(script), *flags]
         if self.args.plan:
             self.planned.append(shlex.join(words))
@@ -240,16 +241,16 @@ class Reproduction:
     # ---- the stages ------------------------------------------------------------------------------
 
     def wanted(self, method):
-        """In --methods, or searched for the sake of one that is."""
+        """Whether a method is in --methods, or must be searched as fsd_ilg builds on it."""
         methods = self.args.methods
         return method in methods or ("fsd_ilg" in methods and method in ("fsd_i", "fsd_l", "fsd_g"))
 
     def chosen(self, *methods):
-        """Those of --methods."""
+        """Those of the given methods that are in --methods."""
         return [method for method in methods if method in self.args.methods]
 
     def stages(self):
-        """The names of the stages that --methods and --select_on_dev leave, in their order."""
+        """The names of the stages that --methods and --select_on_dev leave over, in order."""
         left_out = {
             "split": self.args.select_on_dev,
             **{name: not self.wanted(name) for name in ("fsd_i", "fsd_l", "fsd_il")},
@@ -263,14 +264,14 @@ class Reproduction:
         return [name for name in self.titles if not left_out.get(name)]
 
     def needs(self, stage):
-        """The searches that it needs to be finished, in their order."""
+        """The searches that must be finished before a stage, in order."""
         if stage not in ("final", "stability"):
             return NEEDS.get(stage, ())
         structures = [name for name in STRUCTURES if self.wanted(name.removesuffix("_lr"))]
         return ["vkd", *structures, *self.chosen(*RIVALS)]
 
     def stage(self, name):
-        """Do a stage, or plan it."""
+        """Run a stage, or plan it."""
         self.look_up(self.needs(name))
         if name == "split":
             data = ["--data_dir", self.args.data_dir, "--tasks", self.task]
@@ -289,7 +290,7 @@ class Reproduction:
             self.searches(name)
 
     def searches(self, name):
-        """The stages that search."""
+        """Run, or plan, a stage that searches."""
         kd = self.best("vkd", *KD) if name != "vkd" else []
         if name in ("fsd_g", "fsd_g_fine"):
             self.search("fsd_g", "fsd_g", name, kd + FIXED)
@@ -316,7 +317,7 @@ class Reproduction:
             self.stage(name)
 
     def plan(self, stages):
-        """Print all commands, and what they take."""
+        """Print all commands, and an estimate of their hours and disk space."""
         from scripts import estimate
 
         lines = []
@@ -361,7 +362,7 @@ def parse(argv=None):
 
 
 def check(args):
-    """Refuse flags that nothing can be made of."""
+    """Refuse flags that make no sense; complete args in place."""
     if (args.shard or os.environ.get("SLURM_ARRAY_TASK_COUNT")) and not args.stage:
         raise UserError(
             "--shard, as a Slurm array, shares one stage among machines: name it with --stage"

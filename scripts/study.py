@@ -1,26 +1,26 @@
-"""The study: every method with as many search trials, on real weights and whole tasks.
+"""The study: all methods compared with equally many search trials, on real weights and whole tasks.
 
     scripts/study MODEL GLUE_DIR RUNS_DIR --tasks MRPC RTE --jobs 2
     scripts/study MODEL GLUE_DIR RUNS_DIR --tasks MRPC RTE --plan    # commands, hours; starts none
 
-MODEL is a pretrained encoder, whose first half of layers is the student. docs/study.md is the
-protocol, scripts/study_protocol.py its methods, trials, variants and rules. For each task, stage
-by stage:
+MODEL is a pretrained encoder; the student is the first half of its layers. docs/study.md is the
+protocol, scripts/study_protocol.py has its methods, trials, variants and rules. The stages,
+each for all tasks before the next one:
 
-memory     15 % of the training rows are held out; a teacher and a memory for the search, which
-           never saw those rows, and others for the final runs, of all training rows
-schedule   one learning rate for all methods, on the held-out rows, by the student alone, VKD and
-           FSD_I together
-trials     three settings of each method's own weights on the held-out rows; the student alone has
-           no weight, and so no trial
-final      each method's best setting on all training rows, with seeds that the search did not use,
-           scored on the dev set
-variants   forms that the paper leaves open, at the chosen weights
-claims     --more_seeds for the rows that a claim needs: VKD, the best rival, FSD_I, FSD_ILG and
+memory     15 % of the training rows are held out; a teacher and a memory for the search are made
+           without those rows, others for the final runs with all training rows
+schedule   one learning rate for all methods is chosen by the scores of the student alone, VKD and
+           FSD_I on the held-out rows
+trials     three settings of each method's own weights are scored on the held-out rows; the student
+           alone has no weight, and so no trial
+final      each method's best setting is trained on all training rows, with seeds that the search
+           did not use, and scored on the dev set
+variants   forms of the methods that the paper leaves open, at the chosen weights
+claims     --more_seeds for the methods that a claim needs: VKD, the best rival, FSD_I, FSD_ILG and
            FSD_I without padding
 
-Given again, it goes on where it was: finished runs are skipped, other methods and seeds are added.
-The tables: python analysis/tables.py RUNS_DIR/final/MRPC --csv FILE.
+The same command, given again, goes on where it stopped: finished runs are skipped, further methods
+and seeds are added. The tables: python analysis/tables.py RUNS_DIR/final/MRPC --csv FILE.
 """
 
 import math
@@ -49,9 +49,9 @@ WITH_MEMORY = ("fsd_g", "fsd_ilg")
 
 
 class Study:
-    """A study's folders, commands and choices. args: the command's.
+    """A study's folders, commands and choices. args: its checked arguments.
 
-    Runs are of one of two parts: search, on the held-out rows, and final, on all training rows.
+    A run is of one part: "search" trains without the held-out rows, "final" on all training rows.
     """
 
     def __init__(self, args):
@@ -59,7 +59,7 @@ class Study:
         self.python = sys.executable
         self.rates = {}  # task -> learning rate, once it is chosen
         self.best = {}  # (task, method) -> the flags of its best trial
-        self.planned, self.finished = [], 0  # lines of a plan, and how many runs need none
+        self.planned, self.finished = [], 0  # lines of a plan; number of runs left out of it
 
     # ---- commands --------------------------------------------------------------------------------
 
@@ -67,7 +67,7 @@ class Study:
         return f"{self.args.runs_dir}/{part}/{task}"
 
     def rows(self, part, task):
-        """What training, and what clustering, has for all runs."""
+        """The flags that every training and every clustering of a part has."""
         args = self.args
         data = args.data_dir if part == "final" else f"{args.runs_dir}/held_out"
         length = str(LENGTHS.get(task, 64))
@@ -76,7 +76,7 @@ class Study:
         return words + (["--max_train_samples", "64"] if args.rehearse else [])
 
     def fit(self, part, task):
-        """What all training has."""
+        """The flags that every training of a part has."""
         args = self.args
         words = [*self.rows(part, task), "--do_eval", "--per_gpu_eval_batch_size", "64"]
         words += ["--logging_steps", "100", "--save_steps", "500"]
@@ -86,7 +86,7 @@ class Study:
         return words + (["--max_steps", "1", "--max_eval_samples", "64"] if args.rehearse else [])
 
     def distil(self, part, task, method, flags, memory="memory"):
-        """A student of the part's teacher; `flags` win over what all of a method's runs have."""
+        """The command of a student of the part's teacher; `flags` override the method's own."""
         args, folder = self.args, self.folder(part, task)
         words = METHODS[method].command.split()
         if method == "minilm" and args.relation_heads:
@@ -113,13 +113,13 @@ class Study:
         return [*words, "--learning_rate", self.args.teacher_rate, "--seed", "1"]
 
     def sweep(self, part, task, lines):
-        """Start runs, and wait for them, or plan them. SystemExit where one failed.
+        """Run the lines as a sweep, and wait, or plan them. SystemExit if a run failed.
 
-        lines: each NAME flag=v1,v2 -- SCRIPT FLAGS as words.
+        lines: each is NAME flag=v1,v2 -- SCRIPT FLAGS, as words.
         """
         if not lines:
             return
-        # not shared by a Slurm array: a stage needs all runs of the one before
+        # no shard of a Slurm array: a stage needs all runs of the stage before
         sweep = jobs.Sweep(self.folder(part, task), self.args.jobs, "0/1", python=self.python)
         for line in lines:
             at = line.index("--") + 1
@@ -133,7 +133,7 @@ class Study:
             raise SystemExit(1)  # the sweep has said why
 
     def tell_plan(self):
-        """What the plan takes, by stage, on stderr."""
+        """Say, on stderr, what each stage of the plan takes."""
         from scripts import estimate
 
         runs = sum(not line.startswith("## ") for line in self.planned)
@@ -147,11 +147,11 @@ class Study:
     # ---- what the search found -------------------------------------------------------------------
 
     def search_of(self, task):
-        """Where the search's rows are."""
+        """The folder, or results.csv, with the scores of the search."""
         return self.args.searched or self.folder("search", task)
 
     def scores(self, task):
-        """choose_rate's scores: method -> rate -> [score, in %]."""
+        """{method: {rate: [score of each seed, in %]}}, as choose_rate takes it."""
         return study_search.read_scores(self.search_of(task), task)
 
     def is_open(self):
@@ -159,7 +159,7 @@ class Study:
         return self.args.plan and not self.args.searched
 
     def rate(self, task):
-        """The flags of the schedule that is chosen for all methods."""
+        """--learning_rate with the rate for all methods, as words; in a plan a placeholder."""
         if self.args.learning_rate:
             return ["--learning_rate", self.args.learning_rate]
         if self.is_open():
@@ -169,10 +169,10 @@ class Study:
         return ["--learning_rate", f"{self.rates[task]:g}"]
 
     def find_rate(self, task):
-        """The learning rate by choose_rate's rule, which may ask for rates beyond those tried."""
+        """The learning rate that choose_rate chooses; runs the further rates that it asks for."""
         args, scores, constant = self.args, self.scores(task), -math.inf
         held_out = f"{args.runs_dir}/held_out"
-        # a search of elsewhere left no rows here, and a rehearsal's scores mean nothing
+        # a search done elsewhere has no held-out rows here; a rehearsal's scores mean nothing
         if not args.rehearse and has_file(get_task(task), held_out, "dev"):
             constant = constant_score(task, held_out)
         rate, beyond = choose_rate(scores, constant)
@@ -204,7 +204,7 @@ class Study:
         )
 
     def chosen(self, task, method):
-        """The flags of a method's best trial."""
+        """The flags of a method's best trial, as words; in a plan placeholders."""
         trials = METHODS[method].trials
         if not trials:
             return []
@@ -218,7 +218,7 @@ class Study:
         return self.best[task, method]
 
     def best_rival(self, task):
-        """Of the final runs of methods that are not ours."""
+        """The rival with the best mean score in the final runs; None in a plan or without one."""
         if self.args.plan:
             return None
         folder = self.folder("final", task)
@@ -242,7 +242,7 @@ class Study:
             )
 
     def hold_out(self):
-        """The rows to search on, where they are not there."""
+        """Write the held-out rows of each task that has none yet."""
         args, place = self.args, f"{self.args.runs_dir}/held_out"
         for task in args.tasks:
             splits = [split for split in get_task(task).files if not split.startswith("test")]
@@ -251,13 +251,13 @@ class Study:
                 call([self.python, jobs.ours("scripts/hold_out.py"), *words])
 
     def prepare(self, part):
-        """The teachers of a part, then their memories."""
+        """Make the teacher of each task for a part, then its memory."""
         for task in self.args.tasks:
             self.sweep(part, task, [self.teach(part, task)])
             self.sweep(part, task, [self.cluster(part, task, "memory")])
 
     def prepare_all(self, parts):
-        """Several parts at a time, with several jobs, as they do not need each other."""
+        """Prepare the parts, at the same time if --jobs is above 1; they are independent."""
         if self.args.jobs > 1 and not self.args.plan:
             at_once([lambda part=part: self.prepare(part) for part in parts])
             return
@@ -276,7 +276,7 @@ class Study:
             self.rate(task)
 
     def rates_begun(self, task):
-        """--rates, and those beyond them that an earlier call began to look at, as written."""
+        """--rates, and the further rates that an earlier call began to try, as text."""
         rates = list(self.args.rates)
         for path in sorted(Path(self.folder("search", task)).glob("rate_*,learning_rate=*,seed=*")):
             word = path.name.split(",")[1].removeprefix("learning_rate=")
@@ -295,7 +295,7 @@ class Study:
             self.sweep("search", task, lines)
 
     def run_of(self, task, name, method, flags="", memory="memory", seeds=None):
-        """A method's final runs, as a line of a sweep."""
+        """A method's final runs, as a line of a sweep. memory: its folder's name."""
         flags = [*self.chosen(task, method), *self.rate(task), *flags.split()]
         seeds = f"seed={','.join(seeds or self.args.seeds)}"
         return [name, seeds, "--", *self.distil("final", task, method, flags, memory)]
@@ -309,7 +309,7 @@ class Study:
         """--student_layers with every other layer of the model."""
         depth = read_json(Path(self.args.model, "config.json")).get("num_hidden_layers")
         if not depth and self.args.plan:
-            depth = 12  # as far as a plan knows of a hub's model
+            depth = 12  # assumed, as a plan does not look up a model on the hub
         elif not depth:
             import transformers
 
@@ -350,7 +350,7 @@ class Study:
             self.sweep("final", task, lines)
 
     def check_search(self):
-        """What a search from elsewhere lacks is said before anything runs."""
+        """Refuse a --searched that lacks a rate or a trial, before anything runs."""
         for task in self.args.tasks:
             self.rate(task)
             for method in self.args.methods:
@@ -367,7 +367,7 @@ class Study:
 
 
 def middle(method):
-    """The flags of a method's middle trial."""
+    """The flags of a method's middle trial, as words; [] without trials."""
     trials = METHODS[method].trials
     return trials[len(trials) // 2].split() if trials else []
 

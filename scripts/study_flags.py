@@ -18,7 +18,7 @@ def words(text):
 
 
 def parse(doc, argv):
-    """The arguments of a command line, lists as words. doc: the help."""
+    """The parsed arguments of a command line; those of LISTS are lists of words. doc: the help."""
     parser = flags.Parser(doc)
     parser.prog, parser.usage = "scripts/study", "%(prog)s MODEL GLUE_DIR RUNS_DIR [flags]"
     add = parser.add_argument
@@ -52,7 +52,7 @@ def parse(doc, argv):
 
 
 def add_lists(parser):
-    """The flags that take several words, apart or in one."""
+    """Add the flags that take several words: a b or "a b"."""
     for name, default, help in (
         ("tasks", "MRPC STS-B", "Default: {}."),
         ("methods", " ".join(METHODS), "Default: {}."),
@@ -71,7 +71,7 @@ def add_lists(parser):
 
 
 def check(args):
-    """Refuse flags that nothing can be made of, before anything is started."""
+    """Refuse flags that make no sense, before anything starts; complete args in place."""
     known_tasks = {name.lower(): name for name in TRAINED}
     args.tasks = [known_tasks.get(word.lower(), word) for word in args.tasks]
     check_choices("until", STAGES, [args.until])
@@ -88,9 +88,9 @@ def check(args):
         args.seeds, args.more_seeds = args.seeds[:1], []
     for name in ("data_dir", "runs_dir", "searched"):
         path = getattr(args, name)
-        setattr(args, name, path and os.path.abspath(path))  # the records of runs name them
+        setattr(args, name, path and os.path.abspath(path))  # absolute, as run.json names them
     if Path(args.model).is_dir():
-        args.model = str(Path(args.model).resolve())  # else it is a hub's name
+        args.model = str(Path(args.model).resolve())  # a name that is no folder is one on the hub
     elif args.model.startswith((".", "/")) and not args.plan:
         raise UserError(f"there is no folder {args.model}: name a pretrained encoder's, or a hub's")
 
@@ -121,7 +121,10 @@ def check_all_numbers(args):
 
 
 def check_numbers(flag, given, form, least, most, what):
-    """Refuse words that are no numbers in a range, and a number that is there twice."""
+    """Refuse a word that is no number from least to most, and a number given twice.
+
+    form: int or float. what: the numbers wanted, for the error.
+    """
     found = []
     for word in given:
         try:

@@ -1,4 +1,8 @@
-"""What the study compares, and how it chooses: docs/study.md as data and rules."""
+"""What the study compares, and how it chooses: docs/study.md as data and functions.
+
+A trial is a setting of a method's own weights that the search tries; a variant is a form of a
+method that the paper leaves open.
+"""
 
 import math
 from typing import NamedTuple
@@ -7,14 +11,15 @@ from common import UserError
 from tasks.glue import get_task
 from tasks.reading import read_examples
 
-LENGTHS = {"MRPC": 80, "RTE": 128, "QNLI": 128, "MNLI": 128, "QQP": 128}  # of the others 64
+# tokens a row; 64 for all other tasks
+LENGTHS = {"MRPC": 80, "RTE": 128, "QNLI": 128, "MNLI": 128, "QQP": 128}
 ENOUGH = 5  # points by which a teacher must be above the best constant answer
-STABLE = 5  # points between the seeds of the student alone, at most
-RATES = (1e-6, 1e-2)  # beyond these nobody looks
+STABLE = 5  # points; seeds of the student alone that differ by less are stable
+RATES = (1e-6, 1e-2)  # choose_rate asks for no rate beyond these
 
 
 class Method(NamedTuple):
-    """A method's command, and the settings that its trials compare, in the order of their size."""
+    """A method's command, and the flags of each of its trials, from small to large weights."""
 
     command: str
     trials: tuple = ()
@@ -24,7 +29,7 @@ def baseline(method, *trials):
     return Method(f"baselines/glue_with_baseline.py --method {method}", trials)
 
 
-# In the order in which a study's table grows
+# in the order in which a study runs them
 METHODS = {
     "none": baseline("none"),
     "vkd": baseline("vkd", "--alpha 0.2", "--alpha 0.5", "--alpha 0.7"),
@@ -57,12 +62,12 @@ METHODS = {
     "gram": baseline("gram", "--beta 1", "--beta 10", "--beta 100"),
 }
 RATE_METHODS = ("none", "vkd", "fsd_i")
-RIVALS = ("none", "vkd", "pkd", "rkd", "minilm", "gram", "procrustes")  # all that are not FSD
+RIVALS = ("none", "vkd", "pkd", "rkd", "minilm", "gram", "procrustes")  # all but FSD's methods
 CLAIMED = ("vkd", "fsd_i", "fsd_ilg")
 
 
 class Variant(NamedTuple):
-    """A form of a method: flags beside its own, and the memory that it needs, if not the usual."""
+    """A form of a method: flags added to the method's own, and the name of its memory."""
 
     method: str
     flags: str
@@ -94,13 +99,14 @@ MEMORIES = {"memory_released": "--memory_init released --per_gpu_memory_train_ba
 
 
 def choose_rate(scores, constant=-math.inf):
-    """(learning rate, None), or (None, a rate to look at first).
+    """(the learning rate chosen, None), or (None, a rate to try before one can be chosen).
 
-    scores: method -> rate -> the scores of its seeds, in %. A method whose best rate is the least
-    or the greatest of those tried asks for half or twice that. Then the rate is chosen that has the
-    greatest mean over the three methods, of those where the student alone is stable, its seeds less
-    than STABLE points apart, and where each of the three is above the best constant answer: what
-    has collapsed to that is stable, too. constant: its score, in %.
+    scores: {method: {rate: [score of each seed, in %]}}. constant: the score of the best constant
+    answer, in %. If a method's best rate is the least or the greatest tried, half or twice that
+    rate is to be tried first. Else a rate can be chosen if the student alone is stable there, its
+    seeds less than STABLE points apart, and if every method's mean is above the constant answer,
+    as collapsed students are stable, too. Of these rates the one with the greatest mean over the
+    methods is chosen. UserError if there is none.
     """
     rates = sorted(scores["none"])
     means = {
@@ -132,10 +138,10 @@ def constant_score(task, data_dir):
     """The score in % of the best answer that is the same for all rows of a task's dev set."""
     import numpy as np
 
-    from training import classes  # here, as a plan waits for no library
+    from training import classes  # here, so that --plan need not wait for numpy
 
     task = get_task(task)
     if task.labels is None:
-        return 0.0  # it has no correlation
+        return 0.0  # a constant has no correlation
     labels = np.array([example.label for example in read_examples(task, data_dir, "dev")])
     return 100 * classes.constant_score(task, labels)

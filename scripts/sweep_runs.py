@@ -1,7 +1,6 @@
-"""The runs of a sweep: lines of flags become commands, and a run knows its folder, its log and who
-holds it.
+"""The runs of a sweep: turns a line with lists of flags into commands, one run for each.
 
-scripts/jobs.py starts them.
+A run knows its folder, its log and whether another process holds these. scripts/jobs.py starts it.
 """
 
 import contextlib
@@ -18,11 +17,11 @@ ROOT = Path(__file__).resolve().parent.parent
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 AXIS = re.compile(r"([A-Za-z_]+)=([A-Za-z0-9_.:/+-]+(?:,[A-Za-z0-9_.:/+-]+)*)")
 FORM = "NAME [flag=v1,v2,...]... -- SCRIPT FLAGS..."
-LONGEST = 255 - len(".log")  # letters of a run's name, as file systems take 255 for a file's
+LONGEST = 255 - len(".log")  # letters in a run's name, as a file's name has at most 255
 
 
 def find_script(script):
-    """A script as a command has to name it: one here, or one of this repository."""
+    """The path of a script in the working folder, else in the repository; else UserError."""
     for place in (script, str(ROOT / script)):
         if place.endswith(".py") and Path(place).is_file():
             return place
@@ -30,9 +29,13 @@ def find_script(script):
 
 
 def essence(words):
-    """A command but for its interpreter, the folders of script and runs, and its flags' order."""
+    """What must be equal in two commands that do the same; a list to compare, not to run.
+
+    Left out are the interpreter, the folders of the script and of the runs, and the order of
+    different flags.
+    """
     at = next(i for i, word in enumerate(words) if word.endswith(".py"))
-    groups = [[]]  # a flag with its values; first the words before any flag
+    groups = [[]]  # each a flag with its values; the first has the words before any flag
     for word in words[at + 1 :]:
         if word.startswith("--"):
             groups.append([])
@@ -46,7 +49,7 @@ def essence(words):
         ]
         for group in groups
     ]
-    # of equal flags the last wins, so their order stays
+    # of a flag given twice the last one counts, so equal flags stay in order
     return [Path(words[at]).name, *sorted(short, key=lambda group: group[:1])]
 
 
@@ -68,15 +71,15 @@ class Run(NamedTuple):
 
     @property
     def finished(self):
-        # the text alone: a damaged file is no reason to end a whole sweep
+        # looks for the text, as a damaged run.json must not end a whole sweep
         with contextlib.suppress(OSError):
             return '"finished": true' in Path(self.folder, "run.json").read_text(errors="replace")
         return False
 
     @property
     def is_going_on(self):
-        """True where a training holds the run's folder: its log is not ours to touch."""
-        import filelock  # here, as most runs need not ask
+        """True if a training holds the run's folder, so that this sweep must not write its log."""
+        import filelock  # here, as it is seldom needed
 
         with contextlib.suppress(OSError):  # no folder, so no run
             try:
@@ -88,10 +91,10 @@ class Run(NamedTuple):
 
     @contextlib.contextmanager
     def hold(self):
-        """Open the log for writing, held by this sweep alone; yields None where another one has it.
+        """Open the log for writing, and lock it; yields None if another sweep holds the lock.
 
-        What the run's processes inherit of the file holds it as well: also where their sweep was
-        killed, a log is of one run at a time. An OSError where it cannot be written.
+        The run's processes inherit the open file, and the lock with it: even if their sweep is
+        killed, only one run at a time writes a log. OSError if the log cannot be written.
         """
         with open(self.log, "ab") as log:
             try:
@@ -109,13 +112,13 @@ class Run(NamedTuple):
 
     @property
     def last_line(self):
-        """What the log ends with."""
+        """The last line of the log that is not empty; "" if there is none."""
         said = self.log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
         return ([""] + [line for line in said.split("\n") if line.strip()])[-1]
 
     @property
     def has_same_command(self):
-        """True where the log begins with this command, or is not there."""
+        """True if the log begins with this command, is empty, or does not exist."""
         try:
             with open(self.log, encoding="utf-8", errors="surrogateescape") as file:
                 first = file.readline()
@@ -123,14 +126,14 @@ class Run(NamedTuple):
             return True
         try:
             return not first or essence(shlex.split(first)[1:]) == essence(self.words)
-        except (ValueError, StopIteration, IndexError):  # no command
+        except (ValueError, StopIteration, IndexError):  # the first line is no command
             return False
 
 
 def expand(words, folder, python):
-    """The runs of a line NAME [flag=v1,v2,...]... -- SCRIPT FLAGS..., given as words.
+    """[Run] of a line NAME [flag=v1,v2,...]... -- SCRIPT FLAGS..., given as words.
 
-    One for every combination of the lists; on and off are a bare flag and none.
+    There is one for every combination of the values; on is a bare flag, off is no flag.
     """
     name, *words = words
     if not NAME.fullmatch(name):
@@ -147,7 +150,7 @@ def expand(words, folder, python):
 
 
 def read_axes(words, name):
-    """The lists flag=v1,v2,... of a line, [[(flag, value) of each value]]."""
+    """A list [(flag, v1), (flag, v2), ...] for each word flag=v1,v2,...; name: of the runs."""
     axes = {}
     for word in words:
         found = AXIS.fullmatch(word)
@@ -166,19 +169,19 @@ def read_axes(words, name):
 
 
 def make_run(name, script, flags, setting, folder, python):
-    """The Run of one combination, [(flag, value)]."""
+    """The Run of one combination of values. setting: [(flag, value)]."""
     name = ",".join([name, *(f"{flag}={value.replace('/', '_')}" for flag, value in setting)])
     words = [python, script, *flags]
     for flag, value in setting:
         words += {"on": [f"--{flag}"], "off": []}.get(value, [f"--{flag}", value])
     words += ["--output_dir", f"{folder}/{name}"]
-    if Path(script).name != "train_memory.py":  # which has no row
+    if Path(script).name != "train_memory.py":  # which writes no row of results
         words += ["--results_csv", f"{folder}/results.csv"]
     return check_run(Run(name, words, f"{folder}/{name}"))
 
 
 def check_run(run):
-    """The run, refused where its name is none of a file or its command is not one line."""
+    """Return the run; refuse a name too long for a file, and a command with a line break."""
     if len(run.name) > LONGEST:
         raise UserError(
             f"a run's name has at most {LONGEST} letters, as it names files, found {len(run.name)} "

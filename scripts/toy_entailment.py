@@ -2,9 +2,9 @@
 
     python scripts/toy_entailment.py --data_dir DIR
 
-A sentence is a structure (`Clause`), `entails` decides by logic, `render` writes the English. Each
-random hypothesis gets two premises, one that entails it and one that does not: the hypothesis alone
-says nothing.
+A sentence is one or two clauses (`Clause`); `entails` finds the label by logic; `render` writes the
+English. Each random hypothesis gets two premises, one that entails it and one that does not, so
+that the hypothesis alone tells nothing of the label.
 """
 
 import argparse
@@ -16,8 +16,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import UserError, atomic_path, cli, expand_path
 
-# Word: its kinds. Every kind exists, and kinds may overlap: "every dog ran" entails "a dog ran",
-# not "two".
+# A word, and the words for its kinds. The logic takes it that there is at least one of every kind,
+# and that kinds may overlap: "every dog ran" entails "a dog ran", not "two dogs ran".
 NOUNS = {
     "animal": "dog cat bird",
     "dog": "puppy hound",
@@ -49,7 +49,7 @@ SINGULAR = ("a", "any", "no", "every")
 
 
 def children_of(tree):
-    """{parent: "child child"} -> {parent: [child, child], child: [], ...}, every word a key."""
+    """{parent: "child child"} -> {parent: [child, child], child: [], ...}; every word is a key."""
     words = [word for parent, children in tree.items() for word in [parent, *children.split()]]
     return {word: tree.get(word, "").split() for word in words}
 
@@ -70,8 +70,9 @@ PARENT = {
 
 @dataclass(frozen=True)
 class Clause:
-    """`det` `noun` `verb` [a `object`] [in the `place`], negated ("did not") or not, active or
-    passive.
+    """A clause of the form: det noun verb [a object] [in the place].
+
+    It may be negated ("did not") or passive; the object is then the subject of the sentence.
     """
 
     det: str
@@ -84,7 +85,7 @@ class Clause:
 
     @property
     def is_well_formed(self):
-        """Leaves out the ambiguous: "every dog did not run", "two cats were chased by a dog"."""
+        """False for ambiguous clauses: "every dog did not run", "two cats were chased by a dog"."""
         if self.negated and DETERMINERS[self.det][0] != "least":
             return False
         return not self.passive or (
@@ -94,14 +95,20 @@ class Clause:
 
 # --- the logic ---
 def is_a(word, general):
-    """A puppy is a dog is an animal; None is the top of every tree, as no place is anywhere."""
+    """Whether a word is `general` or a kind of it, as a puppy is a dog.
+
+    None, for a part that the clause does not have, is more general than every word.
+    """
     while word is not None and word != general:
         word = PARENT.get(word)
     return word == general
 
 
 def event_entails(p, h):
-    """To chase a kitten is to follow a cat; who did not follow any cat did not chase a kitten."""
+    """Whether verb, object and place of clause p entail those of clause h.
+
+    To chase a kitten is to follow a cat; not to follow any cat is not to chase a kitten.
+    """
     if p.negated != h.negated:
         return False
     low, high = (h, p) if p.negated else (p, h)
@@ -111,7 +118,11 @@ def event_entails(p, h):
 
 
 def clause_entails(p, h):
-    """At least n is upward in noun and event, at most n downward in both, every in the noun."""
+    """Whether clause p entails clause h.
+
+    "at least n" lets noun and event become more general, "at most n" more special; "every" lets the
+    noun become more special, the event more general.
+    """
     if p.det == "no" and h.negated:  # no dog ran = every dog did not run
         p = replace(p, det="every", negated=True)
     (kind_p, n_p), (kind_h, n_h) = DETERMINERS[p.det], DETERMINERS[h.det]
@@ -130,13 +141,16 @@ def clause_entails(p, h):
 
 
 def entails(premise, hypothesis):
-    """What one of the premise's clauses entails: one is about animals, one about people."""
+    """Whether one clause of the premise entails the hypothesis, a Clause. premise: clauses.
+
+    Two clauses are about animals and people, so together they entail no more than one of them.
+    """
     return any(clause_entails(clause, hypothesis) for clause in premise)
 
 
 # --- the English ---
 def noun_phrase(det, noun):
-    """two dogs, an eagle, no dog."""
+    """A noun with its determiner: two dogs, an eagle, no dog."""
     if det not in SINGULAR:
         noun = PLURAL.get(noun, noun + "s")
     return f"{'an' if det == 'a' and noun[0] in 'aeiou' else det} {noun}"
@@ -163,9 +177,7 @@ def render(clauses):
 
 # --- the examples ---
 def draw_clause(rng, root=None):
-    """A random clause; with a `root` its subject is under that, and it has neither object nor
-    place.
-    """
+    """A random clause; with a root, its noun is of that kind, and it has no object or place."""
     transitive = root is None and rng.random() < 0.45
     placed = root is None and not transitive and rng.random() < 0.4
     clause = Clause(
@@ -181,7 +193,7 @@ def draw_clause(rng, root=None):
 
 
 def step(word, kind, rng):
-    """The parent of a word, one of its children, or often any word of the kind."""
+    """A word near this one: its parent, one of its children, or often any word of the kind."""
     tree = CHILDREN[kind]
     return rng.choice(
         [*([PARENT[word]] if word in PARENT else []), *tree[word], *rng.sample(list(tree), 3)]
@@ -189,14 +201,12 @@ def step(word, kind, rng):
 
 
 def edit_place(clause, rng):
-    """Add a place, drop it, or step up or down; events with an object have none, for short
-    sentences.
-    """
+    """Add, drop or replace the place; a clause with an object gets none, to stay short."""
     options = [None, step(clause.place, "place", rng)] if clause.place else list(CHILDREN["place"])
     return clause if clause.object else replace(clause, place=rng.choice(options))
 
 
-EDITS = {  # name -> (weight, function); weights such that the overlap of words tells little
+EDITS = {  # name -> (weight, function); with these weights word overlap tells little of the label
     "noun": (3, lambda c, rng: replace(c, noun=step(c.noun, "noun", rng))),
     "object": (2, lambda c, rng: replace(c, object=step(c.object, "noun", rng)) if c.object else c),
     "verb": (
@@ -212,8 +222,9 @@ EDITS = {  # name -> (weight, function); weights such that the overlap of words 
 
 
 def draw_premise(hypothesis, rng):
-    """The hypothesis after one or two edits; then perhaps with another clause, subjects crossed or
-    not.
+    """A premise, as a tuple of clauses: the hypothesis after one or two edits.
+
+    A few premises get a second clause, and some of these exchange the nouns of the two clauses.
     """
     clause = hypothesis
     weights = [weight for weight, _ in EDITS.values()]
@@ -229,7 +240,7 @@ def draw_premise(hypothesis, rng):
 
 
 def draw_twins(rng, seen, tries=20):
-    """[(premise, hypothesis, label)] * 2, one of each label, new to `seen`."""
+    """Two rows (premise, hypothesis, label), one of each label; added to the set `seen`."""
     while True:
         hypothesis = draw_clause(rng)
         twins = {}
@@ -244,7 +255,10 @@ def draw_twins(rng, seen, tries=20):
 
 
 def make_task(sizes, seed):
-    """{split: [(sentence1, sentence2, label)]}, balanced within one, no pair twice."""
+    """{split: [(sentence1, sentence2, label)]}, with no pair twice.
+
+    In each split the numbers of the two labels differ by 1 at most. sizes: {split: rows}.
+    """
     rng, seen, task = random.Random(seed), set(), {}
     for split, size in sizes.items():
         rows = [row for _ in range((size + 1) // 2) for row in draw_twins(rng, seen)][:size]
@@ -278,7 +292,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     sizes = {split: getattr(args, split) for split in ("train", "dev", "test")}
     for split, size in sizes.items():
-        if not 1 <= size <= 100_000:  # there are not many more pairs to draw
+        if not 1 <= size <= 100_000:  # there are few more pairs to draw
             raise UserError(f"--{split} should be from 1 to 100000 rows; found {size}")
     folder = Path(args.data_dir) / "RTE"
     for split, rows in make_task(sizes, args.seed).items():

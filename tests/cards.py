@@ -1,4 +1,4 @@
-"""The record of a run for tests of its model card."""
+"""The record of a run, for tests of the model card that is made from it."""
 
 from tasks.glue import TASKS
 
@@ -6,7 +6,7 @@ MRPC = {"acc": 0.8161764705882353, "f1": 0.87, "eval_loss": 0.6}
 
 
 def run_of(task="MRPC", results=MRPC, method="FSD_I", rows=None, **arguments):
-    """The run.json of a finished run."""
+    """The run.json of a finished run, a dict. rows: for training. arguments: more of its flags."""
     known = TASKS.get(task.lower())
     arguments = {
         "task_name": task,

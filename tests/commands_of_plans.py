@@ -1,4 +1,4 @@
-"""scripts/reproduce, one_task, demo.sh and study as users run them, and what they plan or run."""
+"""Start scripts/reproduce, one_task, demo.sh and study as users do; read the commands they plan."""
 
 import os
 import re
@@ -50,7 +50,7 @@ def reproduce(*arguments, cwd, script="scripts/reproduce", **environment):
 
 
 def read_plan(text):
-    """{stage: [command as words]} of a plan, after a check of the numbers that it states."""
+    """{stage: [command as words]} of a plan; checks the numbers of commands that it states."""
     stages = {}
     for name, number, block in re.findall(
         r"^## (\S+): .*\n## (\d+) commands?, --keep \w+\n((?:.+\n)*)", text, re.M
@@ -64,7 +64,7 @@ def read_plan(text):
 
 
 def value(words, flag):
-    """The value that counts, the last one."""
+    """The value of a flag in a command; of a flag given twice the last value, which counts."""
     return words[len(words) - 1 - words[::-1].index(f"--{flag}") + 1]
 
 
@@ -73,8 +73,8 @@ def values(commands, flag):
 
 
 def parse(words, monkeypatch):
-    """The arguments of a command by the script's own parser and checks, with placeholders filled
-    in.
+    """The arguments of a planned command, parsed and checked by its own script; values that a plan
+    leaves open (BEST_...) are filled in.
     """
     script = next(i for i, word in enumerate(words) if word.endswith(".py"))
     name, argv = (
@@ -104,8 +104,10 @@ def parse(words, monkeypatch):
 
 
 def write_stub(tmp_path):
-    """An interpreter that notes its arguments; a training is finished at once, and best.py knows
-    every flag. Returns its path, and a function that gives the calls so far, as words.
+    """Write a stand-in for the Python interpreter, which notes its arguments. With it a training is
+    finished at once, and best.py finds 0.7 for every flag.
+
+    Returns its path, and a function that returns the calls so far, each a list of words.
     """
     path, log = tmp_path / "stub", tmp_path / "stub.log"
     path.write_text(f"""#!/usr/bin/env bash
@@ -128,8 +130,8 @@ for word; do [ "$before" != --output_dir ] || out=$word; before=$word; done
 
 
 def run_study(tmp_path, *flags):
-    """scripts/study, with a space in the runs' path and in a Slurm array, whose shards it is not
-    made of.
+    """Run scripts/study with a space in RUNS_DIR, and in a Slurm array, whose shards it ignores;
+    returns the finished process.
     """
     environment = {
         "PYTHON": sys.executable,
@@ -151,7 +153,7 @@ def run_study(tmp_path, *flags):
 
 
 def study_commands(text):
-    """Of a study's plan: (part, name, script, words) of each command."""
+    """Yield (part, run's name, script, its words) for each command of a study's plan."""
     for line in text.splitlines():
         _, script, *words = shlex.split(line)
         folder = Path(value(words, "output_dir"))
@@ -159,7 +161,7 @@ def study_commands(text):
 
 
 def plan_study(tmp_path, *flags):
-    """The commands of a study that is only planned."""
+    """The commands that scripts/study --plan prints, as study_commands yields them."""
     done = run_study(tmp_path, *flags, "--plan")
     assert done.returncode == 0, done.stderr
     return list(study_commands(done.stdout))

@@ -1,4 +1,4 @@
-"""scripts/sweep as a user runs it, with fake_training.py as the script fake.py of its runs."""
+"""Start scripts/sweep as a user does; its runs are fake_training.py, under the name fake.py."""
 
 import json
 import os
@@ -20,14 +20,14 @@ CLEAN = {name: value for name, value in os.environ.items() if not name.startswit
 
 
 def put_fake(folder):
-    """Have fake.py in a folder."""
+    """Copy fake_training.py to a folder as fake.py."""
     shutil.copy(ROOT / "tests" / "fake_training.py", folder / "fake.py")
 
 
 def sweep(folder, *words, lines="", without=(), **environment):
-    """Run it in a folder; returns the finished process.
+    """Run scripts/sweep in a folder; returns the finished process.
 
-    lines: its stdin. without: names taken from the environment, which `environment` changes.
+    lines: its stdin. without: variables of the environment to remove. environment: those to set.
     """
     put_fake(folder)
     env = {name: value for name, value in CLEAN.items() if name not in without} | environment
@@ -43,24 +43,24 @@ def sweep(folder, *words, lines="", without=(), **environment):
 
 
 def start_sweep(folder, *words, **more):
-    """Start it in a folder; more: of subprocess.Popen."""
+    """Start scripts/sweep in a folder; returns the process. more: arguments of subprocess.Popen."""
     put_fake(folder)
     return subprocess.Popen([SWEEP, *words], cwd=folder, **{"env": CLEAN} | more)
 
 
 def rows(folder, runs="runs"):
-    """The names of the runs that wrote a row, in order."""
+    """The names of the runs that wrote a row to results.csv, in order."""
     file = folder / runs / "results.csv"
     return file.read_text().split() if file.exists() else []
 
 
 def seen(folder, name, runs="runs"):
-    """What fake.py saw: variables of its environment, its words."""
+    """What fake.py saw in a run, as a dict: variables of its environment, and its "words"."""
     return json.loads((folder / runs / name / "seen.json").read_text())
 
 
 def counts(done):
-    """(runs, done now, skipped, failed) of the summary."""
+    """The numbers (runs, done now, skipped, failed) in the summary of a finished sweep."""
     found = re.search(
         r"^(\d+) runs: (\d+) done now, (\d+) skipped as finished, (\d+) failed.*, in [\d.]+ min$",
         done.stderr,

@@ -1,5 +1,7 @@
-"""Shared by all tests: the repository on the path, golden values, tiny models and data, no network,
-no user caches.
+"""Shared by all tests: golden values, tiny models and data, runs on them, and comparisons of runs.
+
+Tests find the repository's modules, use no network, and leave the user's caches alone. "The tiny
+task" is write_task's RTE with the models of save_models.
 """
 
 import contextlib
@@ -23,7 +25,7 @@ os.environ |= {
     "CUDA_VISIBLE_DEVICES": "",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "OMP_NUM_THREADS": "1",
-    "GIT_OPTIONAL_LOCKS": "0",  # a run that is killed in `git status` would leave one
+    "GIT_OPTIONAL_LOCKS": "0",  # a run killed during `git status` would leave a lock
 }
 GOLDEN = json.loads((ROOT / "tests" / "golden_losses.json").read_text())["cases"]
 
@@ -63,7 +65,10 @@ def sentence(rng):
 
 
 def write_task(folder, rows=(21, 12, 5), seed=0):
-    """A small RTE: entailed where the second sentence has no "not"."""
+    """Write a small RTE in folder/RTE; returns `folder`. rows: of train, dev and test.
+
+    A pair is entailed if its second sentence has no "not".
+    """
     folder = Path(folder) / "RTE"
     folder.mkdir(parents=True)
     rng = random.Random(seed)
@@ -100,8 +105,8 @@ def wordpiece(folder):
 
 
 def save_models(folder, family="bert", tokenizer=None, seed=0, **shape):
-    """folder/pretrained, a random encoder, and folder/teacher, a random classifier of RTE, with
-    their tokenizer.
+    """Write folder/pretrained, a random encoder, and folder/teacher, a random classifier of RTE,
+    both with their tokenizer; returns `folder`. shape: fields of the config; None removes one.
     """
     (folder / "pretrained").mkdir(parents=True)
     tokenizer = tokenizer or wordpiece(folder)
@@ -122,7 +127,7 @@ def save_models(folder, family="bert", tokenizer=None, seed=0, **shape):
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    """Folder with pretrained/ and teacher/ (4 layers, 16 wide), and RTE/ with 21, 12 and 5 rows."""
+    """Folder with pretrained/, teacher/ (4 layers, 16 wide) and RTE/ (21, 12 and 5 rows)."""
     folder = save_models(tmp_path_factory.mktemp("tiny"))
     write_task(folder)
     return folder
@@ -138,7 +143,7 @@ def tiny_without_dropout(tmp_path_factory):
 
 
 def flags(tiny, output, *more, teacher=False):
-    """The flags of a short run on the tiny task."""
+    """The flags of a short run on the tiny task, as words. teacher: of a fine-tuning instead."""
     models = (
         ["--model_name_or_path", str(tiny / "pretrained")]
         if teacher
@@ -186,7 +191,7 @@ def shell(script, *arguments, timeout=300, **kwargs):
 
 
 def refusal(capsys, arguments, main=glue_with_cka_i.main):
-    """The one sentence that a command ends with."""
+    """The line "error: ..." of a command that a script's main refuses with exit code 1."""
     capsys.readouterr()
     assert cli(main, [str(a) for a in arguments]) == 1
     said = capsys.readouterr().err.replace("\r", "\n").split("\n")
@@ -195,7 +200,10 @@ def refusal(capsys, arguments, main=glue_with_cka_i.main):
 
 
 def torchrun(script, arguments):
-    """The command of a script as two gloo processes, which fail where they leave their group."""
+    """The command, as words, that runs a script as two gloo processes.
+
+    They run under leaves_its_group.py, which fails if gloo is not shut down at the end.
+    """
     launcher = "-m torch.distributed.run --nproc_per_node 2".split()
     launcher += "--rdzv_backend c10d --rdzv_endpoint localhost:0".split()
     looking = [str(ROOT / "tests/leaves_its_group.py"), str(ROOT / script)]
@@ -203,7 +211,7 @@ def torchrun(script, arguments):
 
 
 def two_processes(script, arguments, environment=None):
-    """Run a script as two processes."""
+    """Run a script as two processes, which must succeed."""
     done = subprocess.run(
         torchrun(script, arguments),
         capture_output=True,
@@ -213,11 +221,12 @@ def two_processes(script, arguments, environment=None):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert "unused" not in done.stderr  # torch looks for such weights only where there are some
+    # torch should look for unused weights only in models that have some
+    assert "unused" not in done.stderr
 
 
 def wait_until(true, process=None, seconds=100):
-    """Wait for something; the process that does it, where one is given, must not end before."""
+    """Wait until true() is true; a process, if given, must not end before."""
     deadline = time.monotonic() + seconds
     while not true():
         if process:
@@ -233,7 +242,7 @@ def read_log(output):
 
 
 def log_without_speed(output):
-    """The log of a run, without what depends on the clock."""
+    """The entries of a run's log, without the field that depends on the clock."""
     return [
         {key: value for key, value in entry.items() if key != "examples_per_second"}
         for entry in read_log(output)
@@ -241,7 +250,7 @@ def log_without_speed(output):
 
 
 def assert_same_files(one, two, *names):
-    """Byte by byte, in both folders."""
+    """The files of these names have the same bytes in both folders."""
     for name in names:
         assert (one / name).read_bytes() == (two / name).read_bytes(), name
 
@@ -253,7 +262,7 @@ def same_weights(one, two):
 
 
 def assert_same_training(one, two, **tolerance):
-    """Losses, gradients' norms and weights of the runs in two folders, but for rounding."""
+    """Losses, gradient norms and weights of the runs in two folders agree up to rounding."""
     tolerance = tolerance or {"rtol": 1e-3, "atol": 1e-5}
     a, b = read_log(one), read_log(two)
     assert len(a) == len(b)
@@ -263,7 +272,7 @@ def assert_same_training(one, two, **tolerance):
         )
     weights = [load_file(folder / "model.safetensors") for folder in (one, two)]
     for key in weights[0]:
-        # softmax does not see it: its gradient is rounding noise, which Adam enlarges
+        # softmax ignores this bias: its gradient is rounding noise, which Adam enlarges
         if not key.endswith("key.bias"):
             torch.testing.assert_close(weights[0][key], weights[1][key], **tolerance)
 
@@ -275,7 +284,7 @@ def change_json(path, **changes):
 
 @contextlib.contextmanager
 def room_for(size):
-    """No file may grow beyond this many bytes, as on a full disk."""
+    """Within, no file can grow beyond `size` bytes, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -285,7 +294,7 @@ def room_for(size):
 
 
 def draw(seed, *shape, dtype=torch.float64, **kwargs):
-    """Normal numbers that are the same every time."""
+    """A tensor of normal random numbers, the same for the same seed."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, dtype=dtype, generator=generator, **kwargs)
 
@@ -301,7 +310,7 @@ def draw_attention(heads, width, seed, rows=3, length=5):
 
 
 def memory_flags(folder, output, *more):
-    """A clustering of tiny RTE's 21 rows into 4."""
+    """The flags of train_memory.py that cluster the tiny task's 21 rows into 4, as words."""
     return [
         str(x)
         for x in (
@@ -329,14 +338,14 @@ def memory_flags(folder, output, *more):
 
 @pytest.fixture(scope="session")
 def trained(tiny_without_dropout, tmp_path_factory):
-    """A memory of the tiny teacher."""
+    """The folder of a memory of the teacher of tiny_without_dropout."""
     folder = tmp_path_factory.mktemp("memory")
     train_memory.main(memory_flags(tiny_without_dropout, folder / "m"))
     return folder / "m"
 
 
 def teacher_features(folder, length=24):
-    """(21, length * 16): the tiny teacher's penultimate features, by transformers alone."""
+    """The teacher's penultimate features, (21, length * 16), computed by transformers alone."""
     teacher = transformers.AutoModelForSequenceClassification.from_pretrained(
         folder / "teacher"
     ).eval()
@@ -349,7 +358,7 @@ def teacher_features(folder, length=24):
 
 @pytest.fixture(scope="session")
 def trained_with_dropout(tiny, tmp_path_factory):
-    """A memory of the tiny teacher whose students have dropout."""
+    """The folder of a memory of the teacher of `tiny`, which has dropout."""
     folder = tmp_path_factory.mktemp("memory")
     train_memory.main(memory_flags(tiny, folder / "m"))
     return folder / "m"
@@ -357,8 +366,8 @@ def trained_with_dropout(tiny, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def report_runs(tiny, tmp_path_factory):
-    """Folder with a memory, two VKD runs, one of FSD_I and one of FSD_G, of the tiny teacher; dev
-    has 12 rows.
+    """Folder with a memory of the teacher of `tiny`, and its students: two of VKD, one of FSD_I,
+    one of FSD_G; dev has 12 rows.
     """
     folder = tmp_path_factory.mktemp("runs")
     train_memory.main(memory_flags(tiny, folder / "memory"))

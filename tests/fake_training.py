@@ -1,5 +1,5 @@
-"""What tests of sweeps start in place of a training: it leaves a run's files and ends at once,
-unless a flag says otherwise.
+"""A program that tests of sweeps start in place of a training. It leaves a run's files and ends at
+once, unless a flag says otherwise.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def read_arguments():
 
 
 def wait(args, folder):
-    """As --hold and --wait_for say."""
+    """Wait until --hold and --wait_for let the run go on; give up after 60 s."""
     deadline = time.monotonic() + 60
     while (args.hold and Path(args.hold).exists()) or (
         len(list(folder.parent.glob("*/pid"))) < args.wait_for
@@ -41,7 +41,7 @@ def wait(args, folder):
 
 
 def main():
-    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # as the scripts do
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # as the training scripts do
     args = read_arguments()
     if args.in_use:
         sys.exit(f"error: {args.in_use}")

@@ -1,4 +1,7 @@
-"""Families of models: tokenizers of their own classes, and what their small configs have."""
+"""Families of models (BERT, RoBERTa, ...): small configs, and tokenizers of their own classes.
+
+A function that makes a tokenizer takes a folder, for its files, and returns the tokenizer.
+"""
 
 import json
 import random
@@ -23,7 +26,7 @@ ALBERT_UNITS = {
 
 
 def byte_level(folder):
-    """A RoBERTa tokenizer over single bytes."""
+    """A RoBERTa tokenizer whose tokens are single bytes."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {
         token: i for i, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", *alphabet])
@@ -45,7 +48,10 @@ def byte_level(folder):
 
 
 def train_units(folder, lines, size, **more):
-    """Train a sentencepiece vocabulary on lines of text; returns the path of its model."""
+    """Train a sentencepiece vocabulary on lines of text; returns the path of its model.
+
+    size: of the vocabulary. more: options of SentencePieceTrainer.
+    """
     (folder / "text").write_text("\n".join(lines) + "\n", encoding="utf-8")
     sentencepiece.SentencePieceTrainer.train(
         input=str(folder / "text"),
@@ -70,7 +76,7 @@ def sentencepiece_unigram(folder):
 
 
 def cased_wordpiece(family):
-    """The family's own class over a cased vocabulary, with the uncased words in it, too."""
+    """A maker of the family's own tokenizer, over a vocabulary with cased and uncased words."""
 
     def make(folder):
         special = "[PAD] [UNK] [CLS] [SEP] [MASK] <s> </s> <pad> <mask>".split()
@@ -85,7 +91,7 @@ def cased_wordpiece(family):
 
 
 def pieces(family):
-    """The family's own class over sentencepiece units, cased."""
+    """A maker of the family's own tokenizer, over cased sentencepiece units."""
 
     def make(folder):
         unit = train_units(folder, CASED + WORDS, 70)
@@ -99,14 +105,14 @@ def pieces(family):
     return make
 
 
-TOKENIZERS = {  # of the families' own classes
+TOKENIZERS = {  # family -> what makes a tokenizer of the family's own class
     **{family: cased_wordpiece(family) for family in ("bert", "distilbert", "electra", "mpnet")},
     "roberta": byte_level,
     "modernbert": byte_level,
     "albert": sentencepiece_unigram,
     **{family: pieces(family) for family in ("xlm-roberta", "camembert", "deberta-v2", "xlnet")},
 }
-LAYERS = {"distilbert": "n_layers", "xlnet": "n_layer"}  # what it is called there
+LAYERS = {"distilbert": "n_layers", "xlnet": "n_layer"}  # the config's name of the number of layers
 FIELDS = {
     "distilbert": {"dim": 16, "n_heads": 2, "hidden_dim": 24},
     "electra": {"embedding_size": 8},
@@ -127,31 +133,31 @@ FIELDS = {
 
 
 def shape_of(family, layers=4):
-    """What a small model of a family has besides conftest's SHAPE; None takes a field away."""
+    """Fields of a family's small config besides conftest's SHAPE; None removes a field."""
     own = {LAYERS[family]: layers} if family in LAYERS else {}
     return {"num_hidden_layers": layers} | own | FIELDS.get(family, {})
 
 
-# ---- any tokenizer that will do ------------------------------------------------------------------
+# ---- any tokenizer that fits ---------------------------------------------------------------------
 
 MAKERS = {
     **dict.fromkeys(("bert", "distilbert", "electra", "deberta-v2", "xlnet"), wordpiece),
     **dict.fromkeys(("roberta", "mpnet", "modernbert"), byte_level),
     "albert": sentencepiece_unigram,
 }
-FAMILIES = {  # that are trained: who makes the tokenizer, and what its small config has
+FAMILIES = {  # families that tests train -> (what makes the tokenizer, fields of the config)
     family: (MAKERS[family], shape_of(family))
     for family in ("bert", "roberta", "distilbert", "electra", "albert", "xlnet", "mpnet")
 }
 
 
 def save_family(folder, family):
-    """save_models of a family, with a tokenizer that will do."""
+    """save_models of a family, with a tokenizer that the family can use."""
     return save_models(folder, family, MAKERS[family](folder), **shape_of(family))
 
 
 def permute_vocabulary(source, folder):
-    """The model of a folder with its words in another order, embeddings and all."""
+    """Copy the model in `source` to `folder`, with vocabulary and embeddings in another order."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(source)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(source)
     words = [*SPECIAL, *reversed(WORDS)]

@@ -1,4 +1,4 @@
-"""Made-up GLUE files, the official ones where FSD_GLUE names a folder with them, and refusals."""
+"""GLUE files for tests: made-up ones, and the official ones in the folder that FSD_GLUE names."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ PAIRS = f"{PAIR_LABEL}\n0\ta b\tc\tentailment\n1\ta b a b a b\tc c c c\tnot_enta
 
 
 def put(folder, name, text):
-    """Write a file in a folder, with the folders that it needs; returns its path."""
+    """Write text or bytes to folder/name, and make the folders needed; returns the path."""
     path = Path(folder, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -22,13 +22,13 @@ def put(folder, name, text):
 
 
 def expect_error(*parts):
-    """A UserError whose one sentence holds all the parts."""
+    """pytest.raises for a UserError, "Expected ... .", that has all these parts, in any order."""
     lookaheads = "".join(f"(?=.*{part})" for part in parts)
     return pytest.raises(UserError, match=rf"(?s)^Expected{lookaheads}.*\.$")
 
 
 def real_file(task, split):
-    """The path of an official file in FSD_GLUE; a test without it is skipped, and says so."""
+    """The path of an official file in FSD_GLUE; without the file the test is skipped."""
     if not REAL_DATA:
         pytest.skip("set FSD_GLUE to a folder with the official GLUE files")
     if not has_file(task, REAL_DATA, split):

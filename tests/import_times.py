@@ -1,4 +1,4 @@
-"""What a command imports, as the interpreter tells it."""
+"""Which packages a command imports, as `python -X importtime` reports them."""
 
 import subprocess
 import sys
@@ -9,8 +9,11 @@ SLOW = {"torch", "transformers", "accelerate", "scipy", "sklearn", "matplotlib",
 
 
 def imported(*command, code):
-    """The packages that a command imported, and its stderr without that list."""
-    # --help and errors leave by an exception, after which -X importtime has told all the same
+    """(the set of packages that a command imported, its stderr without that report).
+
+    command: words after the interpreter. code: the exit code that is expected.
+    """
+    # --help and errors end by an exception; -X importtime has reported by then
     done = subprocess.run(
         [sys.executable, "-X", "importtime", *command],
         cwd=ROOT,

@@ -1,16 +1,17 @@
-"""Kill runs at random moments and start them again, until they end: with the very bits of one that
-nothing killed.
+"""Kill runs at random moments and start them again, until they end: their files must have the same
+bits as those of a run that was never killed.
 
     python tests/kill_loop.py --rounds 100 --seed 1
 
-A round is a distillation (FSD_ILG with its teacher cache and memory) or a clustering, every tenth a
-distillation by two processes, on tiny random models, without a network. Its command is started and
-killed, by SIGKILL or SIGTERM, at a moment drawn from its whole duration, time and again, until it
-ends by itself. Of these lives of one process a quarter begin with a new interpreter; the others are
-forked from this one, which has all modules loaded, so that more kills hit what a run does. After
-each kill nothing half-written may pass for whole, SIGTERM must have been answered by one line and
-by 143, and the step that it says is saved must be the one that the next life goes on from. At the
-first fault the folder is kept and the exit code is 1. A table of all kills comes last.
+A round is one command on tiny random models, without a network: a distillation (FSD_ILG with
+teacher cache and memory) or a clustering; every tenth round is a distillation by two processes. The
+command is started and killed, by SIGKILL or SIGTERM at a moment drawn from its whole duration,
+again and again, until it ends by itself. Each start is a life. A quarter of the lives of one
+process have a new interpreter; the others are forked from this program, which has loaded all
+modules, so that more kills hit the run itself. After each kill no half-written file may pass for a
+whole one; the answer to SIGTERM must be one line and exit code 143; and the next life must go on
+from the step that this line says is saved. At the first fault the folder is kept and the exit code
+is 1. A table of all kills is printed last.
 """
 
 import argparse
@@ -38,8 +39,8 @@ import glue_with_cka_ilg
 import train_memory
 from common import cli
 
-MOST_KILLS = 5  # of a round, which then ends in peace
-PHASES = {
+MOST_KILLS = 5  # in a round, whose next life is not killed
+PHASES = {  # what a run prints -> the name of the phase that begins there
     "sample for the start:": "first centroids",
     "pass 1 of": "clustering",
     "pass 2 of": "clustering",
@@ -53,12 +54,12 @@ PHASES = {
 
 
 class Fault(Exception):
-    """What a run should not have done."""
+    """A mistake of a run, in words."""
 
 
 class Kind(NamedTuple):
-    """A command, and the files that it must leave as a run does that nothing killed. {}: the
-    round's folder.
+    """A command, as the module of its script and arguments, and the names of the files that must be
+    equal to those of a run that was never killed. {} in an argument stands for the round's folder.
     """
 
     module: object
@@ -68,7 +69,7 @@ class Kind(NamedTuple):
 
 
 def kinds(models):
-    """name -> Kind, on the tiny models in a folder."""
+    """{name: Kind} of the commands, on the tiny models in the folder `models`."""
     words = """--cache_dir {}/cache --results_csv {}/results.csv --teacher_cache {}/teacher_cache
         --do_predict --save_steps 15 --gradient_accumulation_steps 2 --num_train_epochs 2
         --per_gpu_train_batch_size 4 --per_gpu_eval_batch_size 2 --teacher_memory_path""".split()
@@ -99,9 +100,7 @@ def make_models(folder):
 
 
 def live(kind, folder, cold):
-    """In a process that was just forked: become the command of a kind. cold: with an interpreter of
-    its own.
-    """
+    """In a process just forked: become the command of a Kind. cold: with a new interpreter."""
     os.chdir(folder)
     with open("stderr", "wb") as err:
         os.dup2(err.fileno(), 1)
@@ -117,7 +116,7 @@ def live(kind, folder, cold):
 
 
 def start(kind, folder, cold=False):
-    """The process of a command, whose output goes to the file stderr."""
+    """Start the command of a Kind; returns the process. Its output goes to folder/stderr."""
     (folder / "stderr").write_text("")
     process = multiprocessing.get_context("fork").Process(target=live, args=(kind, folder, cold))
     process.start()
@@ -125,14 +124,17 @@ def start(kind, folder, cold=False):
 
 
 def wait(process, seconds):
-    """Until a process ends, or so long. Its join takes another interpreter for an end."""
+    """Wait until a process ends, at most `seconds`.
+
+    Process.join would also return when the process becomes another interpreter.
+    """
     deadline = time.monotonic() + seconds
     while process.exitcode is None and time.monotonic() < deadline:
         time.sleep(0.005)
 
 
 def kill(process, number):
-    """SIGTERM to the command alone; SIGKILL to all its processes at once."""
+    """Send SIGTERM to the command alone, SIGKILL to all its processes; wait for all to end."""
     doomed = []
     with contextlib.suppress(psutil.NoSuchProcess):
         doomed = [
@@ -148,7 +150,7 @@ def kill(process, number):
 
 
 def phase_of(said):
-    """Where a life was, by the last thing that it said."""
+    """The phase in which a life ended, by the last phrase of PHASES in its output `said`."""
     return (
         PHASES[max(PHASES, key=said.rfind)]
         if any(said.rfind(mark) >= 0 for mark in PHASES)
@@ -157,15 +159,15 @@ def phase_of(said):
 
 
 def finished(folder):
-    """True where the record says so. A record that is not whole is no JSON."""
+    """True if run.json says that the run is finished. A half-written one raises, as no JSON."""
     record = folder / "out/run.json"
     return record.exists() and json.loads(record.read_text()).get("finished", False)
 
 
 def check_kill(kind, folder, number, code, said):
-    """What may not be after a kill."""
+    """Raise a Fault if a kill left anything wrong. said: the output of the life."""
     ours = said
-    # torchrun tells of SIGTERM at length; the workers' lines begin with [rank
+    # torchrun reports SIGTERM by a traceback; those of the workers begin with [rank
     if kind.processes > 1:
         ours = re.sub(r"^Traceback.*?SignalException[^\n]*", "", said, flags=re.M | re.S)
     for word in ("Traceback", "Exception ignored", "Error", "threads at exit"):
@@ -185,14 +187,14 @@ def check_kill(kind, folder, number, code, said):
 
 
 def logged(folder):
-    """The last whole step in the log."""
+    """The step of the last whole line of the log; 0 without one."""
     log = folder / "out/train_log.jsonl"
     steps = re.findall(r'^\{"step": (\d+).*\}$', log.read_text(), re.M) if log.exists() else []
     return int(steps[-1]) if steps else 0
 
 
 def goes_on_from(said):
-    """The step that a life goes on from; None where it was killed before it said so."""
+    """The step from which a life goes on; None if it was killed before it said so."""
     found = re.search(r": (\d+) of \d+ steps are done|going on after (\d+) mini-batches", said)
     if found:
         return int(found[1] or found[2])
@@ -200,7 +202,7 @@ def goes_on_from(said):
 
 
 def saved_step(said):
-    """The step of a training that SIGTERM saved, by its line."""
+    """The step that a training said it had saved after SIGTERM; None if it said nothing."""
     found = re.search(r"terminated; step (\d+) of", said)
     return found and int(found[1])
 
@@ -209,9 +211,10 @@ def saved_step(said):
 
 
 def play(kind, folder, seconds, draw, count):
-    """Kill and start again until the command ends by itself.
+    """Start a command, and kill it, until it ends by itself.
 
-    seconds: what it takes when nothing kills it, warm and cold. count: the Counter of the table.
+    seconds: [warm, cold], what it takes if never killed, forked or with a new interpreter. draw:
+    random.Random. count: the Counter of this Kind for the table. Raises a Fault.
     """
     folder.mkdir(parents=True)
     reached = promised = None
@@ -239,7 +242,7 @@ def play(kind, folder, seconds, draw, count):
         if number is None:
             if code:
                 raise Fault(f"a life that nothing killed ended with {code}")
-            if life == 0:  # the computer is less busy now
+            if life == 0:  # the machine is less busy than when the time was taken
                 seconds[cold] = min(seconds[cold], time.monotonic() - began)
             return
         count[number.name] += 1
@@ -252,7 +255,7 @@ def play(kind, folder, seconds, draw, count):
 
 
 def compare(kind, one, two):
-    """Refuse any difference between what two rounds have left."""
+    """Raise a Fault if the files of `two` differ from those of `one`, which was never killed."""
     for name in kind.files:
         if (one / "out" / name).read_bytes() != (two / "out" / name).read_bytes():
             raise Fault(f"{name} differs from that of a run that nothing killed")
@@ -268,7 +271,7 @@ def compare(kind, one, two):
 
 
 def take_time(kind, folder, cold):
-    """The seconds of a command that nothing kills."""
+    """The seconds that a command takes if it is never killed."""
     folder.mkdir(parents=True)
     began = time.monotonic()
     process = start(kind, folder, cold)
@@ -279,7 +282,7 @@ def take_time(kind, folder, cold):
 
 
 def table(counts):
-    """The counts of each kind, as lines."""
+    """A text table of the counts: a row for each count, a column for each Kind."""
     columns = list(dict.fromkeys(key for count in counts.values() for key in count))
     columns.sort(key=lambda key: (key.startswith("in "), key))
     rows = [

@@ -1,7 +1,7 @@
-"""leaves_its_group.py SCRIPT ARGUMENT...: run a script, and fail where it leaves its process group
-behind.
+"""leaves_its_group.py SCRIPT ARGUMENT...: run a script; fail if it ends without having left its
+torch.distributed process group.
 
-Gloo's threads that outlive the interpreter abort it now and then.
+Threads of gloo that outlive the interpreter make it abort now and then.
 """
 
 import atexit
@@ -20,5 +20,5 @@ def look():
 
 atexit.register(look)
 sys.argv = sys.argv[1:]
-sys.path[0] = str(Path(sys.argv[0]).resolve().parent)  # as Python has it
+sys.path[0] = str(Path(sys.argv[0]).resolve().parent)  # as Python sets it for a script
 runpy.run_path(sys.argv[0], run_name="__main__")

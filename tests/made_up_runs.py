@@ -1,5 +1,5 @@
-"""Runs that nobody trained, for tests of what is made of results: rows of tables, means, records,
-folders with predictions.
+"""Made-up results of runs that nobody trained, for tests of the programs that read results: tables,
+means, records (run.json), folders with predictions.
 """
 
 import json
@@ -32,13 +32,13 @@ VKD, RKD, FSD = (0.71, 0.73, 0.72), (0.74, 0.73, 0.76), (0.80, 0.79, 0.83)
 
 
 def runs_csv(path, *rows):
-    """A table of results with these rows; returns its path."""
+    """Write a table of results with these rows, each a dict added to COMMON; returns its path."""
     pd.DataFrame([COMMON | {"task": "RTE"} | row for row in rows]).to_csv(path, index=False)
     return path
 
 
 def of(method, scores, **fields):
-    """A run for each score, seeds 1, 2, ..."""
+    """Rows of runs of a method, one for each score, with seeds 1, 2, ...; fields: of all rows."""
     return [
         {"method": method, "seed": seed, "acc": score} | fields
         for seed, score in enumerate(scores, 1)
@@ -46,7 +46,7 @@ def of(method, scores, **fields):
 
 
 def record_of(**changes):
-    """The record of a finished run of VKD, with these fields changed, or "gone"."""
+    """The record of a finished run of VKD with these fields changed; "gone" removes a field."""
     shared = {key: value for key, value in COMMON.items() if not key.startswith("--")}
     record = shared | {
         "finished": True,
@@ -66,13 +66,13 @@ def record_of(**changes):
 
 
 def write_record(folder, **changes):
-    """A run's folder with a record_of these changes."""
+    """Write a run's folder whose run.json is record_of(**changes)."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.json").write_text(json.dumps(record_of(**changes)), encoding="utf-8")
 
 
 def write_run(folder, method, score, finished=True, data="abc", **flags):
-    """A run's folder, the flags that of() and runs_csv() give a row included."""
+    """Write a run's folder with the same flags as the rows of runs_csv, and further `flags`."""
     shared = {key[2:]: value for key, value in COMMON.items() if key.startswith("--")}
     write_record(
         folder,
@@ -90,13 +90,13 @@ def means_csv(path, *rows):
 
 
 def numbers(tmp_path, *arguments):
-    """What the command writes as CSV."""
+    """The CSV that analysis/tables.py writes with these arguments, as a DataFrame."""
     tables.main([*map(str, arguments), "--csv", str(tmp_path / "numbers.csv")])
     return pd.read_csv(tmp_path / "numbers.csv", dtype={"table": str})
 
 
 def lines_of(text, method):
-    """The rows of a method in all printed tables, as lists of cells."""
+    """The rows of a method in all printed tables, each a list of its cells after the method."""
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
     return [line[1:] for line in lines if line[0] == method]
 
@@ -107,7 +107,10 @@ COUNTS = {"dev": 40, "dev_mm": 30}  # rows of made-up dev sets
 
 
 def run_folder(folder, task="MRPC", method="FSD_I", seed=1, predicted=None, evaluated=True):
-    """A finished run with the files that evaluation leaves, metrics by utils_glue; its folder."""
+    """Write a finished run with the files and metrics that an evaluation leaves; returns `folder`.
+
+    predicted: the predictions for each dev set, None for random ones.
+    """
     task, results = get_task(task), {}
     write_run(folder, method, 0, task_name=task.name, seed=seed, output_dir=f"/there/{folder.name}")
     for split in predictions.dev_splits(task) if evaluated else []:
@@ -115,7 +118,7 @@ def run_folder(folder, task="MRPC", method="FSD_I", seed=1, predicted=None, eval
         if task.labels:
             labels = truth.integers(len(task.labels), size=count)
             found = drawn.integers(len(task.labels), size=count)
-        else:  # float32, as in training, and many ties
+        else:  # float32 labels, as in training, and many ties
             labels = truth.integers(0, 26, size=count).astype(np.float32) / 5
             found = drawn.normal(2, 1, size=count).round(1).astype(np.float32).astype(np.float64)
         found = found if predicted is None else np.asarray(predicted)
@@ -130,5 +133,5 @@ def run_folder(folder, task="MRPC", method="FSD_I", seed=1, predicted=None, eval
 
 
 def table_of(folder, path):
-    """Results as analysis/table.py publishes them."""
+    """Write the results of the runs in a folder as analysis/table.py publishes them."""
     table.main([str(folder), "--csv", str(path), "--no_table"])

@@ -1,13 +1,13 @@
-"""A net under every move of code: what all methods do on tiny models, before and after.
+"""Check that a change of the code changes no result: all methods on tiny models, before and after.
 
     python tests/net.py write before.json      # a minute
     ... move code ...
     python tests/net.py check before.json      # the same machine: to the last bit
 
-Every method trains a few steps. Kept are the log's numbers, the weights' sha256, dev scores and
-predictions, the names of the files that are left, the memory's facts and what run.json calls the
-method. tests/test_net.py compares the numbers with those in tests/net.json, up to the rounding of
-another machine; `write --portable` makes that file.
+Every method trains a few steps. The result file has the numbers in the log, the sha256 of the
+weights, dev scores and predictions, and the names of the files that each run writes.
+tests/test_net.py compares all except the weights with tests/net.json, up to the rounding of another
+machine; `write --portable` makes that file.
 """
 
 import argparse
@@ -32,7 +32,8 @@ ONE, G, ILG, RIVAL = (
     "glue_with_cka_ilg",
     "baselines.glue_with_baseline",
 )
-SHARED = {  # name -> (script, its own flags)
+# name -> (script, its own flags); MEMORY and CACHE stand for flags that work() fills in
+SHARED = {
     "teacher": ("train_teacher", ""),
     "none": (RIVAL, "--method none"),
     "VKD": (RIVAL, "--method vkd --alpha 0.2"),
@@ -69,7 +70,7 @@ MEMORIES = {
 
 
 def hashed(tensors):
-    """sha256 of tensors by name."""
+    """The sha256 of {name: tensor}, names and values, as text."""
     total = hashlib.sha256()
     for name in sorted(tensors):
         total.update(name.encode())
@@ -78,7 +79,7 @@ def hashed(tensors):
 
 
 def without_times(value):
-    """A JSON value without what depends on the clock."""
+    """A JSON value without the fields that depend on the clock."""
     if isinstance(value, dict):
         return {
             key: without_times(one)
@@ -89,7 +90,7 @@ def without_times(value):
 
 
 def found_in(output):
-    """What a run left."""
+    """What a run left: names of files, sha256 of weights, numbers of log, dev and predictions."""
     files = [
         path
         for path in sorted(output.rglob("*"))
@@ -123,7 +124,7 @@ def found_in(output):
 
 
 def work(folder):
-    """Run everything in a folder: name -> what it left."""
+    """Run all of MEMORIES and SHARED in a folder; returns {name: what the run left}."""
     tiny = conftest.save_models(folder / "tiny")
     conftest.write_task(tiny)
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
@@ -165,7 +166,11 @@ def work(folder):
 
 
 def differences(one, other, exact, place=""):
-    """Where two results differ, in words; numbers to a thousandth where they need not be exact."""
+    """Yield each difference of two results, in words.
+
+    exact: compare weights, and numbers to the last bit; else numbers to a thousandth. place: where
+    the results stand in the whole.
+    """
     if isinstance(one, dict) and isinstance(other, dict):
         for key in sorted({*one, *other}):
             if key not in one or key not in other:

@@ -1,9 +1,9 @@
-"""on_device.py CHECK DEVICE: a check of the numbers on a device, in a process of its own, for
-tests/test_gpu.py.
+"""on_device.py CHECK DEVICE: check our computations on a device, in a process of its own, for
+tests/test_gpu.py. The checks:
 
 losses    every loss and its gradients, float32 on the device against float64 on the CPU
-kmeans    k-means in float32 on the device against float64 on the CPU; twice the same bits
-waits     a step of every method, plain, cached and masked, without one call that waits for the GPU
+kmeans    k-means in float32 on the device against float64 on the CPU; two runs have the same bits
+waits     a step of every method, plain, cached and masked, makes no call that waits for the GPU
 """
 
 import sys
@@ -31,8 +31,9 @@ def draw(*shape):
 
 
 def cases():
-    """{name: (loss, what it trains, what it is compared with)}; loss(*trained, *fixed) ->
-    scalar."""
+    """{name: (loss, trained, fixed)}: loss(*trained, *fixed) is a scalar, and the tensors in the
+    list `trained` get gradients.
+    """
     h_s, h_t, narrow_t = draw(B, W, D_S), draw(B, W, D_T), draw(B, W, D_S)
     m_s, m_t = draw(C, W * D_S), draw(C, W * D_T)
     mask = torch.arange(W) < torch.arange(5, 5 + B).unsqueeze(1)  # (B, W)
@@ -192,7 +193,7 @@ def waits(device):
     rows, tried = forms.draw_rows(8, 24), 0
     for name in forms.FORMS:
         if "Procrustes" in name or ":" in name or name in ("published", "teacher, forward"):
-            continue  # torch's singular values look at the device; the others are no steps of ours
+            continue  # torch.linalg's singular values wait; the others are not our training steps
         accelerator = accelerate.Accelerator(mixed_precision="bf16", cpu=device == "cpu")
         step = forms.FORMS[name].make(args, rows, [torch.arange(8)], accelerator).take
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""A task of own files for tests: its rows, its files, and runs on it."""
+"""A task of the user's own files ("own files") for tests: its rows, its files, and runs on it."""
 
 import csv
 import json
@@ -8,7 +8,10 @@ from conftest import flags, sentence
 
 
 def rows_of(number, seed, labels=("bad", "good"), share=1.0):
-    """Rows of text and label; of some the label is empty."""
+    """A list of rows {"text", "label"}; about `share` of them have a label, the others "".
+
+    number: of rows. labels: to draw from.
+    """
     rng = random.Random(seed)
     return [
         {"text": sentence(rng), "label": rng.choice(labels) if rng.random() < share else ""}
@@ -17,7 +20,7 @@ def rows_of(number, seed, labels=("bad", "good"), share=1.0):
 
 
 def write(path, rows):
-    """A file of rows, by its ending."""
+    """Write rows as JSON lines, CSV or TSV, by the file's ending; returns the path."""
     with open(path, "w", encoding="utf-8", newline="") as file:
         if path.suffix == ".jsonl":
             file.writelines(json.dumps(row) + "\n" for row in rows)
@@ -30,7 +33,10 @@ def write(path, rows):
 
 
 def own(folder, suffix=".csv", share=1.0, **changes):
-    """Own files in a folder, as flags that replace the tiny task's."""
+    """Write own files into a folder; returns the flags that name them, for runs on the tiny task.
+
+    changes: of rows_of.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     train = write(folder / f"train{suffix}", rows_of(21, 0, share=share, **changes))
     dev = write(folder / f"dev{suffix}", rows_of(12, 1, **changes))
@@ -38,7 +44,7 @@ def own(folder, suffix=".csv", share=1.0, **changes):
 
 
 def without_glue(words):
-    """Flags of conftest without --data_dir and what follows it."""
+    """A list of flags without --data_dir and its value."""
     place = words.index("--data_dir")
     return [*words[:place], *words[place + 2 :]]
 

@@ -1,4 +1,7 @@
-"""Runs whose mini-batches are cut to their longest row or not, and both ways to compute a step."""
+"""Runs whose mini-batches may be cut to their longest row, or may not; steps computed both ways.
+
+Cutting is allowed if padded positions change neither the outputs for tokens nor the loss.
+"""
 
 import pytest
 import torch
@@ -11,7 +14,7 @@ from baselines import glue_with_baseline
 from training import reading
 from training.batches import MiniBatch, Rows
 
-LENGTH = 24  # tokens of a row with its padding; the tiny task's longest has 21
+LENGTH = 24  # tokens a row with padding; the longest row of the tiny task has 21
 MASK = "--mask_padding"
 
 
@@ -19,7 +22,7 @@ def method(name, *more):
     return glue_with_baseline.main, ["--method", name, *more]
 
 
-# what a run is -> (script, its own flags, whether its mini-batches are cut)
+# name -> (main of the script, the run's own flags, whether its mini-batches are cut)
 RUNS = {
     "teacher": (train_teacher.main, [], True),
     "none": (*method("none"), True),
@@ -59,14 +62,17 @@ def flags_of(name, folder, output, *more):
 
 
 def in_float64(loop):
-    """The models of a Loop in float64."""
+    """Turn the models of a Loop into float64."""
     for model in (loop.student, loop.teacher.model if loop.teacher else None):
         if model:
             model.double()
 
 
 def losses_and_gradients(loop, indices, rows):
-    """Every term by name, and the gradient of every weight, for the mini-batch of these rows."""
+    """({term: value}, {weight: gradient}) of the student for one mini-batch.
+
+    indices: (B,), of rows, a batches.Rows.
+    """
     batch = MiniBatch(rows[indices], "cpu")
     s, t = loop.forward(batch), loop.ask(batch)
     values, _ = loop.compute_terms(s, t, batch)
@@ -100,8 +106,8 @@ def never_cut(monkeypatch):
 
 
 def lengths_computed(monkeypatch):
-    """Fills with the row length of every forward of a teacher that is cached or runs beside the
-    student.
+    """A list that gets the row length, in tokens, of every forward of a model in evaluation mode:
+    in training that is the teacher.
     """
     found, forward = [], MiniBatch.forward
 

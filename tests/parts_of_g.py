@@ -1,4 +1,4 @@
-"""F_E and F_C alone, by the function that the training calls."""
+"""The parts F_E and F_C of FSD_G's loss, each alone, by the function that the training calls."""
 
 import torch
 
@@ -8,7 +8,10 @@ PARTS = {"euclidean": "F_E", "cosine": "F_C"}
 
 
 def feature_to_memory_loss(h_s, m_s, h_t, m_t, psi):
-    """Eq. 9 for one psi. h_s: (B, p_s). m_s: (C, p_s). h_t: (B, p_t). m_t: (C, p_t)."""
+    """Eq. 9 for one ψ, "euclidean" or "cosine"; a scalar.
+
+    h_s: (B, p_s). m_s: (C, p_s). h_t: (B, p_t). m_t: (C, p_t).
+    """
     frozen, part = FrozenMemory(m_t), PARTS[psi]
     with torch.no_grad():
         relations_t = memory_relations(h_t, frozen)

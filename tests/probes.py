@@ -1,4 +1,4 @@
-"""What analysis/probe.py measured, for its tests."""
+"""Run analysis/probe.py, and read what it measured, for its tests."""
 
 import pandas as pd
 
@@ -6,16 +6,19 @@ from analysis import probe
 
 
 def probed(script, words, *more, probes=3):
-    """Run the command on a script with these words."""
+    """Run analysis/probe.py on the training script `script` with the flags `words`.
+
+    more: flags of the probe itself. probes: how often it measures.
+    """
     return probe.main(["--probes", str(probes), *map(str, more), "--", script, *words])
 
 
 def numbers(path):
-    """{(step, quantity, term, other): value}."""
+    """A table of measurements as {(step, quantity, term, other term): value}."""
     table = pd.read_csv(path, keep_default_na=False)
     return table.set_index(["step", "quantity", "term", "other"]).value.to_dict()
 
 
 def of(found, quantity, step):
-    """{(term, other): value} of a quantity at a step."""
+    """{(term, other term): value} of a quantity at a step. found: from numbers()."""
     return {key[2:]: value for key, value in found.items() if key[:2] == (step, quantity)}

@@ -4,7 +4,10 @@ import pandas as pd
 
 
 def report_flags(folder, output, students, *more):
-    """The flags of a report on the tiny task: mini-batches of 5, on the CPU."""
+    """The flags of a report on the tiny task, as words: mini-batches of 5, on the CPU.
+
+    folder: with teacher/ and RTE/. students: their folders.
+    """
     return [
         str(x)
         for x in (
@@ -27,5 +30,5 @@ def report_flags(folder, output, students, *more):
 
 
 def read(folder, name):
-    """A table of a report."""
+    """The table `name` of a report, as a DataFrame. folder: of the report."""
     return pd.read_csv(folder / f"{name}.csv")

@@ -1,4 +1,4 @@
-"""Runs that do not get to their end: looked at before their first step, stopped, killed."""
+"""Runs that do not reach their end: stopped before their first step, interrupted, or killed."""
 
 import subprocess
 import sys
@@ -15,11 +15,11 @@ from training import memory_file
 
 
 class Stop(Exception):
-    """Ends a run where a test has seen enough."""
+    """Ends a run when a test has seen enough; its argument is what the test wants."""
 
 
 def loop_of(main, arguments):
-    """The Loop of a run, before its first step."""
+    """The Loop of a run, which is stopped before its first step."""
 
     def stop(loop, *args, **kwargs):
         raise Stop(loop)
@@ -31,7 +31,7 @@ def loop_of(main, arguments):
 
 
 def interrupt_after(patch, place, name):
-    """Have a function of a module interrupt its run as soon as it has done its work."""
+    """Make the function `name` of the module `place` raise KeyboardInterrupt after its work."""
     real = getattr(place, name)
 
     def work_and_stop(*args):
@@ -42,7 +42,7 @@ def interrupt_after(patch, place, name):
 
 
 def stopped_at(tiny, output, *more, main=glue_with_cka_i.main):
-    """A run that an exception stops right after its first checkpoint, of step 2 as a rule."""
+    """Start a run that KeyboardInterrupt stops after its first checkpoint, by default of step 2."""
     words = flags(tiny, output, "--save_steps", 2, *more, teacher=main is train_teacher.main)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         interrupt_after(patch, distill, "save_checkpoint")
@@ -50,16 +50,16 @@ def stopped_at(tiny, output, *more, main=glue_with_cka_i.main):
 
 
 def stopped_clustering(folder, output, *more):
-    """A clustering that an exception stops right after it has saved its state."""
+    """Start a clustering that KeyboardInterrupt stops after it has first saved its state."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         interrupt_after(patch, memory_file, "save_state")
         train_memory.main(memory_flags(folder, output, *more))
 
 
 def start_until(command, output, step, **more):
-    """Start a command; returns its process once the log in its folder shows a step.
+    """Start a command; returns its process once the log in its output folder shows a step.
 
-    more: of subprocess.Popen.
+    more: arguments of subprocess.Popen.
     """
     process = subprocess.Popen(
         [str(word) for word in command], cwd=ROOT, text=True, start_new_session=True, **more
@@ -70,7 +70,7 @@ def start_until(command, output, step, **more):
 
 
 def start_and_kill(script, arguments, output, after_step):
-    """Run a script in a process of its own and SIGKILL it as soon as its log shows a step."""
+    """Run a script in its own process; SIGKILL it as soon as its log shows the step."""
     command = [sys.executable, script, *arguments]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     process = start_until(command, output, after_step, **pipes)

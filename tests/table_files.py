@@ -1,4 +1,4 @@
-"""Tables as text, of runs and of a benchmark, for tests that change what stands in them."""
+"""Tables of runs (CLEAN) and of a benchmark (STEP) as CSV text, for tests that damage them."""
 
 import io
 
@@ -35,7 +35,7 @@ VKD,bert-base,no,8,24,10.5,1.0,900,cpu,"M, 2 cores",2.1,0123456
 
 
 def spreadsheet(text, separator=";"):
-    """As a spreadsheet of a country with decimal commas saves a table."""
+    """The table as a spreadsheet saves it in a country with decimal commas."""
     cells = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, header=None)
     numbers = cells.drop(columns=range(11, 15)).columns  # not the commit and the versions
     cells[numbers] = cells[numbers].replace(r"^(\d+)\.(\d+)$", r"\1,\2", regex=True)

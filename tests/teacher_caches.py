@@ -1,4 +1,7 @@
-"""Runs with a teacher's cache, and what its files hold."""
+"""Runs with a teacher cache, and the contents of its files.
+
+A cache has entries (logits, tokens, features, relations), each a folder of shards, which are files.
+"""
 
 import pytest
 import torch
@@ -14,31 +17,32 @@ def run(script, folder, output, *more):
 
 
 def files(cache):
-    """The names of the entries, of relations without the memory's."""
+    """The names of the entries, a set; those of relations without the name of their memory."""
     names = {path.parent.name for path in cache.glob("*/*/*.safetensors")}
     return {"relations" if name.startswith("relations") else name for name in names}
 
 
 def shards(cache, name):
-    """The shards of an entry that are there."""
+    """The sorted names of the shards of an entry that are in the cache."""
     return sorted(path.stem for path in cache.glob(f"*/{name}/*.safetensors"))
 
 
 def entry_values(cache, name):
-    """All that an entry holds, (N, ...)."""
+    """The values of an entry for all N samples, (N, ...)."""
     paths = sorted(cache.glob(f"*/{name}/*.safetensors"))
     return torch.cat([load_file(path)["values"] for path in paths])
 
 
 def assert_same_log(one, two, **tolerance):
-    """Entry by entry, but for the speed; tolerance: of pytest.approx."""
+    """The logs of two runs agree entry by entry, except the speed. tolerance: of pytest.approx."""
     for a, b in zip(log_without_speed(one), log_without_speed(two), strict=True):
         assert a == pytest.approx(b, **tolerance)
 
 
 def count_calls(monkeypatch, stop_after=None):
-    """A list to which every teacher forward adds its number of samples; the run is killed at
-    `stop_after`.
+    """A list to which every forward of the teacher adds its number of samples.
+
+    After `stop_after` forwards, if given, the next one raises KeyboardInterrupt.
     """
     seen, real = [], Teacher.__call__
 

@@ -1,4 +1,4 @@
-"""SIGTERM in tests: to send it, and what a run says to it."""
+"""SIGTERM in tests: sends it, and has the line that a run answers with."""
 
 import os
 import signal
