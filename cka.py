@@ -67,7 +67,7 @@ class Structure(NamedTuple):
 
 
 def _centre(gram, n, mask, estimator):
-    """A Gram matrix (..., n, n), centred; 0 at masked rows. n: (..., 1, 1), the unmasked rows.
+    """Centre a Gram matrix (..., n, n); masked rows become 0. n (..., 1, 1) counts the others.
 
     "biased" gives C K C (see linear_cka), "debiased" the U-centred matrix, whose inner products are
     the unbiased HSIC of Song et al. (2012), Eq. 5. Both project symmetric matrices orthogonally.
@@ -238,7 +238,7 @@ def intra_feature_loss(
     token_structure with the same mask and estimator. mask: (B, W) bool, True for the tokens that
     count. reduction "log_mean" is the authors' released form, -log of the mean over samples.
     Samples whose CKA is undefined (tokens all alike; 1 token, or up to 3 when debiased) are left
-    out; without any other the loss is 0. Returns a scalar; with count_undefined also their number.
+    out; if none remains, the loss is 0. Returns a scalar; with count_undefined also their number.
     """
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction!r}")

@@ -57,7 +57,7 @@ def run(args, method, terms, check=None, loop=None, layers="penultimate"):
     method: the name under which the run appears in tables. terms(args, memories) -> {name: Term},
     where memories is the memory.Memories of a method with a global structure, else None.
     check(args, student, teacher) raises a UserError for models that the method cannot take.
-    loop: called in place of the class Loop, with its arguments. layers: "penultimate" or "every",
+    loop: a function to call in place of the class Loop. layers: "penultimate" or "every",
     the layers that the terms compare, see students.layer_pairs.
     """
     began = time.perf_counter()
@@ -304,7 +304,7 @@ class Run:
             torch.cuda.reset_peak_memory_stats(accelerator.device)
 
     def take_folder(self, checkpoint, step, before):
-        """Remove from the output folder all later than the checkpoint, or all of another run."""
+        """Clear the output folder of what is later than the checkpoint, or of another run."""
         own = checkpoint is not None and checkpoint.parent.resolve() == self.output.resolve()
         if checkpoint and not own:
             before = common.read_json(checkpoint.parent / "run.json")

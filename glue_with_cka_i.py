@@ -18,7 +18,7 @@ from training import checks, flags
 
 
 def terms(args, memories=None):
-    """{name: Term} of α CE + (1-α) KD + β I with --internal, without it + β L."""
+    """{name: Term} of α CE + (1-α) KD + β I, or + β L without --internal."""
     from terms import (  # here, so that flags are read without torch
         intra_term,
         local_term,

@@ -13,7 +13,7 @@ import cka
 from common import UserError
 from seeds import mix
 
-SAMPLE = 4  # times C features, the sample from which the first centroids are drawn
+SAMPLE = 4  # features to sample for each centroid; the first centroids are drawn from them
 
 
 def start_centroids(sample, number, init, seed):
@@ -38,7 +38,7 @@ def released_centroids(last, mini_batches, shape, seed):
     """The first centroids (C, p) of the authors' released code: Gaussian, one mean and variance.
 
     Mean and variance are those of all numbers in `last`, the features of the training set's last
-    mini-batch, divided by mini_batches, their number. The centroids lie closer together than the
+    mini-batch, divided by the number of mini-batches. The centroids lie closer together than the
     features, so most never win a sample. shape: (C, p).
     """
     variance, mean = (value / mini_batches for value in torch.var_mean(last.double()))
@@ -152,7 +152,7 @@ class KMeans(torch.nn.Module):
         }
 
     def totals(self):
-        """The pass so far, by buffer: sums over all processes, the C farthest samples of all."""
+        """{buffer: tensor}, the pass so far: sums over processes, the C farthest samples of all."""
         found = {
             name: self.reduce(getattr(self, name))
             for name in ("sums", "inertia", "counts", "assignment", "points")
@@ -178,9 +178,9 @@ class KMeans(torch.nn.Module):
 
         A dict: inertia, the sum of squared distances to the centroids as the pass began; sizes, a
         list of C; changed, the number of samples in another cluster than before; restarted, the
-        number of clusters; assignment (N,), the samples' clusters; for the picture points (N, 2)
-        and the moved centroids (C, 2) on the axes, and explained, the axes' share of the
-        centroids' variance.
+        number of empty clusters that got a sample; assignment (N,), the samples' clusters; for the
+        picture points (N, 2) and the moved centroids (C, 2) on the axes, and explained, the axes'
+        share of the centroids' variance.
         """
         found = self.totals()
         check_finite(found["inertia"])

@@ -6,7 +6,7 @@ import torch
 
 
 def full_precision(function):
-    """Let `function` run outside autocast, with its float tensors cast to one dtype >= float32."""
+    """Run `function` outside autocast, its float tensors cast to one dtype, float32 or wider."""
 
     def is_float(a):
         return torch.is_tensor(a) and a.is_floating_point()
@@ -26,7 +26,7 @@ def full_precision(function):
 
 
 def first_order(backward):
-    """Let a backward run outside autocast; RuntimeError for a second derivative (create_graph).
+    """Run a backward outside autocast; RuntimeError for a second derivative (create_graph).
 
     Torch would take the first derivative for a constant, and compute a wrong second one.
     """

@@ -43,9 +43,10 @@ class Term(NamedTuple):
 
 
 class Counted(NamedTuple):
-    """value: a scalar made of `of` values. undefined: a scalar tensor, how many had no value.
+    """A mean, and how many of the values that it averages are undefined.
 
-    I leaves undefined values out of its mean; an undefined L or F_MM counts as 0.
+    value: a scalar, the mean. of: the number of values. undefined: a scalar tensor. I leaves
+    undefined values out of its mean; an undefined L or F_MM counts as 0.
     """
 
     value: torch.Tensor
@@ -59,9 +60,9 @@ def needs_of(terms):
 
 
 def over_layers(found, values=1):
-    """The Counted mean over pairs of layers. found: [(loss, undefined)], a pair of layers each.
+    """The Counted mean over pairs of layers. found: for each pair of layers, (loss, undefined).
 
-    values: the number of values that each loss is made of.
+    values: the number of values that each loss averages; undefined: how many have none.
     """
     losses, undefined = zip(*found, strict=True)
     return Counted(torch.stack(losses).mean(), torch.stack(undefined).sum(), values * len(found))

@@ -55,7 +55,7 @@ def module_of(args):
 
 
 def terms(args, memories=None):
-    """{name: Term} of α CE + (1-α) KD + the structure of --method."""
+    """{name: Term} of α CE + (1-α) KD + the structure of --method; for none, of CE alone."""
     from terms import vkd_terms  # here, so that the flags are read without torch
 
     if args.method == "none":

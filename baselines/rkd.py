@@ -73,8 +73,8 @@ def distance_loss(x_s, x_t, count_undefined=False):
     (i, j).
 
     x_s: (B, D_s). x_t: (B, D_t), detached. μ: the mean distance. The loss is 0 if there are no
-    relations to learn: all rows alike, or fewer than 3, as the only distance of 2 rows is their
-    mean. Returns a scalar; with count_undefined also 1 if so, else 0.
+    relations to learn: all rows alike, or fewer than 3 (2 rows have one distance, which is the
+    mean). Returns a scalar; with count_undefined also 1 if so, else 0.
     """
     squares_s, squares_t = (_squares(gram_matrix(centred(x)[0])) for x in (x_s, x_t.detach()))
     loss = F.smooth_l1_loss(_relative_distances(squares_s), _relative_distances(squares_t))

@@ -52,7 +52,7 @@ def expand_path_or_none(word):
 
 
 def follow(path):
-    """The path, or the last target of a symbolic link; it need not exist. Refuse a circle."""
+    """The path, or the last target of a symbolic link; it need not exist. Refuses a circle."""
     path = Path(path)
     target = Path(os.path.realpath(path)) if path.is_symlink() else path
     if target.is_symlink():
@@ -107,7 +107,7 @@ def lock_output_dir(output_dir):
 
 @contextlib.contextmanager
 def naming(path, temporary=None):
-    """Let a disk error within, as OSError, name the file to be written, not the temporary one."""
+    """A context whose disk errors (OSError) name the file to be written, not a temporary one."""
     try:
         yield
     except OSError as error:

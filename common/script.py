@@ -23,7 +23,7 @@ def cli(
     """Run a script's main. Returns the exit code.
 
     A user's mistake, a full disk or a signal becomes one line on stderr. interrupted: the line for
-    Ctrl-C, and with another first word for SIGTERM.
+    Ctrl-C; for SIGTERM "terminated" replaces its first word.
     """
     write_what_can_be()
     threading.excepthook = report_thread_error
@@ -37,7 +37,7 @@ def cli(
         if not ear.told or "RANK" not in os.environ:
             raise
         message = interrupted.replace("interrupted", "terminated", 1)
-    say(message)  # after the exception is gone, and with it progress bars, which end their lines
+    say(message)  # only now, as progress bars end their lines when the exception is gone
     return CODE
 
 

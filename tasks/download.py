@@ -21,7 +21,7 @@ ELSEWHERE = "try again or name a mirror with --base_url"
 
 
 def download_task(task, data_dir, base_url=BASE_URL, overwrite=False, verify=True):
-    """Download the whole folder of a task into data_dir, or nothing.
+    """Download the whole folder of a task into data_dir, or leave nothing there.
 
     A complete folder is kept unless `overwrite`. verify: check checksums and row counts. UserError
     for a dead server, a broken archive, a wrong checksum or row count, and for an incomplete

@@ -42,7 +42,7 @@ class Features(NamedTuple):
 
 
 def select(features, rows):
-    """The Features of some rows only. rows: (n,), their places in `features`."""
+    """The Features of some rows only. rows: (n,), indices into `features`."""
     tensors = {key: value[rows] for key, value in features.tensors.items() if key != "labelled"}
     return features._replace(tensors=tensors, indices=[features.indices[i] for i in rows.tolist()])
 
@@ -62,7 +62,7 @@ def feature_cache_dir(cache_dir=None):
 
 
 def _make_cache_dir(folder):
-    """Make the folder of tokenised rows; refuse an unwritable one, before minutes of work."""
+    """Make the folder of tokenised rows; refuse an unwritable one before minutes of tokenising."""
     try:
         make_folder(folder)
         reason = None if os.access(folder, os.W_OK) else os.strerror(errno.EACCES)
@@ -231,7 +231,10 @@ def logits_cache(task, rows, teacher, config, tokenizer, max_seq_length, device,
 
 
 def write_tensors(path, fingerprint, tensors, notes):
-    """Write {name: tensor} and JSON-able notes to a cache file. fingerprint: what they are of."""
+    """Write {name: tensor} and JSON-able notes to a cache file.
+
+    fingerprint: a text that tells what they were made from; read_tensors asks for the same.
+    """
     from safetensors.torch import save_file  # here, as it imports torch
 
     notes = json.dumps(notes)

@@ -38,10 +38,10 @@ METRICS = {  # (predictions, labels) -> number
 
 
 def compute_metrics(task, predictions, labels):
-    """The task's metrics of predictions (N,) and labels (N,): {GLUE's name: number}, 1 at best.
+    """The task's metrics of predictions (N,) and labels (N,): {name: number}, 1 at best.
 
     A correlation with a constant is undefined, and silently counts as 0.0: so the evaluation of a
-    model that predicts one score for all rows does not fail. UserError for two shapes.
+    model that predicts one score for all rows does not fail. UserError if the shapes differ.
     """
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     expect(

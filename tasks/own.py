@@ -27,8 +27,8 @@ SCORES = ("label", "score")  # of a regression
 FLAGS = {"train": "train_file", "dev": "validation_file", "test": "test_file"}
 CLASSIFICATION, REGRESSION = ("acc", "f1_macro"), ("pearson", "spearmanr")
 NAME = r"\w[\w .+-]*"  # of a task
-LONGEST = 100  # bytes of a task's name; a file's name, made with it, may have 255
-FEW = 20  # so many different labels are never taken for scores
+LONGEST = 100  # bytes of a task's name, as file names made with it may have 255
+FEW = 20  # up to so many different labels count as classes
 NOTHING = "nan -nan none null n/a na <na> #n/a".split()  # what tools write in empty cells
 
 

@@ -54,8 +54,8 @@ def read_text(path):
 
 
 def read_lines(path):
-    """The lines of a UTF-8 file, without BOM and line ends; only a newline ends one, so U+0085
-    stays text.
+    """The lines of a UTF-8 file, without BOM and line ends; only a newline ends a line, so
+    U+0085 stays text.
     """
     lines = read_text(path).split("\n")
     if not lines[-1]:

@@ -19,7 +19,7 @@ def write_submission(path, task, split, indices, predictions):
 
     The format is GLUE's. Class indices become the task's words; scores are clipped to the task's
     range, and have three decimals in GLUE, else all digits of a float32. UserError if `path` has
-    another file name than the task's, and by check_indices.
+    another file name than the task's, or check_indices refuses the rows.
     """
     name = task.submissions.get(split)
     expect(
