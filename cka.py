@@ -1,9 +1,10 @@
-"""Centered Kernel Alignment and the feature-structure losses built on it.
+"""Centered Kernel Alignment (CKA) and the feature-structure losses built on it.
 
 Jung, Kim, Na, Kim, "Feature structure distillation with Centered Kernel Alignment in BERT
 transferring", Expert Systems with Applications 234 (2023) 120980, arXiv 2204.08922. Equation
-numbers are that paper's. Student values end in _s, teacher values in _t; every loss detaches the
-teacher. The two may differ in width. Arithmetic is float32 or better, inside autocast too.
+numbers are that paper's. Shapes: B samples, W tokens, D numbers a token, C centroids. Names in _s
+are the student's, in _t the teacher's; D_s and D_t may differ. Every loss detaches the teacher's
+values, and computes in float32 or wider, inside autocast too.
 """
 
 from typing import NamedTuple
@@ -14,18 +15,18 @@ from choices import ESTIMATORS, REDUCTIONS
 from precision import first_order, full_precision
 
 PARTS = ("F_MM", "F_E", "F_C")  # of the global structure
-FEWEST_ROWS = {"biased": 2, "debiased": 4}  # with fewer, the estimator is 0/0
-FEWEST_TO_LEARN = {"biased": 3, "debiased": 4}  # the CKA of 2 rows is 1 whatever they are
+FEWEST_ROWS = {"biased": 2, "debiased": 4}  # with fewer rows, CKA is 0/0
+FEWEST_TO_LEARN = {"biased": 3, "debiased": 4}  # the biased CKA of any 2 rows is 1
 _LOG_FLOOR = {"biased": 1e-6, "debiased": 1e-2}
 
 
 # ---- Gram matrices -------------------------------------------------------------------------------
-# Centred is the (n, n) matrix, not the (n, p) features, as n is the smaller. In float32 the
-# gradient's relative error is about 1e-5 over the share of the energy that centring leaves.
+# The (n, n) matrix is centred, not the (n, p) features, as n is smaller than p. In float32 the
+# gradient's relative error is about 1e-5 divided by the share of the energy that centring leaves.
 
 
 class _GramMatrix(torch.autograd.Function):
-    """x xᵀ with one matrix product backward instead of two, as the matrix is symmetric."""
+    """x xᵀ. Backward takes one matrix product instead of two, as x xᵀ is symmetric."""
 
     @staticmethod
     def forward(ctx, x):
@@ -45,10 +46,10 @@ def gram_matrix(x):
 
 
 class Gram(NamedTuple):
-    """A centred Gram matrix K (..., n, n), its norm, and where CKA is undefined, both (...).
+    """A centred Gram matrix K (..., n, n), its Frobenius norm (...), and `undefined` (...) bool.
 
-    The norm is Frobenius'. CKA is undefined where K is no more than what rounding leaves of
-    constant features, or of too few rows.
+    `undefined` is True where K has no CKA: the features are constant up to rounding, or have fewer
+    than FEWEST_ROWS rows.
     """
 
     matrix: torch.Tensor
@@ -57,19 +58,19 @@ class Gram(NamedTuple):
 
 
 class Structure(NamedTuple):
-    """A centred Gram matrix over its norm (..., n, n), 0 where CKA is undefined. No gradient.
+    """A centred Gram matrix divided by its norm, (..., n, n); zeros if CKA is undefined.
 
-    CKA is the inner product of two. Its numbers are within ±1, so that half precision holds them.
+    The inner product of two is their CKA. No gradient. Half precision holds entries within ±1.
     """
 
     matrix: torch.Tensor
 
 
 def _centre(gram, n, mask, estimator):
-    """A Gram matrix (..., n, n) centred; rows that do not count are 0. n: (..., 1, 1), the others.
+    """Centre a Gram matrix (..., n, n); masked rows become 0. n (..., 1, 1) counts the others.
 
-    "biased" gives C K C, "debiased" the U-centred matrix, of which inner products are the unbiased
-    HSIC of Song et al. (2012), Eq. 5. Both are orthogonal projections of symmetric matrices.
+    "biased" gives C K C (see linear_cka), "debiased" the U-centred matrix, whose inner products are
+    the unbiased HSIC of Song et al. (2012), Eq. 5. Both project symmetric matrices orthogonally.
     """
     if estimator == "biased" and mask is None:
         rows = gram.sum(-1, keepdim=True) / n
@@ -91,7 +92,7 @@ def _centre(gram, n, mask, estimator):
 
 
 def _count_rows(gram, mask):
-    """The number of rows that count, n (..., 1, 1)."""
+    """n, the number of unmasked rows, (..., 1, 1)."""
     if mask is None:
         return gram.new_full((1, 1), gram.shape[-1])
     return mask.sum(-1)[..., None, None].to(gram.dtype)
@@ -99,7 +100,7 @@ def _count_rows(gram, mask):
 
 @torch.no_grad()
 def centre_gram(gram, mask=None, estimator="biased"):
-    """The Gram of x xᵀ (..., n, n), centred for the estimator. mask: (..., n) bool. No gradient."""
+    """The Gram of x xᵀ (..., n, n) for the estimator, without gradient. mask: (..., n) bool."""
     noise = 16 * torch.finfo(gram.dtype).eps * gram.diagonal(dim1=-2, dim2=-1).sum(-1)
     n = _count_rows(gram, mask)
     matrix = _centre(gram, n, mask, estimator)
@@ -123,9 +124,9 @@ def structure_of(gram, mask=None, estimator="biased"):
 
 
 class _CKA(torch.autograd.Function):
-    """CKA (...) of two Gram matrices (..., n, n), and where it is undefined (...).
+    """CKA (...) of two Gram matrices x, y (..., n, n), and whether it is undefined (...) bool.
 
-    known: y is the matrix of a Structure already; it has no gradient then.
+    known: True if y is the matrix of a Structure, which has no gradient.
     """
 
     @staticmethod
@@ -139,7 +140,7 @@ class _CKA(torch.autograd.Function):
             l = centre_gram(y, mask, estimator)  # noqa: E741
         undefined = k.undefined | l.undefined
         over_k, over_l = _over(k.norm, undefined), _over(l.norm, undefined)
-        # 0 where it is undefined; NaN in, NaN out
+        # 0 where CKA is undefined; NaN in, NaN out
         cka = (k.matrix * l.matrix).sum((-2, -1)) * over_k * over_l
         ctx.save_for_backward(k.matrix, l.matrix, over_k, over_l, cka)
         ctx.mark_non_differentiable(undefined)
@@ -153,7 +154,7 @@ class _CKA(torch.autograd.Function):
         n = _count_rows(k, ctx.mask)
 
         def towards(own, over, other):
-            """The gradient of the Gram matrix `own`, `over` being 1 / |own|."""
+            """The gradient for the Gram matrix `own`; `over` is 1 / |own|."""
             more = (gradient * (over_k * over_l))[..., None, None]
             less = (gradient * (cka * over.square()))[..., None, None]
             return _centre(more * other - less * own, n, ctx.mask, ctx.estimator)
@@ -164,9 +165,9 @@ class _CKA(torch.autograd.Function):
 
 
 def _compare(x, y, mask, estimator):
-    """CKA (...) between the rows of x (..., n, p) and of y, and where it is undefined (...).
+    """CKA (...) between the rows of x (..., n, p) and of y, and whether it is undefined (...).
 
-    y: (..., n, q), or a Structure.
+    y: (..., n, q), or a Structure. ValueError for other shapes, or an unknown estimator.
     """
     if isinstance(y, Structure):
         return _CKA.apply(gram_matrix(x), y.matrix.to(x.dtype), mask, estimator, True)
@@ -185,13 +186,13 @@ def linear_cka(x, y, mask=None, estimator="biased"):
     """CKA with linear kernels between the rows of x and the rows of y (Eq. 4-5).
 
     With K = X Xᵀ, L = Y Yᵀ and C = I - 11ᵀ/n: tr(K C L C) / sqrt(tr(K C K C) tr(L C L C)), the
-    cosine of the angle between the centred Gram matrices. "debiased" replaces HSIC by its unbiased
-    estimator (Song et al. 2012; Kornblith et al. 2019): wide features of few rows, for which the
-    biased form is near 1 whatever they are, then score near 0 when unrelated, or below 0.
+    cosine of the angle between the centred Gram matrices. "debiased" replaces these traces (HSIC)
+    by unbiased estimates (Song et al. 2012; Kornblith et al. 2019). For wide features of few rows
+    the biased CKA is always near 1; the debiased one is near or below 0 if they are unrelated.
 
-    x: (..., n, p). y: (..., n, q). mask: (..., n) bool, True for the rows that count. Returns
-    (...). It is 0, with gradient 0, where CKA is undefined: constant features, or fewer than 2
-    unmasked rows (4 when debiased).
+    x: (..., n, p). y: (..., n, q). mask: (..., n) bool, True for the rows that count. Returns CKA
+    (...); it is 0, with gradient 0, where undefined: constant features, or fewer than 2 unmasked
+    rows (4 when debiased). ValueError for other shapes.
     """
     return _compare(x, y, mask, estimator)[0]
 
@@ -200,16 +201,16 @@ def _negative_log(cka, estimator):
     """-log CKA, continued by its tangent below a floor.
 
     The floor keeps loss and gradient finite at CKA 0. Only the debiased CKA can be negative; the
-    paper's |CKA| would push such a value further down, the tangent pulls it up.
+    paper's |CKA| would push a negative CKA further down, the tangent pulls it up.
     """
     floor = _LOG_FLOOR[estimator]
     return -cka.clamp(min=floor).log() + (floor - cka).clamp(min=0) / floor
 
 
 def defined(loss, undefined, count_undefined):
-    """A loss of one value, 0 where that is undefined; with count_undefined also 1 or 0 for it.
+    """The loss, or 0 if it is undefined; with count_undefined a pair, with 1 if so, else 0.
 
-    loss, undefined: scalars, the second Boolean.
+    loss, undefined: scalar tensors; `undefined` is bool.
     """
     loss = loss.masked_fill(undefined, 0)
     return (loss, undefined.to(loss.dtype)) if count_undefined else loss
@@ -233,11 +234,11 @@ def intra_feature_loss(
 ):
     """I, the structure between the tokens of a sample: -(1/B) Σ_i log CKA(H_s[i], H_t[i]).
 
-    Eq. 6, with the log of _negative_log. h_s: (B, W, D_s). h_t: (B, W, D_t), detached, or its
+    Eq. 6, with _negative_log for -log. h_s: (B, W, D_s). h_t: (B, W, D_t), detached, or its
     token_structure with the same mask and estimator. mask: (B, W) bool, True for the tokens that
     count. reduction "log_mean" is the authors' released form, -log of the mean over samples.
-    Samples whose CKA is undefined, as their tokens are all alike or too few (1; 3 when debiased),
-    are left out, all of them give 0. Returns a scalar; with count_undefined also their number.
+    Samples whose CKA is undefined (tokens all alike; 1 token, or up to 3 when debiased) are left
+    out; if none remains, the loss is 0. Returns a scalar; with count_undefined also their number.
     """
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction!r}")
@@ -261,10 +262,10 @@ def intra_feature_loss(
 def local_inter_feature_loss(h_s, h_t, mask=None, estimator="biased", count_undefined=False):
     """L, the structure between the samples of a mini-batch: -log CKA(H_s, H_t) (Eq. 7).
 
-    One row a sample, its tokens one behind the other. h_s: (B, W, D_s). h_t: (B, W, D_t), detached.
-    mask: (B, W) bool; positions where it is False are set to 0. It is 0 where CKA is undefined, as
-    all samples are alike in one of the two, or always 1, as there are too few (2; 3 when debiased).
-    Returns a scalar; with count_undefined also 1 if that is so, else 0.
+    Each sample is one row, its tokens joined. h_s: (B, W, D_s). h_t: (B, W, D_t), detached. mask:
+    (B, W) bool; positions where it is False are set to 0. The loss is undefined, and set to 0, if
+    all samples are alike to one of the models, or fewer than 3 (4 when debiased). Returns a scalar;
+    with count_undefined a pair, with 1 if the loss is undefined, else 0.
     """
     h_t = h_t.detach()
     if mask is not None:
@@ -279,9 +280,9 @@ def local_inter_feature_loss(h_s, h_t, mask=None, estimator="biased", count_unde
 
 
 class FrozenMemory:
-    """A memory m (C, p) that no longer changes, with what G needs of it alone, computed once a run.
+    """A memory m (C, p) that no longer changes, with its norms and Structure, computed once.
 
-    estimator: that of the F_MM it is for.
+    estimator: that of the F_MM which uses the memory.
     """
 
     def __init__(self, m, estimator="biased"):
@@ -293,7 +294,7 @@ class FrozenMemory:
 
 
 class _MemoryProducts(torch.autograd.Function):
-    """h mᵀ (B, C), m mᵀ (C, C) and |h|² (B,), with one gradient for each of the wide h and m."""
+    """h mᵀ (B, C), m mᵀ (C, C), |h|² (B,); backward makes one gradient each for wide h and m."""
 
     @staticmethod
     def forward(ctx, h, m):
@@ -316,9 +317,9 @@ class _MemoryProducts(torch.autograd.Function):
 def memory_relations(h, m):
     """ψ(h[i], m[j]) for both ψ, {"euclidean": distances, "cosine": similarities}, (B, C) each.
 
-    h: (B, p), one row a sample. m: (C, p), or a FrozenMemory; of a memory that is trained also
-    "gram", m mᵀ (C, C), as its norms come from there. A distance below what rounding leaves of the
-    two norms counts as that much and has gradient 0, as does the cosine of a row of zeros.
+    h: (B, p), one row a sample. m: (C, p), trained, or a FrozenMemory. For a trained m the dict has
+    also "gram", m mᵀ (C, C). A distance below the rounding error of the two norms is raised to that
+    error, with gradient 0; the cosine of a row of zeros is 0, with gradient 0.
     """
     frozen = isinstance(m, FrozenMemory)
     rows = m.rows.to(h.dtype) if frozen else m
@@ -343,12 +344,12 @@ def memory_relations(h, m):
 
 
 def _difference(psi, relations_s, relations_t):
-    """F_E or F_C: Σ_ij (ψ_t[i, j] - ψ_s[i, j])² / (B C) (Eq. 9), the teacher's detached."""
+    """F_E or F_C: Σ_ij (ψ_t[i, j] - ψ_s[i, j])² / (B C) (Eq. 9), with ψ_t detached."""
     return (relations_t[psi].detach() - relations_s[psi]).square().mean()
 
 
 def _structure_between(gram_s, m_t, estimator):
-    """-log CKA of M_s M_sᵀ (C, C) and a FrozenMemory (Eq. 8), and whether that is undefined."""
+    """-log CKA of M_s M_sᵀ (C, C) and a FrozenMemory (Eq. 8), and whether it is undefined."""
     if len(gram_s) != len(m_t.rows) or m_t.estimator != estimator:
         raise ValueError(
             f"two memories of as many centroids and one estimator are needed, got {len(gram_s)} "
@@ -362,9 +363,8 @@ def _structure_between(gram_s, m_t, estimator):
 def memory_structure_loss(m_s, m_t, estimator="biased"):
     """F_MM, the structure between the centroids: -log CKA(M_t, M_s) (Eq. 8).
 
-    m_s: (C, p_s). m_t: (C, p_t), detached, or its FrozenMemory with the same estimator. It is 0
-    where CKA is undefined, as all centroids of one are alike, or always 1, as there are too few (2;
-    3 when debiased). Returns a scalar.
+    m_s: (C, p_s). m_t: (C, p_t), detached, or its FrozenMemory with the same estimator. Returns a
+    scalar: 0 if all centroids of one memory are alike, or fewer than 3 (4 when debiased).
     """
     m_t = m_t if isinstance(m_t, FrozenMemory) else FrozenMemory(m_t, estimator)
     return defined(*_structure_between(gram_matrix(m_s), m_t, estimator), False)
@@ -375,8 +375,8 @@ def global_losses(h_s, m_s, relations_t, m_t, estimator="biased", parts=PARTS):
     """G's parts, which share their matrix products: {"F_MM": ..., "F_E": ..., "F_C": ...}.
 
     h_s: (B, W*D_s). m_s: (C, W*D_s), trained with the student. relations_t: memory_relations of the
-    teacher's features and m_t, its FrozenMemory. parts: those that are wanted. Returns scalars, of
-    F_MM a pair: with whether it is undefined, 1 or 0.
+    teacher's features and m_t, its FrozenMemory. parts: the names to compute. F_E and F_C are
+    scalars, F_MM is a pair: a scalar, and 1 if it is undefined, else 0.
     """
     relations_s = memory_relations(h_s, m_s)
     compute = {
@@ -391,7 +391,7 @@ def global_inter_feature_loss(h_s, m_s, h_t, m_t, gamma_m, estimator="biased"):
     """G, the structure between samples and centroids: γ_m F_E + (1-γ_m) F_C + F_MM (Eq. 10).
 
     h_s: (B, W*D_s). m_s: (C, W*D_s), trained with the student. h_t: (B, W*D_t), m_t: (C, W*D_t) or
-    its FrozenMemory; both detached. estimator: F_MM's. Returns a scalar.
+    its FrozenMemory; both detached. estimator: of CKA in F_MM. Returns a scalar.
     """
     m_t = m_t if isinstance(m_t, FrozenMemory) else FrozenMemory(m_t, estimator)
     with torch.no_grad():

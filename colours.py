@@ -1,4 +1,4 @@
-"""What all pictures share: colours that the colour-blind tell apart, too, and names as written.
+"""What all pictures share: colours that the colour-blind can tell apart, and text as written.
 
 The colours are those of Okabe and Ito (2008).
 """
@@ -8,5 +8,5 @@ COLOURS = (BLUE, ORANGE, GREEN, PINK, "#000000", "#56B4E9", "#E69F00")
 
 
 def as_written(text):
-    """A text that matplotlib draws letter by letter: between two $ it would read a formula."""
+    """The text with each $ escaped: matplotlib would read a formula between two of them."""
     return str(text).replace("$", r"\$")

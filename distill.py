@@ -1,9 +1,9 @@
-"""Distil a teacher into a student: the story of a run.
+"""Distil a teacher into a student: the story of a run, from its flags to its output folder.
 
     load -> identify -> resume? -> build -> loop -> leave
 
-A method is a dict of weighted, named terms (terms.py) that a script makes of its flags; the script
-calls `run`. What happens to a batch is in loop.py.
+A method is a dict of weighted, named terms (terms.py) that a script makes from its flags; then the
+script calls `run`. What happens to a mini-batch is in loop.py.
 """
 
 import time
@@ -56,9 +56,9 @@ def run(args, method, terms, check=None, loop=None, layers="penultimate"):
 
     method: the name under which the run appears in tables. terms(args, memories) -> {name: Term},
     where memories is the memory.Memories of a method with a global structure, else None.
-    check(args, student, teacher) refuses models that the method cannot take, with a UserError.
-    loop: what makes the Loop, of that class's arguments; by default the class itself. layers: which
-    the terms compare, see students.layer_pairs.
+    check(args, student, teacher) raises a UserError for models that the method cannot take.
+    loop: a function to call in place of the class Loop. layers: "penultimate" or "every",
+    the layers that the terms compare, see students.layer_pairs.
     """
     began = time.perf_counter()
     with open_session(args) as session:
@@ -73,7 +73,7 @@ class Side(NamedTuple):
 
 
 class Run:
-    """One run of one method on one task: what its steps share. `record` becomes its run.json."""
+    """One run of one method on one task. `record` (a records.Record) becomes its run.json."""
 
     def __init__(self, session, method, terms, check, make_loop, layers):
         self.session, self.args, self.output = session, session.args, session.output
@@ -82,7 +82,7 @@ class Run:
         self.record = records.Record.begin(session, method)
 
     def main(self, began):
-        """The steps that the flags ask for; run.json says "finished" after the last of them."""
+        """Take the steps that the flags ask for; after the last one, run.json says "finished"."""
         args, session, results = self.args, self.session, {}
         log = self.train() if args.do_train else None
         if args.do_eval:
@@ -97,15 +97,15 @@ class Run:
         elif args.do_eval and not args.do_train:
             rescoring.keep_scores(session, results)
         done = evaluation.describe(results) or "done"
-        if not args.do_train:  # the model may be of another script
+        if not args.do_train:  # another script may have trained the model
             self.method = records.read_run(self.output).get("method", self.method)
         say(f"{self.method} on {session.task.name}: {done}; everything is in {self.output}")
         return 0
 
     def train(self):
-        """Train from the start or from a checkpoint, and place the model.
+        """Train from the start or from a checkpoint, and save the model in the output folder.
 
-        Returns the log, to be closed.
+        Returns the log, still open.
         """
         args, session, record = self.args, self.session, self.record
         transformers.set_seed(args.seed)
@@ -124,7 +124,7 @@ class Run:
             self.record = records.Record.go_on(before, args, self.output)
             return logs.Log(self.output, args.run_file, self.record.steps)
         checkpoint = checkpoint_to_resume(args, settings)
-        # all processes have looked before the main one clears the folder
+        # all processes must have looked before the main one clears the folder
         session.accelerator.wait_for_everyone()
         # build
         student = self.build_student(ours.tokenizer, teacher, checkpoint, ours is not theirs)
@@ -160,9 +160,9 @@ class Run:
     # ---- load ------------------------------------------------------------------------------------
 
     def load(self):
-        """The teacher, or None, and the Side of the student and that of the teacher.
+        """The teacher, or None, and two Sides, (the student's, the teacher's).
 
-        They are one and the same but for a student with a tokenizer or a length of its own.
+        Both are one object unless the student has a tokenizer or a length of its own.
         """
         args, session = self.args, self.session
         tokenizer = tokenizer_t = load_tokenizer(args)
@@ -182,7 +182,7 @@ class Run:
     # ---- identify, resume ------------------------------------------------------------------------
 
     def load_teacher_memory(self, identity, teacher):
-        """The centroids (C, W*D_t) of --teacher_memory_path, refused where not of this run."""
+        """The centroids (C, W*D_t) in --teacher_memory_path; refused if they do not fit the run."""
         path = memory_file.find_memory(self.args.teacher_memory_path)
         m_t, facts = memory_file.load_memory(path, memory_facts(identity, teacher, self.args))
         if facts.get("data", identity.data) != identity.data:
@@ -200,7 +200,7 @@ class Run:
         return (self.record.teacher_memory or {}).get("sha256", "")
 
     def is_trained(self, before, settings):
-        """True where a run of these settings was cut off after its training."""
+        """True if the run.json `before` is of a run of these settings, cut off after training."""
         if not before.get("trained") or before.get("finished"):
             return False
         then = flags.as_of_today(before.get("settings") or {})
@@ -211,7 +211,7 @@ class Run:
     # ---- build -----------------------------------------------------------------------------------
 
     def build_student(self, tokenizer, teacher, checkpoint, alone):
-        """The student on its device, which can be saved and which the method can take."""
+        """The student on its device; refused if it cannot be saved or the method cannot take it."""
         session = self.session
         student = students.load_student(
             self.args, session.task, tokenizer, teacher, checkpoint, alone
@@ -225,7 +225,7 @@ class Run:
         return student
 
     def build_memories(self, m_t, student, rows):
-        """The pair of memories of the global structure; None without one. rows: the student's."""
+        """The Memories of the global structure, or None. rows: the student's, name -> tensor."""
         if m_t is None:
             return None
         args = self.args
@@ -240,7 +240,7 @@ class Run:
         )
 
     def build_loop(self, identity, ours, theirs, student, teacher, memories, can_cut):
-        """The Loop over the training rows, with the teacher's cache, if there is one, complete.
+        """The Loop over the training rows; first fills the teacher's cache, if there is one.
 
         ours, theirs: the Side of the student and that of the teacher.
         """
@@ -268,7 +268,7 @@ class Run:
         )
 
     def build_cache(self, identity, features, teacher, terms, pairs, memories):
-        """What the terms need of the teacher, in the files of --teacher_cache."""
+        """The TeacherCache in --teacher_cache, filled with what the terms need of the teacher."""
         args = self.args
         layers = [layer for _, layer in pairs]
         config = teacher.model.config
@@ -296,7 +296,7 @@ class Run:
             done = f"{loop.state.step} of {loop.total_steps} steps are done"
             say(f"resuming from {checkpoint}: {done}")
         elif accelerator.process_index:
-            # else all processes drop the same units
+            # otherwise dropout drops the same units in all processes
             torch.manual_seed(mix(args.seed, "process", accelerator.process_index))
         if common.is_main_process():
             self.take_folder(checkpoint, loop.state.step, before)
@@ -304,7 +304,7 @@ class Run:
             torch.cuda.reset_peak_memory_stats(accelerator.device)
 
     def take_folder(self, checkpoint, step, before):
-        """Remove what comes after the checkpoint, and all of another run."""
+        """Clear the output folder of what is later than the checkpoint, or of another run."""
         own = checkpoint is not None and checkpoint.parent.resolve() == self.output.resolve()
         if checkpoint and not own:
             before = common.read_json(checkpoint.parent / "run.json")
@@ -335,7 +335,7 @@ class Run:
         self.session.accelerator.wait_for_everyone()
 
     def leave(self, loop, student, tokenizer, memories, own):
-        """Place the trained model, and M_s for analysis; say what the training took."""
+        """Save the trained model, and M_s for analysis; record what the training took."""
         state = loop.state
         if common.is_main_process():
             if memories:
@@ -358,7 +358,7 @@ class Run:
     def finish(self, log, results, seconds):
         """Close the log, append to --results_csv, and say in run.json that the run is finished."""
         args, record = self.args, self.record
-        termination.hold()  # a run that is finished is not terminated any more
+        termination.hold()  # SIGTERM must not interrupt a run that is finished
         tuned = flags.hyperparameters()
         shown = {name: value for name, value in vars(args).items() if name in tuned}
         log.close(record.steps, {"method": self.method} | shown, results)
@@ -369,6 +369,6 @@ class Run:
             with records.complete_run(self.output):
                 row = results_csv.result_row(record.as_json())
             results_csv.append_result(args.results_csv, row)
-        with records.complete_run(self.output):  # the card first: what is finished has one
+        with records.complete_run(self.output):  # the card first: a finished run has one
             model_card.write_card(record, self.output)
         record.write(self.output)

@@ -18,7 +18,7 @@ from training import checks, flags
 
 
 def terms(args, memories):
-    """The method: α ce + (1-α) kd + β (F_MM + γ_m F_E + (1-γ_m) F_C)."""
+    """{name: Term} of α CE + (1-α) KD + β (F_MM + γ_m F_E + (1-γ_m) F_C)."""
     from terms import global_terms, vkd_terms  # here, so that flags are read without torch
 
     structure = global_terms(args.beta, args.gamma_m, memories)
@@ -30,7 +30,7 @@ def make_parser():
 
 
 def main(argv=None, loop=None):
-    """loop: see distill.run."""
+    """Run the command line. loop: see distill.run. Returns the exit code."""
     args = make_parser().parse_args(argv)
     checks.check_arguments(args)
     import distill  # after the flags, as it imports for seconds

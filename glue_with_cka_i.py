@@ -18,7 +18,7 @@ from training import checks, flags
 
 
 def terms(args, memories=None):
-    """The method: α ce + (1-α) kd + β (intra | local)."""
+    """{name: Term} of α CE + (1-α) KD + β I, or + β L without --internal."""
     from terms import (  # here, so that flags are read without torch
         intra_term,
         local_term,
@@ -40,7 +40,7 @@ def make_parser():
 
 
 def main(argv=None, loop=None):
-    """loop: see distill.run."""
+    """Run the command line. loop: see distill.run. Returns the exit code."""
     args = make_parser().parse_args(argv)
     checks.check_arguments(args)
     checks.check_sample_features(args, has_local=args.beta != 0 and not args.internal)

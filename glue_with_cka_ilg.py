@@ -1,5 +1,5 @@
-"""FSD_ILG, all three structures; FSD_IL with --gamma_g 0: distil a teacher into a student on a GLUE
-task.
+"""FSD_ILG, all three structures; FSD_IL with --gamma_g 0: distil a teacher into a student on
+a task.
 
     python glue_with_cka_ilg.py --model_type bert --model_name_or_path TEACHER \\
       --model_name_or_path_for_copy bert-base-uncased --copy_teacher --data_dir DATA_DIR \\
@@ -19,7 +19,8 @@ from training import checks, flags
 
 
 def terms(args, memories=None):
-    """The method: α ce + (1-α) kd + β (γ_i intra + γ_l local + γ_g G), with
+    """{name: Term} of α CE + (1-α) KD + β (γ_i I + γ_l L + γ_g G).
+
     G = F_MM + γ_m F_E + (1-γ_m) F_C.
     """
     # here, so that flags are read without torch
@@ -34,7 +35,7 @@ def terms(args, memories=None):
 
 
 def method(args):
-    """FSD_ and the letters of the structures in use."""
+    """The name in tables: FSD_ and the letters of the structures in use, VKD without any."""
     letters = "".join(letter for letter in "ilg" if args.beta * getattr(args, f"gamma_{letter}"))
     return f"FSD_{letters.upper()}" if letters else "VKD"
 
@@ -46,7 +47,7 @@ def make_parser():
 
 
 def main(argv=None, loop=None):
-    """loop: see distill.run."""
+    """Run the command line. loop: see distill.run. Returns the exit code."""
     args = make_parser().parse_args(argv)
     checks.check_arguments(args)
     checks.check_sample_features(args, has_local=args.beta * args.gamma_l != 0)

@@ -1,14 +1,14 @@
-"""The losses beside the structures: the task's own, and vanilla KD (Eq. 1-2)."""
+"""The losses beside the structures: the task's own, and vanilla KD (cka.py's paper, Eq. 1-2)."""
 
 import torch
 import torch.nn.functional as F
 
 
 def task_loss(logits, labels, labelled=None):
-    """The cross-entropy, or the mean squared error where the task is a regression.
+    """The cross-entropy, or the mean squared error if the task is a regression.
 
-    logits: (B, K), K = 1 for a regression. labels: (B,). labelled: (B,) bool, the rows that have a
-    label, of which it is the mean, 0 without any; None for all. Returns a scalar.
+    logits: (B, K), K = 1 for a regression. labels: (B,). labelled: (B,) bool, True for rows that
+    have a label; None if all have one. Returns a scalar, the mean over these rows, 0 without any.
     """
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
@@ -23,11 +23,11 @@ def task_loss(logits, labels, labelled=None):
 
 
 def kd_loss(z_s, z_t, temperature):
-    """τ² KL(softmax(z_t/τ) ‖ softmax(z_s/τ)), the mean over the batch (Eq. 2; τ² as released).
+    """τ² KL(softmax(z_t/τ) ‖ softmax(z_s/τ)), the mean over the batch; temperature: τ.
 
-    STS-B has one logit, for which that KL is 0 whatever the student says: there it is the mean
-    squared error between the two logits, without τ. z_s, z_t: (B, K), z_t detached. Returns a
-    scalar.
+    Eq. 2, with the factor τ² of the authors' released code. A regression has one logit, for which
+    this KL is always 0: there the loss is the mean squared error between the two logits, without τ.
+    z_s, z_t: (B, K), z_t detached. Returns a scalar.
     """
     z_s, z_t = (z.to(torch.promote_types(z.dtype, torch.float32)) for z in (z_s, z_t.detach()))
     if z_s.shape[-1] == 1:

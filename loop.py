@@ -1,15 +1,15 @@
 """The training loop: from the rows of a mini-batch to the gradient, for every method.
 
     Loop.steps           indices of the global mini-batch -> this process's rows, tokenised
-    Loop.forward, .ask   -> what student and teacher, or the teacher's cache, say of them:
-                            Outputs(logits (B, K), features (B, W, D) of each layer in use)
+    Loop.forward, .ask   -> the Outputs of the student, and of the teacher or its cache:
+                            logits (B, K), features (B, W, D) of each layer in use
     Loop.compute_terms   -> each Term's scalar (terms.py, cka.py) -> Σ weight * term
     Loop.take_step       -> the gradient, an optimizer step
 
-Under several processes the outputs of all of them are gathered before the losses (see GatherRows in
-training/batches.py), so every term is that of the global mini-batch, whatever it relates, and no
-term needs to know about processes. The gradient is that of one process, but for rounding and
-dropout.
+The global mini-batch is spread over the processes of a run. Their outputs are gathered before the
+losses (GatherRows in training/batches.py), so every term is computed on the whole of it, and no
+term needs to know about processes. The gradient equals that of a single process, except for
+rounding and dropout.
 """
 
 import contextlib
@@ -29,15 +29,15 @@ from training.reading import leaves_weights_out
 
 
 class Loop:
-    """The training loop of one run: each optimizer step takes a window of mini-batches.
+    """The training loop of one run. An optimizer step accumulates a window of mini-batches.
 
-    teacher: a training.teacher.Teacher, None without one. cache: a TeacherCache with what the terms
-    need of it, if any. terms: name -> Term; those of weight 0 are not computed. pairs: indices of
-    hidden states to align, [(student's, teacher's)]; observed: the pair whose relation differences
-    are logged, by default the last. features: the training rows, name -> tensor (N, ...), with a
-    `mask` where structures leave padding out. can_cut: False where the models themselves read
-    padding. read_by_teacher: the same rows as the teacher reads them, where it has a tokenizer or a
-    length of its own.
+    teacher: a training.teacher.Teacher, or None. cache: a TeacherCache with what the terms need of
+    the teacher, or None. terms: name -> Term; those of weight 0 are not computed. pairs: the hidden
+    states to align, [(student's index, teacher's index)]. observed: the pair whose relation
+    differences are logged, by default the last. features: the training rows, name -> tensor
+    (N, ...), with a `mask` if structures leave padding out. can_cut: False if the models themselves
+    read padding, so that none may be cut off. read_by_teacher: the same rows as the teacher reads
+    them, if its tokenizer or length is not the student's; else None.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Loop:
         self.layers_s, self.layers_t = (), ()
         if reads_layers:
             self.layers_s, self.layers_t = zip(*pairs, strict=True)
-        self.told = set()  # the terms of which it was said that they are undefined
+        self.told = set()  # the terms that a warning has named as undefined
 
         rank, self.world = accelerator.process_index, accelerator.num_processes
         read_padding = any(term.padding for term in self.terms.values()) and "mask" not in features
@@ -88,18 +88,18 @@ class Loop:
         modules = dict.fromkeys(
             term.module for term in self.terms.values() if term.module is not None
         )
-        # not for DDP: each process computes their whole gradient
+        # not wrapped in DDP, as each process computes their whole gradient
         losses = torch.nn.ModuleList(modules)
         self.state = State(args, accelerator, student, losses, self.total_steps, meter)
-        if self.world > 1:  # DDP looks for such weights at every step, or must know of none
+        if self.world > 1:  # DDP fails on weights without a gradient unless it looks for them
             unused = leaves_weights_out(student, features)
             accelerator.ddp_handler.find_unused_parameters = unused
         self.student = accelerator.prepare(student)
 
     def check_sizes(self, length):
-        """Refuse mini-batches or samples so small that a term has never a value.
+        """Refuse mini-batches or samples so small that a term never has a value.
 
-        That would be another method's training.
+        length: tokens a sample. Without the term, another method would be trained.
         """
         size = min(self.batch_size, self.rows)
         for name, term in self.terms.items():
@@ -119,7 +119,7 @@ class Loop:
                 )
 
     def check_alignment(self):
-        """Refuse terms that compare tokens of models that do not read the same ones."""
+        """Refuse terms that compare token with token if the models read different tokens."""
         for name, term in self.terms.items():
             if term.aligned and not self.aligned:
                 raise UserError(
@@ -131,11 +131,11 @@ class Loop:
     # ---- a step ----------------------------------------------------------------------------------
 
     def forward(self, batch):
-        """The student's Outputs of a MiniBatch, with what the terms need."""
+        """The student's Outputs for a MiniBatch, with all that the terms need."""
         return batch.forward(self.student, self.layers_s, "attention" in self.needs)
 
     def ask(self, batch):
-        """What the terms need of the teacher, from its cache where there is one; or None."""
+        """The teacher's Outputs for a MiniBatch, from its cache if any; None without a teacher."""
         if self.teacher is None:
             return None
         if self.cache is not None:
@@ -144,7 +144,7 @@ class Loop:
         return self.teacher(batch.of_teacher, self.layers_t, logits, attention)
 
     def compute_terms(self, s, t, batch):
-        """The terms' values and their weighted total, by name, and those that are Counted."""
+        """Two dicts by name: the terms' values and their weighted "total"; the Counted values."""
         values, counted = {}, {}
         for name, term in self.terms.items():
             values[name] = term.loss(s, t, batch.targets)
@@ -155,7 +155,7 @@ class Loop:
         return values, counted
 
     def take_step(self, batches):
-        """One optimizer step on accumulated MiniBatches. Returns the gradient norm."""
+        """One optimizer step on a list of MiniBatches. Returns the unclipped gradient norm."""
         state, accelerator = self.state, self.accelerator
         for batch in batches:
             last = batch is batches[-1]
@@ -165,8 +165,8 @@ class Loop:
                 accelerator.backward(values["total"] / len(batches))
             state.meter.add(state.step + 1, values, counted)
             state.examples += batch.size
-        # the losses' own parameters are not clipped: they would take from the student's share, and
-        # Adam rescales them
+        # the losses' own parameters (M_s) are left out of clipping: in one norm with the student's
+        # they would shrink its gradient, and Adam rescales theirs anyway
         most = self.args.max_grad_norm or math.inf
         norm = accelerator.clip_grad_norm_(self.student.parameters(), most)
         state.optimizer.step()
@@ -179,8 +179,9 @@ class Loop:
 
     @torch.no_grad()
     def average_memory(self, memories):
-        """Start the student's memory from what the student's features are now; one pass over the
-        rows. All processes gather the same ones, and so start alike.
+        """Start the student's memory as means of its present features, in one pass over the rows.
+
+        All processes gather the same features, so their memories start alike.
         """
         device, workers = self.accelerator.device, self.args.dataloader_num_workers
         places = torch.arange(self.rows).split(self.batch_size)
@@ -199,7 +200,7 @@ class Loop:
     # ---- all steps -------------------------------------------------------------------------------
 
     def plan(self):
-        """(step, epoch, mini-batches of indices) from the state's step to the last one."""
+        """Yields (step, epoch, mini-batches of row indices) for each step that is left."""
         return windows(
             self.rows,
             self.batch_size,
@@ -211,7 +212,7 @@ class Loop:
         )
 
     def steps(self):
-        """(step, epoch, MiniBatches) by the plan, prepared ahead."""
+        """Yields (step, epoch, list of MiniBatches) for each step; workers prepare them ahead."""
         device = self.accelerator.device
         workers, gpu = self.args.dataloader_num_workers, device.type == "cuda"
         for step, epoch, items in load(Windows(self.data), self.plan(), workers, gpu):
@@ -220,8 +221,8 @@ class Loop:
     def run(self, log, save, evaluate):
         """Train from the state's step to the last one.
 
-        log(step, group=scalars, ...), save(state) and evaluate() -> dev metrics are called at their
-        steps.
+        log(step, group=scalars, ...) and evaluate() -> dev metrics are called every
+        --logging_steps, save(state) every --save_steps.
         """
         args, state = self.args, self.state
         self.student.train()
@@ -240,19 +241,19 @@ class Loop:
             if last or step % args.logging_steps == 0:
                 progress = {"epoch": round(epoch, 4), "learning_rate": rate}
                 self.log_step(log, progress, norm, batches[-1], bar, None if last else evaluate)
-            stopping = not last and agreement.asks(step)  # after the last, what follows is saved
+            stopping = not last and agreement.asks(step)  # after the last step, the caller saves
             if stopping or (step % args.save_steps == 0 and not last):
                 state.meter.check()
                 save(state)
             if stopping:
                 bar.close()
                 termination.stop(f"step {step} of {self.total_steps} is saved")
-            # logging, evaluating and saving are no training time
+            # logging, evaluating and saving do not count as training time
             started += time.perf_counter() - paused
         bar.close()
 
     def log_step(self, log, progress, norm, batch, bar, evaluate):
-        """Log a step; the device is waited for here alone. evaluate: None after the last step."""
+        """Log a step; only here the loop waits for the device. evaluate: None at the last step."""
         state = self.state
         state.meter.check()
         means, undefined, most = state.meter.read()
@@ -270,9 +271,9 @@ class Loop:
         self.student.train()
 
     def observe(self, indices):
-        """The relation differences of these samples, by name; {} without a teacher.
+        """{name: relation difference} of teacher and student on these rows; {} without a teacher.
 
-        They are of whole rows and without dropout, whatever the method computes.
+        Computed on whole rows and without dropout, whatever the method does. indices: (B,).
         """
         if self.teacher is None:
             return {}
@@ -282,12 +283,12 @@ class Loop:
         with torch.no_grad():
             (h_s,) = batch.forward(self.student, (layer_s,)).features
         (h_t,) = self.teacher(batch.of_teacher, (layer_t,), logits=False).features
-        if not self.aligned:  # tokens of one have no partners among the other's
+        if not self.aligned:  # the models' tokens do not correspond
             return sample_differences(flat(h_s, batch.targets), flat(h_t, batch.of_teacher.targets))
         return relation_differences(h_s, h_t, batch.targets.get("mask"))
 
     def say_undefined(self, step, most):
-        """Say once of each term that most of its values were undefined. most: their names."""
+        """Warn once for each term most of whose values were undefined. most: the terms' names."""
         for name in most - self.told:
             say(
                 f"warning: most values of the loss term {name} were undefined up to step {step} "

@@ -1,10 +1,10 @@
-"""The memories of the global structure G: k-means over a teacher's features, the pair in training.
+"""The memories of the global structure G: k-means makes the teacher's, training the student's.
 
 The features of a data set never fit in memory at once (MNLI: 392,702 samples of 128 * 768 numbers,
 154 GB), so one pass of the teacher over the data is one step of Lloyd's algorithm: each mini-batch
 is assigned to the present centroids and added to the sums of its clusters, and the centroids move
-when the pass ends. Nothing here grows with the number of samples but one cluster number and one
-point of the picture for each.
+when the pass ends. For each sample only its cluster's number, now and in the pass before, and a
+point of the picture (the clusters on two axes) are kept.
 """
 
 import torch
@@ -13,18 +13,18 @@ import cka
 from common import UserError
 from seeds import mix
 
-SAMPLE = 4  # the start is drawn from a sample of so many features a centroid
+SAMPLE = 4  # features to sample for each centroid; the first centroids are drawn from them
 
 
 def start_centroids(sample, number, init, seed):
-    """The first centroids (C, p) float32, from a random sample of features (S, p), S >= C.
-    Deterministic for a seed.
+    """The first centroids (C, p) float32, the same for the same seed.
 
-    init "kmeans++": scikit-learn's, on the sample. "random": C of the samples. "normal": Gaussian
-    with each coordinate's mean and variance, a form of ours; the authors' is `released_centroids`.
+    sample: random features (S, p), S >= C. number: C. init: "kmeans++", scikit-learn's, on the
+    sample; "random", C of its rows; "normal", a form of ours, Gaussian with each coordinate's mean
+    and variance. For the authors' form see `released_centroids`.
     """
     if init == "kmeans++":
-        import sklearn.cluster  # here, as no other start needs it, and no run with a memory
+        import sklearn.cluster  # here, as nothing else needs it
 
         found, _ = sklearn.cluster.kmeans_plusplus(sample.numpy(), number, random_state=seed)
         return torch.from_numpy(found)
@@ -35,27 +35,26 @@ def start_centroids(sample, number, init, seed):
 
 
 def released_centroids(last, mini_batches, shape, seed):
-    """The first centroids (C, p) of the authors' released code, Gaussian with one mean and
-    variance.
+    """The first centroids (C, p) of the authors' released code: Gaussian, one mean and variance.
 
-    These are those of all numbers of `last`, the features of the training set's last mini-batch,
-    divided by the number of mini-batches. Beside the features the centroids are close together, and
-    most never win a sample. shape: (C, p).
+    Mean and variance are those of all numbers in `last`, the features of the training set's last
+    mini-batch, divided by the number of mini-batches. The centroids lie closer together than the
+    features, so most never win a sample. shape: (C, p).
     """
     variance, mean = (value / mini_batches for value in torch.var_mean(last.double()))
     return (start_noise(*shape, seed) * variance.sqrt() + mean).float()
 
 
 def start_noise(number, width, seed):
-    """N(0, 1) for centroids (C, p); other numbers than any student's memory starts from."""
+    """N(0, 1) of shape (number, width); not the noise that any student's memory starts from."""
     return torch.randn(number, width, generator=torch.Generator().manual_seed(mix(seed, "memory")))
 
 
 def principal_axes(m):
-    """The two principal axes of centroids m (C, p): the mean (p,), the axes (p, 2), the axes' share
-    of the variance.
+    """The two principal axes of centroids m (C, p).
 
-    An axis without variance is 0.
+    Returns the mean (p,), the axes (p, 2), and the share of the variance that they explain, from 0
+    to 1. An axis without variance is 0.
     """
     centre = m.mean(0)
     centred = m - centre
@@ -68,7 +67,7 @@ def principal_axes(m):
 
 
 def check_finite(x):
-    """Refuse features that have no clusters."""
+    """Refuse features, or sums of them, that are infinite or NaN."""
     if not x.isfinite().all():
         raise UserError(
             "the teacher's features are not finite numbers: run without --fp16, or fine-tune the "
@@ -77,16 +76,16 @@ def check_finite(x):
 
 
 class KMeans(torch.nn.Module):
-    """Lloyd's k-means (Euclidean) on features that come a mini-batch at a time: `add` all of them,
-    `update`, again.
+    """Lloyd's k-means (Euclidean) on features that come in mini-batches.
 
-    centroids: (C, p) float32, the start. rows: N, the number of samples. rate: how far a centroid
-    goes towards the mean of its samples; 1 is Lloyd's. Sums are float64, so that a small cluster
-    loses nothing beside large ones. An empty cluster restarts at the sample farthest from its
-    centroid, which leaves its old cluster (scikit-learn's rule); without `restarts` it stays, as in
-    the authors' released code. Under several processes each adds rows of its own and `reduce`
-    (tensor -> its sum over processes) joins them. The buffers are the whole state: about five times
-    C * p floats, and N * 3 numbers.
+    One pass: `add` each mini-batch, then `update`. centroids: (C, p) float32, the start. rows: N,
+    the number of samples. rate: how far a centroid goes towards the mean of its samples; 1 is
+    Lloyd's. Sums are float64, so that a small cluster loses nothing beside large ones. An empty
+    cluster restarts at the sample farthest from its centroid, which leaves its old cluster
+    (scikit-learn's rule); if `restarts` is False it stays, as in the authors' released code. Of
+    several processes (`world`, this one is `rank`) each adds its own rows, and `reduce` (tensor ->
+    its sum over processes) joins them. The buffers are the whole state: about four times C * p
+    float32 numbers, and 4 N numbers.
     """
 
     def __init__(
@@ -98,12 +97,12 @@ class KMeans(torch.nn.Module):
         number, width = centroids.shape
         for name, start in {
             "centroids": centroids.float(),
-            "half_squares": torch.zeros(number),  # |m|²/2; these three follow from the centroids
+            "half_squares": torch.zeros(number),  # |m|²/2; it, centre and axes follow from m
             "centre": torch.zeros(width),
-            "axes": torch.zeros(width, 2),  # of the picture: the centroids' principal axes
+            "axes": torch.zeros(width, 2),  # the centroids' principal axes, for the picture
             "before": torch.full((rows,), -1),  # the assignment of the pass before
             "assignment": torch.zeros(rows, dtype=torch.int64),
-            "points": torch.zeros(rows, 2),  # of the picture
+            "points": torch.zeros(rows, 2),  # the samples on the axes
             "sums": torch.zeros(number, width, dtype=torch.float64),
             "counts": torch.zeros(number, dtype=torch.int64),
             "inertia": torch.zeros((), dtype=torch.float64),
@@ -115,7 +114,7 @@ class KMeans(torch.nn.Module):
         self.begin()
 
     def begin(self):
-        """What a pass needs of its centroids; its sums start at 0."""
+        """Start a pass: compute what it needs of the centroids, and set its sums to 0."""
         self.half_squares = torch.linalg.vector_norm(self.centroids, dim=-1).square() / 2
         self.centre, axes, self.explained = principal_axes(self.centroids)
         self.axes.copy_(axes)
@@ -124,19 +123,20 @@ class KMeans(torch.nn.Module):
 
     @torch.no_grad()
     def add(self, x, indices):
-        """Assign a mini-batch and add it to its clusters. x: (B, p) float32; indices: (B,), the
-        samples' places.
+        """Assign a mini-batch to its nearest centroids, and add it to their clusters.
+
+        x: (B, p) float32. indices: (B,), each sample's number among the N.
         """
         indices = indices.to(x.device, non_blocking=True)
         nearest = (x @ self.centroids.mT - self.half_squares).argmax(1)  # argmin |x - m|², (B,)
         members = torch.nn.functional.one_hot(nearest, len(self.centroids)).to(x.dtype)  # (B, C)
         distance = (x - self.centroids[nearest]).square().sum(1)
-        self.sums += members.mT @ x  # in one order, which index_add_ on a GPU has not
+        self.sums += members.mT @ x  # in a fixed order, unlike index_add_ on a GPU
         self.counts += members.sum(0).long()
         self.inertia += distance.double().sum()
         self.assignment[indices] = nearest
         self.points[indices] = (x - self.centre) @ self.axes
-        # the farthest: its smallest give way to the batch's largest
+        # of the C farthest so far, the nearest give way to farther samples of this mini-batch
         k = min(len(x), len(self.centroids))
         (new, i), (old, j) = distance.topk(k), self.far_distance.topk(k, largest=False)
         enters = new > old
@@ -145,14 +145,14 @@ class KMeans(torch.nn.Module):
         self.far_rows[j] = torch.where(enters.unsqueeze(1), x[i], self.far_rows[j])
 
     def so_far(self):
-        """Numbers of the unfinished pass, over all processes."""
+        """{name: number} of the unfinished pass: inertia, and clusters in use, of all processes."""
         return {
             "inertia_so_far": self.reduce(self.inertia).item(),
             "occupied_so_far": (self.reduce(self.counts) > 0).sum().item(),
         }
 
     def totals(self):
-        """The sums of the pass so far over all processes, and the C farthest samples of all."""
+        """{buffer: tensor}, the pass so far: sums over processes, the C farthest samples of all."""
         found = {
             name: self.reduce(getattr(self, name))
             for name in ("sums", "inertia", "counts", "assignment", "points")
@@ -176,10 +176,11 @@ class KMeans(torch.nn.Module):
     def update(self):
         """End a pass: move the centroids. Returns what the pass found.
 
-        A dict of inertia (sum of squared distances to the centroids it began with), sizes (list of
-        C), changed and restarted (numbers), assignment (N,); for the picture points (N, 2) and the
-        moved centroids (C, 2) on the axes, and `explained`, the axes' share of the centroids'
-        variance.
+        A dict: inertia, the sum of squared distances to the centroids as the pass began; sizes, a
+        list of C; changed, the number of samples in another cluster than before; restarted, the
+        number of empty clusters that got a sample; assignment (N,), the samples' clusters; for the
+        picture points (N, 2) and the moved centroids (C, 2) on the axes, and explained, the axes'
+        share of the centroids' variance.
         """
         found = self.totals()
         check_finite(found["inertia"])
@@ -205,8 +206,9 @@ class KMeans(torch.nn.Module):
         return result
 
     def restart(self, found, sums, counts):
-        """Give each empty cluster one of the farthest samples, where there is one. Returns the
-        clusters' numbers.
+        """Give each empty cluster one of the farthest samples, as long as there are any.
+
+        Changes its arguments. Returns the numbers of the clusters that got a sample.
         """
         empty, restarted = (counts == 0).nonzero().flatten().tolist(), []
         for place in (
@@ -228,13 +230,13 @@ class KMeans(torch.nn.Module):
     def state(self):
         """What `load` goes on from, in the middle of a pass too: name -> tensor on the CPU.
 
-        The same in every process; each must ask, as the sums are of all of them.
+        It is the same in all processes, and all must call this, as their sums are added up.
         """
         state = {"centroids": self.centroids, "before": self.before} | self.totals()
         return {name: value.cpu() for name, value in state.items()}
 
     def load(self, state):
-        """Go on from a `state`. The first process takes the sums."""
+        """Go on from a `state`. The first process takes all sums; the others start at 0."""
         self.centroids.copy_(state["centroids"])
         self.before.copy_(state["before"])
         self.begin()
@@ -243,16 +245,14 @@ class KMeans(torch.nn.Module):
 
 
 class Memories(torch.nn.Module):
-    """The teacher's memory, frozen, and the student's, trained with the student from a random start
-    (Eq. 8-9).
+    """The teacher's memory, frozen, and the student's, trained with the student (Eq. 8-9).
 
-    m_t: (C, W_t*D_t). width: D_s. length: the student's W. used: (W,) bool, the positions at which
-    some sample has a token, where structures leave padding out; None for all. Of the student's
-    start the paper says no more than that it is random. init "matched", a form of ours: Gaussian
-    with the mean and deviation of the teacher's numbers, so that both memories begin at one scale.
-    "released", the authors': N(0, 1). "averaged", ours, begins as matched does until `average` is
-    called.
-    Only the student's memory is a parameter; no copy of it is needed after training.
+    m_t: the teacher's, (C, W_t*D_t). width: D_s. length: the student's W. used: (W,) bool, the
+    positions at which some sample has a token, if structures leave padding out; None for all.
+    init: how the student's memory starts, of which the paper says only that it is random.
+    "matched", a form of ours: Gaussian with the mean and deviation of the teacher's numbers, so
+    that both memories begin at one scale. "released", the authors': N(0, 1). "averaged", ours: as
+    "matched", until `average` is called. Only the student's memory is a parameter.
     """
 
     def __init__(self, m_t, width, length, seed, estimator="biased", init="matched", used=None):
@@ -270,16 +270,16 @@ class Memories(torch.nn.Module):
     def average(self, mini_batches):
         """Start the student's memory as its features' means over the teacher's clusters.
 
-        mini_batches: of all training rows, (features (B, W*D_s) of the student, distances (B, C) of
-        the teacher's features to its centroids). A row is in the cluster whose centroid is nearest.
-        A centroid that is nearest to none starts as the mean of all rows.
+        mini_batches: for all training rows, pairs of the student's features (B, W*D_s) and the
+        distances (B, C) of the teacher's features to its centroids. A row belongs to its nearest
+        centroid; a centroid without rows starts as the mean of all rows.
         """
         sums = torch.zeros_like(self.student, dtype=torch.float64)
         counts = torch.zeros(len(sums), dtype=torch.float64, device=sums.device)
         for h_s, distances in mini_batches:
             nearest = distances.argmin(1)
             members = torch.nn.functional.one_hot(nearest, len(sums)).double()  # (B, C)
-            sums += members.mT @ h_s.double()  # in one order, which index_add_ on a GPU has not
+            sums += members.mT @ h_s.double()  # in a fixed order, unlike index_add_ on a GPU
             counts += members.sum(0)
         means = sums / counts.clamp(min=1).unsqueeze(1)
         means[counts == 0] = sums.sum(0) / counts.sum()

@@ -1,4 +1,4 @@
-"""Losses in float32 or better, inside autocast too, and with a first derivative alone."""
+"""Decorators for losses: float32 or wider, inside autocast too, and no second derivative."""
 
 import functools
 
@@ -6,7 +6,7 @@ import torch
 
 
 def full_precision(function):
-    """Run `function` outside autocast, its float tensors in one dtype, float32 or wider."""
+    """Run `function` outside autocast, its float tensors cast to one dtype, float32 or wider."""
 
     def is_float(a):
         return torch.is_tensor(a) and a.is_floating_point()
@@ -26,9 +26,9 @@ def full_precision(function):
 
 
 def first_order(backward):
-    """Run a backward outside autocast, and refuse a second derivative.
+    """Run a backward outside autocast; RuntimeError for a second derivative (create_graph).
 
-    Torch would take the first one for a constant, and go on with a wrong number.
+    Torch would take the first derivative for a constant, and compute a wrong second one.
     """
 
     @functools.wraps(backward)

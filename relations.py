@@ -1,7 +1,8 @@
-"""Relation differences, RD: what CKA allows and distances do not. They are observed, never a loss.
+"""Relation differences (RD): how far pairwise distances and cosines differ between two models.
 
-Jung et al. 2023 (see cka.py), Eq. 12-13: between the samples of a mini-batch (inter) and between
-the tokens of each sample (intra), with the Euclidean distance or the cosine similarity for ψ.
+They may be large where CKA is 1. They are logged, never part of a loss. Jung et al. 2023 (see
+cka.py), Eq. 12-13: between the samples of a mini-batch (inter) and between the tokens of each
+sample (intra), with ψ, the Euclidean distance or the cosine similarity.
 """
 
 import torch
@@ -13,8 +14,9 @@ PSI = ("euclidean", "cosine")
 
 @full_precision
 def pairwise(x, psi="euclidean"):
-    """ψ between all pairs of rows, the Euclidean distance or the "cosine" similarity: x (..., n, p)
-    -> (..., n, n).
+    """ψ between all pairs of rows, "euclidean" distances or "cosine" similarities.
+
+    x: (..., n, p). Returns (..., n, n). ValueError for another psi.
     """
     if psi not in PSI:
         raise ValueError(f"psi must be one of {PSI}, got {psi!r}")
@@ -36,7 +38,7 @@ def relation_difference(x_s, x_t, psi="euclidean", mask=None):
 
 
 def relation_difference_of(psi_s, psi_t, mask=None):
-    """RD of two results of `pairwise`, (..., n, n) each. Returns a scalar."""
+    """RD of two results of `pairwise`, (..., n, n) each; mask: (..., n) bool. Returns a scalar."""
     difference = (psi_t - psi_s).abs()
     if mask is None:
         return difference.mean()
@@ -45,15 +47,18 @@ def relation_difference_of(psi_s, psi_t, mask=None):
 
 
 def sample_differences(x_s, x_t):
-    """RD between samples (Eq. 12-13), by name. x_s: (B, p_s). x_t: (B, p_t)."""
+    """RD between samples (Eq. 12-13): {"rd_inter_euclidean": float, "rd_inter_cosine": float}.
+
+    x_s: (B, p_s). x_t: (B, p_t).
+    """
     x_s, x_t = x_s.float(), x_t.float()
     return {f"rd_inter_{psi}": relation_difference(x_s, x_t, psi).item() for psi in PSI}
 
 
 def relation_differences(h_s, h_t, mask=None):
-    """RD between samples and between tokens, Euclidean and cosine (Eq. 12-13), by name.
+    """RD between samples and between tokens (Eq. 12-13): sample_differences, and rd_intra_ too.
 
-    h_s, h_t: (B, W, D). mask: (B, W) bool, True for the tokens that count.
+    h_s: (B, W, D_s). h_t: (B, W, D_t). mask: (B, W) bool, True for the tokens that count.
     """
     h_s, h_t = h_s.float(), h_t.float()
     inter = h_s, h_t

@@ -1,7 +1,7 @@
-"""The named, weighted terms of a method's loss: VKD's, and FSD's structures I, L and G.
+"""The named, weighted terms of a method's loss: vanilla KD's (VKD), and FSD's structures I, L, G.
 
-A method is a dict, name -> Term, which a script makes of its flags; the loop in loop.py adds
-the terms up. A term sees what student and teacher say of one mini-batch and returns a scalar.
+A method is a dict, name -> Term, which a script makes from its flags; the loop in loop.py adds up
+the terms. A term gets the outputs of student and teacher for one mini-batch and returns a scalar.
 """
 
 from typing import NamedTuple
@@ -15,19 +15,21 @@ from training.batches import first_tokens, flat, for_teacher, leave_out
 
 
 class Term(NamedTuple):
-    """A named part of the total, of weight * loss(s, t, targets); one of weight 0 is not computed.
+    """A part of the total loss, weight * loss(s, t, targets); not computed if the weight is 0.
 
-    s, t: the Outputs of student and teacher. targets: those of the MiniBatch; terms may leave there
-    what others of the same mini-batch share. The loss returns a scalar, or a Counted.
-    needs: what it reads of the teacher: "logits", "features", what a cache may hold instead of
-    these ("tokens" for I, "relations" for G), "attention", or None.
-    module: what of the loss is trained with the student, kept in checkpoints, not with the student.
-    fewest, fewest_tokens: with fewer samples in a mini-batch, or tokens in a sample, it never has a
-    value.
-    aligned: False where it compares samples alone, so that each model may read them in its own way;
-    True, the safe one, where it compares token with token.
-    padding: True where it reads features at padded positions, as the paper's structures do, unless
-    the targets has a `mask`; where none are read, mini-batches are cut to their longest row.
+    s, t: the Outputs of student and teacher (training/batches.py). targets: the dict of the
+    MiniBatch; a term may store there what other terms reuse. The loss returns a scalar, or a
+    Counted.
+    needs: what the term reads of the teacher: "logits", "features", "attention", what a cache may
+    hold instead of features ("tokens" for I, "relations" for G), or None.
+    module: the trained part of the loss, as the student's memory; checkpoints keep it, the saved
+    student does not. None without one.
+    fewest, fewest_tokens: with fewer samples in a mini-batch, or tokens in a sample, the term never
+    has a value.
+    aligned: False if the term compares samples only, so that each model may read them with its own
+    tokenizer or length; True, the safe choice, if it compares token with token.
+    padding: True if the term reads features at padded positions, as the paper's structures do,
+    unless targets has a `mask`. If no term reads them, mini-batches are cut to their longest row.
     """
 
     weight: float
@@ -41,10 +43,10 @@ class Term(NamedTuple):
 
 
 class Counted(NamedTuple):
-    """A scalar that is the mean of `of` values, and how many of them were undefined.
+    """A mean, and how many of the values that it averages are undefined.
 
-    I leaves these out of the mean; a mini-batch without L or F_MM counts as 0. undefined: a scalar
-    tensor.
+    value: a scalar, the mean. of: the number of values. undefined: a scalar tensor. I leaves
+    undefined values out of its mean; an undefined L or F_MM counts as 0.
     """
 
     value: torch.Tensor
@@ -53,12 +55,15 @@ class Counted(NamedTuple):
 
 
 def needs_of(terms):
-    """The set of what the terms of a weight other than 0 need of the teacher."""
+    """The set of all `needs`, except None, of the terms whose weight is not 0."""
     return {term.needs for term in terms.values() if term.weight != 0} - {None}
 
 
 def over_layers(found, values=1):
-    """The Counted mean of [(loss, undefined)] over pairs of layers, each the mean of so many."""
+    """The Counted mean over pairs of layers. found: for each pair of layers, (loss, undefined).
+
+    values: the number of values that each loss averages; undefined: how many have none.
+    """
     losses, undefined = zip(*found, strict=True)
     return Counted(torch.stack(losses).mean(), torch.stack(undefined).sum(), values * len(found))
 
@@ -67,7 +72,7 @@ def over_layers(found, values=1):
 
 
 def task_term(weight=1.0):
-    """CE: the cross-entropy, or of a regression the squared error; of the rows with a label."""
+    """CE over the rows that have a label: cross-entropy, or squared error for a regression."""
 
     def loss(s, t, targets):
         return task_loss(s.logits, targets["labels"], targets.get("labelled"))
@@ -111,7 +116,7 @@ def intra_term(weight, estimator="biased", reduction="mean_log"):
 def local_term(weight, estimator="biased", sample_features="flat"):
     """L (Eq. 7), the mean over the pairs of layers in use.
 
-    sample_features: what stands for a sample, "flat", all its tokens, or "first", its first one.
+    sample_features: what stands for a sample: "flat", all its tokens, or "first", its first token.
     """
     first = sample_features == "first"
 
@@ -121,7 +126,7 @@ def local_term(weight, estimator="biased", sample_features="flat"):
             h_s, h_t = (first_tokens(*side).unsqueeze(1) for side in sides)
         else:
             h_s, h_t = (leave_out(*side) for side in sides)
-        no_mask = None  # what is left out is 0 by now
+        no_mask = None  # masked positions are 0 by now
         return cka.local_inter_feature_loss(h_s, h_t, no_mask, estimator, count_undefined=True)
 
     def loss(s, t, targets):
@@ -141,7 +146,7 @@ def local_term(weight, estimator="biased", sample_features="flat"):
 def global_terms(weight, gamma_m, memories):
     """G, weight * (F_MM + γ_m F_E + (1-γ_m) F_C) (Eq. 10), as three terms, computed together.
 
-    memories: a memory.Memories, for the penultimate layers; None where the weight is 0.
+    memories: a memory.Memories, of the penultimate layers; may be None if the weight is 0.
     """
     if memories is not None:
         check_memory(memories)
@@ -167,8 +172,9 @@ def global_terms(weight, gamma_m, memories):
 
 
 def read_for_memories(s, t, targets, m_t):
-    """What G reads of a mini-batch: the student's features (B, W*D_s), and the relations
-    of the teacher's to its memory, a cka.FrozenMemory.
+    """The student's features (B, W*D_s), and the teacher's cka.memory_relations to its memory m_t.
+
+    m_t: a cka.FrozenMemory. The relations are computed unless t, from a cache, has them.
     """
     relations_t = t.relations
     if relations_t is None:
@@ -177,7 +183,7 @@ def read_for_memories(s, t, targets, m_t):
 
 
 def check_memory(memories):
-    """Refuse a teacher memory whose structure says nothing: too few centroids, or all alike."""
+    """Refuse a teacher's memory whose centroids are too few or all alike: F_MM has no value."""
     fewest, number = cka.FEWEST_TO_LEARN[memories.estimator], len(memories.teacher.rows)
     alike = not memories.teacher.structure.matrix.any()
     if number < fewest or alike:

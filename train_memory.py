@@ -21,7 +21,7 @@ NO_USE = [flag.name for section in flags.GLUE for flag in section if not flag.km
 
 
 def fill_in(args):
-    """The defaults that follow from other flags."""
+    """Set the flags whose defaults follow from other flags."""
     if args.num_centroid is None:
         args.num_centroid = usual_centroids(args.task_name)
     epochs = args.num_train_epochs
@@ -36,7 +36,7 @@ def make_parser(doc=__doc__):
 
 
 def parse(argv=None, doc=__doc__):
-    """The arguments, and which of those that were given k-means has no use for."""
+    """The arguments, and the names of those given that k-means has no use for."""
     parser = make_parser(doc)
     args = parser.parse_args(argv)
     fill_in(args)
@@ -55,7 +55,7 @@ def main(argv=None):
     from training import clustering  # after the flags, as these import for seconds
     from training.session import open_session
 
-    with open_session(args, bound=True) as session:  # its model is a teacher
+    with open_session(args, bound=True) as session:  # the model is a teacher: its classes count
         return clustering.run(session)
 
 

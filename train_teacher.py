@@ -6,7 +6,7 @@
       --output_dir OUTPUT_DIR
 
 With --student_num_hidden_layers 6 only the first 6 layers are kept and trained, with
---student_layers 0,2,4,6,8,10 these.
+--student_layers 0,2,4,6,8,10 only these six.
 """
 
 import sys
@@ -17,7 +17,7 @@ from training.loss_flags import COPIED_LAYERS_ALONE
 
 
 def terms(args, memories=None):
-    """The cross-entropy alone."""
+    """{name: Term} of the cross-entropy alone."""
     from terms import task_term  # here, so that flags are read without torch
 
     return {"ce": task_term()}

@@ -1,4 +1,4 @@
-"""The command line of GLUE's files.
+"""Download GLUE's files, count their rows, and zip predictions for GLUE's server.
 
 python utils_glue.py download --data_dir data --tasks rte mrpc
 python utils_glue.py check --data_dir data
@@ -18,7 +18,7 @@ from tasks.task import expect
 
 
 def check_data(data_dir):
-    """Print the number of rows of every split found in data_dir/FOLDER beside the official one."""
+    """Print, for each split found in data_dir/FOLDER, its number of rows and the official one."""
     splits = [
         (task, split, Path(data_dir, task.folder, name))
         for task in TASKS.values()
@@ -41,7 +41,7 @@ def check_data(data_dir):
 
 
 def main(argv=None):
-    """The command line; UserError for every mistake a user can mend."""
+    """Run the command line. UserError for every mistake that a user can mend."""
     parser = argparse.ArgumentParser(description="Download and check GLUE data; pack predictions.")
     commands = parser.add_subparsers(dest="command", required=True)
     download = commands.add_parser("download", help="Download the official data.")

@@ -6,8 +6,8 @@
       --do_lower_case --do_train --do_eval --per_gpu_train_batch_size 32 --learning_rate 5e-5 \\
       --num_train_epochs 3 --alpha 0.5 --temperature 5 --output_dir OUTPUT_DIR
 
-Total loss: α CE + (1-α) KD + β structure. Each file of this folder that declares a METHOD is one,
-with the structure of
+Total loss: α CE + (1-α) KD + β structure. Each file of this folder that declares a METHOD is one
+method. The methods and their structures:
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ WITHOUT_STRUCTURE = {
 
 @functools.cache
 def methods():
-    """{--method: Method}, with α and τ among the flags that a method takes."""
+    """{word of --method: Method}. The rivals' defaults include those of α and τ."""
     vkd = WITHOUT_STRUCTURE["vkd"].defaults
     rivals = {
         name: dataclasses.replace(method, defaults=vkd | method.defaults)
@@ -43,19 +43,19 @@ def methods():
 
 
 def own_flags():
-    """The names of the flags that some methods take and others do not."""
+    """The sorted names of the flags that some methods take and others do not."""
     return sorted({name for method in methods().values() for name in method.defaults})
 
 
 def module_of(args):
-    """The file of --method as a module, None where that has no structure."""
+    """The module of --method, None for none and vkd, which have no structure."""
     if args.method in WITHOUT_STRUCTURE:
         return None
     return importlib.import_module(f"baselines.{args.method}")  # here, as it imports torch
 
 
 def terms(args, memories=None):
-    """The method: α ce + (1-α) kd + its structure."""
+    """{name: Term} of α CE + (1-α) KD + the structure of --method; for none, of CE alone."""
     from terms import vkd_terms  # here, so that the flags are read without torch
 
     if args.method == "none":
@@ -66,7 +66,7 @@ def terms(args, memories=None):
 
 
 def name_of(args):
-    """The method's name in results; VKD where its structure weighs nothing."""
+    """The method's name in tables; VKD if all weights of its structure are 0."""
     weighs = args.method == "none" or any(
         term.weight for name, term in terms(args).items() if name not in ("ce", "kd")
     )
@@ -74,7 +74,7 @@ def name_of(args):
 
 
 def layers(args):
-    """Which layers the method compares, as distill.run wants to know."""
+    """The layers that the method compares, for distill.run: "penultimate" or "every"."""
     return methods()[args.method].layers
 
 
@@ -114,7 +114,7 @@ def check(args, student, teacher):
 
 
 def describe_methods():
-    """A paragraph a method, for --help."""
+    """One paragraph for each method, for --help."""
     lines = (
         textwrap.fill(
             method.help, 96, initial_indent=f"    {name:<10}  ", subsequent_indent=16 * " "
@@ -136,12 +136,12 @@ def make_parser():
     parser = flags.make_parser(
         f"{__doc__}\n{describe_methods()}\n", flags.STUDENT, flags.LOSS, method_flags()
     )
-    parser.set_defaults(**dict.fromkeys(own_flags()))  # known once the method is
+    parser.set_defaults(**dict.fromkeys(own_flags()))  # fill_flags sets them by the method
     return parser
 
 
 def main(argv=None, loop=None):
-    """loop: see distill.run."""
+    """Run the command line. loop: see distill.run. Returns the exit code."""
     args = make_parser().parse_args(argv)
     fill_flags(args)
     checks.check_arguments(args)

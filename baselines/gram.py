@@ -30,11 +30,10 @@ METHOD = {
 
 
 def standardised(x, mask=None):
-    """x (..., n, p) centred over its unmasked rows and scaled to Frobenius norm 1, and where it has
-    no structure (...).
+    """x (..., n, p), centred over its unmasked rows and scaled to Frobenius norm 1; 0 if constant.
 
-    It is 0 where it is constant. Two rows have no structure either: they differ in one direction,
-    whatever they are.
+    Returns also a bool (...): True if x has no structure, as its rows are all alike, or fewer than
+    3: two rows differ in one direction, whatever they are.
     """
     noise = 16 * torch.finfo(x.dtype).eps * torch.linalg.matrix_norm(x.detach())[..., None, None]
     x, n = centred(x, mask)
@@ -45,8 +44,9 @@ def standardised(x, mask=None):
 
 
 def mean_of_defined(distances, undefined, count_undefined):
-    """The mean of distances (...) but for the undefined ones, 0 without any; with count_undefined
-    also their number.
+    """The mean of the distances (...) that are defined, 0 if none is; a scalar.
+
+    undefined: (...) bool. With count_undefined returns also the number of undefined distances.
     """
     number = (~undefined).sum()
     loss = torch.where(undefined, 0, distances).sum() / number.clamp(min=1)
@@ -59,9 +59,9 @@ def gram_distance(x_s, x_t, mask=None, count_undefined=False):
     leading dimensions.
 
     x_s: (..., n, D_s). x_t: (..., n, D_t), detached. mask: (..., n) bool, True for the rows that
-    count. It is 0 only if X_s is a rotation of X_t, and at most 2. Features that are all alike, or
-    of fewer than 3 rows, are left out. Returns a scalar; with count_undefined also how many were
-    left out.
+    count. The distance is 0 only if X_s is a rotation of X_t, and at most 2. Features whose rows
+    are all alike, or fewer than 3, are left out of the average. Returns a scalar; with
+    count_undefined also how many were left out.
     """
     (x_s, none_s), (x_t, none_t) = standardised(x_s, mask), standardised(x_t.detach(), mask)
     distances = (gram_matrix(x_s) - gram_matrix(x_t)).square().sum((-2, -1))
@@ -69,5 +69,5 @@ def gram_distance(x_s, x_t, mask=None, count_undefined=False):
 
 
 def structure(args):
-    """β times the distance of the Gram matrices."""
+    """{name: Term} of β times the distance of the Gram matrices."""
     return {"gram": between_rows(args.beta, gram_distance, args)}

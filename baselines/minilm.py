@@ -33,8 +33,9 @@ METHOD = {
 
 
 def _log_relation(a, b, mask):
-    """log softmax(a bᵀ / √d) over the keys that are no padding: (B, A, W, d) twice, mask (B, W) ->
-    (B, A, W, W).
+    """log softmax(a bᵀ / √d) over the keys that are not padding, (B, A, W, W).
+
+    a, b: (B, A, W, d), of A heads. mask: (B, W) bool, True for real tokens.
     """
     scores = (a @ b.mT) / a.shape[-1] ** 0.5
     return scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min).log_softmax(
@@ -48,7 +49,7 @@ def relation_loss(a_s, b_s, a_t, b_t, mask):
 
     a_s, b_s: (B, A, W, d_s). a_t, b_t: (B, A, W, d_t), detached. mask: (B, W) bool, True for real
     tokens; padding is neither query nor key. Returns a scalar: the mean over samples of (1/(A |x|))
-    Σ_heads Σ_tokens.
+    Σ_heads Σ_tokens, |x| being a sample's number of real tokens.
     """
     log_s, log_t = _log_relation(a_s, b_s, mask), _log_relation(a_t.detach(), b_t.detach(), mask)
     divergence = (log_t.exp() * (log_t - log_s)).sum(-1).mean(1)  # (B, A, W, W) -> (B, W)
@@ -56,26 +57,28 @@ def relation_loss(a_s, b_s, a_t, b_t, mask):
 
 
 def minilm_loss(attention_s, attention_t, mask):
-    """L_AT + L_VR: attention distributions and value relations.
+    """MiniLM's L_AT + L_VR: the losses of attention distributions and of value relations.
 
-    attention_s, attention_t: queries, keys, values, (B, A, W, d) each, of as many heads A. Returns
-    a scalar.
+    attention_s, attention_t: (queries, keys, values), (B, A, W, d) each; A is the same in both, d
+    may differ. mask: (B, W) bool, True for real tokens. Returns a scalar.
     """
     (q_s, k_s, v_s), (q_t, k_t, v_t) = attention_s, attention_t
     return relation_loss(q_s, k_s, q_t, k_t, mask) + relation_loss(v_s, v_s, v_t, v_t, mask)
 
 
 def relation_heads(x, heads):
-    """The vectors of all attention heads, joined and split anew: (B, A, W, d) -> (B, heads, W,
-    A*d/heads).
+    """Join the vectors of all A attention heads, and split them into `heads` new ones.
+
+    x: (B, A, W, d). Returns (B, heads, W, A*d/heads).
     """
     return x.transpose(1, 2).flatten(2).unflatten(2, (heads, -1)).transpose(1, 2)
 
 
 def minilm_v2_loss(attention_s, attention_t, mask, heads):
-    """The sum over queries, keys and values of their self-relations, in `heads` relation heads.
+    """MiniLMv2: the sum of the relation losses of queries, keys and values, each with itself.
 
-    Teacher and student may differ in attention heads and width. Returns a scalar.
+    Arguments as in minilm_loss, but A may differ. heads: the number of relation heads. Returns a
+    scalar.
     """
     split = [
         (relation_heads(x_s, heads), relation_heads(x_t, heads))
@@ -85,7 +88,7 @@ def minilm_v2_loss(attention_s, attention_t, mask, heads):
 
 
 def structure(args):
-    """β (L_AT + L_VR), or β times the self-relations of the second version."""
+    """{name: Term} of β (L_AT + L_VR), or with --relation_heads of β times minilm_v2_loss."""
 
     def loss(s, t, targets):
         mask = targets["attention_mask"]
@@ -97,7 +100,7 @@ def structure(args):
 
 
 def check(args, student, teacher):
-    """Refuse models whose attention cannot be heard, or compared with these heads."""
+    """Refuse models whose attention distributions cannot be read, or whose heads do not fit."""
     one, other, heads = student.config, teacher.config, args.relation_heads
     if heads and (one.hidden_size % heads or other.hidden_size % heads):
         raise UserError(

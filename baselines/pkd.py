@@ -27,8 +27,8 @@ def patience_loss(h_s, h_t):
     i's first token.
 
     h_s, h_t: (B, W, D), of one pair of layers and of one width; h_t detached. PKD-skip pairs the
-    student's layers 1 ... L_s-1 with every L_t/L_s-th of the teacher and averages over them.
-    Returns a scalar.
+    student's layers 1 ... L_s-1 with every L_t/L_s-th layer of the teacher and averages over the
+    pairs. Returns a scalar.
     """
     return F.mse_loss(
         F.normalize(h_s[:, 0], dim=-1), F.normalize(h_t[:, 0].detach(), dim=-1)
@@ -36,14 +36,14 @@ def patience_loss(h_s, h_t):
 
 
 def patience_losses(features_s, features_t):
-    """The mean of patience_loss over pairs of layers, two sequences of (B, W, D)."""
+    """The mean of patience_loss over pairs of layers, of two sequences of (B, W, D)."""
     return torch.stack(
         [patience_loss(*pair) for pair in zip(features_s, features_t, strict=True)]
     ).mean()
 
 
 def structure(args):
-    """β L_PT."""
+    """{name: Term} of β L_PT."""
 
     def loss(s, t, targets):
         first_s, first_t = (
@@ -56,7 +56,7 @@ def structure(args):
 
 
 def check(args, student, teacher):
-    """Refuse models of two widths, and those without a first token."""
+    """Refuse a student whose width is not the teacher's, and XLNet, which has no first token."""
     width_s, width_t = student.config.hidden_size, teacher.config.hidden_size
     if width_s != width_t:
         raise UserError(

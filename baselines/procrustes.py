@@ -22,11 +22,11 @@ METHOD = {
 
 @torch.no_grad()
 def best_rotation(x, y):
-    """y Q, Q being the (partial) rotation that brings y (..., n, q) closest to x (..., n, p).
-    Returns (..., n, p).
+    """y Q, where Q is the (partial) rotation that brings y Q closest to x.
 
-    With x = R_xᵀ Q_xᵀ, y = R_yᵀ Q_yᵀ (QR of the transposes) the singular vectors of the wide xᵀy
-    follow from R_x R_yᵀ, which is n by n at most.
+    x: (..., n, p). y: (..., n, q). Returns (..., n, p). With x = R_xᵀ Q_xᵀ, y = R_yᵀ Q_yᵀ (QR of
+    the transposes), the singular vectors of the wide xᵀy follow from those of R_x R_yᵀ, which is n
+    by n at most.
     """
     (q_x, r_x), (_, r_y) = torch.linalg.qr(x.mT), torch.linalg.qr(y.mT)
     u, _, v = torch.linalg.svd(r_x @ r_y.mT, full_matrices=False)
@@ -39,10 +39,10 @@ def procrustes_distance(x_s, x_t, mask=None, count_undefined=False):
     leading dimensions.
 
     x_s: (..., n, D_s). x_t: (..., n, D_t), detached; both are centred and scaled to norm 1 here.
-    mask: (..., n) bool, True for the rows that count. Its gradient is that at the best Q held
-    fixed; on a GPU, torch's singular values wait for the device. From 0 to 2; features that are all
-    alike, or of fewer than 3 rows, are left out. Returns a scalar; with count_undefined also how
-    many were left out.
+    mask: (..., n) bool, True for the rows that count. The gradient takes the best Q for a constant.
+    On a GPU, torch's singular value decomposition makes the host wait. The distance is from 0 to 2.
+    Features whose rows are all alike, or fewer than 3, are left out of the average. Returns a
+    scalar; with count_undefined also how many were left out.
     """
     (x_s, none_s), (x_t, none_t) = standardised(x_s, mask), standardised(x_t.detach(), mask)
     distances = 2 - 2 * (x_s * best_rotation(x_s, x_t)).sum((-2, -1))
@@ -50,5 +50,5 @@ def procrustes_distance(x_s, x_t, mask=None, count_undefined=False):
 
 
 def structure(args):
-    """β times the distance of the features."""
+    """{name: Term} of β times the distance of the features."""
     return {"procrustes": between_rows(args.beta, procrustes_distance, args)}

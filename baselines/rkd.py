@@ -43,15 +43,17 @@ def _squares(k):
 
 
 def _safe(squares):
-    """Where |x_i - x_j|² (B, B) is more than rounding leaves of equal rows: there is a direction,
-    and a gradient.
+    """True where |x_i - x_j|² (B, B) exceeds the rounding error of equal rows.
+
+    There x_i - x_j has a direction, and its length a gradient.
     """
     return squares > 32 * torch.finfo(squares.dtype).eps * squares.detach().amax()
 
 
 def _without_relations(*squares):
-    """True where there are no relations to learn: fewer than 3 rows, or all rows alike in one of
-    squares (B, B).
+    """True if there are no relations to learn: fewer than 3 rows, or all rows alike.
+
+    squares: |x_i - x_j|² (B, B) of student and teacher. Returns a bool scalar tensor.
     """
     alike = torch.stack([~_safe(each).any() for each in squares]).any()
     return alike | (len(squares[0]) < FEWEST)
@@ -70,9 +72,9 @@ def distance_loss(x_s, x_t, count_undefined=False):
     """RKD-D: Huber loss l(|x_i - x_j|/μ of the student, of the teacher), averaged over all B² pairs
     (i, j).
 
-    x_s: (B, D_s). x_t: (B, D_t), detached. It is 0 where there are no relations to learn, as for 2
-    rows, whose only distance is the mean. Returns a scalar; with count_undefined also 1 if that is
-    so, else 0.
+    x_s: (B, D_s). x_t: (B, D_t), detached. μ: the mean distance. The loss is 0 if there are no
+    relations to learn: all rows alike, or fewer than 3 (2 rows have one distance, which is the
+    mean). Returns a scalar; with count_undefined also 1 if so, else 0.
     """
     squares_s, squares_t = (_squares(gram_matrix(centred(x)[0])) for x in (x_s, x_t.detach()))
     loss = F.smooth_l1_loss(_relative_distances(squares_s), _relative_distances(squares_t))
@@ -80,8 +82,9 @@ def distance_loss(x_s, x_t, count_undefined=False):
 
 
 def _angles(k, vertices):
-    """cos of the angle x_i, x_j, x_k at each vertex j: the Gram matrix k (B, B), (V,) indices ->
-    (V, B, B).
+    """cos ∠ x_i x_j x_k for all i, k and the vertices j: (V, B, B).
+
+    k: the Gram matrix (B, B) of the rows. vertices: (V,), the indices j.
     """
     to = k[vertices]  # (V, B)
     dots = (
@@ -108,9 +111,10 @@ def angle_loss(x_s, x_t, chunk=CHUNK, count_undefined=False):
     triples (i, j, k).
 
     x_s: (B, D_s). x_t: (B, D_t), detached. The differences x_i - x_j (B, B, D) are never formed:
-    their products follow from the Gram matrix. Of the B³ cosines at most `chunk` are held, and
-    computed again backward. It is 0 where there are no relations to learn. Returns a scalar; with
-    count_undefined also 1 if that is so, else 0.
+    their products follow from the Gram matrix. At most `chunk` of the B³ cosines are held at a
+    time; if there are more, backward computes them again. The loss is 0 if there are no relations
+    to learn: all rows alike, or fewer than 3. Returns a scalar; with count_undefined also 1 if so,
+    else 0.
     """
     k_s, k_t = (gram_matrix(centred(x)[0]) for x in (x_s, x_t.detach()))
     parts = torch.arange(len(k_s), device=k_s.device).split(max(1, chunk // k_s.numel()))
@@ -124,7 +128,7 @@ def angle_loss(x_s, x_t, chunk=CHUNK, count_undefined=False):
 
 
 def structure(args):
-    """β (γ_d RKD-D + γ_a RKD-A)."""
+    """{name: Term} of β (γ_d RKD-D + γ_a RKD-A)."""
     return {
         "distance": between_samples(args.beta * args.gamma_d, distance_loss, args),
         "angle": between_samples(args.beta * args.gamma_a, angle_loss, args),

@@ -1,5 +1,5 @@
-"""What rivals share: terms that compare the rows of features, which are the samples of a mini-batch
-or the tokens of a sample, averaged over the pairs of layers in use.
+"""What the rivals share: terms that compare rows of features, averaged over the pairs of layers in
+use. Rows are the samples of a mini-batch, or the tokens of a sample.
 """
 
 from terms import Counted, Term, over_layers  # noqa: F401 - Counted, Term: for the rivals
@@ -9,14 +9,14 @@ FEWEST = 3  # rows; two have one distance, which is their mean, and no angle
 
 
 def samples(h, targets, args):
-    """One row a sample: h (B, W, D) -> (B, W*D), or the first token's (B, D)."""
+    """One row a sample: h (B, W, D) -> (B, W*D), or (B, D) of its first token."""
     if args.sample_features == "first":
         return first_tokens(h, targets)
     return flat(h, targets)
 
 
 def between_samples(weight, loss, args):
-    """A Term of loss(x_s, x_t, count_undefined=True), x_s and x_t being as `samples` makes them.
+    """A Term of loss(x_s, x_t, count_undefined=True) between samples, as rows of `samples`.
 
     The loss returns a scalar and how many of its values were undefined, a tensor; see cka.defined.
     """
@@ -57,15 +57,15 @@ def between_tokens(weight, loss, args):
 
 
 def between_rows(weight, loss, args):
-    """A Term of a loss whose rows --between chooses."""
+    """A Term of a loss between rows; --between chooses samples or tokens as rows."""
     between = between_tokens if args.between == "tokens" else between_samples
     return between(weight, loss, args)
 
 
 def centred(x, mask=None):
-    """x (..., n, p) minus the mean of its rows that count, others 0; and their number (..., 1, 1).
+    """x (..., n, p) minus the mean of its unmasked rows; masked rows are 0.
 
-    mask: (..., n) bool, True for the rows that count.
+    mask: (..., n) bool, True for the rows that count. Returns also their number, (..., 1, 1).
     """
     if mask is None:
         return x - x.mean(-2, keepdim=True), x.new_full((1, 1), x.shape[-2])

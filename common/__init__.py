@@ -1,6 +1,7 @@
-"""The ground floor: errors, a script's end, places on disk, whole files.
+"""What all other code builds on: users' errors, how a script ends, paths, and whole files.
 
-It needs nothing of ours, and imports no package at its top, so that no --help waits for one.
+It imports nothing else of this project, and other packages only inside functions, so that --help
+does not wait for them. "Refuse" in a docstring means: raise a UserError.
 """
 
 from common.files import (

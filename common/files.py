@@ -1,5 +1,5 @@
-"""Places on disk, and files that are whole or not there: also when the process is killed or the
-disk is full.
+"""Paths, and files that are written whole or not at all, even if the process is killed or the disk
+is full.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 from common.script import UNWRITABLE, UserError, is_main_process
 
 DAY = 24 * 3600  # seconds
-# in the names of unfinished files, as machines may share a folder
+# part of an unfinished file's name, as several machines may share a folder
 HOST = re.sub(r"\W", "_", platform.node())
 UMASK = os.umask(0)
 os.umask(UMASK)
@@ -28,9 +28,10 @@ os.umask(UMASK)
 
 
 def expand_path(word):
-    """The argparse type of a flag that names a file or folder: ~ and ~user are homes.
+    """The argparse type of a flag that names a file or folder: ~ and ~user become home folders.
 
-    An empty word is refused. A model's hub name stays as it is.
+    Other words, as a model's hub name, stay as they are. ArgumentTypeError for an empty word or a
+    user without a home.
     """
     if not word:
         raise argparse.ArgumentTypeError(
@@ -46,12 +47,12 @@ def expand_path(word):
 
 
 def expand_path_or_none(word):
-    """The type of a path that may be left out: an empty word is the same as no flag."""
+    """As expand_path, for a flag whose path may be left out: an empty word stays empty."""
     return word and expand_path(word)
 
 
 def follow(path):
-    """What a path names in the end: of a symbolic link its target, which may not be there yet."""
+    """The path, or the last target of a symbolic link; it need not exist. Refuses a circle."""
     path = Path(path)
     target = Path(os.path.realpath(path)) if path.is_symlink() else path
     if target.is_symlink():
@@ -63,12 +64,12 @@ def follow(path):
 
 
 def make_folder(folder):
-    """Make a folder and those above it, where they are not there; what a link to it leads to."""
+    """Make a folder and its parents, unless they exist; of a symbolic link, make the target."""
     Path(os.path.realpath(folder)).mkdir(parents=True, exist_ok=True)
 
 
 def make_folders(args, **folders):
-    """Make the folder that each flag needs, where it has a value; else a UserError."""
+    """Make the folders that flags name, {flag: folder or None}; UserError if one cannot be made."""
     for name, folder in folders.items():
         try:
             if folder:
@@ -82,7 +83,7 @@ def make_folders(args, **folders):
 
 @contextlib.contextmanager
 def lock_output_dir(output_dir):
-    """Hold the output folder for this run; a second run in the same folder is refused."""
+    """Hold the output folder for this run; refuse a second run in the same folder."""
     if not is_main_process():
         yield
         return
@@ -92,7 +93,7 @@ def lock_output_dir(output_dir):
     try:
         with filelock.FileLock(Path(output_dir) / ".lock", timeout=0):
             for leftover in Path(output_dir).glob(".*.tmp*"):
-                discard(leftover)  # of a killed run: never whole, never read
+                discard(leftover)  # a killed run's unfinished file, which nobody reads
             yield
     except filelock.Timeout:
         raise UserError(
@@ -106,7 +107,7 @@ def lock_output_dir(output_dir):
 
 @contextlib.contextmanager
 def naming(path, temporary=None):
-    """Have an error of the disk name the file that was to be written, not a temporary one."""
+    """A context whose disk errors (OSError) name the file to be written, not a temporary one."""
     try:
         yield
     except OSError as error:
@@ -126,9 +127,10 @@ def naming(path, temporary=None):
 def atomic_path(path, keep=True):
     """Yield a temporary path beside `path`, to be written as a file or a folder.
 
-    On success it takes path's name. A process killed at any moment leaves the old content, the new
-    or (of a folder) none, never a part of one. A symbolic link stays: what it leads to is written.
-    A device or a pipe is written as it comes. keep: False for a rehearsal, of which nothing stays.
+    On success it is renamed to `path`. A process killed at any moment leaves the old content, the
+    new, or (of a folder) none, never a part of it. If `path` is a symbolic link, the link stays and
+    its target is written. A device or a pipe is written directly. keep: False for a rehearsal,
+    after which the temporary path is deleted. Refuse a file in place of a folder.
     """
     given = Path(path)
     if given.exists() and not (given.is_file() or given.is_dir()):
@@ -159,16 +161,16 @@ def atomic_path(path, keep=True):
 
 
 def make_durable(file):
-    """Have a file on the disk, and readable: safetensors writes for its owner alone."""
+    """Flush a file to the disk, with usual permissions: safetensors lets only its owner read."""
     file.chmod(0o666 & ~UMASK)
     with open(file, "rb") as handle:
         os.fsync(handle.fileno())
 
 
 def discard_leftovers(path):
-    """Delete what killed processes left of writing `path`.
+    """Delete the temporary files of `path` that killed processes left.
 
-    This machine's, whose process is gone; another machine's after a day.
+    Such a file goes if its process ran on this machine and is gone, or if it is older than a day.
     """
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp*"):
         import psutil
@@ -182,7 +184,7 @@ def discard_leftovers(path):
 
 
 def discard(path):
-    """Delete a file or folder that nobody reads; of a symbolic link the link alone."""
+    """Delete a file or folder; of a symbolic link only the link. Errors in a folder are ignored."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -190,9 +192,9 @@ def discard(path):
 
 
 def remove_folder(path):
-    """Delete a folder, under another name first: a half-deleted one is never taken for a whole one.
+    """Rename a folder and then delete it, so that a half-deleted one is never taken for whole.
 
-    Of a symbolic link the link alone goes: what it leads to lies outside the run.
+    Of a symbolic link only the link is deleted: its target lies outside the run.
     """
     if not path.is_symlink():
         doomed = path.with_name(f".{path.name}.{HOST}-{os.getpid()}.tmp-old")
@@ -202,7 +204,7 @@ def remove_folder(path):
 
 
 def move(file, path):
-    """Give a whole file the name `path`; through a link, to another file system too."""
+    """Rename a whole file to `path`, or to a link's target, even on another file system."""
     try:
         os.replace(file, follow(path))
     except OSError as error:
@@ -221,7 +223,7 @@ def write_json(path, content):
 
 
 def read_json(path):
-    """The content of a JSON file, {} where there is none."""
+    """The object in a JSON file, {} if there is no file; UserError if it is damaged."""
     path = Path(path)
     try:
         found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -241,9 +243,9 @@ def sha256_of_file(path):
 
 
 def checksum(tensors, notes):
-    """A CRC of what a safetensors file holds, its tensors and a text.
+    """A CRC-32, as text, of what a safetensors file holds: {name: tensor}, and `notes`, a text.
 
-    safetensors itself notices no changed byte.
+    safetensors itself does not notice a changed byte.
     """
     crc = zlib.crc32(notes.encode())
     for key in sorted(tensors):

@@ -1,4 +1,4 @@
-"""How a script ends, and what it says: a user's mistake, a full disk or a signal is one line."""
+"""How a script ends and what it prints: one line for a user's mistake, a full disk, a signal."""
 
 import errno
 import os
@@ -22,7 +22,8 @@ def cli(
 ):
     """Run a script's main. Returns the exit code.
 
-    A user's mistake, a full disk or a signal becomes one line on stderr.
+    A user's mistake, a full disk or a signal becomes one line on stderr. interrupted: the line for
+    Ctrl-C; for SIGTERM "terminated" replaces its first word.
     """
     write_what_can_be()
     threading.excepthook = report_thread_error
@@ -32,11 +33,11 @@ def cli(
     except Terminated as error:
         message = str(error) or interrupted.replace("interrupted", "terminated", 1)
     except RuntimeError:
-        # of a collective, of which another process that was told to end has left the group first
+        # a collective operation fails if another process, told to end, has left the group first
         if not ear.told or "RANK" not in os.environ:
             raise
         message = interrupted.replace("interrupted", "terminated", 1)
-    say(message)  # once the exception has let go of bars, which end their line then
+    say(message)  # only now, as progress bars end their lines when the exception is gone
     return CODE
 
 
@@ -44,7 +45,7 @@ def run_main(main, argv, interrupted):
     """The exit code of a script's main; its errors become one line on stderr."""
     try:
         code = main(argv) or 0
-        if sys.stdout:  # which a program started without one does not have
+        if sys.stdout:  # None if the program was started without one
             sys.stdout.flush()
         return code
     except UserError as error:
@@ -69,7 +70,7 @@ def run_main(main, argv, interrupted):
 
 
 def write_what_can_be():
-    """Let stdout and stderr write what their encoding lacks, as α in ASCII, as an escape."""
+    """Let stdout and stderr write characters that their encoding lacks (α in ASCII) as escapes."""
     for stream in (sys.stdout, sys.stderr):
         errors = getattr(stream, "errors", None)
         fails = errors == "strict" or (errors == "surrogateescape" and stream.encoding != "utf-8")
@@ -78,27 +79,27 @@ def write_what_can_be():
 
 
 def report_thread_error(problem):
-    """Tell of an error that ends a thread.
+    """Print an error that ended a thread, unless it is the disk's.
 
-    Where it is the disk's, TensorBoard's thread leaves that to the main one.
+    The disk's errors end TensorBoard's thread, too, but the main thread reports them.
     """
     if getattr(problem.exc_value, "errno", None) not in UNWRITABLE:
         threading.__excepthook__(problem)
 
 
 def is_main_process():
-    """True in the first process of a run, by what torchrun and accelerate launch set."""
+    """True in the first process of a run, by RANK, which torchrun and accelerate launch set."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def say(message):
-    """One line to the user, from the main process only."""
+    """Print one line on stderr, from the main process only."""
     if is_main_process():
         print(message, file=sys.stderr, flush=True)
 
 
 def progress(*args, **kwargs):
-    """A tqdm bar in the main process; in a log file, a line twice a minute and not ten a second."""
+    """A tqdm bar, shown by the main process; in a log file, a line in 30 s and not ten a second."""
     from tqdm import tqdm
 
     interval = 0.1 if sys.stderr.isatty() else 30

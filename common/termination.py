@@ -1,8 +1,9 @@
 """SIGTERM, which clusters and spot machines send some seconds before SIGKILL: a run saves and ends,
 to go on later.
 
-`cli` listens. The signal ends the program at once, unless it has called `hold`: then it is
-remembered until the program asks at a safe point (training/agreement.py), or lets go (`release`).
+`cli` listens for it. SIGTERM ends the program at once, unless the program has called `hold`: then
+SIGTERM is remembered until the program asks at a safe point (training/agreement.py), or calls
+`release`.
 """
 
 import contextlib
@@ -19,8 +20,9 @@ class Terminated(BaseException):
 
 
 class Ear:
-    """What this process has heard: told of an end; holding, so that it waits; ending, as Terminated
-    is on its way.
+    """What this process has heard of SIGTERM.
+
+    told: SIGTERM has come. holding: it has to wait. ending: Terminated has been raised.
     """
 
     def __init__(self):
@@ -31,11 +33,11 @@ class Ear:
 
     def hear(self, number, frame):
         """The handler of SIGTERM."""
-        if os.getpid() != self.process:  # a child that was forked ends as if nobody had listened
+        if os.getpid() != self.process:  # a forked child ends as without this handler
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self.told = True
-        if not (self.holding or self.ending):  # told twice, it still cleans up in peace
+        if not (self.holding or self.ending):  # a second SIGTERM does not disturb the clean-up
             self.end()
 
     def end(self, *said):
@@ -43,7 +45,10 @@ class Ear:
         raise Terminated(*said)
 
     def catch_lost(self, unraisable, otherwise):
-        """Where Python drops an exception, as in __del__, Terminated must come again."""
+        """An unraisablehook: if Python drops a Terminated, as in __del__, send SIGTERM again.
+
+        otherwise: the hook for all other exceptions.
+        """
         if not issubclass(unraisable.exc_type, Terminated):
             return otherwise(unraisable)
         self.ending = False
@@ -55,7 +60,7 @@ ear = Ear()
 
 @contextlib.contextmanager
 def listening():
-    """Hear SIGTERM within; only the main thread can."""
+    """A context in which SIGTERM is heard; outside the main thread it does nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -71,17 +76,17 @@ def listening():
 
 
 def hold():
-    """From here on SIGTERM waits."""
+    """From here on SIGTERM waits, until `release`."""
     ear.holding = True
 
 
 def release():
-    """SIGTERM acts, if it has come, and from here on at once."""
+    """End now if SIGTERM has come; from here on it ends the program at once."""
     ear.holding = False
     if ear.told and not ear.ending:
         ear.end()
 
 
 def stop(saved):
-    """End the program at a safe point. saved: what is, in words."""
+    """End the program at a safe point. saved: a clause, as "step 3 of 9 is saved"."""
     ear.end(f"terminated; {saved}, and the same command goes on from there")

@@ -21,11 +21,11 @@ ELSEWHERE = "try again or name a mirror with --base_url"
 
 
 def download_task(task, data_dir, base_url=BASE_URL, overwrite=False, verify=True):
-    """Place the whole folder of a task in data_dir, or nothing; a complete one is kept unless
-    `overwrite`.
+    """Download the whole folder of a task into data_dir, or leave nothing there.
 
-    UserError for a dead server, a broken archive, a wrong checksum or row count, and for a folder
-    that is there in part, as it may hold the user's own files.
+    A complete folder is kept unless `overwrite`. verify: check checksums and row counts. UserError
+    for a dead server, a broken archive, a wrong checksum or row count, and for an incomplete
+    folder, which may hold the user's own files.
     """
     folder = Path(data_dir, task.folder)
     if not overwrite and folder.is_dir() and any(folder.iterdir()):
@@ -52,9 +52,7 @@ def download_task(task, data_dir, base_url=BASE_URL, overwrite=False, verify=Tru
 
 
 def _fetch(url, path):
-    """Download a URL to a file with a progress bar; after the last try UserError has URL and
-    reason.
-    """
+    """Download a URL to a file, with a progress bar. UserError if the last try fails, too."""
     for wait in (*RETRY_WAITS, None):
         try:
             with urllib.request.urlopen(url, timeout=TIMEOUT) as response, open(path, "wb") as file:
@@ -78,8 +76,10 @@ def _fetch(url, path):
 
 
 def _unpack(task, path):
-    """Replace a zip by the task's files in it, whatever folders they lie in, so that none leaves
-    ours.
+    """Replace a zip by the task's files in it, without the zip's folders.
+
+    So no file can be written outside the zip's own folder. UserError for a broken or incomplete
+    zip.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -105,20 +105,21 @@ def _unpack(task, path):
 
 
 def _split_mrpc(folder):
-    """Make the three .tsv files of MRPC's sources, rows in their order: the dev ids choose the dev
-    rows.
+    """Make MRPC's train, dev and test .tsv from its source files, with the rows in their order.
+
+    The pairs of ids in dev_ids.tsv choose the dev rows.
     """
-    dev_ids = set(read_lines(folder / "dev_ids.tsv"))  # of "ID1<TAB>ID2"
+    dev_ids = set(read_lines(folder / "dev_ids.tsv"))  # lines of "ID1<TAB>ID2"
     header, *rows = read_lines(folder / "msr_paraphrase_train.txt") or [""]
     parts = {
         "train.tsv": ["\ufeff" + header],
         "dev.tsv": ["\ufeff" + header],
-    }  # the official ones have a BOM
+    }  # official files begin with a BOM
     for row in rows:
         parts["dev.tsv" if "\t".join(row.split("\t")[1:3]) in dev_ids else "train.tsv"].append(row)
     header, *rows = read_lines(folder / "msr_paraphrase_test.txt") or [""]
     parts["test.tsv"] = [
-        "\t".join([str(first), row.partition("\t")[2]])  # the label makes way for an index
+        "\t".join([str(first), row.partition("\t")[2]])  # an index replaces the label
         for first, row in zip(["index", *range(len(rows))], [header, *rows], strict=True)
     ]
     for name, lines in parts.items():
@@ -126,7 +127,7 @@ def _split_mrpc(folder):
 
 
 def _verify(task, folder):
-    """UserError unless a folder's checksums, where known, and row counts are the official ones."""
+    """Refuse a folder unless its row counts, and checksums if known, are the official ones."""
     sums = [line.split("  ") for line in read_lines(CHECKSUMS)]
     checks = [
         (Path(place).name, "sha256", expected, sha256_of_file(folder / Path(place).name))

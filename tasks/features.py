@@ -1,4 +1,7 @@
-"""The rows of a task as tokenised features, each split once in a cache."""
+"""A task's rows as token ids, here called features: each split is tokenised once, and cached.
+
+The features that the losses compare are hidden states of a model; they are not in this file.
+"""
 
 import errno
 import hashlib
@@ -15,36 +18,37 @@ from common import UserError, atomic_path, checksum, make_folder, sha256_of_file
 from tasks.reading import read_examples
 from tasks.task import expect, find_file
 
-DISK_TYPES = {"input_ids": "int32", "attention_mask": "uint8", "token_type_ids": "uint8"}  # torch's
+DISK_TYPES = {"input_ids": "int32", "attention_mask": "uint8", "token_type_ids": "uint8"}  # dtypes
 CHUNK = 1000  # examples a tokenizer call
 NO_CLASS = -100  # the label of a row that has none; torch's cross-entropy leaves it out
 
 
 class Features(NamedTuple):
-    """A split as tensors of N rows, each padded to L = max_seq_length; the (N, L) lie in the cache,
-    memory-mapped.
+    """N tokenised rows of a split, each padded to L = max_seq_length.
+
+    Tensors (N, L) are memory-mapped from the file in the cache.
     """
 
-    tensors: dict  # name -> DISK_TYPES of (N, L), and labels (N,), NO_CLASS or NaN where none is
-    indices: list[str]  # (N,) the examples' own
-    # of the whole file: file (name), sha256, rows, truncated (examples), and of a user's own file
-    # read_sha256, of its content and how that is read, text_columns and label_column
+    tensors: dict  # name -> (N, L), see DISK_TYPES; labels (N,), NO_CLASS or NaN if a row has none
+    indices: list[str]  # (N,), Example.index of each row
+    # facts of the whole file: file (its name), sha256, rows, truncated (number of rows that were
+    # cut); of a user's own file also read_sha256 (sha256_of_reading), text_columns, label_column
     source: dict
 
     @property
     def fingerprint(self):
-        """What the rows' texts are, as sha256: of a GLUE file its own."""
+        """A sha256 that stands for the rows' texts: read_sha256, or a GLUE file's sha256."""
         return self.source.get("read_sha256", self.source["sha256"])
 
 
 def select(features, rows):
-    """The Features of these rows, (n,) indices, alone."""
+    """The Features of some rows only. rows: (n,), indices into `features`."""
     tensors = {key: value[rows] for key, value in features.tensors.items() if key != "labelled"}
     return features._replace(tensors=tensors, indices=[features.indices[i] for i in rows.tolist()])
 
 
 def feature_cache_dir(cache_dir=None):
-    """`cache_dir` if given, else fsd-glue in the user's cache folder; never the data folder."""
+    """`cache_dir` if given, else fsd-glue in the user's cache folder; refused without a home."""
     try:
         return Path(
             cache_dir
@@ -58,7 +62,7 @@ def feature_cache_dir(cache_dir=None):
 
 
 def _make_cache_dir(folder):
-    """The folder of tokenised rows, made and tried, as tokenising takes minutes."""
+    """Make the folder of tokenised rows; refuse an unwritable one before minutes of tokenising."""
     try:
         make_folder(folder)
         reason = None if os.access(folder, os.W_OK) else os.strerror(errno.EACCES)
@@ -98,14 +102,14 @@ def load_features(
     overwrite_cache=False,
     max_samples=None,
 ):
-    """The Features of a split, from the cache if that holds this very file, tokenizer and length.
+    """The Features of a split, from the cache if it has those of this file, tokenizer and length.
 
-    Labels are long, regression's float32; `max_samples` keeps the first N rows. UserError for a
-    faulty file, a length without room for text, or max_samples below 1.
+    Labels are int64 classes, or float32 scores. max_samples: keep only so many first rows.
+    UserError for a faulty file, a length without room for text, or max_samples below 1.
     """
     path = find_file(task, data_dir, split)
     special = tokenizer.num_special_tokens_to_add(pair=len(task.text_columns) == 2)
-    # at such a length tokenizers would, without a word, not truncate at all
+    # at such a length tokenizers would not truncate at all, and not say so
     expect(
         max_seq_length > special,
         f"more than the {special} special tokens of a {task.name} row",
@@ -120,12 +124,12 @@ def load_features(
     )
     data, words = sha256_of_file(path), tokenizer_fingerprint(tokenizer)
     read = data if task.is_glue else sha256_of_reading(task, path, data)
-    form = "format 1" if task.is_glue else "format 2"  # own files were once read in another way
+    form = "format 1" if task.is_glue else "format 2"  # format 1 read own files in another way
     facts = [form, task.name, split, max_seq_length, read, words]
-    if not task.is_glue:  # whose classes the name does not tell
+    if not task.is_glue:  # whose classes the task's name does not tell
         facts += [task.label_column, task.labels]
     fingerprint = json.dumps(facts)
-    # of a user's file also by what its name does not tell, so that no two runs take turns in one
+    # all facts of a user's file are in its cache's name, so that no two runs overwrite each other's
     what = read if task.is_glue else hashlib.sha256(fingerprint.encode()).hexdigest()
     name = f"{task.name.lower()}_{split}_{max_seq_length}_{what[:8]}_{words[:8]}.safetensors"
     cache = feature_cache_dir(cache_dir) / name
@@ -151,17 +155,18 @@ def load_features(
 
 
 def sha256_of_reading(task, path, data):
-    """The sha256 of a user's file and of how its texts are read: by its ending, of these columns.
+    """The sha256 of a user's file and of what decides how it is read: its ending, its columns.
 
-    data: the sha256 of its bytes.
+    data: the sha256 of the file's bytes.
     """
     how = [data, path.suffix.lower(), task.text_columns]
     return hashlib.sha256(json.dumps(how).encode()).hexdigest()
 
 
 def _tokenize(task, split, examples, tokenizer, max_seq_length):
-    """Examples -> compact tensors, {"indices": list, "truncated": number of examples over
-    max_seq_length}.
+    """Tokenise Examples. Returns the tensors of Features, by name, and notes:
+
+    {"indices": list, "truncated": number of examples longer than max_seq_length}.
     """
 
     def encode(examples, **options):
@@ -169,7 +174,7 @@ def _tokenize(task, split, examples, tokenizer, max_seq_length):
         pairs = [example.text_b for example in examples] if len(task.text_columns) == 2 else None
         return tokenizer(texts, pairs, return_attention_mask=True, **options)
 
-    import torch  # here, as the commands below do without it
+    import torch  # here, so that importing this file does not wait for it
 
     tensors, truncated = {}, 0
     for start in tqdm(
@@ -201,10 +206,10 @@ def _tokenize(task, split, examples, tokenizer, max_seq_length):
 
 
 def logits_cache(task, rows, teacher, config, tokenizer, max_seq_length, device, cache_dir=None):
-    """Where a teacher's logits of some rows of a split are kept, and what must be the same for them
-    to count: what it reads of each.
+    """The path of the cached logits of a teacher for some rows, and the facts behind them, as JSON.
 
-    rows: Features. teacher, config, tokenizer: fingerprints.
+    Logits in the cache count only if the facts are the same. rows: Features, whose token ids are
+    among the facts. teacher, config, tokenizer: fingerprints, texts.
     """
     read = hashlib.sha256()
     for name in sorted(DISK_TYPES.keys() & rows.tensors.keys()):
@@ -226,7 +231,10 @@ def logits_cache(task, rows, teacher, config, tokenizer, max_seq_length, device,
 
 
 def write_tensors(path, fingerprint, tensors, notes):
-    """Keep tensors by name and JSON-able notes in a file of a cache."""
+    """Write {name: tensor} and JSON-able notes to a cache file.
+
+    fingerprint: a text that tells what they were made from; read_tensors asks for the same.
+    """
     from safetensors.torch import save_file  # here, as it imports torch
 
     notes = json.dumps(notes)
@@ -236,8 +244,8 @@ def write_tensors(path, fingerprint, tensors, notes):
 
 
 def read_tensors(path, fingerprint):
-    """The (tensors, notes) that write_tensors stored; None for an absent, damaged or different
-    file.
+    """The (tensors, notes) that write_tensors wrote; None if the file is absent, damaged, or has
+    another fingerprint.
     """
     try:
         with safe_open(path, framework="pt") as file:

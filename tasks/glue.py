@@ -12,8 +12,9 @@ def _task(
     metrics=("acc",),
     **fields,
 ):
-    """A row of the table; what is not given is what most tasks have. `rows` has the order of the
-    files.
+    """The Task of a row of the table; the defaults are what most tasks have.
+
+    rows: the number of rows of each split, in the order of the files.
     """
     usual = {
         "folder": name,
@@ -111,13 +112,14 @@ TASKS = {
 
 
 def usual_centroids(name):
-    """The centroids of a task's memory: the paper's, and of any other task as many as usual."""
+    """The default number of centroids in a task's memory: the paper's; 100 for other tasks."""
     return 300 if name.lower() in ("mnli", "qqp") else 100
 
 
 def get_task(name):
-    """The Task of a name in any case, with or without hyphen (SST-2, sst2); UserError lists the
-    choices.
+    """The Task of a name in any case, with or without hyphen (SST-2, sst2).
+
+    UserError with all names for an unknown one.
     """
     keys = {key.replace("-", ""): key for key in TASKS}
     key = name.lower().replace("-", "")

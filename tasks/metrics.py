@@ -6,7 +6,7 @@ from tasks.task import expect
 
 
 def predictions_from_logits(task, logits):
-    """Logits (N, K) -> class indices (N,), or for STS-B, where K is 1, scores (N,)."""
+    """Logits (N, K) -> class indices (N,), or for a regression, where K is 1, scores (N,)."""
     return np.argmax(logits, axis=1) if task.labels else np.asarray(logits)[:, 0]
 
 
@@ -38,10 +38,10 @@ METRICS = {  # (predictions, labels) -> number
 
 
 def compute_metrics(task, predictions, labels):
-    """The task's metrics of predictions (N,) and labels (N,), by GLUE's names.
+    """The task's metrics of predictions (N,) and labels (N,): {name: number}, 1 at best.
 
-    A correlation with a constant, which has no value, silently counts as 0.0: a model that predicts
-    one score for all rows has learned nothing, its evaluation does not fail.
+    A correlation with a constant is undefined, and silently counts as 0.0: so the evaluation of a
+    model that predicts one score for all rows does not fail. UserError if the shapes differ.
     """
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     expect(

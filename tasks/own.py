@@ -1,7 +1,7 @@
 """A task of a user's own files: --train_file, --validation_file and --test_file.
 
-What the columns are is read off their names, the classes off a model's words or the training
-labels. Rows to train on may lack a label: they have KD and the structures, and no cross-entropy.
+The columns are found by their names. The classes are those that a model names, or the labels of the
+training file. Training rows may lack a label: they have KD and the structures, no cross-entropy.
 """
 
 import os
@@ -14,7 +14,7 @@ from tasks.glue import TASKS
 from tasks.reading import FORMATS, read_table, word_of
 from tasks.task import Task, expect
 
-PAIRS = (  # usual names of two texts; HuggingFace's GLUE, SNLI, QQP, QNLI
+PAIRS = (  # usual names of two text columns: HuggingFace's GLUE, SNLI, QQP, QNLI
     ("sentence1", "sentence2"),
     ("premise", "hypothesis"),
     ("question1", "question2"),
@@ -27,19 +27,19 @@ SCORES = ("label", "score")  # of a regression
 FLAGS = {"train": "train_file", "dev": "validation_file", "test": "test_file"}
 CLASSIFICATION, REGRESSION = ("acc", "f1_macro"), ("pearson", "spearmanr")
 NAME = r"\w[\w .+-]*"  # of a task
-LONGEST = 100  # name of a task in bytes: with what is put around it, a file's has up to 255
-FEW = 20  # classes that nobody takes for scores
-NOTHING = "nan -nan none null n/a na <na> #n/a".split()  # what tools write where there is none
+LONGEST = 100  # bytes of a task's name, as file names made with it may have 255
+FEW = 20  # up to so many different labels count as classes
+NOTHING = "nan -nan none null n/a na <na> #n/a".split()  # what tools write in empty cells
 
 
 def own_files(args):
-    """{split: Path} of the files that were given."""
+    """{split: absolute Path} of the files that the flags name."""
     given = {split: getattr(args, name, None) for split, name in FLAGS.items()}
     return {split: Path(path).absolute() for split, path in given.items() if path}
 
 
 def check_files(args):
-    """Refuse files that are not there, that nothing reads, or whose task is not told."""
+    """Refuse files that do not exist or have an unknown ending, and flags that do not fit them."""
     files = own_files(args)
     if not files:
         for name in ("text_column_names", "label_column_name", "do_regression"):
@@ -81,8 +81,8 @@ def check_files(args):
 def make_task(args, words=(), bound=False):
     """The Task of the files in args.
 
-    words: a model's names of its classes, in its order. bound: True where what that model answers
-    counts, as a teacher's or a trained model's; its names must then cover the files' labels.
+    words: a model's names of its classes, in its order. bound: True if the model's answers count,
+    as a teacher's or a trained model's do; its names must then cover the files' labels.
     """
     files = own_files(args)
     tables = {split: read_table(path) for split, path in files.items()}
@@ -114,7 +114,7 @@ def make_task(args, words=(), bound=False):
 
 
 def find_texts(args, files, tables):
-    """The one or two text columns: those of --text_column_names, or of a usual name."""
+    """The names of the one or two text columns: from --text_column_names, or usual names."""
     split = next(iter(files))
     columns = tables[split].columns
     if args.text_column_names:
@@ -127,7 +127,7 @@ def find_texts(args, files, tables):
         )
         return names
     there = [names for names in (*PAIRS, *((one,) for one in SINGLES)) if set(names) <= {*columns}]
-    # a pair's column may be a usual single one as well
+    # a column of a usual pair may have the usual name of a single one
     there = [names for names in there if not any(set(names) < set(others) for others in there)]
     usual = ", ".join(" and ".join(names) for names in (*PAIRS, *((one,) for one in SINGLES)))
     advice = "name one or two with --text_column_names"
@@ -145,9 +145,9 @@ def find_texts(args, files, tables):
 
 
 def find_label(args, files, tables):
-    """The column of the labels: --label_column_name, or a usual one; None where no file has it.
+    """The name of the label column: --label_column_name, or a usual one; None if no file has it.
 
-    It is one for all files. A training file may lack it, and is said to have no labels.
+    All files share the name. A training file may lack the column: a note then says so.
     """
     given, usual = args.label_column_name, SCORES if args.do_regression else LABELS
     columns = {split: tables[split].columns for split in files if split != "test"}
@@ -179,7 +179,7 @@ def find_label(args, files, tables):
 
 
 def check_columns_once(files, tables, names):
-    """Refuse a file in which a column that is read is there twice."""
+    """Refuse a file with two columns of one name, if that is among `names`."""
     for split, table in tables.items():
         for name in names:
             if table.columns.count(name) > 1:
@@ -193,9 +193,9 @@ def check_columns_once(files, tables, names):
 
 
 def find_labels(files, tables, column):
-    """labels_of the training file, or where that has none of the validation file.
+    """labels_of the training file, or of the validation file if the former has none; else {}.
 
-    Of a test file no label is read.
+    Labels in a test file are not read.
     """
     for split in ("train", "dev"):
         if split in files and column in tables[split].columns:
@@ -206,7 +206,7 @@ def find_labels(files, tables, column):
 
 
 def labels_of(table, column):
-    """{word: the places where it is} of the labels of a Table, without empty ones."""
+    """{label: its places, a list} of a column of a Table, without empty labels."""
     found = {}
     for where, row in table.rows:
         if word := word_of(row.get(column)):
@@ -215,10 +215,10 @@ def labels_of(table, column):
 
 
 def key(word):
-    """What two spellings of a class share: all but case, spaces, hyphens and underscores.
+    """A form of a class's name that is the same for all its spellings.
 
-    A word without letters, as -1, is itself, a whole number also with decimals; C, C++ and C# are
-    three.
+    Case does not count, nor which of space, hyphen and underscore stands between words. A word
+    without letters, as -1, stays as it is, but 1.0 is 1. C, C++ and C# are three classes.
     """
     word = word_of(word)
     if not re.search(r"[^\W\d_]", word):
@@ -228,22 +228,23 @@ def key(word):
 
 
 def is_whole(word):
-    """True for a whole number as a label has it."""
+    """True if a label is a whole number, as 3, -1 or 2.0."""
     return re.fullmatch(r"-?\d+", word_of(word)) is not None
 
 
 def choose_classes(found, words, bound=False):
-    """The words of the classes: a model's, in its order and as the file spells them, where they
-    cover all that the file has; else the file's in order.
+    """The names of the classes: a model's, in its order and as the file spells them, if they cover
+    all labels of the file; else the file's labels, sorted.
 
-    found: of labels_of. words, bound: as in make_task. A model that says no more than LABEL_0,
-    LABEL_1, ... binds nothing. The numbers 0, 1, ... are a bound model's classes in its order.
+    found: from labels_of. words, bound: as in make_task. The names LABEL_0, LABEL_1, ... are those
+    of a model that knows no classes. Labels 0, 1, ... are a bound model's classes in its order.
+    UserError if labels and classes do not fit.
     """
     check_labels(found)
     spelled, names = {key(word): word for word in found}, list(map(key, words))
     numbered = names == [f"label_{k}" for k in range(len(words))]
     if numbered and (len(found) == 1 or (found and not bound)):
-        words = names = ()  # the names of a model that was made for nothing yet tell no classes
+        words = names = ()  # these are the names of a model that was made for no task yet
     if spelled.keys() <= {*names} and len({*names}) == len(names) > 1:
         pairs = zip(names, map(word_of, words), strict=True)
         return tuple(spelled.get(name, word) for name, word in pairs)
@@ -264,18 +265,18 @@ def choose_classes(found, words, bound=False):
 
 
 def numbers_of(found, words):
-    """The numbers of a model's classes, where the labels are such and are counted from 0.
+    """("0", "1", ...), one for each of a model's classes, if the labels are such; else None.
 
-    Labels without a 0 may be counted from 1, and each would be taken for the class behind it.
+    Labels without a "0" may be counted from 1, and each would be taken for the next class.
     """
     numbers = tuple(str(k) for k in range(len(words)))
     return numbers if "0" in found and found.keys() <= {*numbers} else None
 
 
 def take_as_places(found, words):
-    """The classes of a bound model that has numbers for names, where the labels are its places.
+    """numbers_of the labels, for a bound model that names its classes LABEL_0, LABEL_1, ...
 
-    None where the labels are as many as its classes, or words.
+    None if the labels are other words, or as many as its classes; UserError for other numbers.
     """
     if numbers := numbers_of(found, words):
         return numbers
@@ -290,7 +291,7 @@ def take_as_places(found, words):
 
 
 def take_as_numbers(found, words):
-    """A bound model's classes by their numbers, where the labels are such; else refused."""
+    """numbers_of the labels, for a bound model with words as class names; else UserError."""
     numbers = numbers_of(found, words)
     if numbers and not any(map(is_whole, words)):
         say(
@@ -308,7 +309,7 @@ def take_as_numbers(found, words):
 
 
 def tell_of_odd_classes(found):
-    """Say so where a file's class looks like a tool's word for nothing, or like a quoted cell."""
+    """Print a note for a label that looks like a tool's empty cell, or like a quoted cell."""
     for word, places in found.items():
         if word.casefold() in NOTHING:
             say(
@@ -323,7 +324,7 @@ def tell_of_odd_classes(found):
 
 
 def check_labels(found):
-    """Refuse labels that can only be scores, and two that differ in no more than their spelling."""
+    """Refuse labels that can only be scores, and two labels that differ only in spelling."""
     advice = "pass --do_regression, or name another --label_column_name"
     number = sum(map(len, found.values()))
     for word, places in found.items():

@@ -28,9 +28,9 @@ SPACED_QUOTE = re.compile(r',[ \t]+"(?![",\r\n])')  # a comma, spaces, and a quo
 
 
 class Table(NamedTuple):
-    """A file's columns, and its rows: [(place in the file for a message, {column: cell})].
+    """A file's columns, and its rows: [(place in the file, for messages, {column: cell})].
 
-    A cell is text; of JSON lines whatever its value is, and a column may be absent.
+    A cell is text; in JSON lines it is any JSON value, and a row may lack a column.
     """
 
     columns: list
@@ -41,7 +41,7 @@ class Table(NamedTuple):
 
 
 def read_text(path):
-    """A UTF-8 file as text, without BOM."""
+    """The text of a UTF-8 file, without byte order mark (BOM). UserError for other bytes."""
     data = Path(path).read_bytes()
     try:
         return data.decode("utf-8").removeprefix("\ufeff")
@@ -54,8 +54,8 @@ def read_text(path):
 
 
 def read_lines(path):
-    """The lines of a UTF-8 file, without BOM and line ends; only a newline ends one, so U+0085
-    stays text.
+    """The lines of a UTF-8 file, without BOM and line ends; only a newline ends a line, so
+    U+0085 stays text.
     """
     lines = read_text(path).split("\n")
     if not lines[-1]:
@@ -64,7 +64,7 @@ def read_lines(path):
 
 
 def read_table(path, columns=None):
-    """The Table of a file, by the end of its name. columns: of a .tsv that has no header line."""
+    """The Table of a file, read by its ending. columns: those of a .tsv without a header line."""
     kind = Path(path).suffix.lower()
     if kind == ".csv":
         return read_csv(path)
@@ -90,7 +90,7 @@ def read_tsv(path, columns=None):
 def read_csv(path):
     """The Table of a comma-separated file (RFC 4180); empty lines are no rows.
 
-    Where the header has spaces behind its commas, those behind any comma are no part of a cell.
+    If the header has spaces after its commas, the spaces after all commas are left out.
     """
     csv.field_size_limit(sys.maxsize)  # a cell may be a whole book
     text = read_text(path)
@@ -118,7 +118,7 @@ def read_csv(path):
 
 
 def refuse_spaced_quote(where):
-    """UserError for cells that are meant as quoted, and are not: their quotes would be text."""
+    """UserError for a cell with spaces before its opening quote: its quotes would become text."""
     raise UserError(
         f"Expected a quote right behind the comma, found spaces between them in {where}; leave "
         "these out, or put one behind each comma of the first line, too."
@@ -126,7 +126,7 @@ def refuse_spaced_quote(where):
 
 
 def pair_up(columns, cells, where):
-    """A row of a Table; refused where it has another number of cells than there are columns."""
+    """A row of a Table; refused if it has more or fewer cells than there are columns."""
     expect(
         len(cells) == len(columns), f"{len(columns)} columns", f"{len(cells)} in {where}", CORRECT
     )
@@ -134,7 +134,7 @@ def pair_up(columns, cells, where):
 
 
 def read_json_lines(path):
-    """The Table of a file with a JSON object a line; its columns are those of all rows."""
+    """The Table of a file with a JSON object a line; its columns are all that any row has."""
     rows, columns = [], {}
     for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
@@ -150,7 +150,7 @@ def read_json_lines(path):
             f"{row if isinstance(row, str) else type(row).__name__} in {where}",
             "save the file as JSON lines",
         )
-        if "\\u" in line:  # what is written out was read as UTF-8
+        if "\\u" in line:  # only an escape can be half a character: all else was UTF-8
             refuse_surrogates(row, where)
         columns |= dict.fromkeys(row)
         rows.append((where, row))
@@ -158,7 +158,7 @@ def read_json_lines(path):
 
 
 def refuse_surrogates(row, where):
-    """UserError for half a character in the values or names of a JSON object: an emoji, cut."""
+    """UserError for half a character, as of a cut emoji, in a JSON object's names or values."""
     if found := SURROGATE.search(json.dumps(row, ensure_ascii=False)):
         half = f"\\u{ord(found[0]):04x}"
         raise UserError(
@@ -171,7 +171,7 @@ def refuse_surrogates(row, where):
 
 
 def read_examples(task, data_dir, split):
-    """The Examples of a split (label None in a test split).
+    """The Examples of a split; in a test split their label is None.
 
     UserError names file and line of a missing column, a wrong number of columns, an empty text, an
     unknown label, or bytes that are not UTF-8, and names a file without rows.
@@ -204,7 +204,7 @@ def check_columns(task, split, columns, path):
 
 
 def parse_row(task, split, position, where, row):
-    """A row of a Table -> Example. Without an index or id, its position is its index."""
+    """A row of a Table -> Example. Its index is its cell "index" or "id", else its position."""
     texts = [row.get(column) for column in task.text_columns]
     for column, text in zip(task.text_columns, texts, strict=True):
         expect(
@@ -228,19 +228,19 @@ def parse_row(task, split, position, where, row):
 
 
 def word_of(cell):
-    """A label as text, "" where there is none: blank, null or NaN; else as JSON writes it.
+    """A label as text: "" for a blank cell, null or NaN; other values as JSON writes them.
 
-    A whole number is the same with and without decimals, as pandas adds these to a column with
-    gaps; an accent is the same as a letter's part and as a character of its own (NFC).
+    2.0 becomes 2, as pandas writes decimals in a column of whole numbers with gaps. A letter with
+    an accent is the same as one character and as two (Unicode NFC).
     """
-    if cell is None or cell != cell:  # NaN alone is not itself
+    if cell is None or cell != cell:  # only NaN differs from itself
         return ""
     word = cell.strip() if isinstance(cell, str) else json.dumps(cell)
     return re.sub(r"^([+-]?\d+)\.0+$", r"\1", unicodedata.normalize("NFC", word))
 
 
 def read_label(task, split, cell, where):
-    """The label of a cell; None where a training row of a partial task has none."""
+    """The label in a cell; None if a training row of a task with `partial` has none."""
     expect(not isinstance(cell, list | dict), "a word or a number as a label", where, CORRECT)
     word = word_of(cell)
     if not word and task.partial and split == "train":
@@ -249,7 +249,7 @@ def read_label(task, split, cell, where):
 
 
 def parse_label(task, word, where):
-    """A label's word -> class index, or of a regression its score as a float."""
+    """A label as text -> its class index, or a regression's score, a float; else UserError."""
     if task.labels:
         expect(
             word in task.labels,
@@ -261,7 +261,7 @@ def parse_label(task, word, where):
     try:
         score = float(word)
     except ValueError:
-        score = math.nan  # fails the comparison, too
+        score = math.nan  # which the comparison below refuses
     least, most = task.scores or (-math.inf, math.inf)
     wanted = "a score from {:g} to {:g}".format(*task.scores) if task.scores else "a number"
     expect(math.isfinite(score) and least <= score <= most, wanted, f"{word!r} in {where}", CORRECT)
@@ -269,7 +269,7 @@ def parse_label(task, word, where):
 
 
 def tell_of_quotes(path, examples):
-    """Say so where cells of a .tsv look as if they were quoted."""
+    """Print a note if texts of a .tsv look as if they were quoted."""
     texts = (text for example in examples for text in (example.text_a, example.text_b or ""))
     number = sum(len(text) > 1 and text[0] == text[-1] == '"' for text in texts)
     if number:

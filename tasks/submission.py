@@ -15,12 +15,11 @@ UNWRITABLE = re.compile("[\t\n\r\ud800-\udfff]")  # in a cell of a .tsv
 
 
 def write_submission(path, task, split, indices, predictions):
-    """Write predictions (N,) of a test split's rows with their indices (N,) to `path`, in GLUE's
-    format.
+    """Write predictions (N,) for the rows of a test split, with the rows' indices (N,), to `path`.
 
-    Classes become the task's words, scores are clipped to the task's own; GLUE's have three
-    decimals, others all digits of a float32. UserError if the file name is another than the task's,
-    or where the file would not read back as what is written.
+    The format is GLUE's. Class indices become the task's words; scores are clipped to the task's
+    range, and have three decimals in GLUE, else all digits of a float32. UserError if `path` has
+    another file name than the task's, or check_indices refuses the rows.
     """
     name = task.submissions.get(split)
     expect(
@@ -42,10 +41,10 @@ def write_submission(path, task, split, indices, predictions):
 
 
 def check_indices(task, split, indices):
-    """Refuse a test file of the user's own whose rows cannot be told apart in a submission.
+    """Refuse a user's own test file whose rows cannot be told apart in the file of predictions.
 
-    indices: those of its first rows, in their order. Such an index has a character that a line of
-    tab-separated cells cannot hold, or is that of two rows; a class of that kind is refused, too.
+    indices: those of the test file's first rows, in their order. Refused are an index that two rows
+    share, and an index or class with a character that a tab-separated cell cannot hold.
     """
     if task.is_glue:
         return
@@ -74,11 +73,11 @@ def check_indices(task, split, indices):
 
 
 def zip_submission(folders, zip_path):
-    """Zip GLUE's eleven files, each in one of the folders or its submission/; equal files give an
-    equal zip.
+    """Zip GLUE's eleven files of predictions; equal files give an equal zip.
 
-    UserError has a sentence for every file that is missing, found twice, or has another header,
-    number of rows, index or label than GLUE expects.
+    Each file is in one of the folders, or in its submission/. UserError with a sentence for every
+    file that is missing, found twice, or has another header, number of rows, index or label than
+    GLUE expects.
     """
     found, problems = {}, []
     for task in TASKS.values():

@@ -12,20 +12,20 @@ from typing import NamedTuple
 
 from common import UserError
 
-CORRECT = "correct that row"  # the advice about a bad one
+CORRECT = "correct that row"  # the advice in messages about a bad row
 NONE = MappingProxyType({})
 
 
 class Task(NamedTuple):
     """Where a task's rows lie, what they mean, how it is scored.
 
-    files: split -> name below data folder/`folder`, or a path of its own; the splits are train,
-    test and those that begin with dev or test. labels: the words of class 0, 1, ..., None for a
-    regression, whose scores lie within `scores`, where that is given. submissions: test split ->
-    name of the file of predictions. headerless: the columns of train and dev where these have no
-    header line. partial: whether training rows may lack a label. rows, downloads: of a task with
-    official files, split -> number of rows, path below the server -> file name. again: how to come
-    by a whole file.
+    files: split -> a file's name in DATA_DIR/folder, or an own file's path. Splits are train, test
+    and others whose names begin with dev or test. labels: the words of class 0, 1, ...; None for a
+    regression. scores: a regression's least and greatest score, if known. submissions: test split
+    -> name of the file of predictions. headerless: the columns of the train and dev files, if these
+    have no header line. partial: whether training rows may lack a label. Only GLUE's tasks have
+    rows, split -> official number of rows, and downloads, path on the server -> file name. again:
+    the advice in messages about a file without rows.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Task(NamedTuple):
 
     @property
     def is_glue(self):
-        """Whether it is one of GLUE's, with files of known content."""
+        """Whether the task is one of GLUE's, whose files have known content."""
         return bool(self.rows)
 
     def columns(self, split):
@@ -73,20 +73,21 @@ class Example(NamedTuple):
 
 
 def expect(condition, expected, found, advice):
-    """UserError in one sentence unless the condition holds."""
+    """Raise a UserError, in one sentence, unless the condition holds."""
     if not condition:
         raise UserError(f"Expected {expected}, found {found}; {advice}.")
 
 
 def plain(word):
-    """A class's name without case, hyphens and spaces: "Not entailment" -> "not_entailment"."""
+    """A class's name in lower case with _ between words: "Not entailment" -> "not_entailment"."""
     word = unicodedata.normalize("NFC", str(word).casefold())
     return re.sub(r"[\W_]+", "_", word).strip("_")
 
 
 def find_file(task, data_dir, split):
-    """The path of a split's file, data_dir/FOLDER/file or data_dir/file; UserError names both
-    places.
+    """The path of a split's file, data_dir/FOLDER/file or data_dir/file.
+
+    UserError, which names both places, if neither exists, and for an unknown split.
     """
     expect(
         split in task.files,
@@ -107,7 +108,7 @@ def find_file(task, data_dir, split):
 
 
 def has_file(task, data_dir, split):
-    """True where the file of a split is there."""
+    """True if the task has this split, and its file exists."""
     try:
         return bool(find_file(task, data_dir, split))
     except UserError:
