@@ -181,7 +181,8 @@ def describe_rule(runs):
         "points. Welch's t-test, two-sided; p (Holm) is corrected over all comparisons of the "
         f"task, and better or worse is only what has p < {LEVEL:g} after that. The 95 % intervals "
         "are Welch's, each for itself, uncorrected. The best rival is the one of "
-        f"{', '.join(present)} with the highest mean over the seeds that all of them have."
+        f"{', '.join(present)} with the highest mean over the seeds that all of them have, or over "
+        "all seeds of each if they share none."
     )
 
 
@@ -279,10 +280,15 @@ def sentences_without_p(comparisons):
 
 
 def p_text(p):
-    """A p as text with three significant digits, "< 0.0001" below that; MISSING if it is NaN."""
+    """A p as text with three significant digits, or as many as say on which side of LEVEL it is;
+    "< 0.0001" below that; MISSING if it is NaN.
+    """
     if math.isnan(p):
         return MISSING
-    return f"{p:.3g}" if p >= 0.0001 else "< 0.0001"
+    if p < 0.0001:
+        return "< 0.0001"
+    digits = (f"{p:.{number}g}" for number in range(3, 18))
+    return next(text for text in digits if (float(text) < LEVEL) == (p < LEVEL))
 
 
 # ---- command line -------------------------------------------------------------------------------

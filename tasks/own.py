@@ -299,7 +299,12 @@ def take_as_numbers(found, words):
             f"{', '.join(words)}, in this order"
         )
         return numbers
-    names = {*map(key, words)}
+    names = [*map(key, words)]
+    if twice := [word for word in words if names.count(key(word)) > 1]:
+        raise UserError(
+            f"the model names its classes {', '.join(words)}, and no label tells which of "
+            f"{' and '.join(twice)} it means: rename them in the model's config.json"
+        )
     word = next(word for word in found if key(word) not in names)
     raise UserError(
         f"the label {word!r} in {found[word][0]} is none of the classes that the model names, "

@@ -288,6 +288,7 @@ def test_claims_are_of_one_batch_size(tmp_path):
 
 def test_a_p_is_never_printed_across_the_level():
     assert claims.p_text(0.00998) == "0.00998" and claims.p_text(1e-9) == "< 0.0001"
+    assert claims.p_text(0.0099999) == "0.0099999" and claims.p_text(0.010001) == "0.01"
     row = claims.Comparison(
         task="RTE",
         kind=claims.PART,

@@ -150,3 +150,9 @@ def test_a_flag_of_scores_that_is_forgotten_is_named(good_or_bad, tiny, tmp_path
     with pytest.raises(UserError, match="has 2 labels, but mood has 1: leave --do_regression out"):
         more += ["--model_name_or_path", teacher, "--do_regression"]
         run(glue_with_cka_i, tiny, tmp_path / "s", *more)
+
+
+def test_a_model_whose_classes_have_one_name_is_refused():
+    found = {"a": ["x.csv, line 2"], "b": ["x.csv, line 3"]}
+    with pytest.raises(UserError, match="no label tells which of A and a it means"):
+        choose_classes(found, ("A", "a", "b"), bound=True)
