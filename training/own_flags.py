@@ -1,4 +1,6 @@
-"""The flags of a task of the user's own files, by HuggingFace's names; see tasks/own.py."""
+"""The flags of a task on own files, the user's own rows, by HuggingFace's names; see
+tasks/own.py.
+"""
 
 from pathlib import Path
 
