@@ -9,14 +9,14 @@ PATIENCE = 20
 
 
 class Agreement:
-    """Decides at each boundary between two steps whether the run stops there, alike in all
+    """Decides at each boundary between two steps whether a run stops there, alike in all its
     processes.
 
     All must stop at the same boundary, as saving needs all of them; but SIGTERM reaches them at
     different moments, and perhaps only one of them. So at each boundary a process adds 1 to that
     boundary's sum, and TOLD as well if it has received SIGTERM. Then it reads the sum of the
     boundary before, which is complete once all processes have passed that one: so all read the same
-    number. A run therefore stops one step after the first process was told.
+    number. A run of several processes therefore stops one step after the first of them was told.
 
     The sums are in the store of the process group, on the hosts: no device is waited for, and a
     process waits only for one that is a whole step behind. name: the loop's; each loop runs once in
@@ -34,9 +34,7 @@ class Agreement:
             self.store = torch.distributed.PrefixStore(f"termination/{name}", store)
 
     def asks(self, step):
-        """Whether the run stops after this step; all processes call it for the same steps, in
-        order.
-        """
+        """Whether the run stops after this step. All processes ask for the same steps, in order."""
         if self.store is None:
             return termination.ear.told
         before, self.last = self.last, str(step)
@@ -44,8 +42,7 @@ class Agreement:
         return before is not None and self.sum_of(before) >= self.TOLD
 
     def sum_of(self, step):
-        """The sum at a boundary that this process has passed; waits until all processes have passed
-        it.
+        """The sum at a boundary that this process has passed; waits until all others have, too.
 
         If this process was told to end and the others do not come within PATIENCE, it ends here.
         """

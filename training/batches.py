@@ -48,7 +48,7 @@ def epoch_order(rows, batch_size, seed, epoch, lengths=None):
     SORTED consecutive mini-batches of the random order are sorted by length and split anew, and the
     order of the resulting mini-batches is random again.
     """
-    own = 1000 * seed + epoch  # as published; larger ones would equal another seed's
+    own = 1000 * seed + epoch  # as published; from epoch 1000 on it would be another seed's
     if epoch >= 1000 or own >= 2**32:
         own = mix(seed, "epoch", epoch)
     generator = torch.Generator().manual_seed(own)
@@ -155,8 +155,7 @@ class Rows(torch.utils.data.Dataset):
 
 
 def make_rows(features, read_by_teacher, cut, rank, world, cache):
-    """The student's Rows for a training, with the teacher's beside them if it reads the rows in
-    another way.
+    """The student's Rows for a training, with the teacher's `beside` if it reads in another way.
 
     features: as the student reads them. read_by_teacher: as the teacher does, None if both read
     alike.
@@ -168,9 +167,7 @@ def make_rows(features, read_by_teacher, cut, rank, world, cache):
 
 
 class Windows(torch.utils.data.Dataset):
-    """A data set whose items are windows: all the mini-batches of one optimizer step, taken from
-    Rows.
-    """
+    """A data set of windows, taken from Rows: all the mini-batches of one optimizer step each."""
 
     def __init__(self, rows):
         self.rows = rows
@@ -185,7 +182,7 @@ class Windows(torch.utils.data.Dataset):
 
 def load(dataset, places, workers, pin_memory):
     """A loader of dataset[place] for each place in turn, prepared ahead by `workers` processes."""
-    # its own generator: the loader draws a seed, and would take it from the training's numbers
+    # its own generator: the loader draws a seed, which would shift the training's random numbers
     generator = torch.Generator()
     return torch.utils.data.DataLoader(
         dataset,
@@ -303,8 +300,9 @@ class MiniBatch:
 
 
 def uncut(x, targets, *shape):
-    """Put what was computed for a cut mini-batch at its place in whole rows, with 0 elsewhere: (B,
-    ...) -> (B, *shape).
+    """Put what was computed for a cut mini-batch at its place in whole rows, with 0 elsewhere.
+
+    (B, ...) -> (B, *shape).
     """
     for dim, size in enumerate(shape, start=1):
         if x.shape[dim] != size:
@@ -320,15 +318,15 @@ def first_tokens(h, targets):
 
 
 def for_teacher(targets):
-    """The targets of the mini-batch as the teacher reads it; `targets` itself if both models read
+    """The targets of the mini-batch as the teacher reads it; `targets` if both models read
     alike.
     """
     return targets.get("teacher", targets)
 
 
 def leave_out(h, targets):
-    """Features (B, W', D) with 0 at the positions that the `mask` of the targets, if any, leaves
-    out.
+    """Features (B, W', D), with 0 at positions that the `mask` of the targets, if any,
+    leaves out.
     """
     return h * targets["mask"].unsqueeze(-1) if "mask" in targets else h
 

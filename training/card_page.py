@@ -188,9 +188,7 @@ def describe_start(run):
 
 
 def describe_steps(run):
-    """The number of optimizer steps; with the epochs, in words, if --max_steps decided the
-    number.
-    """
+    """The number of optimizer steps; with the epochs, in words, if --max_steps set it."""
     if not decided_by_steps(run):
         return run["steps"]
     epochs = run["steps"] / steps_of_an_epoch(run)
@@ -325,9 +323,7 @@ def without_place(source):
 
 
 def is_of_a_machine(text):
-    """Whether a text has a path of one machine in it: from the root, a home or a drive, or
-    upwards.
-    """
+    """Whether a text has a path of one machine: from the root, a home or a drive, or upwards."""
     return bool(re.search(r"(^|[=,:;\s])([/~\\]|[A-Za-z]:[/\\])|(^|[/\\])\.\.($|[/\\])", text))
 
 

@@ -117,9 +117,7 @@ class State:
         self.step, self.seconds, self.examples = 0, 0.0, 0
 
     def random_state(self):
-        """The states of this process's generators, {"cpu", on a GPU also "cuda": (bytes,)
-        uint8}.
-        """
+        """This process's random state: {"cpu": (bytes,) uint8}, and on a GPU "cuda" as well."""
         states = {"cpu": torch.get_rng_state()}
         if self.accelerator.device.type == "cuda":
             states["cuda"] = torch.cuda.get_rng_state(self.accelerator.device)

@@ -168,9 +168,7 @@ class Clustering:
         return memory.start_centroids(sample, args.num_centroid, args.memory_init, args.seed)
 
     def find_released_start(self):
-        """The authors' released start (C, W*D); --mask_padding leaves padded positions out
-        of it.
-        """
+        """The authors' released start (C, W*D); --mask_padding keeps all padding out of it."""
         args, batches = self.args, self.batches()
         last = self.sample(batches[-1])  # (B, W*D)
         shape = args.num_centroid, last.shape[1]
@@ -209,9 +207,7 @@ class Clustering:
                 termination.stop(f"pass {number} of {last} is saved")
 
     def run_pass(self, kmeans, progress, log, number, agreement):
-        """Do the rest of pass `number`: each process adds its rows of each mini-batch to
-        `kmeans`.
-        """
+        """Do the rest of pass `number`: each process adds its rows of a mini-batch to `kmeans`."""
         args, rank, world = (
             self.args,
             self.accelerator.process_index,

@@ -35,14 +35,15 @@ class Flag:
     role: see training/flags.py.
     type: int, float, bool, str or Path.
     least, most: limits that a number may touch; above: a lower one that it may not.
-    shared: whether a resumed run must have the same value, if the role says otherwise.
+    shared: whether a resumed run must have the same value; None for what the role says.
     caption: what a table's caption calls it; for the role "start", what the error that refuses a
     table calls it. usual: the value that a caption leaves out.
     of: for a "variant", a regular expression that matches the methods which it is a form of.
     paces: whether the speed of a run depends on it, whatever the method.
     kmeans: False if train_memory.py has no use for it.
     before: the value that runs had before the flag existed, or a function of their other flags.
-    beside: such a run lacks the flag only if it has one of these; by default those of its Section.
+    beside: only runs that have one of these flags are given `before`, all runs if it is (); by
+    default those of the same Section.
     options: further keyword arguments of add_argument, such as nargs.
     """
 
@@ -102,9 +103,7 @@ class Flag:
         group.add_argument(*names, **words)
 
     def check(self, value):
-        """UserError if a number is beyond the flag's limits; None, and flags of other
-        types, pass.
-        """
+        """UserError if a number is beyond the flag's limits; None and other types pass."""
         if value is None or not self.is_number:
             return
         wanted = None
@@ -176,9 +175,7 @@ OLD = ("local_rank", "fp16_opt_level", "server_ip", "server_port", "compile")
 
 
 def add_old_spellings(parser):
-    """Add the flags of HuggingFace's 2020 GLUE script that no run records: they set another flag,
-    or nothing.
-    """
+    """Add old flags that no run records: HuggingFace's of 2020, and one that is gone."""
     group = parser.add_argument_group("old spellings")
 
     def add(*names, **options):

@@ -15,8 +15,8 @@ treat it.
 | place   | where something is on this machine      | is free       | is free                     |
 | free    | nothing that a result depends on        | is free       | is free                     |
 
-"Shares it": a resumed run must have the same value as before. Runs whose flags must be "alike"
-stand in one table only if they are. A flag of type Path is free in a table whatever its role,
+"Shares it": a resumed run must have the same value as before. "Alike": these runs stand in one
+table only if they have the same value. A flag of type Path is free in a table whatever its role,
 except "start".
 
 TensorBoard's HPARAMS tab shows weights, variants, budget, seed and models. A flag's type decides
@@ -92,16 +92,12 @@ def named(*roles):
 
 
 def is_shared(name):
-    """Whether a resumed run must have the same value of a flag; True for a name that is not
-    declared.
-    """
+    """Whether a resumed run must have the same value of a flag; yes, if nobody declared it."""
     return name not in known() or known()[name].shared
 
 
 def hyperparameters():
-    """The names of the flags in the HPARAMS tab, a set: those of HYPERPARAMETERS that are no
-    places.
-    """
+    """The set of names of the flags in the HPARAMS tab: by their role, and no places."""
     return {flag.name for flag in named(*HYPERPARAMETERS) if not flag.is_place}
 
 
@@ -146,10 +142,10 @@ def columns():
 
 @functools.cache
 def later_flags():
-    """[(Flag, names)] of the flags with a `before`, which are filled in for earlier runs.
+    """[(Flag, names)] of the flags with a `before`.
 
-    A run is one of these, so that it would have taken the flag, if it has one of the flags `names`,
-    or if there are no names.
+    A run that lacks such a flag is given it if it has one of the flags `names`, or if there are
+    none.
     """
     found = {}
     for section in SECTIONS:
@@ -165,8 +161,8 @@ def as_of_today(settings):
     then, at the values that they stood for.
 
     A run of train_memory.py, known by --num_centroid, gets only flags that this script takes. A run
-    of a rival gets None for other rivals' flags, and for its own what `before` in its file says.
-    Flags that are gone are left out, if the run was one that does not miss them.
+    of a rival gets None for other rivals' flags, and for its own what `before` in its file says. A
+    removed flag is left out at the value at which a run does not miss it (GONE).
     """
     clusters = {flag.name for section in (*GLUE, MEMORY) for flag in section}
     added = {}
@@ -201,9 +197,7 @@ def lacking_of_rivals(settings):
 
 
 def make_parser(doc, *sections):
-    """The parser of a script that trains, with HuggingFace's flags and those of further
-    sections.
-    """
+    """The parser of a script that trains: HuggingFace's flags and those of more sections."""
     parser = Parser(doc, *GLUE, *sections)
     add_old_spellings(parser)
     return parser

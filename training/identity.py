@@ -89,8 +89,9 @@ def settings_of(identity, args, method, memory_sha256=None, own=None):
 
 
 def memory_facts(identity, model, args):
-    """What a memory must share with the runs that use it, {name: value}. model: the teacher, whose
-    penultimate features the memory is made of.
+    """What a memory must share with the runs that use it, {name: value}.
+
+    model: the teacher, whose penultimate features the memory is made of.
     """
     facts = {
         "task": identity.task,
@@ -104,9 +105,7 @@ def memory_facts(identity, model, args):
 
 
 def clustering_settings(identity, model, args):
-    """All that decides what a memory becomes, a dict as JSON keeps it; a resumed run must have the
-    same.
-    """
+    """All that decides what a memory becomes, a dict as JSON keeps it; see settings_of."""
     settings = run_settings(args) | memory_facts(identity, model, args)
     settings |= {
         "data": identity.data,
@@ -117,9 +116,7 @@ def clustering_settings(identity, model, args):
 
 
 def cache_facts(identity):
-    """What a cache of the teacher's outputs must share with the runs that read it, {name:
-    value}.
-    """
+    """What a teacher cache must share with the runs that read it, {name: value}."""
     return {
         "format": 2,  # shards; 1 was a .npy file for each kind
         "task": identity.task,

@@ -1,6 +1,4 @@
-"""Loads configurations from a folder or the Hub; whatever cannot be loaded is one sentence of
-error.
-"""
+"""Loads configurations from a folder or the Hub, and makes one sentence of any error in loading."""
 
 import argparse
 import contextlib
@@ -22,9 +20,7 @@ def has_teacher(args):
 
 
 def for_student(args):
-    """A copy of the flags in which model type and length are the student's own; without a teacher,
-    args.
-    """
+    """A copy of the flags with the student's own model type and length; args without a teacher."""
     if not has_teacher(args):
         return args
     own = argparse.Namespace(**vars(args))

@@ -62,12 +62,12 @@ def read_log(path, numbers=(), note=None):
 
 
 def curves_folder(output_dir, run_file, step):
-    """The TensorBoard folder of a run: --run_file, or a folder below it if another run's curves are
-    there; tensorboard/ in the output folder without --run_file.
+    """The TensorBoard folder of a run: --run_file, or a folder below it if that has another run's
+    curves; without --run_file, tensorboard/ in the output folder.
 
     A file .output_dir in each folder names the output folder whose curves it has, so that the same
-    command finds its own again. Curves without that file are of an earlier version: see
-    owner_before.
+    command finds its own again. Curves without that file are of an earlier version: owner_before
+    tells whose they are.
     """
     if not run_file:
         return os.path.join(output_dir, "tensorboard")
@@ -111,9 +111,7 @@ def read_text(path):
 
 
 class Log:
-    """Writes train_log.jsonl and TensorBoard side by side; outside the main process it does
-    nothing.
-    """
+    """Writes train_log.jsonl and TensorBoard side by side, in the main process alone."""
 
     def __init__(self, output_dir, run_file, step):
         self.writer = self.lines = None
@@ -126,9 +124,7 @@ class Log:
                 self.writer = SummaryWriter(self.folder, purge_step=step + 1)
 
     def __call__(self, step, **groups):
-        """Write the scalars of a step, group={name: value}; TensorBoard shows a group's curves
-        together.
-        """
+        """Write the scalars of a step, group={name: value}; TensorBoard shows a group together."""
         if self.writer:
             self.lines.write(
                 {"step": step} | {k: v for scalars in groups.values() for k, v in scalars.items()}
@@ -150,9 +146,7 @@ class Log:
                 self.writer.add_figure(name, figure, step)
 
     def close(self, step, settings, metrics):
-        """Write the final dev metrics and the HPARAMS tab (settings with these metrics), and end
-        the file.
-        """
+        """Write the final dev metrics and the HPARAMS tab (settings and metrics), and close."""
         if self.writer:
             plain = {
                 k: v if isinstance(v, (int, float, bool, str)) else str(v)

@@ -1,6 +1,6 @@
 """The flags of the distillations and of the memory: student, loss, structures. Roles are explained
-in training/flags.py, limits in training/flag.py. Tables name variants in the order in which they
-stand here.
+in training/flags.py, limits in training/flag.py. In tables, variants are named in the order in
+which they stand here.
 """
 
 import argparse

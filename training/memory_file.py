@@ -14,17 +14,16 @@ FILE = "memory.safetensors"
 
 
 def check_content(expected, tensors, facts):
-    """ValueError if tensors and facts do not have the checksum `expected`; None, as in older files,
-    passes.
+    """ValueError unless tensors and facts have the checksum `expected`.
+
+    None, which is the checksum of older files, passes.
     """
     if expected not in (None, checksum(tensors, json.dumps(facts))):
         raise ValueError("its content is not what was written there, by its checksum")
 
 
 def save_state(path, tensors, metadata):
-    """Write the tensors of a memory.KMeans.state and `metadata`, name -> text, as one safetensors
-    file.
-    """
+    """Write the tensors of KMeans.state and `metadata`, name -> text, as one safetensors file."""
     total = checksum(tensors, json.dumps(dict(sorted(metadata.items()))))
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata | {"checksum": total})

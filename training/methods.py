@@ -50,9 +50,7 @@ class Method:
 
 
 def read_literal(path):
-    """The value of METHOD in a Python file, None if it has none; UserError if that is no
-    literal.
-    """
+    """The value of METHOD in a Python file, None without one; UserError if it is no literal."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     except (SyntaxError, ValueError) as error:

@@ -1,6 +1,4 @@
-"""Loads classifiers with transformers' Auto classes: the teacher, and models that runs have
-trained.
-"""
+"""Loads classifiers with transformers' Auto classes: the teacher, and what runs have trained."""
 
 import hashlib
 import json
@@ -126,9 +124,7 @@ def fingerprint_of_model(model):
 
 
 def fingerprint_of_config(config):
-    """The sha256 of a model's configuration, as hex, except its path and the version that
-    wrote it.
-    """
+    """The sha256 of a model's configuration, as hex, without path and transformers' version."""
     content = {
         key: value
         for key, value in config.to_dict().items()

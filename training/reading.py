@@ -1,6 +1,4 @@
-"""Tries, before the training, whether a model can read a run's rows, and how padding changes its
-outputs.
-"""
+"""Tries before the training whether a model can read a run's rows, and whether padding matters."""
 
 import torch
 
@@ -12,8 +10,8 @@ def check_reading(model, tokenizer, length, what):
     """Refuse a model that cannot read a row of `length` tokens, or has not one hidden state per
     token.
 
-    what: the model, in words. On a CPU an index beyond an embedding raises an error; on a GPU it
-    would abort the process.
+    what: the model, in words. The model is on the CPU, where an index beyond an embedding raises an
+    error; on a GPU it would abort the process.
     """
     width, layers = model.config.hidden_size, range(model.config.num_hidden_layers + 1)
     token = next(i for i in range(len(tokenizer) - 1, -1, -1) if i not in tokenizer.all_special_ids)
