@@ -22,7 +22,7 @@ def keep_freed_memory():
     """Make glibc keep freed memory, unless an environment variable configures its allocator."""
     if any(name in os.environ for name in SETTINGS):
         return
-    with contextlib.suppress(OSError, TypeError, AttributeError):  # no glibc
+    with contextlib.suppress(OSError, TypeError, AttributeError):  # a system without glibc
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, -1)  # never give memory back

@@ -16,7 +16,7 @@ AGAIN = "delete it to have it made again"
 
 
 def write_shard(path, values, identity):
-    """Write numbers (B, ...) and their identity, a JSON-able dict, as a shard, whole or not
+    """Write numbers (B, ...) and their identity, a JSON-able dict, as a shard; whole or not
     at all.
     """
     tensors, told = {"values": values}, json.dumps(identity)
@@ -62,9 +62,7 @@ def describe(identity):
 
 
 def check_numbers(path, values, note):
-    """Refuse a shard whose numbers, by its checksum, are not those that were written. All
-    are read.
-    """
+    """Refuse a shard whose numbers are not those that were written. All of them are read."""
     if note.get("checksum") != checksum({"values": values}, json.dumps(note.get("identity"))):
         raise UserError(
             f"{path} holds other numbers than were written there, by its checksum: {AGAIN}"

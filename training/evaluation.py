@@ -126,11 +126,10 @@ def write_predictions(session):
 def score_teacher(session, identity, teacher, tokenizer, training):
     """Score the teacher on dev, or, without a dev file, on the first training rows with a label.
 
-    UserError if its classes are in another order than the task's, but only if that order fits
-    training rows as well: WNLI's dev set contradicts its training set, so a teacher which learnt
-    the training set by heart is better on dev with its classes swapped. training: the Features of
-    the training rows. Returns {metric: value} with the file and the number of rows; None if no row
-    has a label.
+    UserError if its classes are in another order than the task's, by these rows and by training
+    rows too: WNLI's dev set contradicts its training set, so dev alone would refuse a teacher which
+    learnt the training set by heart. training: the Features of the training rows. Returns {metric:
+    value} with the file and the number of rows; None if no row has a label.
     """
     args, task = session.args, session.task
     labelled = training.tensors.get("labelled", torch.ones(len(training.indices), dtype=torch.bool))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from common import UserError, expand_path, expand_path_or_none
 
-ROLES = {  # role -> whether a resumed run must share such a flag
+ROLES = {  # role -> whether a resumed run must have the same value of such a flag
     "weight": True,
     "variant": True,
     "method": True,
@@ -175,7 +175,9 @@ OLD = ("local_rank", "fp16_opt_level", "server_ip", "server_port", "compile")
 
 
 def add_old_spellings(parser):
-    """Add old flags that no run records: HuggingFace's of 2020, and one that is gone."""
+    """Add flags that no run records: of HuggingFace's 2020 GLUE script, and the removed
+    --compile.
+    """
     group = parser.add_argument_group("old spellings")
 
     def add(*names, **options):

@@ -144,8 +144,7 @@ def columns():
 def later_flags():
     """[(Flag, names)] of the flags with a `before`.
 
-    A run that lacks such a flag is given it if it has one of the flags `names`, or if there are
-    none.
+    A run without such a flag gets it if it has one of the flags `names`, or if `names` is empty.
     """
     found = {}
     for section in SECTIONS:

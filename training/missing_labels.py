@@ -7,8 +7,8 @@ from tasks.features import select
 def mind_missing_labels(features, args, has_teacher):
     """The Features to train on: with a teacher all rows, without one only those that have a label.
 
-    If no row has a label, the loss is KD and the structures alone: args.alpha becomes 0. UserError
-    if the loss then has nothing left.
+    If no row has a label, args.alpha becomes 0: the loss is KD and the structures alone. UserError
+    if the loss was the cross-entropy alone.
     """
     labelled = features.tensors.get("labelled")
     if labelled is None:

@@ -66,7 +66,7 @@ def processor():
     return platform.processor() or platform.machine()
 
 
-# where a part of a run came from; other versions and other machines may resume a run
+# where a part of a run came from; other versions, or another machine, may resume a run
 ORIGIN = ("commit", "uncommitted_changes", "versions", "machine", "device")
 
 
@@ -94,7 +94,7 @@ class Record:
     device: str = None  # a GPU's name, or "cpu"
     processes: int = None
     precision: str = None  # "no", "bf16" or "fp16"
-    arguments: dict = None  # every flag
+    arguments: dict = None  # every flag, name -> value
     settings: dict = None  # what decides what is trained: training/identity.py
     # what it read
     # {split: Features.source}: "train", with "unlabelled" rows, and the dev sets that were scored

@@ -194,7 +194,7 @@ def fill_missing(table):
     """Add to a table of results the flags that did not exist yet when a row was written, at the
     values of flags.as_of_today. Returns the table.
     """
-    import pandas as pd  # here and below, as a run without a table does without it
+    import pandas as pd  # here and below, as only tables need it
 
     columns = {column: column.removeprefix("--") for column in table if column.startswith("--")}
     given = (

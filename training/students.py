@@ -91,7 +91,7 @@ def build_model(args, task, tokenizer, source, copy, layers, config_name=""):
     check_encoder(model, lacking, source)
     if picked:
         whole = load_config(args, config_name or source, "model")
-        with torch.random.fork_rng(devices=[]):  # its head may draw random numbers
+        with torch.random.fork_rng(devices=[]):  # a new head draws random numbers
             whole, lost, _ = load_classifier(source, whole, "model", **hub_arguments(args))
         check_encoder(whole, lost, source)
         copy_layers(model, whole, picked, source)

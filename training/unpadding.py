@@ -17,7 +17,7 @@ import accelerate
 import torch
 import torch.nn.functional as F
 
-# families whose encoder computes each token alone, except in softmax(QKᵀ/√d)V -> its name
+# family -> the name of its encoder, which computes each token alone except in softmax(QKᵀ/√d)V
 ENCODERS = {
     "bert": "encoder",
     "roberta": "encoder",
@@ -49,7 +49,7 @@ class Unpadding(NamedTuple):
         An x of another shape, from outside the encoder, is returned as it is.
         """
         if x.shape[0] != 1 or x.shape[dim] != len(self.places):
-            return x  # of what is outside the encoder
+            return x  # x is from outside the encoder
         x = x.movedim(dim, 0)  # (T, 1, ...)
         whole = x.new_zeros(self.shape[0] * self.shape[1], *x.shape[1:])
         whole = whole.index_copy(0, self.places, x).unflatten(0, self.shape)  # (k, W', 1, ...)
