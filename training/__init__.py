@@ -1,9 +1,19 @@
-"""What a run needs around the loop: flags, models, mini-batches, checkpoints, records, and the
-order of its steps.
+"""The parts of a run around the training loop (loop.py): flags, models, mini-batches, checkpoints,
+records, logs, and the memory's clustering.
+
+Words in this package:
+refuse: raise common.UserError, whose text tells the user in one line what is wrong and what to do.
+rows: the samples of a data file; a split is the train, dev or test rows.
+settings: what decides the result of a run, name -> value; a resumed run must have the same.
+memory: the C centroids of the teacher's features of the training rows (train_memory.py).
+teacher cache: the outputs of a teacher for the training rows, stored on disk (--teacher_cache).
+own files: rows of the user's own, with --train_file and so on, in place of a GLUE task's files.
+rival: a published method that FSD is compared with; each has a file in baselines/.
+main process: of several processes the first, which alone writes and prints.
 """
 
 import os
 
-# huge pages for what torch allocates on a CPU, where making small ones can take longer than the
-# arithmetic
+# let torch allocate huge memory pages on a CPU: for the kernel to set up small ones can take longer
+# than the arithmetic
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

@@ -1,36 +1,40 @@
-"""Processes that are told to end stop at one and the same step."""
+"""Stops all processes of a run at the same step once SIGTERM has reached any of them."""
 
 import time
 
 from common import termination
 
-# seconds that a process which has been told waits for the others, before it ends without saving
+# seconds that a process which has received SIGTERM waits for the others before it ends unsaved
 PATIENCE = 20
 
 
 class Agreement:
-    """Whether to stop at a boundary between steps: all processes of a run at the same one, as
-    saving takes them all.
+    """Decides at each boundary between two steps whether a run stops there, alike in all its
+    processes.
 
-    SIGTERM reaches them at different moments, and perhaps one alone. At each boundary a process
-    counts itself in, and reads the sum of the boundary before: once all are in that, it tells all
-    of them the same. So a run ends a step after the first was told. The sums are in the store of
-    the process group, on the hosts: no device is waited for, and a process waits only for one that
-    is a whole step behind. name: of the loop; each runs once in a process.
+    All must stop at the same boundary, as saving needs all of them; but SIGTERM reaches them at
+    different moments, and perhaps only one of them. So at each boundary a process adds 1 to that
+    boundary's sum, and TOLD as well if it has received SIGTERM. Then it reads the sum of the
+    boundary before, which is complete once all processes have passed that one: so all read the same
+    number. A run of several processes therefore stops one step after the first of them was told.
+
+    The sums are in the store of the process group, on the hosts: no device is waited for, and a
+    process waits only for one that is a whole step behind. name: the loop's; each loop runs once in
+    a process.
     """
 
-    TOLD = 2**32  # beside the number of processes
+    TOLD = 2**32  # added by a process that was told to end; the rest of a sum counts processes
 
     def __init__(self, accelerator, name):
         self.world, self.store, self.last = accelerator.num_processes, None, None
         if self.world > 1:
-            import torch  # here, as a script that listens need not know it
+            import torch  # here, so that a script can import this module without loading torch
         if self.world > 1 and torch.distributed.is_initialized():
             store = torch.distributed.distributed_c10d._get_default_store()
             self.store = torch.distributed.PrefixStore(f"termination/{name}", store)
 
     def asks(self, step):
-        """True where the run is to stop at the boundary after this step; to be asked in order."""
+        """Whether the run stops after this step. All processes ask for the same steps, in order."""
         if self.store is None:
             return termination.ear.told
         before, self.last = self.last, str(step)
@@ -38,7 +42,10 @@ class Agreement:
         return before is not None and self.sum_of(before) >= self.TOLD
 
     def sum_of(self, step):
-        """The sum of a boundary that this process has passed, once all have."""
+        """The sum at a boundary that this process has passed; waits until all others have, too.
+
+        If this process was told to end and the others do not come within PATIENCE, it ends here.
+        """
         began = time.monotonic()
         while (found := self.store.add(step, 0)) % self.TOLD < self.world:
             if termination.ear.told and time.monotonic() - began > PATIENCE:  # the others are gone

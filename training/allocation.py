@@ -1,8 +1,8 @@
-"""Memory that a step frees stays with the process, for the next step to take again.
+"""Memory that a step frees stays with the process, so that the next step takes it again.
 
-glibc maps every large tensor anew and gives it back when it is freed; the kernel then clears its
-pages on first touch, thousands in a step: a tenth of the step's time on a CPU (results/LOG.md).
-No number that is computed depends on it.
+By default glibc maps new memory for every large tensor and gives it back to the kernel when the
+tensor is freed. The kernel then clears each new page at first touch, thousands of pages in a step:
+a tenth of the step's time on a CPU (results/LOG.md). No computed number depends on it.
 """
 
 import contextlib
@@ -19,10 +19,10 @@ SETTINGS = (
 
 
 def keep_freed_memory():
-    """Let glibc keep what is freed, unless the environment sets its allocator."""
+    """Make glibc keep freed memory, unless an environment variable configures its allocator."""
     if any(name in os.environ for name in SETTINGS):
         return
-    with contextlib.suppress(OSError, TypeError, AttributeError):  # no glibc
+    with contextlib.suppress(OSError, TypeError, AttributeError):  # a system without glibc
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, -1)  # never
+        mallopt(M_TRIM_THRESHOLD, -1)  # never give memory back

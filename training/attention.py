@@ -1,4 +1,6 @@
-"""Queries, keys and values of a model's last self-attention, heard while it runs; for MiniLM."""
+"""Records the queries, keys and values of a model's last self-attention in a forward pass; for
+MiniLM.
+"""
 
 import contextlib
 
@@ -20,7 +22,11 @@ PROJECTIONS = (("query", "key", "value"), ("q_lin", "k_lin", "v_lin"), ("q", "k"
 
 
 def last_attention(model):
-    """The model, unwrapped, and the three projections of its last self-attention."""
+    """The unwrapped model, and a list of its last self-attention's query, key and value
+    projections.
+
+    UserError if the model is of a family whose attention is not known to be softmax(QKᵀ/√d).
+    """
     plain = accelerate.utils.extract_model_from_parallel(
         model, keep_fp32_wrapper=True, keep_torch_compile=False
     )
@@ -39,14 +45,16 @@ def last_attention(model):
 
 
 def has_position_bias(model):
-    """True where attention scores are more than products of queries and keys, as in MPNet."""
+    """True if a model adds a position bias to its products of queries and keys, as MPNet does."""
     return any(name.endswith("relative_attention_bias") for name, _ in model.named_modules())
 
 
 @contextlib.contextmanager
 def heard(model):
-    """Within it, the list yielded fills with the last queries, keys and values of a forward, (k, A,
-    W, d) each.
+    """Record the last self-attention of `model` in each forward pass while the context is open.
+
+    Yields a list of three, which a forward pass fills with queries, keys and values, (k, A, W, d)
+    each.
     """
     plain, projections = last_attention(model)
     heads, outputs = plain.config.num_attention_heads, [None] * 3

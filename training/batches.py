@@ -1,5 +1,8 @@
-"""Global mini-batches: their order, the rows of each process, and the models' outputs gathered over
-processes.
+"""Global mini-batches: their order, the rows of each process, and the models' outputs gathered.
+
+A global mini-batch is the B rows that all P processes take together; each process runs the models
+on k of them. The columns of a mini-batch are its token positions: W, or W' once columns of padding
+are cut off at both ends. D is the width of the features, K the number of logits.
 """
 
 import contextlib
@@ -16,18 +19,18 @@ from tasks.features import NO_CLASS
 from training.attention import heard
 from training.unpadding import without_padding
 
-# mini-batches whose rows are sorted by length among themselves, where rows are grouped by length
+# --group_by_length sorts the rows of this many consecutive mini-batches by length
 SORTED = 16
-NO_INPUTS = ("labels", "labelled", "mask")  # of what is known of a row, what no model reads
+NO_INPUTS = ("labels", "labelled", "mask")  # the tensors of a row that no model reads
 
 
 class Outputs(NamedTuple):
-    """What a model says of a mini-batch: logits (B, K); features, one (B, W, D) for each layer
-    asked for; attention, the last layer's queries, keys and values, (B, A, W, d) each, A being its
-    heads.
+    """A model's outputs for a mini-batch: logits (B, K); features, one (B, W, D) for each layer
+    asked for; attention, the last layer's queries, keys and values, (B, A, W, d) each, for A heads.
 
-    Of a teacher whose outputs are cached instead what the structures need of its features: tokens,
-    one cka.token_structure (B, W, W) a layer, and relations, cka.memory_relations to its memory.
+    A teacher cache may hold, in place of the features, what the structures compute from them:
+    tokens, one cka.token_structure (B, W, W) per layer, and relations, what cka.memory_relations
+    returns for the teacher's memory.
     """
 
     logits: torch.Tensor | None = None
@@ -38,13 +41,14 @@ class Outputs(NamedTuple):
 
 
 def epoch_order(rows, batch_size, seed, epoch, lengths=None):
-    """The mini-batches of an epoch, a tuple of index tensors. lengths: (rows,), to group rows by
-    length.
+    """The mini-batches of an epoch in random order: a tuple of index tensors, (batch_size,) each;
+    one may have fewer.
 
-    Grouped are the rows of every SORTED mini-batches that follow each other in the random order;
-    the order of the mini-batches stays random.
+    lengths: (rows,), tokens of each row, to group rows by length; or None. Then the rows of every
+    SORTED consecutive mini-batches of the random order are sorted by length and split anew, and the
+    order of the resulting mini-batches is random again.
     """
-    own = 1000 * seed + epoch  # as published; beyond these it would be that of another seed's epoch
+    own = 1000 * seed + epoch  # as published; from epoch 1000 on it would be another seed's
     if epoch >= 1000 or own >= 2**32:
         own = mix(seed, "epoch", epoch)
     generator = torch.Generator().manual_seed(own)
@@ -57,11 +61,11 @@ def epoch_order(rows, batch_size, seed, epoch, lengths=None):
 
 
 def windows(rows, batch_size, accumulation, seed, first_step, total_steps, lengths=None):
-    """For each optimizer step from first_step on: (step, epoch, mini-batches), each mini-batch a
-    tensor of indices.
+    """Yields, for each optimizer step after the first `first_step`, (step, epoch, mini-batches).
 
-    The order of an epoch depends on the seed and the epoch alone, so a resumed run needs no state
-    to find its place.
+    step counts from 1; epoch is the number of epochs done after the step, a fraction; mini-batches
+    is a tuple of `accumulation` index tensors, fewer at the end of an epoch. The order within an
+    epoch depends only on the seed and the epoch, so a resumed run needs no state to find its place.
     """
     steps = math.ceil(math.ceil(rows / batch_size) / accumulation)
     for step in range(first_step, total_steps):
@@ -76,9 +80,10 @@ def windows(rows, batch_size, accumulation, seed, first_step, total_steps, lengt
 
 
 def with_mask(features, args):
-    """A data set's rows, name -> tensor (N, W), and the `mask` that structures follow, if any.
+    """The rows of a data set, name -> tensor (N, W), with the `mask` for structures if
+    --mask_padding is set.
 
-    From here on it is what --mask_padding is: terms, memory and cache look at the mini-batch alone.
+    Terms, memory and cache do not read the flag: they only look for `mask` in a mini-batch.
     """
     if not getattr(args, "mask_padding", False):
         return features
@@ -86,7 +91,9 @@ def with_mask(features, args):
 
 
 def with_labelled(features):
-    """A data set's rows, name -> tensor, and where some lack a label which have one: `labelled`."""
+    """The rows of a data set, name -> tensor; if some have no label, with `labelled` (N,), True for
+    those that have one.
+    """
     if "labels" not in features:
         return features
     labels = features["labels"]
@@ -98,11 +105,11 @@ class Rows(torch.utils.data.Dataset):
     """A data set whose items are mini-batches, rows[indices] -> dict, so that a loader's workers
     can prepare them.
 
-    features: name -> tensor (rows, ...); indices are those of a global mini-batch, of which process
-    `rank` of `world` computes its share. cut: leave out the columns before the first and after the
-    last token of the longest row. cache: a TeacherCache to read, too. beside: Rows of the same
-    samples as the teacher reads them, where it has a tokenizer or length of its own; the cache is
-    theirs then.
+    features: name -> tensor (rows, ...). indices: of a global mini-batch, of which process `rank`
+    of `world` computes its share. cut: leave out the columns before the first and after the last
+    that has a token in any row of the mini-batch. cache: a TeacherCache to read as well. beside:
+    the Rows of the same samples as the teacher reads them, if it has another tokenizer or length
+    than the student; the cache then belongs to `beside`.
     """
 
     def __init__(self, features, cut=False, rank=0, world=1, cache=None, beside=None):
@@ -112,18 +119,20 @@ class Rows(torch.utils.data.Dataset):
     def __getitem__(self, indices):
         """The item of a global mini-batch, a dict. indices: (B,).
 
-        "inputs" are of this process alone, (k, W') each. "targets" are of the whole mini-batch:
-        labels (B,), `labelled` (B,) where some rows have none, attention_mask (B, W'), the same as
-        `mask` where structures leave padding out, and, if columns may be left out, `columns` (W',),
-        which of the W these are. "teacher" has what is cached of it, of the whole mini-batch, too.
-        "length" is W, "beside" the item of the rows as the teacher reads them, if it does alone.
+        "inputs": the rows of this process alone, (k, W') each.
+        "targets": for the whole mini-batch, labels (B,); labelled (B,), if some rows of the data
+        set have no label; attention_mask (B, W'), and the same again as mask if structures leave
+        padding out; columns (W',), if columns may be cut off: which of the W are kept.
+        "teacher": what the cache holds for the whole mini-batch; {} without a cache.
+        "length": W. "beside": the item of the teacher's Rows, if the teacher reads the rows in
+        another way.
         """
-        # of all processes' rows, so that all compute the same columns and can be gathered
+        # from all processes' rows, so that all compute the same columns, to be gathered
         mask = self.features["attention_mask"][indices].bool()
         columns = span(mask) if self.cut else slice(None)
         mine = indices[self.rank :: self.world]
         if len(mine) < math.ceil(len(indices) / self.world):
-            # the last mini-batch may lack a row here: one fills in, and `gather` drops it
+            # the last mini-batch may lack a row here: another fills in, and `gather` drops it
             mine = torch.cat([mine, indices[:1]])
         inputs = {
             key: value[mine][:, columns].long()
@@ -146,7 +155,11 @@ class Rows(torch.utils.data.Dataset):
 
 
 def make_rows(features, read_by_teacher, cut, rank, world, cache):
-    """The Rows of a training: the student's, and beside them the teacher's, if these are others."""
+    """The student's Rows for a training, with the teacher's `beside` if it reads in another way.
+
+    features: as the student reads them. read_by_teacher: as the teacher does, None if both read
+    alike.
+    """
     if read_by_teacher is None:
         return Rows(features, cut, rank, world, cache)
     beside = Rows(read_by_teacher, cut, rank, world, cache)
@@ -154,20 +167,22 @@ def make_rows(features, read_by_teacher, cut, rank, world, cache):
 
 
 class Windows(torch.utils.data.Dataset):
-    """The mini-batches of an optimizer step together, by a plan of `windows`; of Rows."""
+    """A data set of windows, taken from Rows: all the mini-batches of one optimizer step each."""
 
     def __init__(self, rows):
         self.rows = rows
 
     def __getitem__(self, planned):
-        """planned: (step, epoch, mini-batches of indices). Returns these with items of Rows."""
+        """planned: (step, epoch, mini-batches of indices), as `windows` yields. Returns it with an
+        item of Rows in place of each mini-batch's indices.
+        """
         step, epoch, batches = planned
         return step, epoch, [self.rows[indices] for indices in batches]
 
 
 def load(dataset, places, workers, pin_memory):
-    """A loader of dataset[place] for each place in turn, prepared ahead by so many processes."""
-    # a generator of its own: the loader draws a seed, which would shift the training's numbers
+    """A loader of dataset[place] for each place in turn, prepared ahead by `workers` processes."""
+    # its own generator: the loader draws a seed, which would shift the training's random numbers
     generator = torch.Generator()
     return torch.utils.data.DataLoader(
         dataset,
@@ -181,27 +196,27 @@ def load(dataset, places, workers, pin_memory):
 
 
 def span(mask):
-    """The columns from the first to the last that is no padding in all rows, a slice. mask: (B, W)
-    bool.
+    """The slice of columns from the first to the last with a token in any row; all columns if none
+    has one. mask: (B, W) bool, False at padding.
     """
     real = mask.any(0).nonzero()
     return slice(int(real[0]), int(real[-1]) + 1) if len(real) else slice(0, mask.shape[1])
 
 
 def outlive_saving(worker):
-    """SIGTERM to all processes of a run leaves a loader's workers the seconds in which their parent
-    saves.
+    """Let a loader's worker live for 30 s after SIGTERM, which reaches all processes of a run: its
+    parent saves in that time.
     """
-    # they end before, when the loader is closed
+    # a worker ends before that, when the loader is closed
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(30))
 
 
 class GatherRows(torch.autograd.Function):
-    """(k, ...) of this process -> (processes, k, ...) of all.
+    """(k, ...) of this process -> (P, k, ...) of all P processes.
 
-    Every process computes the same loss from the gathered rows, but the gradient of its own rows
-    alone. DistributedDataParallel then takes the mean over the P processes; so a row's gradient is
-    multiplied by P here, and what comes out is the sum over all rows, as in one process but for
+    Every process computes the same loss from the gathered rows, but only the gradient of its own
+    rows. DistributedDataParallel then takes the mean over the P processes; so a row's gradient is
+    multiplied by P here, and the result is the sum over all rows, as in one process except for
     rounding and dropout.
     """
 
@@ -218,11 +233,12 @@ class GatherRows(torch.autograd.Function):
 
 
 class MiniBatch:
-    """One global mini-batch on the device: an item of Rows, and how all processes' outputs come
-    together.
+    """One global mini-batch on the device: an item of Rows, and the gathering of all processes'
+    outputs.
 
-    world: over how many processes its rows are spread. of_teacher: the MiniBatch as the teacher
-    reads it, whose targets are `teacher` of these; this one where both read alike.
+    world: the number of processes that its rows are spread over. of_teacher: the MiniBatch of the
+    same rows as the teacher reads them, whose targets are also this one's targets["teacher"]; this
+    MiniBatch itself if both models read alike.
     """
 
     def __init__(self, item, device, world=1):
@@ -245,11 +261,11 @@ class MiniBatch:
         if self.world == 1:
             return x
         rows = GatherRows.apply(x).transpose(0, 1).flatten(0, 1)  # (P, k, ...) -> (k*P, ...)
-        return rows[: self.size]  # without those that filled in, whose gradient is 0 so
+        return rows[: self.size]  # drops the rows that filled in, so their gradient is 0
 
     def arguments(self, model):
-        """This process's rows as the arguments that the model's forward has; some have no
-        token_type_ids.
+        """This process's rows, {name: (k, W')}, as the arguments that the model's forward accepts:
+        some models take no token_type_ids.
         """
         plain = accelerate.utils.extract_model_from_parallel(
             model, keep_fp32_wrapper=True, keep_torch_compile=False
@@ -261,11 +277,12 @@ class MiniBatch:
         return {key: value for key, value in self.inputs.items() if key in accepted}
 
     def forward(self, model, layers=(), attention=False):
-        """The model's Outputs for the global mini-batch, with the hidden states at `layers` and no
-        others.
+        """The model's Outputs for the global mini-batch; the features are its hidden states at
+        `layers`.
 
-        Where padding may be cut off, what is left of it is not computed either, as far as the model
-        can do without.
+        attention: whether to record the last layer's queries, keys and values too. If padding may
+        be cut off, padding that is left inside W' is not computed either, if the model can do
+        without (training/unpadding.py).
         """
         listening = heard(model) if attention else contextlib.nullcontext(())
         leaving_out = contextlib.nullcontext()
@@ -283,8 +300,9 @@ class MiniBatch:
 
 
 def uncut(x, targets, *shape):
-    """What was computed of a cut mini-batch at its place in whole rows, 0 elsewhere: (B, ...) ->
-    (B, *shape).
+    """Put what was computed for a cut mini-batch at its place in whole rows, with 0 elsewhere.
+
+    (B, ...) -> (B, *shape).
     """
     for dim, size in enumerate(shape, start=1):
         if x.shape[dim] != size:
@@ -294,24 +312,28 @@ def uncut(x, targets, *shape):
 
 
 def first_tokens(h, targets):
-    """The features of each sample's first token, padding not counted: (B, W, D) -> (B, D)."""
+    """The features of each sample's first token that is no padding: (B, W, D) -> (B, D)."""
     first = targets["attention_mask"].int().argmax(1)  # (B,)
     return h[torch.arange(len(h), device=h.device), first]
 
 
 def for_teacher(targets):
-    """The targets of a MiniBatch as the teacher reads it."""
+    """The targets of the mini-batch as the teacher reads it; `targets` if both models read
+    alike.
+    """
     return targets.get("teacher", targets)
 
 
 def leave_out(h, targets):
-    """Features (B, W', D), 0 at the positions that the `mask` of the targets leaves out."""
+    """Features (B, W', D), with 0 at positions that the `mask` of the targets, if any,
+    leaves out.
+    """
     return h * targets["mask"].unsqueeze(-1) if "mask" in targets else h
 
 
 def flat(h, targets):
-    """Features of samples as rows, without the positions that the `mask` of the targets leaves out:
-    (B, W', D) -> (B, W*D).
+    """The features of each sample as one vector, with 0 at the positions that the `mask` of the
+    targets, if any, leaves out: (B, W', D) -> (B, W*D).
     """
     if "mask" in targets:
         h = uncut(leave_out(h, targets), targets, targets["length"], h.shape[2])

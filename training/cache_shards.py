@@ -1,8 +1,8 @@
-"""A shard of the teacher's cache: one safetensors file with a note of what it is.
+"""A shard of the teacher cache: one safetensors file of numbers, with a note of what they are.
 
-safetensors itself notices no changed number, and two teachers' shards have one shape. So a shard
-says whose it is, and has a checksum of its numbers: what lies in the wrong place, or was damaged on
-the disk, is refused.
+safetensors does not notice a changed number, and the shards of two teachers have the same shape. So
+the note has the shard's identity (its entry, its number and its cache) and a checksum of its
+numbers: a shard in the wrong place, or damaged on the disk, is refused.
 """
 
 import json
@@ -16,19 +16,21 @@ AGAIN = "delete it to have it made again"
 
 
 def write_shard(path, values, identity):
-    """Write numbers (B, ...) with the identity that they have, JSON-able; no file half."""
+    """Write numbers (B, ...) and their identity, a JSON-able dict, as a shard; whole or not
+    at all.
+    """
     tensors, told = {"values": values}, json.dumps(identity)
-    # one text, as safetensors writes several in a random order, and equal shards are equal files
+    # one text: safetensors writes several in random order, but equal shards shall be equal files
     note = json.dumps({"identity": identity, "checksum": checksum(tensors, told)})
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, {"shard": note})
 
 
 def map_shard(path, dtype, shape):
-    """The numbers of a shard, a tensor that is read where it is used, and its note.
+    """A shard's numbers, a tensor whose data is read from the disk on use, and its note, a dict.
 
-    The note is {} in a shard of an earlier version. A UserError where the file has not this dtype,
-    by its name in torch, and shape.
+    The note is {} in a shard of an earlier version. UserError if the file cannot be read, or its
+    numbers are not of this dtype (by its name in torch) and shape.
     """
     expected, note = f"{dtype} {tuple(shape)}", {}
     try:
@@ -46,7 +48,7 @@ def map_shard(path, dtype, shape):
 
 
 def check_identity(path, note, identity):
-    """Refuse a shard that belongs elsewhere. It costs nothing."""
+    """Refuse a shard whose note tells of another identity. No numbers are read for this."""
     found = note.get("identity")
     if found != identity:
         raise UserError(f"{path} should be {describe(identity)}, found {describe(found)}: {AGAIN}")
@@ -60,7 +62,7 @@ def describe(identity):
 
 
 def check_numbers(path, values, note):
-    """Refuse a shard whose numbers are not those that were written. It reads all of them."""
+    """Refuse a shard whose numbers are not those that were written. All of them are read."""
     if note.get("checksum") != checksum({"values": values}, json.dumps(note.get("identity"))):
         raise UserError(
             f"{path} holds other numbers than were written there, by its checksum: {AGAIN}"

@@ -1,16 +1,16 @@
-"""What a teacher's cache stores of a sample, in numbers: known without torch and without a teacher.
+"""The shapes and types of what the teacher cache stores of a sample, without torch or a teacher.
 
-training/teacher_cache.py writes it, scripts/estimate.py counts its bytes.
+training/teacher_cache.py writes these numbers, scripts/estimate.py counts their bytes.
 """
 
 import math
 from typing import NamedTuple
 
-BYTES = {"float16": 2, "float32": 4}  # of a number
+BYTES = {"float16": 2, "float32": 4}  # per number
 
 
 class Stored(NamedTuple):
-    """The numbers of one sample: their shape, and their type by its name in torch."""
+    """What is stored of one sample: its numbers' shape, and their type by its name in torch."""
 
     shape: tuple
     dtype: str
@@ -21,11 +21,13 @@ class Stored(NamedTuple):
 
 
 def stored(needs, layers, *, length, hidden_size, num_labels, heads=1, centroids=0):
-    """{kind: {layer: Stored}} of what terms need; the layer is None where it has none.
+    """What to store of each sample, {kind: {layer: Stored}}; the layer is None for logits and
+    attention.
 
-    needs: a set among logits, tokens, features, relations and attention; where features are stored,
-    tokens are made of them. layers: the teacher's hidden states in use, the penultimate last.
-    length: tokens of a sample. heads: the teacher's, of its attention. centroids: of the memory.
+    needs: the set of kinds that terms need, of logits, tokens, features, relations and attention;
+    tokens are not stored beside features, as they are computed from these. layers: indices of the
+    teacher's hidden states in use, the penultimate last. length: W, tokens of a sample. heads: A,
+    the teacher's attention heads. centroids: C, of the memory.
     """
     found = {}
     if "logits" in needs:

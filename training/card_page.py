@@ -1,6 +1,6 @@
-"""The page of a model card, in English and Markdown, and what a run.json says for it.
+"""The page of a model card, Markdown text in English, made of what a run.json says.
 
-In all functions run is the content of a finished run's run.json.
+In all functions `run` is the content, a dict, of a finished run's run.json.
 """
 
 import json
@@ -14,7 +14,7 @@ from training.methods import FOLDER, read_methods
 from training.records import join_origins
 
 PAPER = "[Jung, Kim, Na, Kim 2023, arXiv 2204.08922](https://arxiv.org/abs/2204.08922)"
-ALONE = {"teacher": "Teacher", "none": "Student alone"}  # what is not distilled, in titles
+ALONE = {"teacher": "Teacher", "none": "Student alone"}  # methods that distil nothing -> titles
 ALWAYS_SHOWN = ("learning_rate", "num_train_epochs", "per_gpu_train_batch_size")
 STRUCTURES = {  # letter -> what CKA compares of student and teacher
     "i": "I (intra-feature): the tokens of a sample with each other",
@@ -25,7 +25,7 @@ STRUCTURES = {  # letter -> what CKA compares of student and teacher
 
 
 def row_length(settings):
-    """Tokens of a row as the model of the card reads it."""
+    """The tokens of a row as the model of the card reads it. settings: flags, name -> value."""
     return settings.get("student_max_seq_length") or settings["max_seq_length"]
 
 
@@ -68,7 +68,7 @@ def describe_own_tokenizer(run):
 
 
 def describe_structure(run):
-    """What a method adds to vanilla KD: its part of the formula, and lines that explain it."""
+    """What a method adds to vanilla KD: its part of the formula, and the lines that explain it."""
     method = run["method"]
     if not method.startswith("FSD"):
         helps = {rival.name: rival.help for rival in read_methods().values()}
@@ -103,7 +103,7 @@ def describe_scores(run):
 
 
 def describe_loading(run):
-    """Lines of Python that classify a row."""
+    """A block of Python that loads the model and classifies a row."""
     task, arguments = known_task(run), run["arguments"]
     columns = task.text_columns if task else run["data"]["train"].get("text_columns", ["text"])
     texts = ", ".join(json.dumps(f"the {column}", ensure_ascii=False) for column in columns)
@@ -175,7 +175,7 @@ def describe_rows(run):
 
 
 def describe_start(run):
-    """Which weights the training began with: a model's name, without the place where it lies."""
+    """Which weights the training began with: a model's name, without the path of its folder."""
     arguments = run["arguments"]
     if not arguments.get("copy_teacher", True):
         return f"random weights, in the shape of {source_of(run)}"
@@ -188,7 +188,7 @@ def describe_start(run):
 
 
 def describe_steps(run):
-    """The number of optimizer steps; where --max_steps decided it, that, and the epochs."""
+    """The number of optimizer steps; with the epochs, in words, if --max_steps set it."""
     if not decided_by_steps(run):
         return run["steps"]
     epochs = run["steps"] / steps_of_an_epoch(run)
@@ -199,19 +199,19 @@ def describe_steps(run):
 
 
 def known_task(run):
-    """The tasks.Task of GLUE of that name, None for a task of the user's own files."""
+    """GLUE's Task of a run; None if its task is one of the user's own files."""
     arguments = run["arguments"]
     return None if arguments.get("train_file") else TASKS.get(arguments["task_name"].lower())
 
 
 def official_task(run):
-    """The Task, where the training file has GLUE's number of rows; a part or a toy is not GLUE."""
+    """GLUE's Task, if the training file has GLUE's number of rows; else (a part, a toy) None."""
     task = known_task(run)
     return task if task and run["data"]["train"]["rows"] == task.rows["train"] else None
 
 
 def whose_task(run):
-    """Whose rows these are, in words."""
+    """In words, whether the task and its rows are GLUE's."""
     if official_task(run):
         return "a task of GLUE"
     return (
@@ -237,12 +237,12 @@ def title_of(run):
 
 
 def settings_of(run):
-    """The run's flags, as they were in the training."""
+    """The run's flags, name -> value, as they were in the training."""
     return run["arguments"] | run.get("settings", {})
 
 
 def rows_taken(run):
-    """The number of rows in the training file that were read, with a label or without."""
+    """The number of rows that were read from the training file, with a label or without."""
     rows = run["data"]["train"]["rows"]
     return min(rows, settings_of(run).get("max_train_samples") or rows)
 
@@ -262,7 +262,7 @@ def steps_of_an_epoch(run):
 
 
 def has_own_tokenizer(run):
-    """Whether the student read other tokens than its teacher, not only rows of another length."""
+    """Whether the student had another tokenizer than its teacher, not only another row length."""
     settings = settings_of(run)
     own = settings.get("student's tokenizer")
     return own is not None and own != settings["tokenizer"]
@@ -271,7 +271,7 @@ def has_own_tokenizer(run):
 def source_of(run):
     """The name of the model that gave a run's model its layers or shape, for Markdown.
 
-    Of a folder on the machine its own name alone.
+    Of a folder on the machine, only the folder's own name.
     """
     arguments = run["arguments"]
     source = arguments.get("model_name_or_path_for_copy") or arguments["model_name_or_path"]
@@ -309,13 +309,13 @@ def hardware_of(part):
 
 
 def hub_name_in_cache(source):
-    """The hub name of a model whose folder is in a cache of the Hub's, else None."""
+    """The hub name of a model if the path `source` is in a cache of the Hub, else None."""
     found = re.search(r"\bmodels--([\w.-]+?)--([\w.-]+)[/\\]snapshots\b", source)
     return "/".join(found.groups()) if found else None
 
 
 def without_place(source):
-    """NAME and OWNER/NAME, as of a hub, as they are; of any other path the last name alone."""
+    """A hub name, NAME or OWNER/NAME, as it is; of any other path only the last name."""
     if re.fullmatch(r"\w[^/\\]*(/[^/\\]+)?", source) and not is_of_a_machine(source):
         return source
     names = [name for name in re.split(r"[/\\]", source) if name not in ("", ".", "..", "~")]
@@ -323,7 +323,7 @@ def without_place(source):
 
 
 def is_of_a_machine(text):
-    """Whether a word names a place on one machine: from the root, a home, a drive, or upwards."""
+    """Whether a text has a path of one machine: from the root, a home or a drive, or upwards."""
     return bool(re.search(r"(^|[=,:;\s])([/~\\]|[A-Za-z]:[/\\])|(^|[/\\])\.\.($|[/\\])", text))
 
 
@@ -331,7 +331,7 @@ def is_of_a_machine(text):
 
 
 def plain(text):
-    """A text on one line, without a meaning to Markdown."""
+    """A text on one line, with its Markdown characters escaped."""
     return re.sub(r"([\\`*<>\[\]|])", r"\\\1", " ".join(str(text).split()))
 
 
@@ -343,13 +343,14 @@ def fence(language, text):
 
 
 def shorten_command(command, processes=1):
-    """A run's command for the root of a checkout, with the flag's name for a place on that machine.
+    """A run's command as for the root of a checkout; a path of the run's machine becomes its flag's
+    name in capitals.
 
     Relative paths and hub names stay, as they say nothing of a machine. processes: of the run.
     """
     try:
         script, *words = shlex.split(command)
-    except ValueError:  # an earlier version did not quote
+    except ValueError:  # earlier versions did not quote its words
         script, *words = command.split()
     flag, shown = "--path", []
     for word in words:

@@ -1,6 +1,7 @@
-"""What the cells of a table of results may hold: numbers that a run can have, names of tasks.
+"""What the cells of a results.csv may hold: numbers that a run can have, names of tasks.
 
-A hand-made row, or one of another project, is refused by the line and column that are wrong in it.
+A row that was made by hand, or by another project, is refused, and the error names the line and
+column that are wrong.
 """
 
 import math
@@ -15,7 +16,9 @@ SLACK = 1e-9  # a correlation of 1 may be computed as a little more
 
 
 class Limits(NamedTuple):
-    """The finite numbers that a column may hold: from least to most, and whole where it says so."""
+    """The numbers that a column may hold: finite, from `least` to `most`, and only whole ones if
+    `whole`.
+    """
 
     least: float = -math.inf
     most: float = math.inf
@@ -23,21 +26,21 @@ class Limits(NamedTuple):
 
     @property
     def words(self):
-        """What the column is of."""
+        """The numbers that the column may hold, in words."""
         kind = "whole numbers" if self.whole else "finite numbers"
         if math.isfinite(self.most):
             return f"{kind} from {self.least:g} to {self.most:g}".removeprefix("finite ")
         return f"{kind} from {self.least:g} on" if math.isfinite(self.least) else kind
 
     def has(self, number):
-        """Whether a number is one of these."""
+        """Whether a number is within the limits."""
         within = self.least - SLACK <= number <= self.most + SLACK
         return within and math.isfinite(number) and (not self.whole or number.is_integer())
 
 
 FRACTION, CORRELATION = Limits(0, 1), Limits(-1, 1)
 AMOUNT, COUNT = Limits(0), Limits(0, whole=True)
-METRICS = {  # GLUE's and those of own files, all as fractions
+METRICS = {  # of GLUE's tasks and of own files, all as fractions and not in %
     "mcc": CORRELATION,
     "acc": FRACTION,
     "f1": FRACTION,
@@ -48,7 +51,7 @@ METRICS = {  # GLUE's and those of own files, all as fractions
 
 
 def is_number(text):
-    """Whether a cell is a number as pandas reads it: 1_000 is none."""
+    """Whether pandas reads a cell as a number; unlike Python it takes 1_000 for text."""
     try:
         return text.isascii() and "_" not in text and float(text) is not None
     except ValueError:
@@ -56,9 +59,11 @@ def is_number(text):
 
 
 def find_fault(column, text, limits, missing=False):
-    """(what a cell has, what to do) where it is not empty and has no number within limits.
+    """What is wrong with a cell of a column of numbers: two texts (what it has, what to do), or
+    None.
 
-    Else None. limits: None for any number. missing: whether pandas reads it as no value, as "nan".
+    An empty cell is right, and so is a number within limits. text: the cell. limits: None for any
+    number. missing: whether pandas reads the cell as no value, as it does "nan".
     """
     if missing and (limits is None or not text.strip()):
         return None
@@ -77,10 +82,11 @@ def find_fault(column, text, limits, missing=False):
 
 
 def read_task(text, where, row=None):
-    """A task's name: GLUE's as GLUE spells it, in any spelling that --task_name takes; one of own
-    files, which the row's other cells tell, as it is. A UserError for what is neither.
+    """The name of a cell's task: a GLUE task as GLUE spells it, another task as the cell has it.
 
-    where: the file, and the line in it. row: column -> cell.
+    text: the cell; of a GLUE task, any spelling that --task_name takes. where: the file and line,
+    for the error. row: column -> cell of the whole row, which tells whether it is of own files.
+    UserError for a name that is neither GLUE's nor of own files.
     """
     text = str(text).strip()
     try:
@@ -95,8 +101,8 @@ def read_task(text, where, row=None):
 
 
 def is_own(row):
-    """Whether a row of results may be of own files: it has a score or a flag that GLUE's have not,
-    or is a run's that was not evaluated.
+    """Whether a row of results, column -> cell, may be of own files: it has a score or a flag that
+    rows of GLUE lack, or is of a run that was not evaluated.
     """
     there = {name for name in METRICS if str(row.get(name, "")).lower() not in ("", "nan", "none")}
     unscored = not there and "started" in row

@@ -16,11 +16,12 @@ from training.flags import as_of_today, is_shared
 
 
 class Meter:
-    """Sums of named scalars, kept on the device so that no step waits for it; read only when
-    logging or saving.
+    """Running sums of named scalars. They stay on the device, so that no step waits for it, and are
+    read only when logging or saving.
 
-    undefined, of: by name, how many of the values that the scalars are means of were undefined, and
-    of how many; `of` is known without the device.
+    Some scalars are means of values that may be undefined (see terms.Counted). undefined: for each
+    scalar, how many of its values were undefined; of: name -> how many values it had, known without
+    the device.
     """
 
     def __init__(self, names, device):
@@ -29,11 +30,14 @@ class Meter:
         self.of = {}
         self.sums = torch.zeros(len(self.names), dtype=torch.float64, device=device)
         self.count = 0
-        # the step of the first NaN or inf
+        # for each scalar the step of its first NaN or inf, or 0
         self.first_bad = torch.zeros(len(self.names), dtype=torch.int64, device=device)
 
     def add(self, step, values, counted=None):
-        """counted: name -> terms.Counted, of the scalars that tell of undefined values."""
+        """Add the scalars of a step, name -> value.
+
+        counted: name -> terms.Counted, for the scalars whose values may be undefined.
+        """
         for name, found in (counted or {}).items():
             self.undefined[self.names.index(name)] += found.undefined
             self.of[name] = self.of.get(name, 0) + found.of
@@ -47,7 +51,7 @@ class Meter:
         )
 
     def check(self):
-        """Refuse to go on, or to save, after a NaN."""
+        """UserError if a scalar has been NaN or inf, so that the run neither goes on nor saves."""
         bad = [
             (step, name)
             for step, name in zip(self.first_bad.tolist(), self.names, strict=True)
@@ -62,8 +66,10 @@ class Meter:
             )
 
     def read(self):
-        """Since the last reading: the means, how many undefined values each was without, and of
-        which most were so.
+        """(means, undefined, most) of what was added since the last call; clears the sums.
+
+        means: {name: mean}. undefined: {"undefined_NAME": number of undefined values}. most: the
+        set of names of which more than half of the values were undefined.
         """
         means = dict(zip(self.names, (self.sums / max(self.count, 1)).tolist(), strict=True))
         counts = dict(zip(self.names, self.undefined.tolist(), strict=True))
@@ -76,8 +82,8 @@ class Meter:
 
 
 def make_optimizer(args, model, losses, precision):
-    """AdamW, with --weight_decay on all but biases, norms and the losses' parameters, which have
-    their own rate.
+    """AdamW, with --weight_decay on all weights except biases, norms and the losses' own parameters
+    (the student's memory), which have a learning rate of their own.
     """
     decayed = {p: p.ndim > 1 for p in model.parameters()}
     groups = [
@@ -89,14 +95,14 @@ def make_optimizer(args, model, losses, precision):
         groups.append(
             {"params": own, "weight_decay": 0.0, "lr": args.learning_rate if rate is None else rate}
         )
-    # a fused step hides from accelerate that the loss scaler skipped it
+    # with fp16 the loss scaler may skip a step, which a fused step hides from accelerate
     fused = precision != "fp16"
     return torch.optim.AdamW(groups, lr=args.learning_rate, eps=args.adam_epsilon, fused=fused)
 
 
 class State:
     """All that a resumed run needs beside the student's weights: the losses' own parameters (such
-    as the student memory), optimizer, schedule, random numbers, running sums.
+    as the student's memory), optimizer, schedule, random numbers, running sums.
     """
 
     def __init__(self, args, accelerator, student, losses, total_steps, meter):
@@ -111,14 +117,14 @@ class State:
         self.step, self.seconds, self.examples = 0, 0.0, 0
 
     def random_state(self):
-        """This process's generators: the CPU's and, on a GPU, its own. Each (bytes,) uint8."""
+        """This process's random state: {"cpu": (bytes,) uint8}, and on a GPU "cuda" as well."""
         states = {"cpu": torch.get_rng_state()}
         if self.accelerator.device.type == "cuda":
             states["cuda"] = torch.cuda.get_rng_state(self.accelerator.device)
         return states
 
     def pack(self):
-        """The state as (tensors by name, JSON-able dict)."""
+        """The state as (tensors by name, JSON-able dict). All processes must call it together."""
         tensors = {"meter.sums": self.meter.sums, "meter.undefined": self.meter.undefined}
         tensors |= {f"losses.{key}": value for key, value in self.losses.state_dict().items()}
         for i, entry in self.optimizer.state_dict()["state"].items():
@@ -161,7 +167,7 @@ class State:
         self.optimizer.load_state_dict(optimizer)
         self.meter.sums.copy_(tensors["meter.sums"])
         self.meter.count, self.meter.of = progress["meter_count"], progress.get("meter_of", {})
-        if "meter.undefined" in tensors:  # not in checkpoints of before
+        if "meter.undefined" in tensors:  # not in checkpoints of earlier versions
             self.meter.undefined.copy_(tensors["meter.undefined"])
         rank = self.accelerator.process_index
         torch.set_rng_state(tensors["random.cpu"][rank].clone())  # of a view it reads other bytes
@@ -182,7 +188,7 @@ def step_of(checkpoint):
 
 
 def checkpoints(folder):
-    """The whole checkpoints in a folder, oldest first."""
+    """The paths of the complete checkpoints in a folder, oldest first."""
     found = [
         p for p in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)
     ]
@@ -192,8 +198,9 @@ def checkpoints(folder):
 def save_checkpoint(output_dir, step, save_model, tensors, progress, keep):
     """Write checkpoint-STEP atomically and delete all but the newest `keep` (0 keeps all).
 
-    progress.json has the sha256 of the other files beside the progress: a resumed run goes on from
-    just these.
+    save_model: function that writes the student into a folder. tensors, progress: as State.pack
+    returns. progress.json also has the sha256 of every other file, by which `check_whole` tells
+    damage.
     """
     with atomic_path(Path(output_dir) / f"checkpoint-{step}") as folder:
         save_model(folder)
@@ -209,8 +216,8 @@ def save_checkpoint(output_dir, step, save_model, tensors, progress, keep):
 
 
 def check_whole(folder):
-    """Refuse a checkpoint whose files are not those that were saved; earlier versions wrote no sums
-    to tell by.
+    """Refuse a checkpoint with a file that is missing or not as it was saved, by its sha256;
+    earlier versions wrote none to compare with.
     """
     for name, expected in read_json(folder / "progress.json").get("sha256", {}).items():
         found = sha256_of_file(folder / name) if (folder / name).is_file() else "no file"
@@ -223,7 +230,7 @@ def check_whole(folder):
 
 
 def restore(state, folder):
-    """Give a State what save_checkpoint wrote of one."""
+    """Load what save_checkpoint wrote to a folder into a State; UserError if a file is damaged."""
     try:
         state.unpack(
             load_file(folder / "training_state.safetensors"), read_json(folder / "progress.json")
@@ -236,13 +243,13 @@ def restore(state, folder):
 
 
 def run_settings(args):
-    """The flags that decide what is trained."""
+    """The flags that decide what is trained, name -> value."""
     return {key: value for key, value in vars(args).items() if is_shared(key)}
 
 
 def check_output(args, method):
-    """Refuse an output folder that holds a finished run or a foreign model, unless it may be
-    overwritten.
+    """Refuse an output folder that holds a finished run, a run of another kind or a model of other
+    origin, unless --overwrite_output_dir is given. method: the run's, "memory" for train_memory.py.
     """
     output = Path(args.output_dir)
     if args.overwrite_output_dir:
@@ -266,8 +273,10 @@ def check_output(args, method):
 
 
 def newest_checkpoint(args):
-    """The checkpoint that the flags point to, or None: one that is named, else this run's, else the
-    student's.
+    """The checkpoint to resume by the flags, or None: the one that --resume_from_checkpoint names,
+    else the newest of --output_dir, else of --student_model_name_or_path.
+
+    UserError if there is none where a flag asks for one.
     """
     output, wanted = Path(args.output_dir), args.resume_from_checkpoint
     student = Path(getattr(args, "student_model_name_or_path", None) or output)
@@ -279,7 +288,7 @@ def newest_checkpoint(args):
             )
         own = {
             path.resolve(): path for path in checkpoints(output)
-        }  # a link to where one was moved is the run's, too
+        }  # a link here to a checkpoint that was moved away counts as the run's own
         found = own.get(Path(wanted).resolve(), Path(wanted))
         if own and found.parent.resolve() != output.resolve() and not args.overwrite_output_dir:
             raise UserError(
@@ -301,8 +310,8 @@ def newest_checkpoint(args):
 
 
 def checkpoint_to_resume(args, settings):
-    """The checkpoint this run goes on from, or None for a fresh start; refuses to touch what is not
-    this run's.
+    """The checkpoint that this run resumes, or None for a fresh start. UserError if the output
+    folder or the checkpoint is not this run's, by its settings.
     """
     check_output(args, settings["method"])
     finished = read_json(Path(args.output_dir) / "run.json").get("finished")
@@ -319,13 +328,14 @@ def checkpoint_to_resume(args, settings):
     raise other_settings(found, then, settings, afresh)
 
 
-AFRESH = "pass --overwrite_output_dir"  # what starts a run again that would be resumed
+AFRESH = "pass --overwrite_output_dir"  # how to start afresh a run that would be resumed
 
 
 def other_settings(where, then, now, afresh=AFRESH):
-    """The UserError that says in what the settings of what is in `where` differ from this run's.
+    """A UserError that lists how the settings in the file or folder `where` differ from this run's.
 
-    afresh: what to do to start from the beginning.
+    then, now: the settings there and here, name -> value. afresh: advice on how to start from the
+    beginning.
     """
     changed = [
         f"{key} was {then.get(key)} and is {now.get(key)}"

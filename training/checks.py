@@ -12,9 +12,10 @@ from training.results_csv import read_results
 
 
 def check_arguments(args):
-    """Refuse values that cannot be meant, before any work is done.
+    """Refuse flags that are wrong alone or together, before any work is done.
 
-    A script asks before it imports what its run needs, which takes seconds, and the run asks again.
+    A script calls this before it imports what its run needs, which takes seconds, and the run calls
+    it again.
     """
     check_data(args)
     check_splits(args)
@@ -40,7 +41,7 @@ def check_arguments(args):
 
 
 def check_data(args):
-    """Refuse a task that nobody knows, or files that are not there."""
+    """Refuse a task that is not known, or data files that are missing."""
     check_files(args)
     if own_files(args):
         return
@@ -53,7 +54,7 @@ def check_data(args):
 
 
 def check_splits(args):
-    """Refuse work on a file that was not given."""
+    """Refuse to train, evaluate or predict on own files if the file for it was not given."""
     files = own_files(args)
     needed = {
         "train": args.do_train,
@@ -68,7 +69,9 @@ def check_splits(args):
 
 
 def check_global(args):
-    """Refuse a global structure without a memory, or between other layers than the memory's."""
+    """Refuse a global structure without a memory, or layer by layer: a memory is of the penultimate
+    layer.
+    """
     if not args.teacher_memory_path:
         raise UserError(
             "the global structure needs --teacher_memory_path, the folder that train_memory.py "
@@ -83,7 +86,7 @@ def check_global(args):
 
 
 def check_precision(args):
-    """Refuse half precision that this device does not have, or two of them."""
+    """Refuse --fp16 together with --bf16, or --fp16 without a GPU."""
     if args.fp16 and args.bf16:
         raise UserError("--fp16 and --bf16 exclude each other: pass one of them")
     if args.fp16 and (args.no_cuda or not has_gpu()):
@@ -91,7 +94,7 @@ def check_precision(args):
 
 
 def check_sources(args):
-    """Refuse an output folder that the run reads from, too."""
+    """Refuse an output folder that is also one that the run reads a model or a memory from."""
     output = Path(args.output_dir).resolve()
     for name in ("model_name_or_path", "model_name_or_path_for_copy", "teacher_memory_path"):
         source = getattr(args, name, None) and Path(getattr(args, name))
@@ -103,7 +106,7 @@ def check_sources(args):
 
 
 def check_sample_features(args, has_local):
-    """Refuse --sample_features where the loss has no L."""
+    """Refuse --sample_features other than flat if the loss has no L."""
     if args.sample_features != "flat" and not has_local:
         raise UserError(
             f"--sample_features {args.sample_features} is of L, which this loss does not "
@@ -112,7 +115,7 @@ def check_sample_features(args, has_local):
 
 
 def check_first_tokens(args, student, teacher):
-    """Refuse models without a first token to compare."""
+    """Refuse --sample_features first for XLNet, which pads on the left."""
     if args.sample_features == "first" and "xlnet" in student.config.model_type:
         raise UserError(
             "XLNet pads on the left and has no first token to compare: take another "
@@ -121,7 +124,9 @@ def check_first_tokens(args, student, teacher):
 
 
 def check_student_layers(args):
-    """Refuse --student_layers beside another number of layers, or where nothing is copied."""
+    """Refuse --student_layers if --student_num_hidden_layers is another number, or if nothing is
+    copied.
+    """
     count = len(args.student_layers.split(","))
     if args.student_num_hidden_layers not in (None, count):
         raise UserError(
@@ -145,7 +150,7 @@ def has_gpu():
 
 
 def check_places(args):
-    """Refuse places that cannot be written to, before any work is done."""
+    """Refuse folders that cannot be written to, or a bad --results_csv, before any work is done."""
     table = args.results_csv and Path(args.results_csv)
     make_folders(
         args,

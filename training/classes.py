@@ -1,9 +1,9 @@
-"""What a classifier's outputs mean: its classes put into the task's order by their names, and that
-order tested.
+"""Which class of the task each output of a classifier stands for: by its names, and tested by
+score.
 
 Names alone cannot decide, as many models have LABEL_0 and LABEL_1 or words of their own. So a
-teacher is also scored on labelled rows: where its classes fit in another order clearly better, it
-is refused.
+teacher is also scored on labelled rows, and refused if another order of its classes fits these
+clearly better.
 """
 
 import numpy as np
@@ -39,7 +39,7 @@ WORDS = {  # task -> for each of its classes, the spellings beside the data file
 
 
 def spellings_of(task):
-    """For each class of a task, the spellings beside its own word."""
+    """For each class of a task, the spellings, in one text, that are taken beside its own word."""
     return WORDS.get(task.name, [""] * len(task.labels))
 
 
@@ -47,11 +47,11 @@ def spellings_of(task):
 
 
 def order_of(config, task):
-    """The task's class of each output of a model, where the model's names say plainly that it is
-    another order.
+    """The task's class for each output of a model, if the model's names for its classes say plainly
+    that they are in another order than the task's.
 
-    A list of K class indices, or None: names in the task's order, LABEL_0 ... in theirs, or words
-    of another kind.
+    A list of K class indices; None if the names are in the task's order, or are no names of its
+    classes (words of another kind; LABEL_0, ... for a task whose classes are words).
     """
     if task.labels is None or config.num_labels != len(task.labels):
         return None
@@ -72,14 +72,14 @@ def order_of(config, task):
 def name_classes(config, task):
     """Give a configuration the task's number and names of classes."""
     names = task.labels or ("score",)
-    config.num_labels = len(names)  # first, as it makes names of its own
+    config.num_labels = len(names)  # first, as setting it makes names of its own
     config.id2label = dict(enumerate(names))
     config.label2id = {name: i for i, name in enumerate(names)}
     config.problem_type = "single_label_classification" if task.labels else "regression"
 
 
 def permute_classes(model, order):
-    """Give a classifier its outputs in another order: output k becomes number order[k]."""
+    """Reorder a classifier's outputs, in place: output k becomes output order[k]."""
     head = [
         module
         for module in model.modules()
@@ -92,8 +92,8 @@ def permute_classes(model, order):
 
 
 def put_in_order(model, task):
-    """Bring a fine-tuned classifier's outputs into the task's order, where its names say another
-    one.
+    """Bring a fine-tuned classifier's outputs into the task's order, if its names for its classes
+    say that they are in another one.
 
     Returns what was done, in words, or None.
     """
@@ -112,8 +112,9 @@ def put_in_order(model, task):
 
 
 def clearly_better(these, those):
-    """True where the answers `these` are right more often than `those`, by more than luck. Both
-    (N,) bool.
+    """True if the answers `these` are right more often than `those`, by more than luck (p < DOUBT).
+
+    Both: (N,) bool, whether each answer is right.
     """
     from scipy.stats import binomtest  # here and below, as it imports for a second
 
@@ -125,16 +126,16 @@ def clearly_better(these, those):
 
 
 def best_order(logits, labels):
-    """The order of a classifier's outputs that fits clearly better than the present one and the
-    constant answer.
+    """The order of a classifier's outputs that fits the labels best, if it is clearly better than
+    both the present order and the commonest class for all rows.
 
-    logits: (N, K). labels: (N,). Returns the class of each output, or None.
+    logits: (N, K). labels: (N,). Returns the class of each output, a list, or None.
     """
     from scipy.optimize import linear_sum_assignment
 
     predictions, present = logits.argmax(1), logits.argmax(1) == labels
     constant = labels == np.bincount(labels).argmax()
-    counts = np.zeros(2 * [logits.shape[1]], dtype=int)  # of outputs by classes
+    counts = np.zeros(2 * [logits.shape[1]], dtype=int)  # (outputs, classes)
     np.add.at(counts, (predictions, labels), 1)
     best = linear_sum_assignment(counts, maximize=True)[1]
     right = best[predictions] == labels
@@ -146,15 +147,16 @@ def best_order(logits, labels):
 
 
 def correlation(x, y):
-    """Pearson's r of two (N,), 0 where one of them is constant."""
+    """Pearson's r of x and y, (N,) each; 0 if one of them is constant."""
     return np.corrcoef(x, y)[0, 1] if np.ptp(x) and np.ptp(y) else 0.0
 
 
 def other_scale(scores, labels):
-    """True where scores (N,) clearly follow the labels (N,), |r| of 0.5 or more, upside down or far
-    from their values.
+    """True if scores (N,) clearly follow the labels (N,), |r| of 0.5 or more, but upside down or on
+    another scale.
 
-    Far: with more than twice the squared error that one and the same score, the labels' mean, has.
+    Another scale: their squared error is more than twice that of the labels' mean as the score of
+    all rows.
     """
     from scipy.stats import pearsonr
 
@@ -164,8 +166,9 @@ def other_scale(scores, labels):
 
 
 def no_better_than_constant(task, logits, labels):
-    """True where a teacher's answers are not clearly better than one and the same for every row (p
-    < 0.05).
+    """True if a teacher's answers are not clearly better (p < 0.05) than one answer for all rows.
+
+    logits: (N, K). labels: (N,).
     """
     if task.labels is None:
         return correlation(logits[:, 0], labels) <= 2 / np.sqrt(len(labels))
@@ -187,7 +190,7 @@ def constant_answer(task, labels):
 def constant_score(task, labels):
     """The score of the best answer that is the same for all rows: the mean of the task's metrics.
 
-    labels: (N,). Of a regression it is 0, as such an answer has no correlation.
+    labels: (N,). For a regression it is 0, as such an answer has no correlation.
     """
     if task.labels is None:
         return 0.0
@@ -199,11 +202,11 @@ def constant_score(task, labels):
 
 
 def other_meaning(task, name, logits, labels, where, was=None):
-    """The sentence that refuses a teacher whose outputs mean something else, as the labels say;
-    None if they do not.
+    """A sentence that refuses a teacher whose outputs, by the labels, mean something else than the
+    task's classes or scores; None if they mean these.
 
-    logits: (N, K). labels: (N,). where: the rows in words. was: the order that put_in_order has
-    undone, if any, as the advice is for the file.
+    logits: (N, K). labels: (N,). where: the rows, in words. was: the order of the outputs before
+    put_in_order changed it, if it did, as the advice is for the teacher's file.
     """
     if not np.isfinite(logits).all():
         return f"the teacher {name} says what is no finite number on {where}: fine-tune it again"

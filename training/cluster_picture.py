@@ -6,14 +6,14 @@ from matplotlib.figure import Figure
 from colours import COLOURS, as_written
 from tasks.features import NO_CLASS
 
-MOST = 20_000  # samples drawn
+MOST = 20_000  # samples that are drawn; of more, so many at random
 
 
 def picture_of_clusters(table, centroids, sizes, explained, labels, task):
-    """A matplotlib Figure: samples as dots coloured by label, centroids as circles of their
-    cluster's size.
+    """A matplotlib Figure: samples as dots coloured by label, centroids as circles with an area
+    that grows with their number of samples.
 
-    table: columns label, x, y, one row a sample. centroids: (C, 2). sizes: C numbers of samples.
+    table: columns label, x, y, one row per sample. centroids: (C, 2). sizes: C numbers of samples.
     explained: the axes' share of the centroids' variance, 0 to 1. labels: the task's label names,
     None for a regression.
     """

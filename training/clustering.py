@@ -1,6 +1,6 @@
-"""k-means over a teacher's features: pass after pass, logged, saved, and left as a memory.
+"""Builds a memory by k-means over a teacher's penultimate features: logged and saved pass by pass.
 
-load -> unfinished? -> start -> passes -> leave
+rows, teacher -> unfinished clustering, else first centroids -> passes -> memory and its picture
 """
 
 import json
@@ -22,18 +22,18 @@ from training.identity import clustering_settings, identify, memory_facts
 from training.teacher import Teacher
 from training.tokenizer import load_tokenizer
 
-STATE = "clustering.safetensors"  # of an unfinished clustering, in the output folder
+STATE = "clustering.safetensors"  # an unfinished clustering's file in the output folder
 
 
 def run(session):
-    """Cluster as the flags say. Returns the exit code."""
+    """Cluster as the session's flags say. Returns the exit code."""
     args, output = session.args, session.output
     check_output(args, "memory")
     record = records.Record.begin(session, "memory")
     clustering = Clustering(session, record)
     settings = clustering_settings(clustering.identity, clustering.teacher.model, args)
     progress, tensors = find_unfinished(args, output / STATE, settings)
-    session.accelerator.wait_for_everyone()  # all have looked before the first clears the folder
+    session.accelerator.wait_for_everyone()  # all look before the first clears the folder
     if tensors is None and common.is_main_process():
         records.clear(output)
         for path in checkpoints(output):
@@ -47,7 +47,7 @@ def run(session):
     record.write(output)
     log = logs.Log(output, args.run_file, progress["step"])
     kmeans = clustering.make_kmeans(tensors)
-    termination.hold()  # to the end: a memory that is finished is not terminated any more
+    termination.hold()  # to the end: SIGTERM does not stop the writing of a finished memory
     found = clustering.run_passes(kmeans, progress, log)
     if common.is_main_process():
         clustering.leave(kmeans, found, progress, log)
@@ -55,9 +55,10 @@ def run(session):
 
 
 def find_unfinished(args, state, settings):
-    """Progress and tensors of a clustering that was cut off, or a fresh progress and None.
+    """(progress, tensors) of a clustering that was cut off, or a fresh progress and None.
 
-    state: the file that it left.
+    state: the path of its file STATE. settings: this run's. UserError if the file is damaged or was
+    written with other settings, unless --overwrite_output_dir is given.
     """
     if isinstance(args.resume_from_checkpoint, str):
         raise UserError(
@@ -91,7 +92,7 @@ def find_unfinished(args, state, settings):
 
 
 class Clustering:
-    """The rows, the teacher and the passes of one k-means; `leave` writes what becomes of it."""
+    """The rows, the teacher and the passes of one k-means; `leave` writes the results."""
 
     def __init__(self, session, record):
         args = session.args
@@ -116,7 +117,7 @@ class Clustering:
     # ---- features --------------------------------------------------------------------------------
 
     def load(self, batches):
-        """The items of the data for mini-batches of indices, prepared ahead."""
+        """A loader of the items of Rows for mini-batches of indices, which are prepared ahead."""
         gpu = self.accelerator.device.type == "cuda"
         return load(self.data, batches, self.args.dataloader_num_workers, gpu)
 
@@ -127,7 +128,7 @@ class Clustering:
         return flat(h.float(), batch.targets)
 
     def sample(self, indices):
-        """The features (S, W*D) of these samples, on the CPU."""
+        """The features (S, W*D) of the S samples at `indices`, on the CPU."""
         chosen = indices.split(self.args.per_gpu_memory_train_batch_size)
         bar = common.progress(
             self.load(chosen), desc="sample for the start", unit="batch", leave=False
@@ -139,7 +140,7 @@ class Clustering:
     # ---- the start -------------------------------------------------------------------------------
 
     def make_kmeans(self, tensors=None):
-        """The KMeans to start with, or to go on with from its saved tensors."""
+        """The KMeans at its start, or, given the tensors of a saved state, where that left off."""
         accelerator, args = self.accelerator, self.args
         start = self.find_start() if tensors is None else tensors["centroids"]
         start = accelerate.utils.broadcast(start.to(accelerator.device))
@@ -167,7 +168,7 @@ class Clustering:
         return memory.start_centroids(sample, args.num_centroid, args.memory_init, args.seed)
 
     def find_released_start(self):
-        """The authors' released start; padded positions that are left out have no part in it."""
+        """The authors' released start (C, W*D); --mask_padding keeps all padding out of it."""
         args, batches = self.args, self.batches()
         last = self.sample(batches[-1])  # (B, W*D)
         shape = args.num_centroid, last.shape[1]
@@ -181,7 +182,7 @@ class Clustering:
     # ---- passes ----------------------------------------------------------------------------------
 
     def batches(self):
-        """The global mini-batches of a pass, tensors of indices."""
+        """The global mini-batches of a pass, a tuple of index tensors."""
         size = self.args.per_gpu_memory_train_batch_size * self.accelerator.num_processes
         return torch.arange(self.rows).split(size)
 
@@ -189,7 +190,7 @@ class Clustering:
         """Pass after pass until the last, or until no sample changes its cluster.
 
         progress: step (mini-batches done), seconds, history (a dict of numbers per pass), settings;
-        kept up to date. Returns what the last pass found.
+        it is kept up to date. Returns what KMeans.update found in the last pass.
         """
         args, last = self.args, self.args.memory_num_train_epochs
         agreement = Agreement(self.accelerator, "clustering")
@@ -206,7 +207,7 @@ class Clustering:
                 termination.stop(f"pass {number} of {last} is saved")
 
     def run_pass(self, kmeans, progress, log, number, agreement):
-        """Take the mini-batches of a pass that are not done, each process its rows of each."""
+        """Do the rest of pass `number`: each process adds its rows of a mini-batch to `kmeans`."""
         args, rank, world = (
             self.args,
             self.accelerator.process_index,
@@ -246,14 +247,14 @@ class Clustering:
         bar.close()
 
     def save_state(self, kmeans, progress):
-        """Keep what the clustering needs to go on."""
-        state = kmeans.state()  # of all processes
+        """Write what the clustering needs to go on into STATE."""
+        state = kmeans.state()  # which all processes must call
         if common.is_main_process():
             progress = {"progress": json.dumps(progress)}
             memory_file.save_state(self.output / STATE, state, progress)
 
     def log_pass(self, log, step, number, found):
-        """Say and log what a pass found. Returns its numbers."""
+        """Print and log what a pass found. Returns its numbers, {name: number}."""
         sizes = found["sizes"]
         occupied = [size for size in sizes if size]
         numbers = {
@@ -276,10 +277,7 @@ class Clustering:
     # ---- what it leaves --------------------------------------------------------------------------
 
     def leave(self, kmeans, found, progress, log):
-        """Write the memory, the clusters as a table and a picture, and the record.
-
-        Then nothing is left to resume.
-        """
+        """Write the memory, the clusters as a table and a picture, and the record; delete STATE."""
         args, history, task = self.args, progress["history"], self.session.task
         facts = self.facts | {
             "num_centroid": args.num_centroid,

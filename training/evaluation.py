@@ -1,4 +1,4 @@
-"""What a model says of a split: its scores, its predictions, and those of the teacher."""
+"""Scores and predictions of a model on a split, and the teacher's scores."""
 
 import accelerate
 import numpy as np
@@ -15,7 +15,7 @@ from tasks.task import has_file
 from training import classes, models
 from training.batches import MiniBatch, Rows
 
-SOME = 1000  # training rows on which a teacher is scored where there is no dev set
+SOME = 1000  # training rows on which a teacher is scored if there is no dev set
 
 
 def describe(results):
@@ -24,9 +24,11 @@ def describe(results):
 
 
 def predict(session, model, features):
-    """A model's logits (N, K) of a split, a float64 array; each process computes a share.
+    """A model's logits (N, K) for the N rows of a split, a float64 array; each process computes a
+    share.
 
-    The longest rows come first, so that those of a mini-batch are of like length.
+    The longest rows are taken first, so that those of a mini-batch are of like length; the logits
+    are in the order of the rows.
     """
     model.eval()
     accelerator = session.accelerator
@@ -50,7 +52,7 @@ def predict(session, model, features):
 
 
 def evaluate(session, model, tokenizer):
-    """Dev metrics by GLUE's names, MNLI's second dev set's with _mm, and tables of predictions.
+    """Dev metrics by GLUE's names, with _mm for MNLI's second dev set, and tables of predictions.
 
     Returns ({metric: value}, {split: DataFrame}).
     """
@@ -70,7 +72,7 @@ def evaluate(session, model, tokenizer):
 
 
 def evaluate_folder(session, folder):
-    """Evaluate a saved model as a stranger would load it, in full precision.
+    """Evaluate a saved model, loaded with transformers' Auto classes, in full precision.
 
     Results and predictions go into its folder. Returns {metric: value}.
     """
@@ -89,9 +91,9 @@ def evaluate_folder(session, folder):
 
 
 def warn_of_one_answer(task, split, table):
-    """Say so where a classifier answers one class to all rows, which it may at a fair score.
+    """Warn if a classifier gives one class to all rows, which may still have a fair score.
 
-    table: of `evaluate`.
+    table: a DataFrame of `evaluate`.
     """
     if task.labels and table.prediction.nunique() == 1 < table.label.nunique():
         say(
@@ -102,7 +104,7 @@ def warn_of_one_answer(task, split, table):
 
 
 def write_predictions(session):
-    """The leaderboard files of the task's test sets, in submission/ of the output folder."""
+    """Write the leaderboard files of the task's test sets into submission/ of the output folder."""
     args = session.args
     model, tokenizer = models.load_trained(args, session.task, session.output)
     model.to(session.device)
@@ -122,12 +124,12 @@ def write_predictions(session):
 
 
 def score_teacher(session, identity, teacher, tokenizer, training):
-    """Score the teacher on dev, or without a dev file on the first training rows with a label; None
-    without any.
+    """Score the teacher on dev, or, without a dev file, on the first training rows with a label.
 
-    Refuses classes in another order, but only where that order fits training rows as well: WNLI's
-    dev set contradicts its training set, so that a teacher which learnt that by heart does better
-    upside down there. training: the training rows. Returns the scores, and of what.
+    UserError if its classes are in another order than the task's, by these rows and by training
+    rows too: WNLI's dev set contradicts its training set, so dev alone would refuse a teacher which
+    learnt the training set by heart. training: the Features of the training rows. Returns {metric:
+    value} with the file and the number of rows; None if no row has a label.
     """
     args, task = session.args, session.task
     labelled = training.tensors.get("labelled", torch.ones(len(training.indices), dtype=torch.bool))
@@ -160,7 +162,9 @@ def score_teacher(session, identity, teacher, tokenizer, training):
 
 
 def teacher_logits(session, identity, teacher, rows):
-    """The teacher's logits (N, K) of these rows, kept for the next run beside the features."""
+    """The teacher's logits (N, K) of these rows, kept for the next run in the cache of tokenised
+    rows.
+    """
     path, fingerprint = logits_cache(
         session.task,
         rows,

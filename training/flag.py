@@ -1,5 +1,5 @@
-"""What a flag is: one declaration, from which its limits, its role and its column follow; and the
-parser that takes them.
+"""The declaration of a flag, from which its argparse entry, its limits, its role and its column in
+a results.csv follow; and the parser of the declared flags.
 """
 
 import argparse
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from common import UserError, expand_path, expand_path_or_none
 
-ROLES = {  # role -> whether a resumed run must share such a flag
+ROLES = {  # role -> whether a resumed run must have the same value of such a flag
     "weight": True,
     "variant": True,
     "method": True,
@@ -25,23 +25,26 @@ ROLES = {  # role -> whether a resumed run must share such a flag
 }
 COLUMNS = {"task_name": "task", "seed": "seed", "memory_init": "memory_init"}
 TYPES = {"int": int, "float": float, "bool": bool, "str": str, "path": Path}
-ABSENT = object()  # of `before`: runs without the flag are left as they are
+ABSENT = object()  # as `before`: for runs without the flag nothing is filled in
 
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
     """A flag of a script, as training/flags.py and the files of baselines/ declare them.
 
-    role: see training/flags.py. type: int, float, bool, str or Path. least, most: limits that a
-    number may touch; above: one that it may not. shared: where a resumed run must share the flag
-    although its role does not say so, or the other way round. caption: what a
-    table's caption, or of a "start" the refusal of a table, calls it; usual: the value that a
-    caption need not name. of: a regular expression; the methods that a "variant" is a form of match
-    it. paces: whether the speed of a
-    run depends on it, whatever the method. kmeans: False where train_memory.py has no use for the
-    flag. before: what runs had before the flag existed, a value or a function of their other
-    flags; beside: the flags of which such a run has one, by default those declared together with
-    it. options: further words for argparse, as nargs.
+    role: see training/flags.py.
+    type: int, float, bool, str or Path.
+    least, most: limits that a number may touch; above: a lower one that it may not.
+    shared: whether a resumed run must have the same value; None for what the role says.
+    caption: what a table's caption calls it; for the role "start", what the error that refuses a
+    table calls it. usual: the value that a caption leaves out.
+    of: for a "variant", a regular expression that matches the methods which it is a form of.
+    paces: whether the speed of a run depends on it, whatever the method.
+    kmeans: False if train_memory.py has no use for it.
+    before: the value that runs had before the flag existed, or a function of their other flags.
+    beside: only runs that have one of these flags are given `before`, all runs if it is (); by
+    default those of the same Section.
+    options: further keyword arguments of add_argument, such as nargs.
     """
 
     name: str
@@ -82,11 +85,11 @@ class Flag:
 
     @property
     def is_place(self):
-        """Whether it names a file, a folder or a model."""
+        """Whether the flag names a file, a folder or a model."""
         return self.type is Path
 
     def add_to(self, group):
-        """Let a group of an argparse parser take the flag."""
+        """Add the flag to a group of an argparse parser."""
         names = [f"--{name}" for name in (self.name, *self.aliases)]
         words = {"help": self.help, "required": self.required}
         if self.type is bool:
@@ -95,12 +98,12 @@ class Flag:
         if self.is_number:
             words["type"] = self.type
         elif self.is_place and (self.required or "nargs" in self.options):
-            words["type"] = expand_path  # an empty one is refused
+            words["type"] = expand_path  # which refuses an empty path
         words |= {"default": self.default, "choices": self.choices, **self.options}
         group.add_argument(*names, **words)
 
     def check(self, value):
-        """Refuse a number beyond the flag's limits; None is no number."""
+        """UserError if a number is beyond the flag's limits; None and other types pass."""
         if value is None or not self.is_number:
             return
         wanted = None
@@ -133,8 +136,8 @@ class Section(tuple):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one-line errors and no abbreviations; ~ at the start of a text is a home, as in
-    all paths.
+    """argparse with one-line errors and no abbreviated flags; a ~ at the start of a text becomes
+    the home folder, as in all paths.
     """
 
     def __init__(self, doc, *sections):
@@ -144,7 +147,7 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        # of a flag without a type, so that no path is forgotten
+        # for each flag without a type, so that no path is forgotten
         self.register("type", None, expand_path_or_none)
         groups = {}
         for section in sections:
@@ -154,7 +157,7 @@ class Parser(argparse.ArgumentParser):
                 flag.add_to(groups[section.title])
 
     def takes(self, name):
-        """Whether --name is one of its flags."""
+        """Whether the parser has a flag --name."""
         return f"--{name}" in self._option_string_actions
 
     def error(self, message):
@@ -172,8 +175,8 @@ OLD = ("local_rank", "fp16_opt_level", "server_ip", "server_port", "compile")
 
 
 def add_old_spellings(parser):
-    """Flags of HuggingFace's 2020 GLUE script that no run keeps: they say something else, or
-    nothing.
+    """Add flags that no run records: of HuggingFace's 2020 GLUE script, and the removed
+    --compile.
     """
     group = parser.add_argument_group("old spellings")
 
@@ -197,8 +200,8 @@ def add_old_spellings(parser):
 
 
 def take_old_spellings(args):
-    """Do what the old flags say and forget them: they are no settings of a run, and differ between
-    its processes.
+    """Do what the old flags say, or refuse it, and remove them from args: they are no settings of a
+    run, and --local_rank differs between its processes.
     """
     given = {name: vars(args).pop(name) for name in OLD if name in args}
     check_launcher(given.get("local_rank", -1), os.environ.get("LOCAL_RANK"))
@@ -224,7 +227,9 @@ def take_old_spellings(args):
 
 
 def check_launcher(rank, launched):
-    """Refuse a --local_rank that is not the launcher's. launched: LOCAL_RANK, None without one."""
+    """Refuse a --local_rank (-1 if not given) that is not the launcher's. launched: the
+    environment's LOCAL_RANK, None without a launcher.
+    """
     if rank < -1:
         raise UserError(f"--local_rank must be at least -1, got {rank}: leave it out")
     if rank >= 0 and launched is None:

@@ -1,5 +1,5 @@
-"""Every flag of the scripts is declared once, with a role, and from the role follows what is in no
-other list.
+"""Every flag of the scripts: declared once, with a role that decides how resumed runs and tables
+treat it.
 
 | role    | a flag that says                        | a resumed run | in a table of runs          |
 | ------- | --------------------------------------- | ------------- | --------------------------- |
@@ -15,12 +15,15 @@ other list.
 | place   | where something is on this machine      | is free       | is free                     |
 | free    | nothing that a result depends on        | is free       | is free                     |
 
-Places by another role (type Path) are free in a table as well. Weights, variants, budget, seed and
-models are what TensorBoard's HPARAMS tab shows, from the type follow the argparse type and how a
-results.csv is read, from the limits what training/checks.py refuses. The declarations are in
-training/glue_flags.py (HuggingFace's, of all scripts), training/loss_flags.py (student, loss,
-memory) and, those of a rival alone, in its file of baselines/ (see training/methods.py). A flag
-that comes later says with `before` what earlier runs had.
+"Shares it": a resumed run must have the same value as before. "Alike": these runs stand in one
+table only if they have the same value. A flag of type Path is free in a table whatever its role,
+except "start".
+
+TensorBoard's HPARAMS tab shows weights, variants, budget, seed and models. A flag's type decides
+how argparse and results.csv read it, its limits decide what training/checks.py refuses. The
+declarations are in training/glue_flags.py (HuggingFace's, of all scripts), training/loss_flags.py
+(student, loss, memory) and, for the flags that one rival alone has, its file of baselines/ (see
+training/methods.py). A flag that is added later says with `before` what earlier runs had.
 """
 
 import functools
@@ -42,9 +45,9 @@ from training.loss_flags import (
 )
 from training.methods import read_methods
 
-GONE = {"compile": False}  # flags of before, and the value with which a run does not miss them
+GONE = {"compile": False}  # removed flags -> the value at which a run does not miss them
 HYPERPARAMETERS = ("weight", "variant", "budget", "seed", "model")
-SAID_BY_ITS_VALUE = "cka_estimator"  # whose value is a word of its own, "debiased"
+SAID_BY_ITS_VALUE = "cka_estimator"  # in names its value stands alone, as "debiased"
 # variants are named in a table in this order
 SECTIONS = (CKA, LOSS, *GLUE, FEATURES, INTERNAL, METHOD, GAMMAS, MEMORY, GLOBAL, STUDENT)
 
@@ -54,7 +57,7 @@ SECTIONS = (CKA, LOSS, *GLUE, FEATURES, INTERNAL, METHOD, GAMMAS, MEMORY, GLOBAL
 
 @functools.cache
 def known():
-    """All flags, {name: Flag}: those above, then those of the rivals alone."""
+    """All flags, {name: Flag}: those of SECTIONS, then those that only rivals declare."""
     found = {}
     for section in SECTIONS:
         for flag in section:
@@ -63,9 +66,8 @@ def known():
 
 
 def flags_of_rivals(ours):
-    """The flags that rivals declare, {name: Flag}; refused where one is declared twice or nowhere.
-
-    ours: what is declared beside them, by name.
+    """The flags that only rivals declare, {name: Flag}; UserError if one is declared twice, or
+    taken by a rival and declared nowhere. ours: the other flags, {name: Flag}.
     """
     found, methods = {}, read_methods()
     for file, method in methods.items():
@@ -90,20 +92,20 @@ def named(*roles):
 
 
 def is_shared(name):
-    """Whether a resumed run must share a flag; what nobody declared decides, too."""
+    """Whether a resumed run must have the same value of a flag; yes, if nobody declared it."""
     return name not in known() or known()[name].shared
 
 
 def hyperparameters():
-    """The names of the flags in the HPARAMS tab: all that is tuned, and no places."""
+    """The set of names of the flags in the HPARAMS tab: by their role, and no places."""
     return {flag.name for flag in named(*HYPERPARAMETERS) if not flag.is_place}
 
 
 def variant_words(method, settings):
-    """What a run's options are called in its name, ("debiased", "group_by_length").
+    """The words for a run's variants in its name, a tuple as ("debiased", "group_by_length").
 
-    Those are its flags of the role variant, name -> value in settings, that are not the default,
-    but for the ones that its method has no use for.
+    One word for each flag of the role variant that is not at its default and that is of the method.
+    settings: the run's flags, name -> value.
     """
     words = []
     for flag in named("variant"):
@@ -116,7 +118,7 @@ def variant_words(method, settings):
 
 
 def variant_word(flag, value):
-    """What a flag with this value is called in a name."""
+    """The word for a variant flag with this value."""
     if flag.name == SAID_BY_ITS_VALUE:
         return value
     if str(value) == "True":
@@ -125,7 +127,7 @@ def variant_word(flag, value):
 
 
 def find(column):
-    """The Flag of a column of a results.csv, None where it is none's."""
+    """The Flag of a column of a results.csv, None if the column is of no flag."""
     return columns().get(column)
 
 
@@ -140,9 +142,9 @@ def columns():
 
 @functools.cache
 def later_flags():
-    """[(Flag, names)] of the flags that say what runs had before them.
+    """[(Flag, names)] of the flags with a `before`.
 
-    A run took such a flag, had it existed, if it has one of the names.
+    A run without such a flag gets it if it has one of the flags `names`, or if `names` is empty.
     """
     found = {}
     for section in SECTIONS:
@@ -154,11 +156,12 @@ def later_flags():
 
 
 def as_of_today(settings):
-    """A run's flags, name -> value, of whatever version wrote them, with what the later ones were
-    then.
+    """A run's flags, name -> value, from whatever version, with those added that did not exist
+    then, at the values that they stood for.
 
-    A run of train_memory.py, known by --num_centroid, lacks only what that script takes. A run of a
-    rival lacks other rivals' flags as None, and its own as its file's `before` says.
+    A run of train_memory.py, known by --num_centroid, gets only flags that this script takes. A run
+    of a rival gets None for other rivals' flags, and for its own what `before` in its file says. A
+    removed flag is left out at the value at which a run does not miss it (GONE).
     """
     clusters = {flag.name for section in (*GLUE, MEMORY) for flag in section}
     added = {}
@@ -173,7 +176,9 @@ def as_of_today(settings):
 
 
 def lacking_of_rivals(settings):
-    """What a run of a rival had before a flag that is a rival's alone existed."""
+    """{name: value} of the flags that only rivals declare, as a run without them had them; {} for a
+    run that is no rival's. settings: the run's flags, name -> value.
+    """
     methods = read_methods()
     names = {name for method in methods.values() for name in method.flags}
     rivals, added = not settings.keys().isdisjoint(names), {}
@@ -191,7 +196,7 @@ def lacking_of_rivals(settings):
 
 
 def make_parser(doc, *sections):
-    """The parser of a script that trains, with HuggingFace's flags and those of more sections."""
+    """The parser of a script that trains: HuggingFace's flags and those of more sections."""
     parser = Parser(doc, *GLUE, *sections)
     add_old_spellings(parser)
     return parser

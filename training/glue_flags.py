@@ -1,5 +1,5 @@
-"""The flags of HuggingFace's GLUE scripts, in their old and new spellings, which every script that
-trains takes. Roles and limits are explained in training/flags.py.
+"""The flags that every script that trains takes: those of HuggingFace's GLUE scripts, in their old
+and new spellings. Roles are explained in training/flags.py, limits in training/flag.py.
 """
 
 from pathlib import Path

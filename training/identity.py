@@ -1,7 +1,7 @@
-"""What a run's numbers depend on beside its flags, computed once.
+"""What a run's numbers depend on beside its flags, computed once: an Identity.
 
-A run's settings, the facts about its memory and those about its teacher's cache are selections of
-this; where one of them differs, what is on disk belongs to another run.
+The settings of a run, the facts of its memory and those of its teacher cache are made from it. If
+they differ from those on disk, what is on disk belongs to another run.
 """
 
 import json
@@ -16,7 +16,9 @@ from training.padding_flags import PADDING
 
 
 class Identity(NamedTuple):
-    """Fingerprints are sha256 as hex; teacher and configuration are None without a teacher."""
+    """What a run reads, and with what. Fingerprints are sha256 as hex; teacher and configuration
+    are None without a teacher.
+    """
 
     task: str
     data: str  # fingerprint of the training rows
@@ -27,15 +29,15 @@ class Identity(NamedTuple):
     configuration: str | None
     precision: str
     processes: int
-    classes: tuple | None  # the task's words, None of a regression
-    aligned: bool = True  # False of a student that reads other tokens than the teacher
+    classes: tuple | None  # the task's names for its labels, None for a regression
+    aligned: bool = True  # False for a student with another tokenizer or length than the teacher
 
 
 def identify(session, tokenizer, features, teacher):
     """The Identity of a run.
 
-    session: what has its args, task and accelerator. features: the rows that it is about, a
-    Features. teacher: a classifier, or None.
+    session: an object with args, task and accelerator, as a Session. features: the Features of the
+    training rows. teacher: a classifier, or None.
     """
     return Identity(
         task=session.task.name,
@@ -60,9 +62,10 @@ def read_by_student(identity, args, tokenizer):
 
 
 def settings_of(identity, args, method, memory_sha256=None, own=None):
-    """All that decides what is trained, as JSON keeps it: a resumed run must have the same.
+    """All that decides what is trained, a dict as JSON keeps it; a resumed run must have the same.
 
-    own: the Identity as the student reads, None without a teacher.
+    memory_sha256: of the memory's file, None without a memory. own: the Identity of the rows as the
+    student reads them, None without a teacher.
     """
     settings = run_settings(args) | {
         "method": method,
@@ -86,7 +89,10 @@ def settings_of(identity, args, method, memory_sha256=None, own=None):
 
 
 def memory_facts(identity, model, args):
-    """What a memory of the model's penultimate features must share with the runs that use it."""
+    """What a memory must share with the runs that use it, {name: value}.
+
+    model: the teacher, whose penultimate features the memory is made of.
+    """
     facts = {
         "task": identity.task,
         "teacher": identity.teacher,
@@ -99,7 +105,7 @@ def memory_facts(identity, model, args):
 
 
 def clustering_settings(identity, model, args):
-    """All that decides what a memory becomes, as JSON keeps it; as in settings_of."""
+    """All that decides what a memory becomes, a dict as JSON keeps it; see settings_of."""
     settings = run_settings(args) | memory_facts(identity, model, args)
     settings |= {
         "data": identity.data,
@@ -110,7 +116,7 @@ def clustering_settings(identity, model, args):
 
 
 def cache_facts(identity):
-    """What a cache of the teacher's outputs must share with the runs that read it."""
+    """What a teacher cache must share with the runs that read it, {name: value}."""
     return {
         "format": 2,  # shards; 1 was a .npy file for each kind
         "task": identity.task,

@@ -1,4 +1,4 @@
-"""What comes from a folder or a hub, and one sentence for whatever cannot be loaded."""
+"""Loads configurations from a folder or the Hub, and makes one sentence of any error in loading."""
 
 import argparse
 import contextlib
@@ -15,12 +15,12 @@ OUTPUTS = {"output_attentions": False, "output_hidden_states": False, "return_di
 
 
 def has_teacher(args):
-    """True for the scripts that distil, whose parser has --copy_teacher."""
+    """True for the flags of a script that distils, which have --copy_teacher."""
     return hasattr(args, "copy_teacher")
 
 
 def for_student(args):
-    """The flags as a student that reads rows in its own way sees them: its family, its length."""
+    """A copy of the flags with the student's own model type and length; args without a teacher."""
     if not has_teacher(args):
         return args
     own = argparse.Namespace(**vars(args))
@@ -35,7 +35,10 @@ def hub_arguments(args):
 
 @contextlib.contextmanager
 def loading(what, name):
-    """One sentence for whatever transformers cannot load."""
+    """A context in which any error of loading becomes a UserError of one sentence.
+
+    what, name: what is loaded, in a word as "teacher", and its folder or hub name.
+    """
     name = str(name)
     refuse_missing_folder(what, name)
     try:
@@ -58,7 +61,9 @@ def loading(what, name):
 
 
 def refuse_missing_folder(what, name):
-    """UserError for what can only be meant as a folder and is none; names one like it."""
+    """UserError if `name` is a file, or can only be meant as a folder and does not exist; the error
+    then names a similar folder, if there is one.
+    """
     folder = Path(name)
     if folder.exists():
         if not folder.is_dir():
@@ -80,8 +85,10 @@ def refuse_missing_folder(what, name):
 
 
 def load_config(args, name, what, **changes):
-    """The configuration of a model, of the family that --model_type names, without choices of what
-    it returns.
+    """A model's configuration, with the choice of its outputs reset (OUTPUTS); UserError if it
+    cannot be loaded or is not of the family that --model_type names.
+
+    what: the model, in a word. changes: fields of the configuration to set.
     """
     family = (getattr(args, "model_type", None) or "").lower()
     with loading(what, name):
@@ -89,7 +96,7 @@ def load_config(args, name, what, **changes):
             config = transformers.AutoConfig.from_pretrained(
                 name, trust_remote_code=False, **hub_arguments(args), **changes
             )
-        except ValueError:  # of a version that wrote no model_type
+        except ValueError:  # written by a version without model_type
             if family not in transformers.CONFIG_MAPPING:
                 raise
             config = transformers.CONFIG_MAPPING[family].from_pretrained(

@@ -12,8 +12,8 @@ from common import atomic_path, is_main_process, make_folder, naming, say
 
 
 class JsonLines:
-    """A log of one JSON object a line; opening it at a step drops what a killed run had written
-    after that step.
+    """A log with one JSON object per line. Opening it at a step drops the lines of later steps,
+    which a killed run wrote.
     """
 
     def __init__(self, path, step):
@@ -29,10 +29,12 @@ class JsonLines:
 
 
 def read_log(path, numbers=(), note=None):
-    """[(line, entry)] of a train_log.jsonl: JSON objects with a number as "step".
+    """[(line, entry)] of the lines of a train_log.jsonl that are JSON objects with a number as
+    "step".
 
-    What they have of `numbers` must be numbers, too. Other lines are left out, and `note` (by
-    default stderr) is told which; but the last one may have been cut by a kill.
+    numbers: names whose values, in an entry that has them, must be numbers too. Other lines are
+    left out; note(text), by default a line on stderr, says which. Nothing is said of the last line,
+    as a kill may have cut it.
     """
 
     def real(value):
@@ -60,12 +62,12 @@ def read_log(path, numbers=(), note=None):
 
 
 def curves_folder(output_dir, run_file, step):
-    """The TensorBoard folder of a run: --run_file, or one below it of the run's own where another
-    run has that.
+    """The TensorBoard folder of a run: --run_file, or a folder below it if that has another run's
+    curves; without --run_file, tensorboard/ in the output folder.
 
-    A file .output_dir in a folder says whose it is, so that the same command finds its own again.
-    Curves without one are of an earlier version: a run's own where it is resumed, at a step above
-    0, else another's.
+    A file .output_dir in each folder names the output folder whose curves it has, so that the same
+    command finds its own again. Curves without that file are of an earlier version: owner_before
+    tells whose they are.
     """
     if not run_file:
         return os.path.join(output_dir, "tensorboard")
@@ -92,7 +94,11 @@ def curves_folder(output_dir, run_file, step):
 
 
 def owner_before(folder, here, step):
-    """Whose the curves in a folder are that no .output_dir tells of; "" where there are none."""
+    """The owner of curves in a folder without .output_dir; "" if there are no curves.
+
+    It is `here`, this run's output folder, if the run is resumed at a step above 0, or if the
+    folder lies in `here`; else a text for another run.
+    """
     if not any(folder.glob("events.out.tfevents.*")):
         return ""
     own = step > 0 or here in Path(os.path.realpath(folder)).parents
@@ -100,17 +106,17 @@ def owner_before(folder, here, step):
 
 
 def read_text(path):
-    """The content of a text file, "" where there is none."""
+    """The content of a text file, "" if it does not exist."""
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 class Log:
-    """train_log.jsonl and TensorBoard side by side; silent outside the main process."""
+    """Writes train_log.jsonl and TensorBoard side by side, in the main process alone."""
 
     def __init__(self, output_dir, run_file, step):
         self.writer = self.lines = None
         if is_main_process():
-            from torch.utils.tensorboard import SummaryWriter  # here, as a run alone writes curves
+            from torch.utils.tensorboard import SummaryWriter  # here, as only runs need it
 
             self.lines = JsonLines(Path(output_dir) / "train_log.jsonl", step)
             self.folder = curves_folder(output_dir, run_file, step)
@@ -118,9 +124,7 @@ class Log:
                 self.writer = SummaryWriter(self.folder, purge_step=step + 1)
 
     def __call__(self, step, **groups):
-        """Write the scalars of a step, group=name -> value; TensorBoard shows a group's curves
-        together.
-        """
+        """Write the scalars of a step, group={name: value}; TensorBoard shows a group together."""
         if self.writer:
             self.lines.write(
                 {"step": step} | {k: v for scalars in groups.values() for k, v in scalars.items()}
@@ -142,9 +146,7 @@ class Log:
                 self.writer.add_figure(name, figure, step)
 
     def close(self, step, settings, metrics):
-        """The final dev metrics, the HPARAMS tab (settings with these metrics), and the end of the
-        file.
-        """
+        """Write the final dev metrics and the HPARAMS tab (settings and metrics), and close."""
         if self.writer:
             plain = {
                 k: v if isinstance(v, (int, float, bool, str)) else str(v)

@@ -1,5 +1,6 @@
-"""The flags of the distillations and of the memory: student, loss, structures. Roles and limits are
-explained in training/flags.py; variants are named in tables in the order in which they stand here.
+"""The flags of the distillations and of the memory: student, loss, structures. Roles are explained
+in training/flags.py, limits in training/flag.py. In tables, variants are named in the order in
+which they stand here.
 """
 
 import argparse
@@ -16,7 +17,9 @@ LOSS_TITLE = "loss: α CE + (1-α) KD + β structure"
 
 
 def list_layers(word):
-    """The argparse type of --student_layers: its text, where that is numbers in ascending order."""
+    """The argparse type of --student_layers: returns its text, as "0,2,4", or raises an
+    ArgumentTypeError if that is not layer numbers in ascending order.
+    """
     wanted = "expected layers counted from 0, in ascending order, with commas between, as 0,2,4"
     if not re.fullmatch("[0-9]{1,4}(,[0-9]{1,4})*", word):
         raise argparse.ArgumentTypeError(f"{wanted}; found {word!r}")
@@ -246,7 +249,7 @@ COPIED_LAYERS = Section(
         options={"type": list_layers, "metavar": "I,J,..."},
     ),
 )
-COPIED_LAYERS_ALONE = Section(  # without a teacher
+COPIED_LAYERS_ALONE = Section(  # for a script without a teacher
     "student",
     dataclasses.replace(
         COPIED_LAYERS.flag("student_layers"),

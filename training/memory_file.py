@@ -1,5 +1,5 @@
-"""The file of a memory: its centroids and the facts about them, and the state of a clustering that
-goes on.
+"""The file of a memory, with its centroids and the facts about them, and the file of the state of
+an unfinished clustering.
 """
 
 import json
@@ -14,20 +14,23 @@ FILE = "memory.safetensors"
 
 
 def check_content(expected, tensors, facts):
-    """ValueError where tensors and facts are not those of a checksum, None in older files."""
+    """ValueError unless tensors and facts have the checksum `expected`.
+
+    None, which is the checksum of older files, passes.
+    """
     if expected not in (None, checksum(tensors, json.dumps(facts))):
         raise ValueError("its content is not what was written there, by its checksum")
 
 
 def save_state(path, tensors, metadata):
-    """Write a memory.KMeans.state and texts by name as one safetensors file."""
+    """Write the tensors of KMeans.state and `metadata`, name -> text, as one safetensors file."""
     total = checksum(tensors, json.dumps(dict(sorted(metadata.items()))))
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata | {"checksum": total})
 
 
 def load_state(path):
-    """The tensors and metadata that save_state wrote; ValueError where they were changed since."""
+    """The tensors and metadata that save_state wrote; ValueError if they were changed since."""
     with safe_open(path, framework="pt") as file:
         metadata, names = file.metadata() or {}, file.keys()
         tensors = {name: file.get_tensor(name) for name in names}
@@ -39,8 +42,8 @@ def save_memory(path, centroids, facts):
     """Write centroids (C, W*D) and JSON-able facts about them as one safetensors file, whole or not
     at all.
 
-    Returns the facts with a checksum. It is one of them as safetensors writes several metadata in a
-    random order, and equal memories are equal files.
+    Returns the facts with a checksum among them: safetensors writes several metadata in a random
+    order, and equal memories shall be equal files, so all is in one text.
     """
     tensors = {"centroids": centroids.detach().float().cpu().contiguous()}
     facts = facts | {"checksum": checksum(tensors, json.dumps(facts))}
@@ -50,7 +53,7 @@ def save_memory(path, centroids, facts):
 
 
 def find_memory(path):
-    """The file of a memory, given that or its folder."""
+    """The path of a memory's file, given that file or its folder; UserError if there is none."""
     path = Path(path) / FILE if Path(path).is_dir() else Path(path)
     if not path.is_file():
         raise UserError(
@@ -61,8 +64,9 @@ def find_memory(path):
 
 
 def load_memory(path, expected=None):
-    """The centroids (C, W*D) and facts of a memory file; UserError where `expected` differs from
-    the facts.
+    """The centroids (C, W*D) and the facts, a dict, of a memory file.
+
+    expected: facts, name -> value; UserError if the memory's differ, or if the file is damaged.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -88,9 +92,7 @@ def load_memory(path, expected=None):
 
 
 def check_shape(path, centroids, facts):
-    """Refuse centroids that are not what the facts about them say, so many and so wide, or no
-    finite numbers.
-    """
+    """Refuse centroids whose number or width is not what the facts say, or that are not finite."""
     number, length, width = (
         facts.get(name) for name in ("num_centroid", "max_seq_length", "hidden_size")
     )
@@ -110,5 +112,5 @@ def check_shape(path, centroids, facts):
 
 
 def short(value):
-    """A value for a message; of a fingerprint, its first characters."""
+    """A value for a message; a fingerprint is cut to its first 12 characters."""
     return value[:12] if isinstance(value, str) and len(value) == 64 else value

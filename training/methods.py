@@ -1,24 +1,26 @@
-"""The rivals as their files declare them, read without running these, so that no --help waits for
-torch.
+"""The rivals (published methods that FSD is compared with), as their files in baselines/ declare
+them.
 
-A file of baselines/ with a METHOD = {...} at its top is a rival. --method is the file's name
-without .py; the tables have the "name" that METHOD gives it:
+The files are read, not run, so that no --help waits for torch. A file with a METHOD = {...} at its
+top is a rival. --method is the file's name without .py; the tables have the "name" that METHOD
+gives it:
 
     METHOD = {
         "name": "RKD",                      # in tables
         "help": "...",                      # what --help says of its structure
         "defaults": {"beta": 1.0, ...},     # the flags it takes beside α and τ, with its defaults
         "flags": {"gamma_d": {"role": "weight", "type": "float", "least": 0, "help": "..."}},
-        "layers": "every",                  # what it compares; else the penultimate layers
-        "layerwise": True,                  # where --do_layerwise means something to it
+        "layers": "every",                  # the layers compared; else the penultimate ones
+        "layerwise": True,                  # if --do_layerwise means something to it
         "needs": "attention",               # what it reads of the teacher; else its features
         "excluded": [{"between": "tokens", "sample_features": "first"}],  # flags refused together
     }
 
-Under "flags" are those that no other file declares, with the fields of training.flag.Flag and the
-type's name; the default is the method's. All keys but name, help and defaults may be missing. The
-file also has what builds the method's terms, structure(args) -> {name: Term}, and may have a
-check(args, student, teacher) that refuses models: baselines/glue_with_baseline.py calls both.
+Under "flags" are the flags that no other file declares, by the fields of training.flag.Flag, with
+the type's name in place of the type; their defaults stand under "defaults". All keys except name,
+help and defaults may be missing. The file also has the function that builds the method's terms,
+structure(args) -> {name: Term}, and may have a check(args, student, teacher) that refuses models:
+baselines/glue_with_baseline.py calls both.
 """
 
 import ast
@@ -48,9 +50,7 @@ class Method:
 
 
 def read_literal(path):
-    """The value of METHOD in a Python file, None where it has none; a UserError where that is no
-    literal.
-    """
+    """The value of METHOD in a Python file, None without one; UserError if it is no literal."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     except (SyntaxError, ValueError) as error:
@@ -70,7 +70,7 @@ def read_literal(path):
 
 
 def read_method(path):
-    """The Method of a file, None where it declares none; a UserError where a field is wrong."""
+    """The Method of a file, None if it declares none; UserError if a field is wrong."""
     found = read_literal(path)
     if found is None:
         return None
@@ -95,7 +95,7 @@ def read_method(path):
 
 
 def make_flag(name, default, fields):
-    """The Flag that a literal describes."""
+    """The Flag `name` of METHOD's "flags". fields: its entry there, a dict."""
     kind = fields.pop("type")
     if kind not in TYPES:
         raise ValueError(f"the type of --{name} is {kind!r}, not one of {', '.join(TYPES)}")
@@ -104,6 +104,6 @@ def make_flag(name, default, fields):
 
 @functools.cache
 def read_methods(folder=FOLDER):
-    """{name of --method: Method} of the files of a folder, in the order of the alphabet."""
+    """{name of --method: Method} of the files of a folder, in alphabetical order."""
     found = {path.stem: read_method(path) for path in sorted(Path(folder).glob("*.py"))}
     return {name: method for name, method in found.items() if method}

@@ -5,9 +5,10 @@ from tasks.features import select
 
 
 def mind_missing_labels(features, args, has_teacher):
-    """The Features to train on: all with a teacher, without one those that have a label.
+    """The Features to train on: with a teacher all rows, without one only those that have a label.
 
-    Where none has any, the loss is KD and the structures alone: args.alpha becomes 0.
+    If no row has a label, args.alpha becomes 0: the loss is KD and the structures alone. UserError
+    if the loss was the cross-entropy alone.
     """
     labelled = features.tensors.get("labelled")
     if labelled is None:
@@ -17,7 +18,7 @@ def mind_missing_labels(features, args, has_teacher):
     if args.max_train_samples and args.max_train_samples < features.source["rows"]:
         where, none = f"the first {rows} rows of {where}", "have no labels"
     features = features._replace(source=features.source | {"unlabelled": rows - found})
-    alone = getattr(args, "alpha", None) is None  # the cross-entropy
+    alone = getattr(args, "alpha", None) is None  # the loss is the cross-entropy alone
     if not found and alone:
         raise UserError(
             f"{where} {none}, and the loss is the cross-entropy alone: name their column with "

@@ -1,7 +1,7 @@
 """The model card of a finished run: README.md in its folder, as HuggingFace's Hub reads it.
 
-A card is made of what run.json says. No path of the machine is in it, and no time, so that a run
-that was resumed has the card of one that nothing interrupted.
+A card is made of what run.json says. It has no path of the machine and no time in it, so that a
+resumed run gets the same card as one that was never interrupted.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ METRICS = {  # as the Hub spells them
     "pearson": "pearsonr",
 }
 
-WHERE_IT_RUNS = (  # of the command
+WHERE_IT_RUNS = (  # stands above the command
     "The command, for a checkout of this project at that commit, in its root. Relative paths begin "
     "in the folder in which the run was started; words in capitals stand for places on its machine:"
 )
@@ -45,7 +45,7 @@ WHERE_IT_RUNS = (  # of the command
 def write_card(record, folder):
     """Write the card of a training.records.Record, in the main process.
 
-    A README.md that is no card of ours stays, and a line says so.
+    A README.md that this project did not write as a card stays, and a note says so.
     """
     path = Path(folder) / NAME
     if not is_main_process():
@@ -64,9 +64,9 @@ def write_card(record, folder):
 
 
 def find_base_model(arguments):
-    """The hub name of the model whose layers a run's model began with; None where none is known.
+    """The hub name of the model whose layers a run's model began with; None if none is known.
 
-    arguments: the run's flags, name -> value. Of a folder, the name is what its configuration or
+    arguments: the run's flags, name -> value. For a folder, the name is what its configuration or
     its card says.
     """
     if not arguments.get("copy_teacher", True):
@@ -146,7 +146,7 @@ def make_metadata(run, base_model):
 
 
 def make_eval_results(run):
-    """The dev metrics as huggingface_hub.EvalResults; [] where only a part of the rows counted."""
+    """The dev metrics as huggingface_hub.EvalResults; [] if only a part of the rows was scored."""
     from huggingface_hub import EvalResult
 
     arguments, task = run["arguments"], official_task(run)

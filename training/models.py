@@ -1,4 +1,4 @@
-"""Classifiers loaded with transformers' Auto classes: the teacher, and what a run has trained."""
+"""Loads classifiers with transformers' Auto classes: the teacher, and what runs have trained."""
 
 import hashlib
 import json
@@ -15,14 +15,14 @@ from training.loading import for_student, hub_arguments, load_config, loading
 from training.reading import check_reading
 from training.tokenizer import check_tokenizer
 
-WRAPPERS = r"^(module\.|_orig_mod\.)+"  # what DataParallel and torch.compile put before weights
-# of a .bin, in a thread, by a hub's service
+WRAPPERS = r"^(module\.|_orig_mod\.)+"  # DataParallel's and torch.compile's prefixes of weights
+# else, in a thread, transformers has the Hub convert a .bin to safetensors
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 
 def mask_without_waiting():
-    """Have transformers make every attention mask: to leave out one without padding, it would wait
-    for the device.
+    """Have transformers make every attention mask. By default it leaves out a mask without padding,
+    and must wait for the device to know that.
     """
     from transformers.masking_utils import sdpa_mask  # here, as it imports for seconds
 
@@ -35,9 +35,9 @@ def mask_without_waiting():
 def load_classifier(name, config, what, **options):
     """The classifier of a folder or hub name, safetensors or pytorch_model.bin, as float32.
 
-    Returns the model, the names of its weights that the source lacks or has in another shape, and
-    the number of layers that the source has, where these are more than the configuration says; else
-    0.
+    Returns (model, lacking, layers). lacking: {name: description} of the model's weights that the
+    source lacks or has in another shape. layers: the number of layers in the source if that is more
+    than the configuration says, else 0.
     """
 
     def load(**more):
@@ -75,7 +75,9 @@ def load_classifier(name, config, what, **options):
 
 
 def load_finished(name, config, what, task, **options):
-    """A classifier whose weights are all there, its classes in the task's order."""
+    """A classifier with its classes in the task's order; UserError if the source lacks weights, or
+    has more layers than its config.json says.
+    """
     model, lacking, layers = load_classifier(name, config, what, **options)
     if layers > config.num_hidden_layers:
         raise UserError(
@@ -94,13 +96,13 @@ def load_finished(name, config, what, task, **options):
 
 
 def check_labels(task, config, name, what="teacher"):
-    """Refuse a model with another number of labels than the task's."""
+    """Refuse a model with another number of labels than the task's. what: the model, in a word."""
     expected = 1 if task.labels is None else len(task.labels)
     found = config.num_labels
     if found == expected:
         return
     advice = f"fine-tune one on {task.name} with train_teacher.py"
-    if not task.is_glue and found == 1:  # as it has where scores are learnt
+    if not task.is_glue and found == 1:  # as a model that learnt scores has
         advice = f"pass --do_regression if the labels are scores, or {advice}"
     elif not task.is_glue and expected == 1:
         advice = f"leave --do_regression out if the labels are classes, or {advice}"
@@ -111,7 +113,7 @@ def check_labels(task, config, name, what="teacher"):
 
 
 def fingerprint_of_model(model):
-    """The sha256 of a model's weights by name, as hex: equal for equal weights, whatever file or
+    """The sha256 of a model's weights by name, as hex: equal for equal weights, whichever file or
     hub they came from.
     """
     digest = hashlib.sha256()
@@ -122,9 +124,7 @@ def fingerprint_of_model(model):
 
 
 def fingerprint_of_config(config):
-    """The sha256 of a model's configuration, as hex, without where it was stored and by which
-    version.
-    """
+    """The sha256 of a model's configuration, as hex, without path and transformers' version."""
     content = {
         key: value
         for key, value in config.to_dict().items()
@@ -145,7 +145,7 @@ def load_teacher(args, task, tokenizer):
 
 
 def find_trained(folder):
-    """The path of a folder with a trained model, or a UserError."""
+    """The Path of a folder with a trained model; UserError if it has none."""
     if not (Path(folder) / "config.json").is_file():
         raise UserError(
             f"there is no trained model in {folder}: run with --do_train first, or name its folder"
@@ -154,8 +154,8 @@ def find_trained(folder):
 
 
 def load_trained(args, task, folder):
-    """A trained model as anybody would load it, with its tokenizer; refused where it does not fit
-    the task.
+    """(model, tokenizer) of a trained model in a folder, loaded with transformers' Auto classes;
+    UserError if they do not fit the task.
     """
     folder, args = find_trained(folder), for_student(args)
     config = load_config(args, str(folder), "model")

@@ -1,4 +1,4 @@
-"""The flags of a task of the user's own files, by HuggingFace's names; see tasks/own.py."""
+"""The flags of a task on own files, that is rows of the user's own; see tasks/own.py."""
 
 from pathlib import Path
 

@@ -1,18 +1,19 @@
-"""The two flags about the padding of rows: whether structures read it, and which rows share a
-mini-batch, on which depends how much of it there is. Once they were one.
+"""The two flags about the padding of rows: --mask_padding, whether structures read it, and
+--group_by_length, whether rows of like length share a mini-batch, which then needs less of it. In
+earlier versions --mask_padding did both.
 """
 
 from training.flag import Flag, Section
 
 
 def had_groups(settings):
-    """Whether rows were grouped by length before --group_by_length: where --mask_padding was given,
-    but not by train_memory.py.
+    """Whether a run from before --group_by_length grouped its rows by length: with --mask_padding
+    all did, except train_memory.py. settings: the run's flags, name -> value.
     """
     return str(settings.get("mask_padding")).lower() == "true" and "num_centroid" not in settings
 
 
-PADDING = Section(  # of the losses and of the memory, which must agree
+PADDING = Section(  # taken for a loss and for its memory, which must agree
     "padding",
     Flag(
         "mask_padding",

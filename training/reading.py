@@ -1,4 +1,4 @@
-"""Whether a model reads a run's rows, and what padding is to it: tried before the training."""
+"""Tries before the training whether a model can read a run's rows, and whether padding matters."""
 
 import torch
 
@@ -7,10 +7,11 @@ from training.batches import MiniBatch, Rows, span
 
 
 def check_reading(model, tokenizer, length, what):
-    """Refuse a model that cannot read a row of `length` tokens, or whose hidden states are not one
-    for each of them.
+    """Refuse a model that cannot read a row of `length` tokens, or has not one hidden state per
+    token.
 
-    On the CPU, where an index beyond an embedding is an error and no abort.
+    what: the model, in words. The model is on the CPU, where an index beyond an embedding raises an
+    error; on a GPU it would abort the process.
     """
     width, layers = model.config.hidden_size, range(model.config.num_hidden_layers + 1)
     token = next(i for i in range(len(tokenizer) - 1, -1, -1) if i not in tokenizer.all_special_ids)
@@ -31,7 +32,7 @@ def check_reading(model, tokenizer, length, what):
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             found = {tuple(h.shape) for h in read(length).features}
-    except Exception as error:  # every family has its own
+    except Exception as error:  # every family raises its own
         longest = longest_read(read, length)
         reason = (
             f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
@@ -58,7 +59,7 @@ def check_reading(model, tokenizer, length, what):
 
 def longest_read(read, length):
     """The most tokens below `length` for which read(tokens) raises nothing, else 0."""
-    low, high = 0, length  # low is read, or 0; high is not
+    low, high = 0, length  # low tokens can be read, or low is 0; high tokens cannot
     while high - low > 1:
         middle = (low + high) // 2
         try:
@@ -71,21 +72,21 @@ def longest_read(read, length):
 
 
 def minds_lengths(config):
-    """True of models that may only be given rows of one length.
+    """True for models that may only be given rows of one length.
 
-    BigBird changes its attention for good once it has met a short row; a feed-forward part in
-    chunks takes multiples of these alone.
+    BigBird changes its attention for good once it has met a short row; a feed-forward part that
+    works in chunks takes only lengths that are multiples of the chunk.
     """
     return config.model_type == "big_bird" or bool(getattr(config, "chunk_size_feed_forward", 0))
 
 
 def ignores_padding(model, features):
-    """True where a row means the same to the model with its padding and without, so that it may be
-    cut off.
+    """True if a row gives the same outputs with its padding as without, so that padding may be cut
+    off.
 
-    False of families that mix in what they do not mask, as FNet, that cannot take such rows, or
-    where rows are padded on the left and positions are counted from there. features: name -> tensor
-    (N, W), of which the shortest row is read; None where that has no padding.
+    False for families that mix padding into other tokens, as FNet, that cannot take shorter rows,
+    or that count positions from the left in rows padded on the left. features: name -> tensor (N,
+    W), of which the row with the fewest tokens is tried; None if that has no padding.
     """
     if minds_lengths(model.config):
         return False
@@ -113,8 +114,9 @@ def ignores_padding(model, features):
 
 
 def leaves_weights_out(model, features):
-    """True of a model whose outputs do not depend on all of its weights, as XLNet's on its mask
-    embedding, or not at each step, where whole layers are dropped. features: as above.
+    """True for a model with weights that its outputs do not depend on, as XLNet's mask embedding,
+    or not at each step, as with layerdrop, which drops whole layers. features: as in
+    ignores_padding.
     """
     if getattr(model.config, "layerdrop", 0):
         return True

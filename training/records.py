@@ -1,4 +1,4 @@
-"""The record of a run, run.json: where it came from, and how older ones read today."""
+"""The record of a run, run.json: where the run came from, what it read and what came of it."""
 
 import contextlib
 import dataclasses
@@ -29,7 +29,7 @@ PACKAGES = (
 
 
 def provenance():
-    """Versions, commit, machine and command of this run."""
+    """Versions, commit, machine and command of this run, {name: value}."""
     here = Path(__file__).resolve().parent.parent
 
     def git(*words):
@@ -42,7 +42,7 @@ def provenance():
     return {
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        # a copy may come without .git, or with that of another commit
+        # for a copy of the code without .git, or with that of another commit
         "commit": os.environ.get("FSD_COMMIT") or git("rev-parse", "HEAD") or "unknown",
         "uncommitted_changes": bool(
             git("--no-optional-locks", "status", "--porcelain", "--", "*.py")
@@ -66,17 +66,17 @@ def processor():
     return platform.processor() or platform.machine()
 
 
-# what a part of a run came from; a run is resumed by other versions, and on other machines
+# where a part of a run came from; other versions, or another machine, may resume a run
 ORIGIN = ("commit", "uncommitted_changes", "versions", "machine", "device")
 
 
 @dataclasses.dataclass
 class Record:
-    """What run.json says of a run. None, but for the teacher, is what it does not say.
+    """What run.json says of a run. A field that is None is not in run.json, except `teacher`.
 
-    It is written when the training starts and again at the end; `finished` is then True. Of a run
-    that was resumed, `started` is of its first part, by which tables know it, and where it came
-    from is that of its last part; `earlier` has what was otherwise in those before it.
+    It is written when the training starts and again at the end, then with `finished` True. For a
+    resumed run, `started` is the start of its first part, by which tables know the run; the fields
+    of ORIGIN are those of its last part, and `earlier` has those of the parts before that differ.
     """
 
     # where it came from
@@ -86,18 +86,18 @@ class Record:
     uncommitted_changes: bool = None
     versions: dict = None  # package -> version
     machine: str = None
-    # of a resumed run: [{ORIGIN: ...}] of its earlier parts that came from elsewhere
+    # [{ORIGIN: ...}] of a resumed run's earlier parts that came from elsewhere
     earlier: list = None
-    # what it is
+    # what the run is
     method: str = None  # as in tables
     seed: int = None
     device: str = None  # a GPU's name, or "cpu"
     processes: int = None
     precision: str = None  # "no", "bf16" or "fp16"
-    arguments: dict = None  # every flag
+    arguments: dict = None  # every flag, name -> value
     settings: dict = None  # what decides what is trained: training/identity.py
     # what it read
-    # {"train": file, sha256, rows, rows that were cut or have no label}, and what was scored
+    # {split: Features.source}: "train", with "unlabelled" rows, and the dev sets that were scored
     data: dict = None
     teacher: str = None  # the sha256 of its weights
     teacher_scores: dict = None
@@ -117,7 +117,7 @@ class Record:
 
     @classmethod
     def begin(cls, session, method):
-        """The Record of a run that starts now, in a training.session.Session."""
+        """The Record of a run that starts now. session: a training.session.Session."""
         return cls(
             **provenance(),
             method=method,
@@ -132,7 +132,7 @@ class Record:
     def go_on(cls, before, args, folder):
         """The Record of a run that was cut off after its training.
 
-        before: the run.json of its folder; a UserError where it lacks what the end of the run says.
+        before: the content of its run.json; UserError if it lacks a field that the run's end needs.
         """
         with complete_run(folder):
             check_fields(before, [name for name in NEEDED if name not in ("arguments", "results")])
@@ -141,7 +141,10 @@ class Record:
         return cls(**known | {"arguments": dict(vars(args))})
 
     def follow(self, before):
-        """Note what the part was that this one goes on from. before: its run.json, {} of none."""
+        """Note in `earlier` where the part of the run came from that this one continues.
+
+        before: the run.json of that part, {} if there is none.
+        """
         now, found = {name: getattr(self, name) for name in ORIGIN}, before.get("earlier", [])
         part = {name: before[name] for name in ORIGIN if name in before}
         if part.keys() == now.keys():
@@ -154,12 +157,12 @@ class Record:
             write_json(Path(folder) / "run.json", self.as_json())
 
     def as_json(self):
-        """The content of run.json."""
+        """The content of run.json, a dict."""
         return {k: v for k, v in vars(self).items() if v is not None or k == "teacher"}
 
 
 def read_run(folder):
-    """The content of a folder's run.json, {} without one; a UserError where it is damaged."""
+    """The content of a folder's run.json, {} without one; UserError if it is damaged."""
     path = Path(folder) / "run.json"
     found = read_json(path)
     for part in ("arguments", "results", "versions", "data", "teacher_memory"):
@@ -171,7 +174,7 @@ def read_run(folder):
     return found
 
 
-NEEDED = (  # the fields of a finished run that its row in a results.csv has
+NEEDED = (  # the fields of a finished run that its row in a results.csv needs
     "method",
     "arguments",
     "results",
@@ -190,16 +193,16 @@ NEEDED = (  # the fields of a finished run that its row in a results.csv has
 
 
 def join_origins(run, find):
-    """What the parts of a run came from, in their order, as "2.11.0 then 2.12.0".
+    """What the parts of a run came from, in their order, as one text: "2.11.0 then 2.12.0".
 
-    find(part) -> a text, of a run.json and of what it says of an earlier part.
+    run: the content of a run.json. find: part -> text; a part is `run` or one of its "earlier".
     """
     return " then ".join(dict.fromkeys(find(part) for part in [*run.get("earlier", []), run]))
 
 
 def check_fields(run, names=NEEDED):
-    """KeyError or TypeError, which complete_run tells, where a run.json lacks one of these fields
-    or has something else there.
+    """KeyError if a run.json lacks one of the fields `names`, TypeError if one has another type;
+    complete_run makes a UserError of either.
     """
     types = {field.name: field.type for field in dataclasses.fields(Record)}
     for name in names:
@@ -212,7 +215,7 @@ def check_fields(run, names=NEEDED):
 
 @contextlib.contextmanager
 def complete_run(folder):
-    """A UserError where what is done with the run.json of a folder misses something in it."""
+    """A context for code that reads a folder's run.json: a wrong field there is a UserError."""
     try:
         yield
     except (KeyError, TypeError, AttributeError) as error:
@@ -224,8 +227,8 @@ def complete_run(folder):
 
 
 def clear(output):
-    """Remove an earlier run's files, but for its checkpoints, from the output folder; of links, the
-    links alone.
+    """Remove an earlier run's files, except its checkpoints, from the output folder; of links, only
+    the links themselves.
     """
     for pattern in (
         "run.json",

@@ -1,5 +1,5 @@
-"""A finished run whose model is evaluated again, alone: it is read as it was trained, and its
-record, model card and row in a table follow.
+"""For a finished run whose model is evaluated again, without training: its rows are read as in the
+training, and its record, model card and row in a results.csv are brought up to date.
 """
 
 import dataclasses
@@ -11,11 +11,11 @@ from tasks.reading import read_table
 from training import model_card, records, results_csv
 from training.loading import for_student, has_teacher
 
-ROWS = ("max_eval_samples", "validation_file")  # the flags that say which rows were scored
+ROWS = ("max_eval_samples", "validation_file")  # the flags that say which rows are scored
 
 
 def check_results_csv(args):
-    """Refuse a table where there is no run whose row it could get."""
+    """Refuse --results_csv if --output_dir has no finished run whose row it could get."""
     if args.results_csv and not records.read_run(args.output_dir).get("finished"):
         raise UserError(
             f"--results_csv gets the row of a run, and {args.output_dir} has no run.json of a "
@@ -27,9 +27,9 @@ def check_results_csv(args):
 
 
 def read_at_trained_length(args):
-    """Have a student that was trained with a length of its own read at that.
+    """If a student was trained with a length of its own, set --student_max_seq_length to that.
 
-    Returns whether rows are read at the length of the training; says so where they are not.
+    Returns whether rows are read at the length of the training; if not, a note says so.
     """
     trained = records.read_run(args.output_dir).get("arguments", {})
     own = trained.get("student_max_seq_length")
@@ -46,16 +46,16 @@ def read_at_trained_length(args):
 
 
 def trained_columns(folder):
-    """The columns of own files that a finished run in a folder read, (texts, label); () and None of
-    another run.
+    """The columns of own files that the run in a folder was trained on: (tuple of text columns,
+    label column); (), None if it read no own files.
     """
     train = records.read_run(folder).get("data", {}).get("train", {})
     return tuple(train.get("text_columns", ())), train.get("label_column")
 
 
 def take_trained_columns(args, folder):
-    """Let files of one's own be read by the columns of the run in a folder, where they have these
-    and no flag names others.
+    """Set the flags for the columns of own files to those of the run in a folder, if the files have
+    these columns and no flag names others.
     """
     texts, label = trained_columns(folder)
     files = own_files(args)
@@ -70,10 +70,10 @@ def take_trained_columns(args, folder):
 
 
 def tell_other_columns(task, folder):
-    """A sentence where a Task's texts are read from other columns than those of the run in a
-    folder; None where they are its own.
+    """A sentence if a Task's texts are read from other columns than in the training of the run in a
+    folder; None if not.
 
-    A UserError where there is one text and not two, or the other way round.
+    UserError if the training read one text column and the Task has two, or the other way round.
     """
     before, _ = trained_columns(folder)
     if not before or before == task.text_columns:
@@ -91,9 +91,11 @@ def tell_other_columns(task, folder):
 
 
 def keep_scores(session, results):
-    """Bring the record of the finished run in the output folder up to date, if there is one.
+    """Bring the record of the finished run in the output folder up to date, if there is one, and
+    with it the model card and (with --results_csv) the row in a table.
 
-    session: a Session without --do_train. results: {metric: value} of its dev rows.
+    session: a Session without --do_train; if it does not read rows as in the training, nothing is
+    changed. results: {metric: value} of its dev rows.
     """
     before = records.read_run(session.output)
     if not before.get("finished") or not common.is_main_process():

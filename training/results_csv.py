@@ -1,4 +1,6 @@
-"""results.csv, a row for each run: written under a lock, read as a spreadsheet may have left it."""
+"""results.csv, a table with a row for each run: written under a lock, and read as well after a
+spreadsheet has saved it.
+"""
 
 import csv
 import io
@@ -13,7 +15,7 @@ from training import flags, records
 from training.cells import AMOUNT, COUNT, METRICS, Limits, find_fault, read_task
 
 RESULT = ("method", "seed")  # the columns that every results.csv has
-TEXTS = (  # columns that are no flags, of all our tables
+TEXTS = (  # the columns of text that are no flags, of all our tables
     "method",
     "metric",
     "run",
@@ -36,7 +38,7 @@ NUMBERS = {  # the columns of numbers that are no flags
     "seed": COUNT,
     **METRICS,
     **{f"{name}_mm": limits for name, limits in METRICS.items()},
-    **dict.fromkeys(("eval_loss", "eval_loss_mm")),  # which no table shows, and which may be inf
+    **dict.fromkeys(("eval_loss", "eval_loss_mm")),  # any number, also inf: no table shows them
     **dict.fromkeys(("minutes", "examples_per_second"), AMOUNT),
     **dict.fromkeys(("peak_memory_mib", "parameters", "processes", "steps"), COUNT),
 }
@@ -44,20 +46,20 @@ DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 
 
 def is_text(column):
-    """Whether a column of our tables is text even where it looks like numbers, as a folder 007."""
+    """Whether a column of our tables is text even if it looks like numbers, as a folder 007."""
     return column in TEXTS or of_type(column, str, Path)
 
 
 def of_type(column, *types):
-    """Whether a column is that of a flag of one of these types."""
+    """Whether a column belongs to a flag of one of these types."""
     flag = flags.find(column)
     return flag is not None and flag.type in types
 
 
 def number_columns():
-    """The columns of a results.csv with nothing but numbers and empty cells, {column: Limits}.
+    """{column: Limits} of the columns of a results.csv with nothing but numbers and empty cells.
 
-    None stands for any number.
+    None in place of Limits stands for any number.
     """
     whole = Limits(whole=True)
     found = {c: whole if of_type(c, int) else None for c in flags.columns() if is_of_numbers(c)}
@@ -65,17 +67,17 @@ def number_columns():
 
 
 def is_of_numbers(column):
-    """Whether a column is that of a flag of numbers."""
+    """Whether a column belongs to a flag whose value is a number."""
     return of_type(column, int, float)
 
 
 def wrong_line(path, line, has, do="mend or delete that line"):
-    """The UserError of a line in a table."""
+    """A UserError about a line of a table. has: what is wrong in the line; do: what to do."""
     return UserError(f"{path}, line {line} has {has}: {do}")
 
 
 def split_cells(path):
-    """The separator of a CSV and [(line in the file, cells)] of its rows that are not empty."""
+    """A CSV's separator, and its rows that are not empty, [(line number in the file, cells)]."""
     try:
         text = Path(path).read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
@@ -102,11 +104,12 @@ def split_cells(path):
 
 
 def read_cells(path, keys, what):
-    """The columns of a CSV, and [(line in the file, {column: text})] of its rows.
+    """The columns of a CSV, and its rows as [(line number in the file, {column: text})].
 
-    A column is its name and the number of columns of that name before it. Read as meant are a byte
-    order mark; semicolons or tabs instead of commas, and then decimal commas; empty rows; further
-    header lines, known by the names `keys`, whose columns are those of the rows after them.
+    A column is (its name, the number of columns of that name before it). Also understood are a byte
+    order mark; semicolons or tabs instead of commas, and then decimal commas; empty rows; and
+    further header lines, which are known by having all names in `keys`, and which hold for the rows
+    after them. what: what a file without `keys` is, for the UserError.
     """
     separator, lines = split_cells(path)
     header, top, columns, rows = [], 1, {}, []
@@ -146,18 +149,18 @@ def read_cells(path, keys, what):
 
 
 def header_of(path):
-    """The names in the first line of a CSV that is not empty."""
+    """The cells of the first line of a CSV that is not empty; [] if there is none."""
     _, lines = split_cells(path)
     return lines[0][1] if lines else []
 
 
 def read_table(path, keys, filled=(), numbers=(), what="no table of ours", dtype=None):
-    """A CSV as pandas reads it (dtype: pandas' own), and the file's line of each row.
+    """A CSV as a DataFrame, and the line number in the file of each of its rows.
 
-    keys: columns that must be there; what: what a file without them is. filled: columns without an
-    empty cell. numbers: columns with nothing but numbers and empty cells, or {column: Limits}.
-    Columns of texts stay as written, be it 007 or NA. What is read as it is meant: see read_cells.
-    Else a UserError.
+    keys: columns that must be there; what: what a file without them is, for the error. filled:
+    columns without an empty cell. numbers: columns with nothing but numbers and empty cells, or
+    {column: Limits}. dtype: as in pandas.read_csv. Columns of text stay as written, be it 007 or
+    NA. UserError for a cell against these rules, or a CSV of a form that read_cells does not know.
     """
     import pandas as pd
 
@@ -179,7 +182,7 @@ def read_table(path, keys, filled=(), numbers=(), what="no table of ours", dtype
 
 
 def fault_of_cell(name, text, missing, filled, limits):
-    """What is wrong with a cell, as words for wrong_line; None where nothing is."""
+    """What is wrong with a cell, as `has` and `do` for wrong_line; None if nothing is."""
     if name in filled and (missing or not text.strip()):
         return [f"nothing in the column {name}"]
     if of_type(name, bool) and not missing and text.strip().lower() not in ("true", "false"):
@@ -188,8 +191,10 @@ def fault_of_cell(name, text, missing, filled, limits):
 
 
 def fill_missing(table):
-    """A table of results with the flags that its rows did not have yet, by `as_of_today`."""
-    import pandas as pd  # here and below, as a run without a table does without it
+    """Add to a table of results the flags that did not exist yet when a row was written, at the
+    values of flags.as_of_today. Returns the table.
+    """
+    import pandas as pd  # here and below, as only tables need it
 
     columns = {column: column.removeprefix("--") for column in table if column.startswith("--")}
     given = (
@@ -205,8 +210,10 @@ def fill_missing(table):
 
 
 def read_results(path, dtype=None, filled=RESULT):
-    """A results.csv as a table, known by its columns method and seed, with today's flags and
-    GLUE's names of tasks.
+    """A results.csv as a DataFrame, with today's flags, and with GLUE's tasks as GLUE spells them.
+
+    UserError if it is no table of results, which has the columns method and seed, or if a cell is
+    wrong. filled: columns without an empty cell.
     """
     what = "not a table of results"
     table, lines = read_table(path, RESULT, filled, number_columns(), what, dtype)
@@ -222,7 +229,10 @@ def read_results(path, dtype=None, filled=RESULT):
 
 
 def check_row(row, path):
-    """A run's row, from its run.json at `path`, with GLUE's name of its task; else a UserError."""
+    """A run's row, {column: value}, with a GLUE task as GLUE spells it.
+
+    path: of the run.json that the row was made from, for the UserError if a value is wrong.
+    """
     limits = number_columns()
     for column, value in row.items():
         given = column in limits and value is not None and value != ""
@@ -237,8 +247,8 @@ def append_result(path, row):
     """Put one run's row into a shared results.csv, under a lock and atomically; new columns widen
     the table.
 
-    A run is known by its folder and start: one that is killed right after this and repeated is not
-    in it twice, one that is overwritten by another stays.
+    A row with the same output folder and start is replaced: a run that is killed right after this,
+    and resumed, is in the table once; a run whose folder another run has overwritten stays in it.
     """
     import pandas as pd
 
@@ -258,15 +268,16 @@ def append_result(path, row):
 
 
 def data_of(run, split):
-    """The first digits of a split's sha256; "" where a run.json, as an older one, does not tell."""
+    """The first 12 digits of the sha256 of a split's file; "" if an older run.json has none."""
     return run.get("data", {}).get(split, {}).get("sha256", "")[:12]
 
 
 def result_row(run):
-    """The row of results.csv for a run, from the content of its run.json.
+    """The row of results.csv for a run, {column: value}, from the content of its run.json.
 
-    What is not given has no cell, unless an empty one would be filled in as an earlier version's.
-    An incomplete one is a KeyError or TypeError, which records.complete_run tells.
+    Flags that are None, empty or False have no cell. But a flag of later_flags has one if it is
+    False: without it, the value of an earlier version would be filled in. KeyError or TypeError if
+    run.json is incomplete; records.complete_run makes a UserError of either.
     """
     records.check_fields(run)
     later = {flag.name for flag, _ in flags.later_flags()}

@@ -1,4 +1,4 @@
-"""A model saved as anybody would load it, and that tried before the training."""
+"""Saves a model so that transformers' Auto classes load it, and tries that before the training."""
 
 import torch
 import transformers
@@ -10,16 +10,16 @@ from training.tokenizer import saved_reads_alike
 
 
 def save_model(model, tokenizer, folder):
-    """A normal HuggingFace folder: config.json with the label names, model.safetensors, the
-    tokenizer.
+    """Write a normal HuggingFace folder: config.json with the label names, model.safetensors and
+    the tokenizer.
     """
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 def place_model(model, tokenizer, output):
-    """The trained model in the output folder itself, file by file; config.json last makes it
-    loadable.
+    """Write the trained model into the output folder itself, file by file; config.json comes last,
+    as it makes the model loadable.
     """
     with common.atomic_path(output / "trained-model") as folder:
         save_model(model, tokenizer, folder)
@@ -31,8 +31,8 @@ def place_model(model, tokenizer, output):
 
 
 def check_saving(model, tokenizer, folder):
-    """Save into a new folder, load it as anybody would, and refuse what does not come back the
-    same.
+    """Save into a new folder, load from it with transformers' Auto classes, and refuse a model or
+    tokenizer that does not come back the same.
     """
     try:
         save_model(model, tokenizer, folder)
@@ -42,7 +42,7 @@ def check_saving(model, tokenizer, folder):
             )
     except OSError:
         raise  # a disk's error is not the model's
-    except Exception as error:  # every check of a configuration has its own
+    except Exception as error:  # every check of a configuration raises its own
         reason = " ".join(str(error).split())
         raise UserError(
             f"this {model.config.model_type} model could not be saved at the end "

@@ -24,10 +24,11 @@ from training.loading import for_student, has_teacher, load_config
 
 @contextlib.contextmanager
 def open_session(args, bound=None):
-    """Check the flags, quieten the libraries, hold the output folder. Yields the Session.
+    """Check the flags, quieten the libraries, lock the output folder. Yields the Session;
+    afterwards leaves the process group, if there is one.
 
-    bound: whether what --model_name_or_path answers counts, and its words for classes with it; by
-    default where it is a student's teacher. Afterwards the process group, if there is one, is left.
+    bound: whether the run uses the answers of --model_name_or_path, so that its names for the
+    classes hold; by default True if it is a student's teacher.
     """
     checks.check_arguments(args)
     for library in (transformers, huggingface_hub):
@@ -44,7 +45,7 @@ def open_session(args, bound=None):
         bound = has_teacher(args) if bound is None else bound
         task = find_task(args, args.model_name_or_path, bound)
         as_trained = True
-    else:  # the trained model's own words, and its own family
+    else:  # the trained model's own names for the classes, and its own family
         task = find_task(for_student(args), args.output_dir)
         if told := rescoring.tell_other_columns(task, args.output_dir):
             say(f"note: {told}")
@@ -62,8 +63,8 @@ def open_session(args, bound=None):
 def find_task(args, model, bound=True):
     """The Task of a run: GLUE's of --task_name, or that of the user's own files.
 
-    model: the folder or hub name of a model whose words for classes count. bound: False where it
-    gets a new head, and its words are a suggestion.
+    model: the folder or hub name of the model whose names for the classes are taken. bound: False
+    if it gets a new head, so that its names are only a suggestion.
     """
     if not own_files(args):
         return get_task(args.task_name)
@@ -77,7 +78,7 @@ def find_task(args, model, bound=True):
 def make_accelerator(args):
     """The Accelerator of a run: its device, its processes, its precision."""
     several = int(os.environ.get("WORLD_SIZE", 1)) > 1
-    # without a flag it is what accelerate launch was told
+    # None, without a flag, is what accelerate launch was told
     precision = "fp16" if args.fp16 else "bf16" if args.bf16 else None
     try:
         return accelerate.Accelerator(
@@ -95,9 +96,10 @@ def make_accelerator(args):
 
 
 def share_gpus(no_cuda):
-    """What accelerate is told where processes share a GPU: NCCL takes one for each, gloo several.
+    """accelerate's handlers, a list, for processes that share GPUs: NCCL takes one process per GPU,
+    gloo several. [] if there is a GPU for each.
 
-    Gives this process its turn's card. Returns a list of accelerate's handlers.
+    Sets LOCAL_RANK to the GPU of this process; they take them in turn.
     """
     processes, cards = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
     if no_cuda or not 0 < cards < processes:
@@ -121,15 +123,15 @@ def leave_group():
 class Session:
     """One run's flags, task, accelerator and output folder, and the rows that it reads.
 
-    as_trained: False where a trained model reads other columns, or another length, than it learned.
+    as_trained: False if a trained model reads other columns or another length than in its training.
     """
 
     def __init__(self, args, task, as_trained=True):
         self.args, self.task, self.output = args, task, Path(args.output_dir)
         self.as_trained = as_trained
         self.accelerator = make_accelerator(args)
-        self._ignores_padding = weakref.WeakKeyDictionary()  # by model
-        self.sources = {}  # of the task's splits that were read: Features.source
+        self._ignores_padding = weakref.WeakKeyDictionary()  # model -> ignores_padding
+        self.sources = {}  # split -> Features.source, of the splits that were read
 
     @property
     def device(self):
@@ -140,10 +142,11 @@ class Session:
         return torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu"
 
     def features(self, split, tokenizer, most=None, task=None, data_dir=None, length=None):
-        """The tokenised rows of a split, at most `most`, of `length` tokens, by default
-        --max_seq_length: Features.
+        """The Features of a split: its tokenised rows.
 
-        The main process reads, the others take its cache.
+        most: take only so many first rows. task, data_dir: by default the session's. length: tokens
+        per row, by default --max_seq_length. The main process reads the file first, the others then
+        read its cache.
         """
         args = self.args
         with self.accelerator.main_process_first():
@@ -168,7 +171,7 @@ class Session:
     def test_sets(self):
         """What --do_predict predicts, [(task, split, data folder)].
 
-        MNLI's model also does AX, where its file is.
+        A model for MNLI also predicts AX, if AX's file is there.
         """
         found = [(self.task, split, self.args.data_dir) for split in self.task.submissions]
         if self.task.name != "MNLI":
@@ -181,13 +184,14 @@ class Session:
         return found
 
     def read_as_student(self, split, tokenizer, *more):
-        """`features` of so many tokens as the model that is trained has."""
+        """`features` at the row length of the model that is trained."""
         return self.features(split, tokenizer, *more, length=for_student(self.args).max_seq_length)
 
     def training_features(self, tokenizer):
-        """The training rows as the student reads them. Reads what the run will need later, too.
+        """The Features of the training rows, as the student reads them.
 
-        A bad row then stops the run now and not at its end.
+        Also reads the dev and test rows that the run will need, so that a bad row stops it now and
+        not at its end.
         """
         args = self.args
         features = self.read_as_student("train", tokenizer, args.max_train_samples)
@@ -202,7 +206,7 @@ class Session:
         return features
 
     def can_cut(self, model, features):
-        """Whether padding may be cut off for this model; tried once, on the first rows with any."""
+        """Whether padding may be cut off for this model; tried once, on rows with padding."""
         plain = accelerate.utils.extract_model_from_parallel(
             model, keep_fp32_wrapper=True, keep_torch_compile=False
         )

@@ -1,4 +1,4 @@
-"""The student: its layers, where their weights come from, and the teacher's that they follow."""
+"""Builds the student, and pairs its layers with the teacher's layers that they follow."""
 
 import torch
 import transformers
@@ -12,10 +12,11 @@ from training.tokenizer import check_tokenizer
 
 
 def load_student(args, task, tokenizer, teacher, checkpoint, alone=False):
-    """The model to train: from a checkpoint; or as a student of `teacher`; or, without a teacher,
-    pretrained.
+    """The model to train: from a checkpoint if there is one; else a student of `teacher`; else,
+    without a teacher, the pretrained model.
 
-    tokenizer: the student's; alone: whether it reads rows in another way than the teacher.
+    tokenizer: the student's. alone: whether the student reads rows in another way than the teacher,
+    as reads_alone returns.
     """
     if alone:
         args = for_student(args)
@@ -41,9 +42,10 @@ def load_student(args, task, tokenizer, teacher, checkpoint, alone=False):
 
 
 def reads_alone(args, tokenizer, tokenizer_t):
-    """Whether the student reads rows in its own way: with a tokenizer or length of its own.
+    """Whether the student reads rows in another way than the teacher: by its tokenizer or its
+    length.
 
-    Says so where it has a tokenizer of its own.
+    tokenizer_t: the teacher's. A note tells of a tokenizer of the student's own.
     """
     if tokenizer is not tokenizer_t:
         say(
@@ -56,8 +58,9 @@ def reads_alone(args, tokenizer, tokenizer_t):
 def build_model(args, task, tokenizer, source, copy, layers, config_name=""):
     """A model of `layers` layers shaped like `source`, with its first layers' weights if `copy`.
 
-    layers: their number, None for all, or a list of those to copy instead, counted from 0. source:
-    folder or hub name. The head is new unless the source has one for as many labels.
+    layers: their number, None for all, or a list of the layers of `source` to copy instead of the
+    first, counted from 0. source: folder or hub name. The head is new unless the source has one for
+    as many labels.
     """
     config = load_config(args, config_name or source, "model")
     depth, order = config.num_hidden_layers, classes.order_of(config, task)
@@ -88,7 +91,7 @@ def build_model(args, task, tokenizer, source, copy, layers, config_name=""):
     check_encoder(model, lacking, source)
     if picked:
         whole = load_config(args, config_name or source, "model")
-        with torch.random.fork_rng(devices=[]):  # its head may draw random numbers
+        with torch.random.fork_rng(devices=[]):  # a new head draws random numbers
             whole, lost, _ = load_classifier(source, whole, "model", **hub_arguments(args))
         check_encoder(whole, lost, source)
         copy_layers(model, whole, picked, source)
@@ -99,7 +102,7 @@ def build_model(args, task, tokenizer, source, copy, layers, config_name=""):
 
 
 def check_encoder(model, lacking, source):
-    """Refuse a source that lacks weights of the encoder. lacking: of load_classifier."""
+    """Refuse a source that lacks weights of the encoder. lacking: as load_classifier returns."""
     lost = sorted(key for key in lacking if not is_head(model, key))
     if lost:
         raise UserError(
@@ -151,15 +154,13 @@ def copy_layers(student, whole, layers, source):
 
 
 def is_head(model, key):
-    """True for the weights that fine-tuning may start anew: the pooler and all that is outside the
-    encoder.
-    """
+    """True for a weight that fine-tuning may start anew: of the pooler, or outside the encoder."""
     return not key.startswith(model.base_model_prefix + ".") or ".pooler." in key
 
 
 def cut_layers(config, layers):
-    """Leave a configuration these of its layers, from 0, and their entries in its lists with one a
-    layer.
+    """Reduce a configuration, in place, to these of its layers, counted from 0, and likewise its
+    lists with one entry per layer. Returns it.
     """
     layers = list(layers)
     depth = config.num_hidden_layers
@@ -181,8 +182,9 @@ def penultimate_pair(student, teacher):
 def layer_pairs(args, student, teacher, layers="penultimate"):
     """The hidden states to align, [(student's index, teacher's index)].
 
-    layers: what the method compares, the "penultimate" layers, of which --do_layerwise makes every
-    one, or "every" one by itself.
+    layers: the layers that the method compares: "penultimate", or "every" one up to it;
+    --do_layerwise makes "every" of "penultimate". UserError if every layer is compared and the
+    student has only one, or a number that does not divide the teacher's.
     """
     layers_s, layers_t = student.config.num_hidden_layers, teacher.config.num_hidden_layers
     if layers == "penultimate" and not args.do_layerwise:

@@ -1,4 +1,4 @@
-"""The frozen teacher: what a mini-batch's terms need of it, and nothing beyond."""
+"""The frozen teacher: it computes what the terms need for a mini-batch, and nothing else."""
 
 import torch
 
@@ -22,7 +22,9 @@ class Teacher:
                     module.to(dtype)
 
     def __call__(self, batch, layers=(), logits=True, attention=False):
-        """Outputs of a MiniBatch: the hidden states at `layers`; logits and attention if asked."""
+        """The Outputs for a MiniBatch: hidden states at `layers`; logits and attention if
+        wanted.
+        """
         if not (logits or layers or attention):
             return Outputs()
         model = self.model if logits or attention else self.model.base_model

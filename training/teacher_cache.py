@@ -2,16 +2,17 @@
 
     DIR/mrpc-0123456789abcdef/      a teacher, its data, tokenizer, length, precision (facts.json)
       logits/                       (N, K) float32, for KD
-      features-11/                  (N, W, D) float16, for L, and for I beside it
+      features-11/                  (N, W, D) float16, for L, and for I if L is there too
       tokens-11-biased/             (N, W, W) float16, cka.token_structure, for I alone
       relations-89abcdef01234567/   (N, 2, C) float32, distances and cosines to a memory, for G
       attention/                    (N, 3, A, W, d) float16, the last layer's queries, keys, values,
                                     for MiniLM
         00000.safetensors           the first 1,024 samples, and so on
 
-A run reads what its terms need, memory-mapped. Shards that are missing are made in one pass of the
-teacher; each is whole or not there, so a run that is killed goes on with the next one. A shard says
-what it is and has a checksum (training/cache_shards.py); those of before they did are made again.
+A run reads the entries (folders) that its terms need, memory-mapped. It makes missing shards
+(files) in one pass of the teacher; each is whole or not there, so after a kill the next run goes
+on. A shard has a note of what it is and a checksum (training/cache_shards.py); those of earlier
+versions had none, and are made again.
 """
 
 import hashlib
@@ -37,11 +38,12 @@ SHARD = 1024  # samples
 
 
 class Entry(NamedTuple):
-    """One of the folders: what it holds of each sample, and how that follows from the teacher.
+    """One folder of a cache: what it holds of each sample, and how that is made of the teacher's
+    outputs.
 
-    source: the layer of the hidden state that it is made of, or "logits" or "attention". make:
-    (source, MiniBatch) -> (B, *shape), or of the columns that were computed. padding: whether it
-    holds what the teacher says at padded positions; else these are 0.
+    source: which output: the index of a hidden state, "logits" or "attention". make: (that output,
+    MiniBatch) -> (B, *shape), or only the columns that were computed. padding: whether padded
+    positions hold what the teacher says there; else 0.
     """
 
     source: int | str
@@ -51,7 +53,7 @@ class Entry(NamedTuple):
 
     @property
     def shape(self):
-        """Of a sample."""
+        """The shape of a sample's numbers."""
         return self.stored.shape
 
     @property
@@ -60,7 +62,7 @@ class Entry(NamedTuple):
 
     @property
     def bytes(self):
-        """Of a sample."""
+        """The bytes of a sample's numbers."""
         return self.stored.bytes
 
 
@@ -114,10 +116,10 @@ def entries(needs, layers, config, args, masked, memories=None, memory_name=""):
 
 
 class TeacherCache:
-    """What is kept of one teacher for one data set.
+    """The cached outputs of one teacher for one data set.
 
-    facts: all that decides it, JSON-able. rows: N. wanted: what `entries` returned. Under several
-    processes the first one reads, decides and writes.
+    facts: all that decides them, JSON-able. rows: N. wanted: what `entries` returned. With several
+    processes, the main one decides and writes.
     """
 
     def __init__(self, folder, facts, rows, wanted):
@@ -133,7 +135,7 @@ class TeacherCache:
         return folder if shard is None else folder / f"{shard:05}.safetensors"
 
     def rows_of(self, shard):
-        """The samples of a shard, a range."""
+        """The indices of the samples of a shard, a range."""
         return range(shard * SHARD, min((shard + 1) * SHARD, self.rows))
 
     def count(self):
@@ -150,21 +152,21 @@ class TeacherCache:
         return found
 
     def is_there(self, name, shard):
-        """False where a shard is to be made; one of before shards said what they are is, too."""
+        """False if a shard must be made: it is missing, or an earlier version's without a note."""
         if not self.path(name, shard).exists():
             return False
         try:
             _, note = self.map(name, shard)
         except UserError:
-            return True  # damaged, which `open` says
+            return True  # damaged: `open` raises the error
         return bool(note)
 
     def identity(self, name, shard):
-        """What a shard is, as it says itself."""
+        """What a shard is, a dict, as its note says."""
         return {"entry": name, "shard": shard, "cache": self.digest}
 
     def map(self, name, shard):
-        """The numbers of a shard's samples and its note, as map_shard has them."""
+        """The numbers of a shard's samples and its note, as map_shard returns them."""
         stored = self.entries[name].stored
         shape = (len(self.rows_of(shard)), *stored.shape)
         return map_shard(self.path(name, shard), stored.dtype, shape)
@@ -182,13 +184,13 @@ class TeacherCache:
         return self
 
     def open_shard(self, name, shard):
-        """The numbers of a shard's samples, a tensor that is read where it is used."""
+        """The numbers of a shard's samples, a tensor whose data is read from the disk on use."""
         values, note = self.map(name, shard)
         check_identity(self.path(name, shard), note, self.identity(name, shard))
         return values
 
     def check_facts(self):
-        """Refuse a facts.json that tells of another cache; one that is gone misleads nobody."""
+        """Refuse a facts.json that tells of another cache; a missing one is no error."""
         path = self.folder / "facts.json"
         found = read_json(path)
         differ = [key for key in {**self.facts, **found} if found.get(key) != self.facts.get(key)]
@@ -203,20 +205,20 @@ class TeacherCache:
 
         Each process reads its part of them.
         """
-        # A run reads its cache once an epoch, this is once more. So the user hears of a damage
-        # before the training and not in the middle of it, where a checksum of each sample would.
+        # A run reads its cache once an epoch; this is once more. So the user hears of damage before
+        # the training; checksums of each sample would tell of it in the middle of the training.
         rank, world = accelerator.process_index, accelerator.num_processes
         shards = [(name, shard) for name in self.entries for shard in range(self.count())]
         turns = range(0, len(shards), world)
         bar = progress(turns, desc="checking the teacher cache", unit="shard", delay=10)
-        for turn in bar:  # short ones, as processes wait for each other no longer than minutes
+        for turn in bar:  # short turns, as processes wait only some minutes for each other
             own = [self.find_damage(*shard) for shard in shards[turn : turn + world][rank:][:1]]
             for wrong in accelerate.utils.gather_object(own):
                 if wrong:
                     raise UserError(wrong)
 
     def find_damage(self, name, shard):
-        """What is wrong with a shard's numbers, a sentence; None where nothing is."""
+        """A sentence on what is wrong with a shard's numbers; None if nothing is."""
         try:
             values, note = self.map(name, shard)
             check_numbers(self.path(name, shard), values, note)
@@ -225,7 +227,9 @@ class TeacherCache:
         return None
 
     def read(self, indices, columns=slice(None)):
-        """The numbers of samples (B,) at the positions `columns`, a slice: name -> (B, ...)."""
+        """The cached numbers of samples (B,) at the positions `columns`, a slice: name ->
+        (B, ...).
+        """
         every = slice(None)
         places = {
             "features": (columns,),
@@ -259,15 +263,15 @@ class TeacherCache:
     # ---- making ----------------------------------------------------------------------------------
 
     def complete(self, teacher, features, batch_size, workers=0, can_cut=True):
-        """Make the shards that are missing, unless another run is making them, and open all.
+        """Make the missing shards, or wait for a run that makes them; then open and check all.
 
         teacher: a training.teacher.Teacher. features: the data set, name -> tensor (N, ...).
-        can_cut: False where the teacher itself reads padding. Returns this cache.
+        can_cut: False if the teacher itself reads padding. Returns this cache.
         """
         first = teacher.accelerator.is_main_process
 
         def decide(function, *arguments):
-            """What the first process finds, in all of them."""
+            """What the function returns in the main process, given to all processes."""
             found = [function(*arguments) if first else None]
             return accelerate.utils.broadcast_object_list(found)[0]
 
@@ -287,7 +291,7 @@ class TeacherCache:
         return self
 
     def hold(self, waited):
-        """True once the folder is held by this run; another one may be writing there."""
+        """Try to lock the folder; False if another run holds it. waited: the tries before."""
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             self.lock.acquire(timeout=5 if waited else 0)
@@ -298,7 +302,7 @@ class TeacherCache:
         return True
 
     def begin(self, missing):
-        """Say what will be written; refuse it where it does not fit."""
+        """Say what will be written; UserError if the disk has no room for it. Writes facts.json."""
         names = [name for name in self.entries if any(name in lacking for _, lacking in missing)]
         size = sum(self.rows * self.entries[name].bytes for name in names)
         shards = [(name, shard) for shard, lacking in missing for name in lacking]
@@ -362,7 +366,7 @@ class TeacherCache:
         termination.release()
 
     def ask(self, teacher, batch, names):
-        """What the entries of these names are made of, by its source."""
+        """The teacher's outputs that the entries of these names are made of, {source: outputs}."""
         sources = {self.entries[name].source for name in names}
         layers = sorted(sources - {"logits", "attention"})
         outputs = teacher(batch, layers, "logits" in sources, "attention" in sources)
@@ -370,7 +374,7 @@ class TeacherCache:
         return found | {"logits": outputs.logits, "attention": outputs.attention}
 
     def numbers(self, name, found, batch):
-        """A mini-batch's part of a shard, on the CPU: (B, *shape)."""
+        """A mini-batch's part of an entry's shard, on the CPU: (B, *shape)."""
         entry = self.entries[name]
         values = entry.make(found[entry.source], batch)
         values = uncut(values, batch.targets, *entry.shape).to(entry.dtype)
@@ -382,7 +386,7 @@ class TeacherCache:
         return values.cpu()
 
     def write(self, shard, parts):
-        """Write a shard of each name in `parts`, {name: its mini-batches}; no file half."""
+        """Write a shard of each entry in `parts`, {name: [mini-batches]}, whole or not at all."""
         for name, values in parts.items():
             path = self.path(name, shard)
             write_shard(path, torch.cat(values), self.identity(name, shard))

@@ -1,5 +1,5 @@
-"""The tokenizer of a run: lower-casing where asked for, refused where it is not the model's, and
-saved as it is.
+"""The tokenizer of a run: made to lower-case if asked to, refused if it is not the model's, and
+saved so that it reads the same when it is loaded again.
 """
 
 import tempfile
@@ -14,7 +14,9 @@ from training.loading import for_student, hub_arguments, load_config, loading
 
 
 def load_tokenizer(args):
-    """The tokenizer of the model, lower-casing when asked to; saved, it reads alike."""
+    """The tokenizer of --tokenizer_name or of the model, lower-casing if --do_lower_case says so;
+    it reads the same after saving.
+    """
     name = args.tokenizer_name or args.model_name_or_path
     config = load_config(args, args.config_name or args.model_name_or_path, "model")
     tokenizer = prepare_tokenizer(args, name, config)
@@ -24,8 +26,8 @@ def load_tokenizer(args):
 
 
 def own_tokenizer(args, tokenizer, config):
-    """The tokenizer of the model that the student is copied from, where its vocabulary is another
-    than the teacher's; else None. tokenizer, config: the teacher's.
+    """The tokenizer of the model that the student is copied from, if its vocabulary is not the
+    teacher's; else None. tokenizer, config: the teacher's.
     """
     source = args.model_name_or_path_for_copy
     if not source:
@@ -39,7 +41,9 @@ def own_tokenizer(args, tokenizer, config):
 
 
 def check_same_size(args, source, config):
-    """Refuse a model without a tokenizer to copy whose vocabulary cannot be the teacher's."""
+    """Refuse a model to copy that has no tokenizer, and embeddings for another number of tokens
+    than the teacher's config says.
+    """
     size = load_config(for_student(args), source, "model").vocab_size
     if size != config.vocab_size:
         raise UserError(
@@ -50,7 +54,11 @@ def check_same_size(args, source, config):
 
 
 def prepare_tokenizer(args, name, config):
-    """The tokenizer of a folder or hub name as a run with this model uses it."""
+    """The tokenizer of a folder or hub name, fitted to the flags and to the model's config.
+
+    UserError if there is none, or if it has no padding token or cannot lower-case as
+    --do_lower_case asks.
+    """
     options = {"do_lower_case": True} if args.do_lower_case else {}
     tokenizer = read_tokenizer(args, name, config, **options)
     check_vocabulary_is_there(tokenizer, name)
@@ -65,7 +73,7 @@ def prepare_tokenizer(args, name, config):
 
 
 def read_tokenizer(args, name, config, **options):
-    """The tokenizer of a folder or hub name; of one that does not say its class, that of the
+    """The tokenizer of a folder or hub name; if its files do not name a class, of the class of the
     model's family.
     """
     options |= hub_arguments(args) | {"trust_remote_code": False}  # no code in a file is ever run
@@ -77,9 +85,7 @@ def read_tokenizer(args, name, config, **options):
 
 
 def check_vocabulary_is_there(tokenizer, name):
-    """Refuse what transformers makes up for a folder without a tokenizer: special tokens and
-    nothing else.
-    """
+    """Refuse special tokens alone, which transformers makes up for a folder without a tokenizer."""
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         raise UserError(
             f"there is no tokenizer in {name}, only special tokens: put the files of the model's "
@@ -89,11 +95,11 @@ def check_vocabulary_is_there(tokenizer, name):
 
 
 def lowers_case(tokenizer):
-    """True where the tokenizer reads "ABC" as "abc"."""
+    """True if the tokenizer reads "ABC" as "abc"."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return tokenizer.tokenize("ABC") == tokenizer.tokenize("abc")
-    # not by tokens, as a small vocabulary knows neither
+    # not by its tokens, as a small vocabulary may know neither text
     return backend.normalizer is not None and "abc" in backend.normalizer.normalize_str("ABC")
 
 
@@ -101,8 +107,9 @@ def add_lower_case(tokenizer, config, name):
     """The tokenizer with lower-casing before all else, for families that have no such option of
     their own.
 
-    Some classes make their normalizer anew when they are loaded; for these it becomes transformers'
-    general class, which keeps what is in tokenizer.json.
+    Some classes make their normalizer anew when they are loaded, and would lose it; a tokenizer of
+    such a class is replaced by one of transformers' general class, which keeps what is in
+    tokenizer.json. UserError if that does not help either.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -131,9 +138,7 @@ def add_lower_case(tokenizer, config, name):
 
 
 def is_saved_whole(tokenizer, config):
-    """True where a tokenizer that is saved beside a model's configuration is loaded again as the
-    same.
-    """
+    """True if a tokenizer, saved beside a model's configuration, is the same when loaded again."""
     with tempfile.TemporaryDirectory() as folder:
         config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -141,16 +146,16 @@ def is_saved_whole(tokenizer, config):
 
 
 def saved_reads_alike(tokenizer, folder):
-    """True where the tokenizer in a folder is this one, as anybody would load it."""
+    """True if the tokenizer in a folder, loaded with AutoTokenizer, has this one's fingerprint."""
     other = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     return tokenizer_fingerprint(other) == tokenizer_fingerprint(tokenizer)
 
 
 def match_token_types(tokenizer, config):
-    """Have the tokenizer give token types just to a model that knows two or more.
+    """Make the tokenizer, in place, return token types only if the model knows two or more.
 
     RoBERTa knows one. BERT knows two, but transformers' general class, which many folders name,
-    keeps them back.
+    does not return them.
     """
     types, names = getattr(config, "type_vocab_size", None), tokenizer.model_input_names
     if types is None or (types >= 2) == ("token_type_ids" in names):
@@ -160,11 +165,13 @@ def match_token_types(tokenizer, config):
     elif 1 in getattr(tokenizer("a", "b", return_token_type_ids=True), "token_type_ids", ()):
         names = [names[0], "token_type_ids", *names[1:]]
     tokenizer.model_input_names = names
-    tokenizer.init_kwargs["model_input_names"] = names  # which is what is saved
+    tokenizer.init_kwargs["model_input_names"] = names  # these are saved
 
 
 def check_tokenizer(args, tokenizer, config, name):
-    """Refuse a tokenizer whose vocabulary or length is not the model's."""
+    """Refuse a tokenizer whose vocabulary does not fit the model in size, or a --max_seq_length
+    that is too long for either.
+    """
     size, rows = len(tokenizer), config.vocab_size
     if size > rows or rows - size > 1024:  # some checkpoints pad their embeddings to a round number
         raise UserError(
@@ -183,7 +190,7 @@ def check_tokenizer(args, tokenizer, config, name):
 
 
 def has_tokenizer(folder):
-    """True where a folder has files of a tokenizer."""
+    """True if a folder has files of a tokenizer."""
     return any(
         file
         for pattern in ("*token*", "vocab*", "merges*", "*.model")
@@ -192,9 +199,7 @@ def has_tokenizer(folder):
 
 
 def check_vocabulary(args, tokenizer, source, config):
-    """Refuse a tokenizer that reads text as other token ids than that of the model whose layers are
-    to be used.
-    """
+    """Refuse a tokenizer with other token ids than that of `source`, whose layers are used."""
     if Path(source).is_dir() and not has_tokenizer(source):
         return
     other = read_tokenizer(args, source, config)

@@ -1,9 +1,10 @@
-"""The tokens of a mini-batch without any padding, on a CPU: all rows, one behind the other, as one.
+"""Runs an encoder on a mini-batch's tokens without any padding, on a CPU: as one long row.
 
-Linear layers, norms and dropout compute each token by itself and do not mind; attention stays
-within a row, the rows of one length together. Padding is taken out of what goes into a model's
-encoder and put back, as 0, into what comes out; embeddings and head are as they were. A mini-batch
-of 32 rows of MRPC that is cut to its longest row is one third padding still.
+All rows stand in it one behind the other. Linear layers, norms and dropout compute each token by
+itself, so they give the same; attention is computed within each row, for all rows of one length
+together. Padding is taken out of the input of a model's encoder and put back, as 0, into its
+output; embeddings and head are as they were. The gain: a mini-batch of 32 rows of MRPC that is cut
+to its longest row is still one third padding.
 
 Not on a GPU: there each length would be a kernel of its own, and the host is what limits a step.
 """
@@ -16,7 +17,7 @@ import accelerate
 import torch
 import torch.nn.functional as F
 
-# families whose encoder computes tokens one by one but for softmax(QKᵀ/√d)V, and its name in them
+# family -> the name of its encoder, which computes each token alone except in softmax(QKᵀ/√d)V
 ENCODERS = {
     "bert": "encoder",
     "roberta": "encoder",
@@ -28,10 +29,10 @@ ENCODERS = {
 
 
 class Unpadding(NamedTuple):
-    """How a mini-batch (k, W') becomes one row of its T tokens, the shortest of its rows first.
+    """How a mini-batch (k, W') becomes one row of its T tokens, beginning with its shortest row.
 
-    places: (T,), where each token is among the k*W'. groups: (rows, length) of those of one length.
-    shape: (k, W').
+    places: (T,), the index of each token among the k*W' positions. groups: [(number of rows,
+    length)], with the rows of one length together. shape: (k, W').
     """
 
     places: torch.Tensor
@@ -43,16 +44,19 @@ class Unpadding(NamedTuple):
         return x.flatten(0, 1)[self.places].unsqueeze(0)
 
     def pad(self, x, dim=1):
-        """(1, T, D), or (1, A, T, d) with dim 2, -> (k, W', D), or (k, A, W', d)."""
+        """(1, T, D) -> (k, W', D), or (1, A, T, d) with dim 2 -> (k, A, W', d); 0 at padding.
+
+        An x of another shape, from outside the encoder, is returned as it is.
+        """
         if x.shape[0] != 1 or x.shape[dim] != len(self.places):
-            return x  # of what is outside the encoder
+            return x  # x is from outside the encoder
         x = x.movedim(dim, 0)  # (T, 1, ...)
         whole = x.new_zeros(self.shape[0] * self.shape[1], *x.shape[1:])
         whole = whole.index_copy(0, self.places, x).unflatten(0, self.shape)  # (k, W', 1, ...)
         return whole.squeeze(2) if dim == 1 else whole.squeeze(2).movedim(1, dim)
 
 
-active = []  # the Unpadding in use
+active = []  # the Unpadding in use, the last one
 WORTH = 0.1  # the share of padding in a mini-batch below which leaving it out gains nothing
 
 
@@ -70,7 +74,7 @@ def unpadding_of(mask):
 
 @functools.cache
 def take_over():
-    """Have transformers ask `attend_within_rows` for attention, while padding is left out."""
+    """Make transformers call `attend_within_rows` for attention while padding is left out."""
     from transformers import AttentionInterface  # here, as it imports for a second
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -100,7 +104,7 @@ def attend_within_rows(query, key, value, **more):
 
 
 def encoder_of(model):
-    """The encoder that can do without padding, or None: another family, another device."""
+    """The model's encoder if it can do without padding; None for another family or device."""
     plain = accelerate.utils.extract_model_from_parallel(
         model, keep_fp32_wrapper=True, keep_torch_compile=True
     )
@@ -116,7 +120,8 @@ def encoder_of(model):
 
 @contextlib.contextmanager
 def without_padding(model, mask):
-    """Within it, the model's encoder computes no padding. Yields the Unpadding, or None without.
+    """While the context is open, the model's encoder computes no padding. Yields the Unpadding, or
+    None if padding stays.
 
     mask: the attention mask (k, W') of the forward that follows.
     """
