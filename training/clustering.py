@@ -168,7 +168,9 @@ class Clustering:
         return memory.start_centroids(sample, args.num_centroid, args.memory_init, args.seed)
 
     def find_released_start(self):
-        """The authors' released start (C, W*D); --mask_padding keeps all padding out of it."""
+        """The authors' released start (C, W*D). With a mask it is computed from tokens alone, and 0
+        at the positions that are padding in all rows.
+        """
         args, batches = self.args, self.batches()
         last = self.sample(batches[-1])  # (B, W*D)
         shape = args.num_centroid, last.shape[1]
