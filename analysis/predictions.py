@@ -52,8 +52,9 @@ class Run(NamedTuple):
         return f"{self.method} on {self.task} with seed {self.seed} ({more})"
 
     def is_row(self, row):
-        """Whether a row of results can be this run's. row: its Run, which may lack folder and
-        start.
+        """Whether a row of results, given as `row`, a Run, can be this run's.
+
+        The row's folder and start may be "", then they fit any run's.
         """
         return (
             self[:3] == row[:3]

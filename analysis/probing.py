@@ -77,8 +77,8 @@ def directions(products, names):
 def agreements(products, names):
     """The cosine between each term's gradients on two mini-batches, as rows.
 
-    products: what inner_products returned for `names` on the first mini-batch and then on the
-    second.
+    products: what inner_products returned for the gradients of `names` on the first mini-batch,
+    then on the second.
     """
     members, rows = with_groups(names)
     one, two = slice(0, len(names)), slice(len(names), None)
@@ -246,8 +246,7 @@ class ProbedLoop(Loop):
 
     @contextlib.contextmanager
     def capture_hidden(self):
-        """A context in which a forward of the student appends its penultimate hidden state to
-        `hidden`.
+        """A context in which forwards of the student append its penultimate state to `hidden`.
 
         This is the tensor in the graph. MiniBatch.forward returns a copy of it if padding is not
         computed, and the wrapper for mixed precision returns a copy if the state is not float32.
@@ -332,8 +331,7 @@ class ProbedLoop(Loop):
         return rows
 
     def uncut_features(self, batch):
-        """Features of student (B, W, D_s) and teacher (B, W, D_t) for a mini-batch with its
-        padding.
+        """Features of student (B, W, D_s) and teacher (B, W, D_t) on a mini-batch with all padding.
 
         The student has its dropout. No random number of the training is drawn.
         """

@@ -108,9 +108,7 @@ def write_report(folder, subjects, topics, about, facts):
 
 
 def write_topic(folder, topic):
-    """Write a topic's tables as CSV and its figures as PNG and SVG. Returns its Section of the
-    page.
-    """
+    """Write a topic's tables (CSV) and figures (PNG, SVG). Returns its Section of the page."""
     for name, data in topic.data.items():
         data.to_csv(folder / f"{name}.csv", index=False)
     pictures = []

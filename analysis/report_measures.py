@@ -41,9 +41,7 @@ class Gram(NamedTuple):
 
 
 def grams_of(x, mask=None):
-    """Estimator -> Gram, between the rows of x (..., n, p). mask: (..., n) bool, True for rows that
-    count.
-    """
+    """Estimator -> Gram, between the rows of x (..., n, p). mask: (..., n) bool, which count."""
     products, grams = cka.gram_matrix(x), {}
     for estimator in cka.ESTIMATORS:
         matrix, _, undefined = cka.centre_gram(products, mask, estimator)

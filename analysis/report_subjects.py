@@ -251,9 +251,7 @@ class Subjects:
         return None
 
     def check_padding(self):
-        """Note which students were trained with another choice of --mask_padding than the report
-        has.
-        """
+        """Note which students were trained with another choice of --mask_padding than this one."""
         ours, other = self.args.mask_padding, {}
         for student in self.students:
             if student.record.get("arguments", {}).get("mask_padding", ours) != ours:
@@ -322,9 +320,7 @@ class Subjects:
                 )
 
     def timed_batches(self, rows, size):
-        """Name -> the first `rows` rows in mini-batches of `size`, as the teacher and each student
-        read them.
-        """
+        """Name -> the first `rows` rows in mini-batches of `size`, as each model reads them."""
         readings = {"teacher": self.reading}
         readings |= {student.name: student.reading for student in reversed(self.students)}
         return {

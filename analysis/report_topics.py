@@ -204,9 +204,7 @@ def list_layers(found):
 
 
 def relation_topic(subjects):
-    """The Topic on relation differences, Eq. 12-13, at the end and along training, with Table 7's
-    ranks.
-    """
+    """The Topic on relation differences, Eq. 12-13: at the end, along training, Table 7's ranks."""
     topic = Topic("relation_differences")
     numbers = [comparison.relation_differences() for comparison in subjects.comparisons]
     frame = topic.data["relation_differences"] = rows_by_student(subjects, numbers)

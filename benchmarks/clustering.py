@@ -44,9 +44,7 @@ def our_pass(clustering, kmeans):
 
 
 def minibatch_pass(clustering, start):
-    """scikit-learn's pass. Its first call takes the start (C, p) itself, as it needs C rows or
-    more.
-    """
+    """scikit-learn's pass. Its first call takes the start (C, p) itself, as it needs C rows."""
     found = MiniBatchKMeans(
         len(start), init=start.cpu().numpy(), n_init=1, compute_labels=False, random_state=0
     )

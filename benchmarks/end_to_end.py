@@ -5,14 +5,14 @@
       --max_seq_length 128 --per_gpu_train_batch_size 32
 
 Flags that this benchmark does not know go to the script of --method, which may be any that distils.
-A round runs its command twice, first without cached features, then with them, and two processes for
-parts of the start-up: one only imports the script; one prints how long it took to load tokenizer,
-teacher and student onto the device. The parts are
+A round runs its command twice, first without cached features, then with them. The parts are
 
-tokenising  the first command's time less the second's, without the training in either
-training    train_seconds in the second command's run.json
-the rest    what remains of the second command: reading cached features, fingerprints, evaluation,
-            saving
+interpreter and imports  a process that only imports the script
+loading the models       tokenizer, teacher and student onto the device, in another process
+tokenising               the first command's time less the second's, without the training in either
+training                 train_seconds in the second command's run.json
+the rest                 what remains of the second command: reading cached features, fingerprints,
+                         evaluation, saving
 
 Each number is the median over the rounds, after one round of a single step to warm up. Except for
 noise, the parts add up to the whole, the first command. Compare within one run only.

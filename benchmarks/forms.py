@@ -57,11 +57,11 @@ CENTROIDS = 100
 
 
 class Form(NamedTuple):
-    """A way to take a step; trained, run: the shares of the teacher's layers that it trains, only
-    runs.
+    """A way to take a step. trained, run: shares of the teacher's layers that it trains, only runs.
 
     make: (args, rows, batches, accelerator) -> a Step that goes through the batches, index tensors,
-    again and again. grouped: their rows are of like length. peer: the plain loop's form like it.
+    again and again. grouped: their rows are of like length. peer: the plain loop's form that does
+    the same work.
     """
 
     make: Callable
@@ -140,8 +140,7 @@ def draw_memory(args, model):
 
 
 def forward_flops(config, rows, tokens):
-    """Floating-point operations of the matrix products in a forward pass over (rows, tokens), 2mnk
-    each.
+    """FLOPs of the matrix products, 2mnk each, in a forward pass over (rows, tokens).
 
     A token takes 2 (4 D² + 2 D F) in a layer's linear maps and 4 W D in the two products of its
     attention, with F the inner width: the count of PaLM (Chowdhery et al. 2022, appendix B).

@@ -59,9 +59,7 @@ OUTCOME = re.compile(r"\[gw\d+\] \[ *\d+%\] ([A-Z]+) (tests/\S+)")
 
 
 class Session:
-    """One call of this command: its deadline, its log, and the jobs that failed or were not
-    started.
-    """
+    """One call of this command: its deadline, its log, and the jobs that failed or never began."""
 
     def __init__(self, args):
         self.args = args
@@ -136,8 +134,9 @@ class Session:
         )
 
     def wait(self, process, until, job):
-        """Wait for a process, ended when time.monotonic() is `until`. Returns how it ended, "" if
-        well.
+        """Wait for a process and end it at `until`. Returns how it ended, "" if well.
+
+        until: as time.monotonic() tells the time.
         """
         try:
             while process.poll() is None:
@@ -175,9 +174,7 @@ class Session:
                 pd.concat(tables).fillna("").to_csv(path, index=False)
 
     def tell(self, job, ended, text, took):
-        """Log and print how a job `ended`, by `wait`; of a failed one also the last lines of its
-        output.
-        """
+        """Log and print how a job ended (by `wait`); of a failed one also its last lines."""
         self.write(f"$ {' '.join(job.words)}\n{text}")
         if "pytest" in job.words:
             self.write("\n".join([f"==== {job.name}", *outcomes(text)]), "gpu_tests.txt")

@@ -43,9 +43,7 @@ class Job(NamedTuple):
 
 
 def command(text, *more):
-    """The words of a command: `text` split as a shell does; `more`, paths and names with spaces, as
-    given.
-    """
+    """The words of a command: `text`, split as a shell does, then `more`, with spaces as given."""
     return [*shlex.split(text), *map(str, more)]
 
 
@@ -173,8 +171,7 @@ def profile(args, work):
 
 
 def study(args, work):
-    """Jobs of scripts/study: the first methods up to their final runs, then all methods, then
-    variants.
+    """Jobs of scripts/study: the first methods up to their final runs, then all, then variants.
 
     Each skips what an earlier one, or an earlier call, has finished.
     """

@@ -132,7 +132,7 @@ def cases(batch, length, width, centroids, device):
 
 
 def measure(functions, rounds, device):
-    """Median seconds of a call of each function, a list. They run in turn; one round before warms
+    """Median seconds of a call of each function, a list. They run in turn; the first round warms
     up.
     """
     calls = calls_in_a_row(device)

@@ -22,8 +22,9 @@ from tasks.glue import get_task
 
 
 def load_torch(folder):
-    """PyTorch's model in a folder as a function: a mini-batch, name -> tensor (B, W), to logits (B,
-    K).
+    """The model in a folder, of PyTorch, as a function of mini-batches.
+
+    It takes a dict, name -> tensor (B, W), and returns the logits (B, K), a NumPy array.
     """
     import torch
     import transformers

@@ -29,9 +29,7 @@ ALPHA, TEMPERATURE = 0.5, 5
 
 
 def collate(rows):
-    """Rows, dicts of lists of ids, as tensors (B, W) padded with 0 to the longest row, and labels
-    (B,).
-    """
+    """Rows, dicts of lists of ids, as tensors (B, W) padded with 0 to the longest; labels (B,)."""
     longest = max(len(row["input_ids"]) for row in rows)
     batch = {
         key: torch.tensor([row[key] + [0] * (longest - len(row[key])) for row in rows])
@@ -104,9 +102,7 @@ def tokenizer_of(path):
 
 
 def read(task, data_dir, split, tokenizer, length):
-    """The rows of a split, tokenised all at once, without padding: dicts of lists of ids, and
-    labels.
-    """
+    """The rows of a split, tokenised together, not padded: dicts of lists of ids, and labels."""
     examples = read_examples(task, data_dir, split)
     encoded = tokenizer(
         [example.text_a for example in examples],

@@ -38,8 +38,7 @@ def seconds(function, device, *arguments):
 def seconds_each(function, number, device):
     """Seconds per call, over `number` calls in a row without waiting for a GPU between them.
 
-    As many calls before are not timed: other functions have left caches and memory in another
-    state.
+    As many calls before are not timed, as others have left caches and memory in another state.
     """
 
     def several():
@@ -63,15 +62,16 @@ def from_zero(text):
 
 
 def calls_in_a_row(device):
-    """How many calls are timed together by default: on a GPU so many that it need not wait for the
-    first one.
+    """How many calls are timed together by default: on a GPU enough that its wait for the first of
+    them counts little.
     """
     return 10 if device.type == "cuda" else 1
 
 
 def report(rows, csv=None, device="cpu"):
-    """Print rows (dicts) as a table. Write them to `csv` with device, machine, torch's version and
-    commit.
+    """Print rows (dicts) as a table.
+
+    csv: a file to write them to, with device, machine, torch's version and commit.
     """
     table, run = pd.DataFrame(rows), provenance()
     print(to_markdown(table))

@@ -21,8 +21,8 @@ twice for --steps steps and times the second call, without waiting for a GPU bet
 in training. Throughputs are medians over the rounds, ratios are medians of the rounds' own ratios;
 they compare within that process only.
 
-W' is the mean length of the mini-batches after those without padding that a loss reads are cut to
-their longest row. "x VKD" compares with VKD as its script trains it, cut; "x VKD, same W'" with a
+W' is the mean length of a form's mini-batches, which are cut to their longest row unless the form
+reads padding. "x VKD" compares with VKD as its script trains it, cut; "x VKD, same W'" with a
 VKD that reads the same padding as the form of the row.
 
 MFU is the share of a GPU's dense half-precision peak, by its data sheet, that the step's model
@@ -62,9 +62,7 @@ SWITCHES = ("library_mask", "padded_encoder", "returned_memory", "unpinned")
 
 
 def prepare(args):
-    """Returns device, rows, batches_of(form) -> index tensors, make_accelerator() -> an
-    Accelerator.
-    """
+    """(device, rows, batches_of, make_accelerator); batches_of(form) gives index tensors."""
     import accelerate
 
     device = torch.device("cuda" if torch.cuda.is_available() and not args.no_cuda else "cpu")
@@ -209,9 +207,7 @@ def table(args, model, precision):
 
 
 def common_columns(args, model):
-    """The columns that all rows of a table share, three dicts: first, before the numbers, after
-    them.
-    """
+    """The columns that all rows of a table share, three dicts: first, before, after the numbers."""
     switches = [f"--{name}" for name in SWITCHES if getattr(args, name)]
     if args.dataloader_num_workers:
         switches.append(f"--dataloader_num_workers {args.dataloader_num_workers}")

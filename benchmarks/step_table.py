@@ -43,9 +43,7 @@ class Measured:
         }
 
     def rows(self, peaks, columns):
-        """A row per form. peaks: form -> MiB. columns: the three dicts that step.common_columns
-        returned.
-        """
+        """A row per form. peaks: form -> MiB. columns: what step.common_columns returned."""
         first, before, last = columns
         return [
             {
@@ -64,9 +62,7 @@ class Measured:
         ]
 
     def ratio(self, form, to):
-        """How many times as fast as `to` a form is, the median over the rounds; "" if `to` is
-        missing.
-        """
+        """How many times as fast as `to` a form is, the median of the rounds; "" without `to`."""
         if to not in self.step:
             return ""
         digits = 2 if to in ("published", "floor") else 3
