@@ -1,23 +1,26 @@
-"""Where the numbers of a table come from, in words: seeds, budget, weights, machine, versions."""
+"""Sentences on where a table's numbers come from: seeds, budget, weights, machine, versions.
+
+In all functions, runs is a table of runs (analysis/runs.py).
+"""
 
 import pandas as pd
 
 from analysis.runs import groups_of, students_of, weight_words, weights_of
 from training import flags
 
-# of a caption; what has another word comes after these, as it is declared
+# the first words of a caption, in order; all others follow as their flags are declared
 FIRST = ("learning rate", "epochs", "steps", "batch", "accumulation", "processes")
 
 
 def describe_seeds(runs):
-    """The students' seeds in words."""
+    """The students' seeds in words, and whether some methods lack some of them."""
     sets = {tuple(sorted(group.seed.unique())) for _, group in groups_of(students_of(runs))}
     words = ", ".join(map(str, sorted({seed for seeds in sets for seed in seeds})))
     return words if len(sets) == 1 else f"{words} (not every method has all)"
 
 
 def told_in_captions():
-    """[(column, words, the value that goes without saying)], in the order of a caption."""
+    """[(column, its words, its usual value, which is not told)], in the order of a caption."""
     told = [(flag.column, flag.caption, flag.usual) for flag in flags.named("budget", "data")]
     told += [("processes", "processes", 1), ("precision", "precision", None)]
     told += [(flag.column, flag.caption, flag.usual) for flag in flags.named("variant")]
@@ -26,15 +29,15 @@ def told_in_captions():
 
 
 def describe_budget(runs):
-    """The students' settings in words; several values of one stand beside each other."""
+    """The students' settings in words; if a setting has several values, "or" joins them."""
     students, told = students_of(runs), []
     by_steps = "--max_steps" in students and (students["--max_steps"] > 0).all()
     for column, words, usual in told_in_captions():
-        # where only some have a value it is a variant's, which has it in its name
+        # a value that only some runs have is a variant's, and the variant's name tells it
         if column not in students or students[column].isna().any():
             continue
         if by_steps and column == "--num_train_epochs":
-            continue  # it decided nothing
+            continue  # --max_steps decided instead
         values = students[column].drop_duplicates().sort_values()
         values = [value if isinstance(value, str) else f"{value:g}" for value in values]
         if values and values != [str(usual)]:
@@ -43,7 +46,10 @@ def describe_budget(runs):
 
 
 def describe_weights(runs):
-    """The weights of each method's runs of one task, "PKD alpha 0.5, beta 100; RKD ..."."""
+    """The weights of each method in words, "PKD alpha 0.5, beta 100; RKD ...".
+
+    runs: those of one task.
+    """
     words = []
     for name, group in sorted(groups_of(runs), key=lambda pair: pair[0].rank()):
         first = group.iloc[0]

@@ -3,14 +3,15 @@
     python analysis/predictions.py RUNS_DIR [RUNS_DIR ...] --csv results/mrpc_predictions.csv
     python analysis/predictions.py results/mrpc_predictions.csv --check results/mrpc.csv
 
-The file has a row a run and dev set (MNLI has two): the name of the run's folder, task, method,
-seed, when it started, the dev set, and the predictions in the order of the dev file, with spaces
-between them. They are numbers as in dev_predictions.tsv: classes, or for STS-B scores with the 9
-digits that tell float32 apart. Before the runs of a dev set, a row named label has the true ones.
+The file has a row per run and dev set (MNLI has two): the name of the run's folder, task, method,
+seed, when the run started, the dev set, and the predictions in the order of the dev file, separated
+by spaces. Predictions are numbers as in dev_predictions.tsv: classes, or for STS-B scores with the
+9 digits that tell float32 apart. Before the runs of a dev set, a row named label has the true ones.
 
---check computes every metric by formulas of its own, and names each row of results that differs
-by more than 1e-6, each without predictions, and predictions without a row. Rows are matched by
-task, method, seed, and by the name of the run's folder and its start where the results have them.
+--check computes every metric with formulas of its own. It names each row of the results that
+differs by more than 1e-6, each row without predictions, and each run that has predictions but no
+row. Rows and predictions are matched by task, method and seed, and by the name of the run's folder
+and its start if the results have them.
 """
 
 import argparse
@@ -32,13 +33,13 @@ from training import results_csv
 from training.cells import is_number, read_task
 
 COLUMNS = ("run", "task", "method", "seed", "started", "split", "predictions")
-LABEL = "label"  # the name of the row of true labels; its method is empty
+LABEL = "label"  # stands for the run in a row of true labels, whose method is empty
 TOLERANCE = 1e-6
 WHAT = "no file of predictions"
 
 
 class Run(NamedTuple):
-    """What tells a run from others; "" where a table does not say."""
+    """What tells a run from others; folder and started are "" if a table lacks them."""
 
     task: str
     method: str
@@ -51,7 +52,10 @@ class Run(NamedTuple):
         return f"{self.method} on {self.task} with seed {self.seed} ({more})"
 
     def is_row(self, row):
-        """Whether a row of results, which may not say folder and start, can be this run's."""
+        """Whether a row of results, given as `row`, a Run, can be this run's.
+
+        The row's folder and start may be "", then they fit any run's.
+        """
         return (
             self[:3] == row[:3]
             and row.folder in ("", self.folder)
@@ -83,7 +87,10 @@ def has_metrics(row, task):
 
 
 def collect(folders):
-    """(task, split) -> {Run, or LABEL: words} of all finished and evaluated runs."""
+    """The predictions of all finished and evaluated runs in these folders of runs.
+
+    Returns (task, split) -> {Run: its predictions, LABEL: the true labels}, lists of text.
+    """
     found, indices = {}, {}
     for folder in folders:
         if Path(folder).is_file():
@@ -119,7 +126,7 @@ def collect(folders):
 
 
 def read_run(path, task):
-    """The indices of a dev_predictions.tsv, its labels and its predictions as published."""
+    """Three lists of text from a dev_predictions.tsv: its rows' indices, labels, predictions."""
     if not path.is_file():
         raise UserError(
             f"{path} is missing, though the run was evaluated: evaluate it again with "
@@ -134,7 +141,10 @@ def read_run(path, task):
 
 
 def word(task, text, path, line):
-    """One class, or one score, as it is published."""
+    """The text of one class or score as the published file has it.
+
+    path, line: where it was read, for the message of the UserError.
+    """
     if task.labels is None and (not text or is_number(text)):
         return f"{float(text or 'nan'):.9g}"  # pandas writes NaN as nothing
     if task.labels and text in map(str, range(len(task.labels))):
@@ -144,7 +154,7 @@ def word(task, text, path, line):
 
 
 def write(path, found):
-    """The file of predictions: all of it or nothing."""
+    """Write the file of predictions, whole or not at all. found: what `collect` returned."""
     with (
         common.atomic_path(path) as temporary,
         open(temporary, "w", encoding="utf-8", newline="") as handle,
@@ -210,7 +220,7 @@ def accuracy(predictions, labels):
 
 
 def count_outcomes(predictions, labels):
-    """The numbers of true positives, false ones, false negatives, true ones; 1 is positive."""
+    """The numbers of true and false positives, of false and true negatives; 1 is positive."""
     pairs = list(zip((predictions == 1).tolist(), (labels == 1).tolist(), strict=True))
     outcomes = (True, True), (True, False), (False, True), (False, False)
     return [pairs.count(outcome) for outcome in outcomes]
@@ -228,7 +238,7 @@ def matthews(predictions, labels):
 
 
 def pearson(predictions, labels):
-    """The correlation; 0 with a constant, as such a model has learned nothing."""
+    """The correlation; 0 if either is constant, as a constant model has learned nothing."""
     x, y = (np.asarray(values, np.float64) for values in (predictions, labels))
     if (x == x[0]).all() or (y == y[0]).all():
         return 0.0
@@ -256,7 +266,11 @@ FORMULAS = {"acc": accuracy, "f1": f1, "mcc": matthews, "pearson": pearson, "spe
 
 
 def check(metrics, sources):
-    """(a line for each problem and one with the result, whether all agree); metrics: of `read`."""
+    """Compare results with metrics computed again. Returns (lines, whether all rows agree).
+
+    There is a line for each problem, and a last one that sums up. metrics: what `read` returned.
+    sources: results.csv files.
+    """
     lines, seen, agree, total = [], set(), 0, 0
     for source in dict.fromkeys(str(Path(source).resolve()) for source in sources):
         rows = read_runs(source)
@@ -280,7 +294,10 @@ def check(metrics, sources):
 
 
 def compare(row, metrics, matches):
-    """What is wrong with a row of results, given the runs that it may be of; "" for nothing."""
+    """What is wrong with a row of results, in words; "" if nothing is.
+
+    metrics: what `read` returned. matches: the Runs of it that the row may be of.
+    """
     if not matches:
         return "there are no predictions"
     if len(matches) > 1:

@@ -4,25 +4,26 @@
       --figure docs/probe_mrpc.svg -- glue_with_cka_ilg.py FLAGS OF AN ORDINARY RUN
     python analysis/probe.py --probed results/probe_mrpc_*.csv --csv results/probe_mrpc.csv
 
-The first one runs that script, whose training is to the last bit what it is without the probe, and
-measures before --probes of its steps, evenly spaced, the first and the last among them:
+The first command runs that script, whose training is bit for bit what it is without the probe. It
+measures at --probes of the steps, evenly spaced from the first to the last:
 
-gradients   of every loss term of weight above 0, times its weight, on this very step's mini-batch
-            and dropout: norms with respect to the student's parameters θ, its penultimate features
-            H and its memory M_s, and the cosines between those of θ. And their agreement: of two
-            other mini-batches, the cosine of a term's gradient on the one with its on the other
-CKA         signal: of student and teacher on the same mini-batch (L) or sample (I); noise: on
-            two unrelated ones. Biased and debiased, of --batches mini-batches of training rows
-            with all their padding (but for what the run leaves out), the student with dropout.
-            No I where the student has a tokenizer or length of its own
-M_s         how far it has moved from its random start; its CKA with M_t; cosines of features to
-            centroids; the correlation of h_s to M_s with h_t to M_t, over samples and centroids
+gradients   of every loss term of weight above 0, times its weight, on the step's own mini-batch and
+            dropout: norms with respect to the student's parameters θ, its penultimate features H
+            and its memory M_s; with respect to θ also the cosines between terms, and as agreement
+            the cosine between a term's gradients on two other mini-batches
+CKA         signal: between student and teacher on the same mini-batch (structure L) or the same
+            sample (structure I); noise: on two unrelated ones. Biased and debiased, on --batches
+            mini-batches of training rows with all their padding (except what the run's flags leave
+            out), the student with dropout. No I if the student has a tokenizer or length of its own
+M_s         how far it has moved from its random start; its CKA with the teacher's memory M_t; the
+            cosines between features and centroids; the correlation, over samples and centroids, of
+            the relations between h_s and M_s with those between h_t and M_t
 
-The CSV has a number a row (step, quantity, term, other, value); G is the sum of F_MM, F_E and F_C.
-The second command joins and draws such CSVs of one method and task, as those of several seeds:
-lines and numbers are means over the runs. A run that was stopped is resumed as any other, by the
-same command; how long it takes says nothing of the method. Memory: a copy of the student's
-parameters a term, twice.
+The CSV has a number per row (step, quantity, term, other, value); the term G is the sum of F_MM,
+F_E and F_C. The second command joins and draws such CSVs of one method and task, for example of
+several seeds: lines and numbers are means over the runs. A run that was stopped is resumed by the
+same command, as any run is. The time that a probed run takes says nothing about its method. Memory:
+two copies of the student's parameters per term.
 """
 
 import importlib
@@ -49,7 +50,10 @@ FIGURES = (".png", ".svg", ".pdf")
 
 
 def check_command(words):
-    """The module and the flags of a script to probe; refused early where it cannot be."""
+    """Check the command of a run to probe, before anything is loaded.
+
+    words: the script and its flags. Returns its module, the words of the flags, and these parsed.
+    """
     script, *words = words
     name = SCRIPTS.get(Path(script).name)
     if not name:
@@ -79,7 +83,10 @@ def check_command(words):
 
 
 def train(words, probes, batches):
-    """Run a script with its flags, measuring. Returns the rows of COLUMNS."""
+    """Run a script and measure its training. Returns a table of COLUMNS.
+
+    words: the script and its flags.
+    """
     module, words, args = check_command(words)
 
     def loop(*arguments):
@@ -108,7 +115,7 @@ def as_table(rows):
 
 
 def read(paths):
-    """The rows of CSVs that this command wrote."""
+    """Read CSVs that this command wrote, all of one method and task. Returns a table of COLUMNS."""
     import pandas as pd
 
     parts = [
@@ -150,7 +157,11 @@ def number(value, digits=3):
 
 
 def gradients_table(found):
-    """A row a term: weight, norms, cosines with ce+kd, each structure and the total; means."""
+    """The table of gradients to print: a row per term, with means over steps and runs.
+
+    Its columns are weight, value, norms, agreement, and the cosines with ce+kd, with each structure
+    and with the total.
+    """
     import pandas as pd
 
     weights, values, norms, cosines, agree = (
@@ -179,7 +190,7 @@ def gradients_table(found):
 
 
 def structures(found):
-    """The names of what is not of VKD: terms, and G instead of its own three."""
+    """The names of the terms that VKD lacks, with G in place of F_MM, F_E and F_C."""
     terms = list(dict.fromkeys(found[found.quantity == "weighted_norm"].term))
     return [
         term for term in terms if term not in ("ce", "kd", "ce+kd", "F_MM", "F_E", "F_C", "total")
@@ -187,7 +198,10 @@ def structures(found):
 
 
 def cka_table(found):
-    """Signal and noise of L and I, mean ± standard deviation within a step; means."""
+    """The table of CKA to print: signal and noise of L and I, means over steps and runs.
+
+    Each is a mean ± standard deviation within a step.
+    """
     import pandas as pd
 
     rows, widths, values = (means(found, name) for name in ("rows", "width", "cka_signal"))
@@ -217,7 +231,7 @@ def cka_table(found):
 
 
 def memory_table(found):
-    """What M_s is at the first and the last measured step, means over runs."""
+    """The table of M_s to print: its numbers at the first and last measured step, over the runs."""
     import pandas as pd
 
     own = found[found.quantity.str.startswith("memory_")]
@@ -244,7 +258,7 @@ def memory_table(found):
 
 
 def report(found):
-    """All tables and where they come from, in Markdown."""
+    """All tables and the line below them, as Markdown. found: a table of COLUMNS."""
     tables = [make(found) for make in (gradients_table, cka_table, memory_table)]
     steps = sorted(found.step.unique())
     task, method, seeds, commits = (
@@ -292,7 +306,7 @@ def make_parser():
 
 
 def check_arguments(args):
-    """Refuse what cannot be meant. Returns the name of the tables' place, None without --insert."""
+    """Refuse flags that cannot work. Returns the NAME in the markers of --insert, or None."""
     if bool(args.command) == bool(args.probed):
         raise UserError(
             "expected either -- and a script with its flags, or --probed and CSVs, found "

@@ -1,4 +1,7 @@
-"""The loop of analysis/probe.py: a training that is measured, and not a bit of it is another."""
+"""The loop of analysis/probe.py: it measures a training without changing a bit of its result.
+
+"Rows" are those of the probe's CSV without the step: (quantity, term, other, value).
+"""
 
 import contextlib
 from itertools import combinations
@@ -17,10 +20,10 @@ from training.batches import MiniBatch, first_tokens, flat
 from training.logs import JsonLines
 
 FILE = (
-    "probe.jsonl"  # in the run's folder: a line a measured step, so that a resumed run has them all
+    "probe.jsonl"  # in the run's folder: a line per measured step, which a resumed run goes on with
 )
 GROUPS = {"ce+kd": ("ce", "kd"), "G": ("F_MM", "F_E", "F_C")}
-PART = 2**20  # numbers of a parameter that are float64 at a time
+PART = 2**20  # so many numbers of a parameter are converted to float64 at a time
 
 
 # ---- the measures, of tensors --------------------------------------------------------------------
@@ -41,7 +44,9 @@ def inner_products(gradients):
 
 
 def with_groups(names):
-    """{name: what it is the sum of}, of terms and their GROUPS, and that as a matrix of 0 and 1."""
+    """The terms and the GROUPS that they form: {term or group: the set of its terms}, and the same
+    as a matrix of 0 and 1, with a row per term or group and a column per term.
+    """
     members = {name: {name} for name in names}
     members |= {group: own for group, of in GROUPS.items() if (own := set(of) & set(names))}
     return members, torch.tensor(
@@ -52,8 +57,9 @@ def with_groups(names):
 def directions(products, names):
     """Norms and cosines of gradients and of their GROUPS' sums, [(quantity, term, other, value)].
 
-    products: what inner_products returned for `names`, the terms and, last, "total". A cosine with
-    a gradient that is 0 has no row, nor has one of a group and its own member.
+    names: of the terms and, last, "total". products: what inner_products returned for their
+    gradients. There is no row for a cosine with a gradient that is 0, nor for one between a group
+    and its member.
     """
     members, rows = with_groups(names)
     products, norms = rows @ products @ rows.mT, {}  # (names and groups)²
@@ -69,10 +75,10 @@ def directions(products, names):
 
 
 def agreements(products, names):
-    """The cosine of each gradient on one mini-batch with itself on another, as `directions`.
+    """The cosine between each term's gradients on two mini-batches, as rows.
 
-    products: what inner_products returned for the gradients of `names` on the one and, behind
-    them, on the other.
+    products: what inner_products returned for the gradients of `names` on the first mini-batch,
+    then on the second.
     """
     members, rows = with_groups(names)
     one, two = slice(0, len(names)), slice(len(names), None)
@@ -88,17 +94,20 @@ def agreements(products, names):
 
 
 def sums_apart(products):
-    """|Σ of the terms' gradients - the total's| / |the total's|. products: as of `directions`."""
+    """How far the terms' gradients g are from adding up to the total's: |Σ g - total| / |total|.
+
+    products: as in `directions`.
+    """
     signs = torch.ones(len(products), dtype=torch.float64)
     signs[-1] = -1
     return ((signs @ products @ signs).clamp(min=0) / products[-1, -1]).sqrt().item()
 
 
 def between_samples(pairs, estimator):
-    """CKA between samples: (signal, noise), of the same mini-batch and of two unrelated ones.
+    """CKA between samples: (signal, noise), on the same mini-batch and on two unrelated ones.
 
-    pairs: P of (x_s (B, p), x_t (B, q)), the same samples in both. Returns tensors (P,) and
-    (P (P-1),).
+    pairs: one (x_s (B, p), x_t (B, q)) per mini-batch, P of them, each of the same samples. Returns
+    tensors (P,) and (P (P-1),).
     """
     found = torch.stack(
         [
@@ -111,11 +120,11 @@ def between_samples(pairs, estimator):
 
 
 def between_tokens(triples, estimator):
-    """CKA between tokens: (signal, noise), of the same sample and of two samples of a mini-batch.
+    """CKA between tokens: (signal, noise), on the same sample and on two samples of a mini-batch.
 
-    triples: P of (h_s (B, W, D_s), h_t (B, W, D_t), mask (B, W) or None); two samples have the
-    tokens in common that both masks count. Returns two tensors of at most P B numbers: a pair with
-    too few tokens is left out.
+    triples: one (h_s (B, W, D_s), h_t (B, W, D_t), mask (B, W) or None) per mini-batch, P of them.
+    Of two samples, the positions count that both masks count. Returns two tensors of at most P B
+    numbers: a pair with too few tokens is left out.
     """
 
     def values(h_s, h_t, mask):
@@ -131,7 +140,7 @@ def between_tokens(triples, estimator):
 
 
 def rows_with_spread(quantity, term, other, values):
-    """Rows with mean, standard deviation and number of some values."""
+    """Rows with the mean, standard deviation and number of values (n,); [] without values."""
     values = values.double()
     found = [
         (quantity, term, other, values.mean().item()),
@@ -143,9 +152,9 @@ def rows_with_spread(quantity, term, other, values):
 
 
 def memory_rows(memories, start, pairs):
-    """What the student's memory has become: [(quantity, term, other, value)].
+    """Rows on what has become of the student's memory. start: M_s as it was before the training.
 
-    start: M_s as it was before the training. pairs: of (h_s (B, W*D_s), h_t (B, W*D_t)).
+    pairs: one (h_s (B, W*D_s), h_t (B, W*D_t)) per mini-batch.
     """
     m_s, teacher = memories.student.detach(), memories.teacher
     found = [("memory_moved", "M_s", "", ((m_s - start).norm() / start.norm()).item())]
@@ -175,14 +184,14 @@ def memory_rows(memories, start, pairs):
 
 
 def steps_to_measure(total, number):
-    """`number` of the steps 1 to total, the first and the last among them; or all, if fewer."""
+    """A set of `number` evenly spaced steps from 1 to total, both included; or all, if fewer."""
     return {1 + k * (total - 1) // (number - 1) for k in range(number)}
 
 
 class ProbedLoop(Loop):
-    """A Loop that measures at `probes` steps, before each of them, and writes a line to FILE.
+    """A Loop that measures at `probes` of its steps, and writes a line to FILE for each.
 
-    batches: mini-batches a measured step for CKA and the memory, drawn from the training rows.
+    batches: how many mini-batches of training rows a measured step draws for CKA and the memory.
     """
 
     def __init__(self, *arguments, probes, batches):
@@ -198,7 +207,7 @@ class ProbedLoop(Loop):
             )
         modules = [term.module for term in self.terms.values() if isinstance(term.module, Memories)]
         self.memories = modules[0] if modules else None
-        # before a checkpoint is restored
+        # M_s at its random start, before a checkpoint is restored
         self.start = self.memories.student.detach().clone() if modules else None
 
     def run(self, log, save, evaluate):
@@ -226,7 +235,7 @@ class ProbedLoop(Loop):
 
     @contextlib.contextmanager
     def keep_random_state(self):
-        """Within it the student may be run: random numbers and buffers are restored."""
+        """A context in which the student may be run: its end restores random state and buffers."""
         gpus = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
         before = [(buffer, buffer.clone()) for buffer in self.student.buffers()]
         with torch.random.fork_rng(gpus):
@@ -237,10 +246,10 @@ class ProbedLoop(Loop):
 
     @contextlib.contextmanager
     def capture_hidden(self):
-        """Within it the student's forward leaves its penultimate state, in the graph, in `hidden`.
+        """A context in which forwards of the student append its penultimate state to `hidden`.
 
-        MiniBatch.forward returns a copy of it where padding is not computed, the wrapper for mixed
-        precision one where it is not float32.
+        This is the tensor in the graph. MiniBatch.forward returns a copy of it if padding is not
+        computed, and the wrapper for mixed precision returns a copy if the state is not float32.
         """
         self.hidden = []
         hooks = [
@@ -260,12 +269,13 @@ class ProbedLoop(Loop):
                 hook.remove()
 
     def gradients(self, values, tensors):
-        """Of the weighted terms and the total, {name: a gradient a tensor}, and their scale.
+        """The gradients of the weighted terms and of the total with respect to `tensors`.
 
-        The graph stays as it is.
+        values: name -> loss. Returns {name: a gradient per tensor, None for 0}, and the scale that
+        all of them are multiplied by. The graph is kept.
         """
         scaler = self.accelerator.scaler
-        scale = scaler.get_scale() if scaler else 1.0  # as the training's own gradient in float16
+        scale = scaler.get_scale() if scaler else 1.0  # in float16, the training's own
         losses = {name: term.weight * values[name] for name, term in self.terms.items()}
         losses["total"] = values["total"]
         return {
@@ -274,17 +284,17 @@ class ProbedLoop(Loop):
         }, scale
 
     def parameters_of_student(self):
-        """The student's parameters, M_s not among them."""
+        """The parameters that the student trains, without M_s."""
         return [p for p in self.student.parameters() if p.requires_grad]
 
     def draw_batches(self, step):
-        """Disjoint mini-batches of training rows for this step, index tensors."""
+        """Disjoint mini-batches of training rows, drawn for this step: index tensors (B,)."""
         generator = torch.Generator().manual_seed(mix(self.args.seed, "probe", step))
         order = torch.randperm(self.rows, generator=generator)
         return order.split(self.batch_size)[: self.drawn]
 
     def agreement_rows(self, step, batches):
-        """Whether a term pulls the same way on two mini-batches, each with a dropout of its own."""
+        """Rows of `agreements` on two mini-batches (index tensors), each with its own dropout."""
         gradients = []
         for k, indices in enumerate(batches):
             torch.manual_seed(mix(self.args.seed, "probe", step, k))
@@ -295,7 +305,7 @@ class ProbedLoop(Loop):
         return agreements(inner_products(gradients), list(found))
 
     def gradient_rows(self, values, hidden):
-        """Weights, values, norms and cosines of the terms of this step's mini-batch."""
+        """Rows with weights, values, norms and cosines of the terms on this step's mini-batch."""
         parameters = self.parameters_of_student()
         tensors = [*parameters, hidden, *([self.memories.student] if self.memories else [])]
         gradients, scale = self.gradients(values, tensors)
@@ -308,7 +318,7 @@ class ProbedLoop(Loop):
         of_features, *of_memory = zip(
             *(g[len(parameters) :] for g in gradients.values()), strict=True
         )
-        # XLNet's hidden states are copies, which no output depends on
+        # XLNet returns copies of its hidden states: no output depends on these
         copied = any(
             g is None and moves for g, moves in zip(of_features, products.diagonal(), strict=True)
         )
@@ -321,7 +331,7 @@ class ProbedLoop(Loop):
         return rows
 
     def uncut_features(self, batch):
-        """Features (B, W, D) of both models for a mini-batch with all of its padding.
+        """Features of student (B, W, D_s) and teacher (B, W, D_t) on a mini-batch with all padding.
 
         The student has its dropout. No random number of the training is drawn.
         """
@@ -334,10 +344,11 @@ class ProbedLoop(Loop):
 
     @torch.no_grad()
     def features_rows(self, step, batches):
-        """CKA's signal and noise, and what the memory has become, on these mini-batches.
+        """Rows with CKA's signal and noise, and on what has become of M_s, for these mini-batches.
 
-        The student has its dropout, as the losses see it; rows have all their padding, each side's
-        its own. Between tokens nothing is measured where the two sides read others.
+        The student has its dropout, as in the losses. Samples have all their padding, each as its
+        model pads it. If the two models read different tokens, nothing is measured between tokens.
+        batches: index tensors (B,).
         """
         found, device = [], self.accelerator.device
         flats, samples, tokens = [], [], []
@@ -370,5 +381,5 @@ class ProbedLoop(Loop):
 
 
 def norm_of(gradient, scale):
-    """The norm of a gradient that was scaled; None is 0."""
+    """The norm of a gradient that was multiplied by scale, without the scale; 0 for None."""
     return 0.0 if gradient is None else torch.linalg.vector_norm(gradient.double()).item() / scale

@@ -1,28 +1,29 @@
-"""What was transferred: a teacher and its students -> a folder with tables, figures and one HTML
-report.
+"""What students took over from their teacher: a folder with tables, figures and one HTML report.
 
     python analysis/report.py --model_name_or_path runs/rte/teacher --data_dir glue \\
       --task_name RTE --students runs/rte/none runs/rte/vkd FSD=runs/rte/fsd_ilg \\
       --teacher_memory_path runs/rte/memory --output_dir runs/rte/report
 
-A student is a folder with a trained model, of this project or of plain transformers; NAME=FOLDER
-names it, else its run.json does. Folders of one name are runs of one method: tables have their mean
-± standard deviation, pictures of single runs the first. A student reads the rows with the tokenizer
-in its folder; where that, or the length of its run, is not the teacher's, nothing is measured
-between its tokens. Measured are
+A student is a folder with a trained model, of this project or of plain transformers. NAME=FOLDER
+names it; without NAME its run.json does. Folders with the same name are runs of one method: tables
+have their mean ± standard deviation, and figures that show a single run show the first. A student
+reads the rows with the tokenizer in its folder, at the length of its training. If its tokens or its
+length are not the teacher's, nothing is measured between its tokens. The report measures
 
-    restoration           of the teacher's predictions (the paper's Fig. 3)
+    restoration           how well the student predicts what the teacher predicts (the paper's
+                          Fig. 3)
     heat maps             CKA between mini-batches of teacher and student (Fig. 4, Table 6), biased
                           and debiased
-    layers                CKA of every layer with every other, between tokens and between samples
+    layers                CKA of every layer of the teacher with every layer of the student, between
+                          tokens and between samples
     relation differences  Eq. 12-13, at the end and, from the runs' logs, along training (Fig. 6,
                           Table 7)
-    global structure      teacher memory beside student memory, clusters, a projection
+    global structure      teacher memory beside student memory, clusters, a projection to a plane
     cost                  parameters, throughput in training and inference, peak memory (Table 8)
 
 Everything is measured on the rows of --split in their order, a mini-batch at a time; nothing is
-trained, and no features are kept, so a training set of any size will do. The models are in memory
-all at once.
+trained, and no features are kept, so a training set of any size will do. All models are in memory
+at the same time.
 """
 
 import os
@@ -42,11 +43,11 @@ from training import flags, records
 from training.checks import check_data
 from training.own_flags import OWN_FILES
 
-FEWEST = 4  # samples of a mini-batch, and tokens, between which there are relations to compare
+FEWEST = 4  # rows, samples a mini-batch and tokens a sample at least: debiased CKA needs 4
 
 
 def expand_student(word):
-    """The type of [NAME=]FOLDER, with ~ in the folder."""
+    """The type of --students: [NAME=]FOLDER with a ~ at the folder's start expanded."""
     name, equals, folder = word.partition("=")
     named = equals and folder.startswith("~") and not word.startswith("~")
     return f"{name}={expand_path(folder)}" if named else expand_path(word)
@@ -168,7 +169,7 @@ def add_output(add):
 
 
 def labelled_splits(args):
-    """The splits that a report can be of."""
+    """The names of the splits that have labels, as a report needs them."""
     if files := own_files(args):
         return [split for split in files if split != "test"]
     task = get_task(args.task_name)
@@ -176,7 +177,7 @@ def labelled_splits(args):
 
 
 def check_arguments(args):
-    """Refuse what cannot be meant, before any work is done."""
+    """Refuse flags that cannot work before anything is computed; make the folders to write into."""
     check_data(args)
     if not own_files(args):
         args.task_name = get_task(args.task_name).name

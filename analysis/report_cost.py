@@ -1,5 +1,6 @@
-"""What methods cost: the report's Table 8, of the runs' own records or of a benchmark, beside the
-paper's.
+"""What methods cost: the report's Table 8, from its runs or a benchmark, beside the paper's.
+
+Throughputs are relative to those of one student, the reference.
 """
 
 import statistics
@@ -28,7 +29,7 @@ NUMBERS = [
 
 
 def cost_topic(subjects):
-    """Parameters, throughput relative to a reference, and peak memory."""
+    """The Topic on parameters, throughput relative to the reference, and peak memory."""
     topic, measured, reference = Topic("cost"), subjects.cost, reference_of(subjects)
     rows = [cost_of(subjects, name, reference) for name in subjects.times]
     frame = pd.DataFrame(rows).reindex(columns=["name", *NUMBERS])
@@ -95,9 +96,7 @@ def cost_of(subjects, name, reference):
 
 
 def reference_of(subjects):
-    """The name that throughput is relative to: --reference, or the one variant of it that there
-    is.
-    """
+    """The reference's name: --reference, or its variant's if its students are all of one."""
     wanted = subjects.args.reference
     variants = dict.fromkeys(s.name for s in subjects.students if s.method == wanted)
     return next(iter(variants)) if len(variants) == 1 else wanted
@@ -114,8 +113,10 @@ def conditions_of(student):
 
 
 def recorded_cost(runs, students, reference):
-    """Training throughput relative to the reference's runs, and peak memory, by run.json under its
-    conditions.
+    """Training throughput relative to the reference's, and peak memory in MiB, from run.json files.
+
+    runs: the students of one name. Of these and the reference's, those count that share the
+    conditions of the reference's first run. Returns a dict with some of NUMBERS, {} if none counts.
     """
     rate, peak = "examples_per_second", "peak_memory_mib"
     others = [s for s in students if s.name == reference and rate in s.record]
@@ -132,7 +133,7 @@ def recorded_cost(runs, students, reference):
 
 
 def describe_records(students):
-    """Where recorded_cost has its numbers from, in words."""
+    """In words, where recorded_cost has its numbers from."""
     cached = any(s.record.get("arguments", {}).get("teacher_cache") for s in students)
     with_cache = ", with --teacher_cache" if cached else ""
     return (
@@ -143,8 +144,8 @@ def describe_records(students):
 
 
 def read_cost(path, reference):
-    """A table that benchmarks/step.py wrote, by form; refused where it is of several models or
-    lacks the reference.
+    """Read a table of benchmarks/step.py, indexed by form. Refuses a table that has a form twice,
+    as one of several models, or lacks the reference.
     """
     numbers = ["B", "W", "x VKD", "peak MiB"]
     columns = ["form", "model", "precision", *numbers, "device", "machine"]
@@ -165,10 +166,11 @@ def read_cost(path, reference):
 
 
 def measured_cost(measured, name, reference, wanted):
-    """A form's throughput relative to the reference's and its peak memory, of what read_cost
-    returned.
+    """A form's training throughput relative to the reference's, and its peak memory in MiB; {} if
+    the table lacks the form.
 
-    wanted: the form that read_cost found, where the reference is a variant that it has not.
+    measured: what read_cost returned. name: of the student and the form. wanted: the form to take
+    for a reference that is a variant without a row.
     """
     if name not in measured.index:
         return {}
@@ -180,7 +182,7 @@ def measured_cost(measured, name, reference, wanted):
 
 
 def describe(measured):
-    """What was measured for a table of read_cost, in words."""
+    """In words, how the numbers of a table of read_cost were measured."""
     row = measured.iloc[0]
     where = row.machine if row.device == "cpu" else row.device
     return (

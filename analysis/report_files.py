@@ -1,4 +1,4 @@
-"""The files of a report: its page, tables, figures and record; in TensorBoard and documents."""
+"""The files of a report: page, tables, figures, record; and tables in TensorBoard and documents."""
 
 import io
 import json
@@ -23,7 +23,10 @@ FILE = "report.json"
 
 
 def describe(subjects, facts):
-    """What was compared on what, [(term, text)] for the reader."""
+    """The facts at the top of a report, [(term, text)]: task, teacher, students, machine, versions.
+
+    facts: what records.provenance returned.
+    """
     import torch  # here, as the flags are read without it
 
     args, source, teacher = subjects.args, subjects.features.source, subjects.teacher.config
@@ -88,7 +91,10 @@ def record_of(subjects, facts):
 
 
 def write_report(folder, subjects, topics, about, facts):
-    """All files of a report, into a new folder."""
+    """Write all files of a report into a new folder.
+
+    topics: name -> Topic. about: what `describe` returned. facts: of the record, as provenance.
+    """
     folder.mkdir()
     sections = [write_topic(folder, topic) for topic in topics.values()]
     if subjects.notes:
@@ -102,7 +108,7 @@ def write_report(folder, subjects, topics, about, facts):
 
 
 def write_topic(folder, topic):
-    """A topic's tables as CSV, its figures as PNG and SVG; returns its Section of the page."""
+    """Write a topic's tables (CSV) and figures (PNG, SVG). Returns its Section of the page."""
     for name, data in topic.data.items():
         data.to_csv(folder / f"{name}.csv", index=False)
     pictures = []
@@ -115,11 +121,11 @@ def write_topic(folder, topic):
 
 
 def render(figure):
-    """A figure as bytes, (PNG, SVG); the same for the same figure."""
+    """A figure as bytes, (PNG, SVG); equal figures give equal bytes."""
     import matplotlib
 
     png, svg = io.BytesIO(), io.BytesIO()
-    # without a salt and dates no two files of one figure would be the same
+    # a fixed salt and no dates, or two files of one figure would differ
     with matplotlib.rc_context({"svg.hashsalt": "fsd"}):
         figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
         figure.savefig(svg, format="svg", dpi=150, metadata={"Date": None})
@@ -127,7 +133,7 @@ def render(figure):
 
 
 def as_markdown(topics, about, notes):
-    """All tables, a chapter each, and the notes on all of them."""
+    """The report as Markdown: its facts, a chapter of tables per topic, and the last notes."""
     parts = ["\n".join(f"- {term}: {text}" for term, text in about)]
     for topic in topics.values():
         parts += [f"## {topic.title}", topic.text]
@@ -147,7 +153,7 @@ def with_caption(table, caption, padded=True):
 
 
 def log_to_tensorboard(path, topics):
-    """Figures and tables to TensorBoard."""
+    """Write all figures and tables to a TensorBoard folder."""
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(path) as writer:
@@ -159,9 +165,10 @@ def log_to_tensorboard(path, topics):
 
 
 def find_places(path):
-    """The names of the tables that a file has lines <!-- table NAME --> and <!-- end NAME --> for.
+    """The names of the report's tables for which a file has marker lines: <!-- table NAME --> and
+    <!-- end NAME -->.
 
-    Refused where there are none, or where one of them is unclear.
+    Refuses a file with markers for no table, with one twice, or with an end before its start.
     """
     content = read_document(path)
     names = [
@@ -178,7 +185,7 @@ def find_places(path):
 
 
 def insert_tables(path, topics, about):
-    """Put the tables that a file has lines for between these, each with where it comes from."""
+    """Put each table for which a file has marker lines between them, with caption and origin."""
     told = ("task", "teacher", "machine", "versions")
     where = "; ".join(f"{term} {text}" for term, text in about if term in told)
     shown = {name: pair for topic in topics.values() for name, pair in topic.shown.items()}

@@ -1,9 +1,9 @@
-"""What a student has of its teacher, measured a mini-batch at a time: no features are kept, so any
-data set will do.
+"""How a student relates to its teacher, measured a mini-batch at a time: no features are kept, so a
+data set of any size will do.
 
-A View is what the measures need of one model's mini-batch; a Comparison adds up views of a student
-beside those of its teacher. Arithmetic is float64, and a model beside itself has CKA exactly 1 and
-relation differences exactly 0.
+A View is what the measures need of one model's mini-batch; a Comparison adds up, over mini-batches,
+the Views of a student and of its teacher. Arithmetic is float64, and a model compared with itself
+has CKA exactly 1 and relation differences exactly 0.
 """
 
 import functools
@@ -21,7 +21,7 @@ import memory
 import relations
 from relations import PSI
 
-MAP = 64  # mini-batches in a heat map at most; means are over all
+MAP = 64  # a heat map has this many of the first mini-batches at most; means are over all
 GRAM_KINDS = tuple(itertools.product(("tokens", "samples"), cka.ESTIMATORS))
 RELATIONS = [f"rd_{where}_{psi}" for where in ("inter", "intra") for psi in PSI]
 
@@ -30,9 +30,9 @@ RELATIONS = [f"rd_{where}_{psi}" for where in ("inter", "intra") for psi in PSI]
 
 
 class Gram(NamedTuple):
-    """A centred Gram matrix K (..., n, n), its energy Σ K² (...), and where CKA is undefined.
+    """A centred Gram matrix K (..., n, n), and its energy Σ K² (...).
 
-    undefined: (...) bool.
+    undefined: (...) bool, where CKA has no value.
     """
 
     matrix: torch.Tensor
@@ -41,7 +41,7 @@ class Gram(NamedTuple):
 
 
 def grams_of(x, mask=None):
-    """Estimator -> Gram, between the rows of x (..., n, p). mask: (..., n) bool."""
+    """Estimator -> Gram, between the rows of x (..., n, p). mask: (..., n) bool, which count."""
     products, grams = cka.gram_matrix(x), {}
     for estimator in cka.ESTIMATORS:
         matrix, _, undefined = cka.centre_gram(products, mask, estimator)
@@ -50,9 +50,7 @@ def grams_of(x, mask=None):
 
 
 def cka_of(one, other):
-    """CKA (Eq. 4-5) of two Grams (...); exactly 1 of a Gram and itself, and 0 where it is
-    undefined.
-    """
+    """CKA (Eq. 4-5) of two Grams (...): exactly 1 for a Gram and itself, 0 if it is undefined."""
     undefined = one.undefined | other.undefined
     energies = torch.where(undefined, 1, one.energy * other.energy)
     return torch.where(undefined, 0, (one.matrix * other.matrix).sum((-2, -1)) / energies.sqrt())
@@ -62,10 +60,11 @@ class View(NamedTuple):
     """What the measures need of a model's mini-batch, computed once however many models it is
     compared with.
 
-    grams: (between, estimator) -> a Gram for each hidden state, of the tokens of each sample (B, W,
-    W) or of the samples (B, B). relations: RELATIONS -> ψ of the penultimate features, (B, B) inter
-    and (B, W, W) intra. rows: these features, one row a sample (B, W*D). tokens: how many of a
-    sample count (B,).
+    grams: (between, estimator) -> a list with the Gram of each hidden state, between the tokens of
+    each sample (B, W, W) or between the samples (B, B). relations: name of RELATIONS -> ψ between
+    the penultimate features, of samples (inter, (B, B)) or of a sample's tokens (intra, (B, W, W)).
+    rows: the penultimate features, one row per sample (B, W*D). tokens: (B,), how many of a
+    sample's tokens count.
     """
 
     logits: torch.Tensor
@@ -80,8 +79,8 @@ def view(logits, hidden_states, mask=None, of_tokens=True):
     """The View of a mini-batch: logits (B, K), hidden_states from the embeddings to the last layer,
     (B, W, D) each.
 
-    mask: (B, W) bool, to leave padded positions out; None counts them, as the paper does.
-    of_tokens: False leaves out what is between the tokens of a sample.
+    mask: (B, W) bool, the positions that count; None counts padding too, as the paper does.
+    of_tokens: False leaves out the measures between the tokens of a sample.
     """
     grams = {key: [] for key in GRAM_KINDS}
     for layer, h in enumerate(hidden_states):
@@ -106,7 +105,7 @@ def view(logits, hidden_states, mask=None, of_tokens=True):
 
 
 class Mean:
-    """A weighted mean of arrays that come one after the other."""
+    """A running weighted mean of numbers, or of arrays of one shape; NaN before the first `add`."""
 
     def __init__(self):
         self.total, self.weight = 0.0, 0
@@ -120,25 +119,27 @@ class Mean:
 
 
 class Comparison:
-    """A student beside its teacher, over the mini-batches that `add` was given.
+    """A student compared with its teacher, over the mini-batches that `add` was given.
 
     centroids, own: Centroids of the teacher's memory and of the student's, or None. aligned: False
-    of a student that reads other tokens: what compares token with token, or position with position,
-    is not measured then, and NaN.
+    for a student that reads other tokens than the teacher: then nothing is measured that compares
+    token with token, or position with position, and its value is NaN.
     """
 
     def __init__(self, centroids=None, own=None, aligned=True):
         self.centroids, self.own, self.aligned = centroids, own, aligned
         self.layer_means = {key: Mean() for key in GRAM_KINDS}
         self.relation_means = {name: Mean() for name in RELATIONS}
-        # the student's Grams over their norms, (B*B,), of the first MAP mini-batches
+        # of the first MAP mini-batches, the student's Grams divided by their norms, (B*B,)
         self.units = {estimator: [] for estimator in cka.ESTIMATORS}
         self.diagonals = {estimator: [] for estimator in cka.ESTIMATORS}
         self.logits, self.nearest, self.nearest_own, self.points = [], [], [], []
 
     def add(self, s, t, whole=True):
-        """Take the views of one mini-batch. whole: False for a last one with fewer samples, of
-        which no relation between samples counts, as these depend on their number.
+        """Add one mini-batch. s, t: the Views of student and teacher.
+
+        whole: False for a last mini-batch with fewer samples. Relations between samples depend on
+        their number, so those of such a mini-batch do not count.
         """
         self.add_layers(s, t, whole)
         self.add_relations(s, t, whole)
@@ -147,7 +148,7 @@ class Comparison:
                 penultimate = (side.grams["samples", estimator][-2] for side in (s, t))
                 self.add_to_map(*penultimate, estimator)
         self.logits.append(s.logits.cpu())
-        # a place among centroids is a distance from position to position
+        # the distances to the centroids compare position with position
         comparable = self.aligned and self.centroids
         if comparable and self.centroids.width == s.rows.shape[1]:
             self.nearest.append(self.centroids.nearest(s.rows))
@@ -156,7 +157,7 @@ class Comparison:
             self.nearest_own.append(self.own.nearest(s.rows))
 
     def add_layers(self, s, t, whole):
-        """CKA of all pairs of layers; of a sample with too few tokens it says nothing."""
+        """Add CKA of all pairs of layers, without the samples that have too few tokens for it."""
         for (between, estimator), mean in self.layer_means.items():
             of_tokens = between == "tokens"
             if of_tokens and not self.aligned:
@@ -168,7 +169,7 @@ class Comparison:
                 mean.add(self.layers(grams_s, grams_t, enough), int(enough.sum()))
 
     def add_relations(self, s, t, whole):
-        """Eq. 12-13 of the penultimate features."""
+        """Add the relation differences, Eq. 12-13, of the penultimate features."""
         for name, mean in self.relation_means.items():
             of_tokens = "intra" in name
             if self.aligned if of_tokens else whole:
@@ -178,8 +179,9 @@ class Comparison:
 
     @staticmethod
     def layers(grams_s, grams_t, enough):
-        """CKA of every hidden state with every other, mean where there is enough: L+1 Grams ->
-        (L_t+1, L_s+1).
+        """CKA of every hidden state of the teacher with every one of the student, (L_t+1, L_s+1).
+
+        grams_s, grams_t: a Gram per hidden state. enough: bool, which samples the mean is over.
         """
         return np.array(
             [
@@ -189,7 +191,7 @@ class Comparison:
         )
 
     def add_to_map(self, gram_s, gram_t, estimator):
-        """CKA between the samples of one mini-batch, and what heat_map needs of it."""
+        """Add the CKA between the samples of one mini-batch, and keep what heat_map needs of it."""
         self.diagonals[estimator].append(cka_of(gram_s, gram_t).item())
         if len(self.units[estimator]) < MAP:
             energy = torch.where(gram_s.undefined, 1, gram_s.energy)
@@ -197,10 +199,9 @@ class Comparison:
             self.units[estimator].append((gram_s.matrix * scale).flatten().cpu())
 
     def heat_map(self, estimator, teacher):
-        """Pixel (p, q): CKA of the teacher's mini-batch p and the student's mini-batch q, (P, P), P
-        up to MAP.
-
-        teacher: its Comparison with itself.
+        """The CKA between mini-batches as an array (P, P), P up to MAP; pixel (p, q) compares the
+        teacher's mini-batch p with the student's mini-batch q. teacher: the teacher's Comparison
+        with itself.
         """
         units_s, units_t = (torch.stack(side.units[estimator]) for side in (self, teacher))
         pixels = (units_t @ units_s.mT).numpy()
@@ -208,34 +209,35 @@ class Comparison:
         return pixels
 
     def diagonal(self, estimator):
-        """The mean CKA over all mini-batches of the teacher with the student's same ones (the
-        paper's Table 6).
-        """
+        """The mean over mini-batches of the CKA of teacher and student on the same one: Table 6."""
         return float(np.mean(self.diagonals[estimator]))
 
     def layer_map(self, between, estimator):
         """Mean CKA of the teacher's hidden states (rows) with the student's (columns), (L_t+1,
-        L_s+1); NaN where none was measured.
+        L_s+1); NaN if none was measured.
         """
         return self.layer_means[between, estimator].value
 
     def relation_differences(self):
-        """RELATIONS -> Eq. 12-13 of the penultimate features, mean over the mini-batches (inter) or
-        samples (intra).
+        """Name of RELATIONS -> relation difference, Eq. 12-13, of the penultimate features, the
+        mean over the mini-batches (inter) or samples (intra).
         """
         return {name: mean.value for name, mean in self.relation_means.items()}
 
     def is_finite(self):
-        """True where all logits and penultimate features are numbers."""
+        """True if all logits and relation differences, so also the features, are finite."""
         differences = [mean.value for mean in self.relation_means.values() if mean.weight]
         return bool(np.isfinite(self.outputs()).all() and np.isfinite(differences).all())
 
     def clusters(self, own=False):
-        """The nearest of the teacher's centroids, or of the student's own, of every sample (N,)."""
+        """The index of each sample's nearest centroid, (N,).
+
+        own: True to look among the student's own centroids, not the teacher's.
+        """
         return torch.cat(self.nearest_own if own else self.nearest).numpy()
 
     def plane(self):
-        """Every sample in the plane of the teacher's centroids (N, 2)."""
+        """Every sample's place in the plane of the teacher's centroids, (N, 2)."""
         return torch.cat(self.points).numpy()
 
     def outputs(self):
@@ -247,13 +249,14 @@ class Comparison:
 
 
 def restoration(z_s, z_t, labels, task):
-    """How far a student's predictions are the teacher's, which are taken as the truth (the paper's
-    Fig. 3).
+    """How well a student predicts what its teacher predicts, as the paper's Fig. 3 measures it.
 
-    z_s, z_t: logits (N, K). labels: (N,). Returns a dict of numbers, and a table with a row a class
-    (None for a regression). Precision, recall and F1 are means over the classes. loyalty_wrong:
-    agreement on the rows that the teacher gets wrong; of a regression, the correlation on the
-    quarter of the rows where the teacher errs most.
+    z_s, z_t: logits (N, K). labels: (N,). The teacher's predictions are taken as the truth. Returns
+    a dict of numbers, and a table with a row per class (None for a regression). Precision, recall
+    and F1 are means over the classes; accuracy is the share of rows on which both agree.
+    loyalty_wrong: the same share of the rows that the teacher gets wrong; for a regression, the
+    correlation on the quarter of the rows where the teacher errs most. wrong: the number of these
+    rows.
     """
     if task.labels is None:
         s, t = z_s[:, 0], z_t[:, 0]
@@ -277,8 +280,8 @@ def restoration(z_s, z_t, labels, task):
 
 
 def rates_by_class(s, t, classes):
-    """A row a class: in how many rows the teacher, the student and both name it; precision, recall
-    and F1, NaN of a class that neither predicts, as that says nothing.
+    """A table with a row per class: the numbers of rows that the teacher, the student and both give
+    to it; precision, recall and F1, NaN for a class that neither predicts.
 
     s, t: the classes that student and teacher predict (N,).
     """
@@ -298,7 +301,7 @@ def rates_by_class(s, t, classes):
 
 
 def correlation(statistic, s, t):
-    """A correlation, NaN with a constant."""
+    """The correlation of s and t (n,) by a function of scipy.stats; NaN if either is constant."""
     return statistic(s, t).statistic if np.ptp(s) and np.ptp(t) else np.nan
 
 
@@ -306,7 +309,9 @@ def correlation(statistic, s, t):
 
 
 class Centroids:
-    """A memory m (C, W*D) to look samples up in, and the plane of its two principal axes."""
+    """The centroids of a memory m (C, W*D), to find a sample's nearest one; the plane of their two
+    principal axes.
+    """
 
     def __init__(self, m):
         self.rows, self.width, self.grams = m, m.shape[1], grams_of(m.double())
@@ -321,6 +326,6 @@ class Centroids:
         return memory.principal_axes(self.rows.double())
 
     def points(self, x):
-        """The rows in the plane of the axes, (B, p) -> (B, 2)."""
+        """The coordinates of rows in the plane of the axes, (B, p) -> (B, 2)."""
         centre, axes, _ = self.plane
         return ((x - centre) @ axes).cpu()

@@ -132,7 +132,7 @@ def table_html(table, caption):
 
 
 def row_html(texts, classes):
-    """A row of a table, of its cells' texts and their attributes."""
+    """A row of a table. texts: of its cells. classes: the HTML attribute of each cell, or ""."""
     first, *rest = texts
     cells = "".join(
         f"<td{right}>{bold_html(text)}</td>" for text, right in zip(rest, classes[1:], strict=True)
@@ -153,5 +153,5 @@ def cell_text(cell):
 
 
 def bold_html(text):
-    """Escaped text, **bold** as <strong>."""
+    """The text with HTML's signs escaped and **bold** as <strong>."""
     return re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", escape(text))

@@ -1,4 +1,8 @@
-"""A topic of the report, and how its numbers become tables to read."""
+"""Topic, a chapter of the report, and helpers that make printed tables of numbers.
+
+A "table to read" is the printed one, with text in its cells. A student is one folder with a trained
+model; students of the same name are runs of one model.
+"""
 
 from collections import Counter
 
@@ -24,11 +28,11 @@ class Topic:
         self.figures, self.data, self.shown, self.notes = {}, {}, {}, []
 
     def add_table(self, name, table, **facts):
-        """Take a table to read; facts: what its caption has in {braces}."""
+        """Add a table to read. facts: the values for the {names} in its caption."""
         self.shown[name] = table, fill_in(TABLES[name], **facts)
 
     def add_figure(self, name, figure, kind=None, **facts):
-        """Take a Figure; kind: whose texts of FIGURES it has, if not its own; facts: for these."""
+        """Add a Figure. kind: its texts in FIGURES, by default `name`. facts: for their {names}."""
         alternative, caption = (fill_in(text, **facts) for text in FIGURES[kind or name])
         self.figures[name] = figure, alternative, caption
 
@@ -37,20 +41,21 @@ class Topic:
 
 
 def spread(values, digits=2, scale=1.0):
-    """Mean ± standard deviation of the values that are there."""
+    """A Series, times `scale`, as text: mean ± standard deviation, NaN left out."""
     values = scale * values.dropna()
     if not len(values):
         return MISSING
     mean = f"{values.mean():.{digits}f}"
-    # of whole numbers that are all the same nothing is gained by ± 0
+    # whole numbers that are all the same need no ± 0
     if len(values) == 1 or not (digits or np.ptp(values)):
         return mean
     return f"{mean} ± {values.std(ddof=1):.{digits}f}"
 
 
 def by_model(frame, columns):
-    """A table to read: a row a model, in the frame's order. columns: heading -> (column, digits,
-    scale).
+    """A table to read, with a row per model, in the frame's order.
+
+    columns: heading -> (column of the frame, digits, factor).
     """
     groups = frame.groupby("name", sort=False)
     shown = pd.DataFrame(
@@ -63,7 +68,10 @@ def by_model(frame, columns):
 
 
 def column_of(values, names, digits):
-    """A column of a table to read, from numbers by model: as text, in the order of `names`."""
+    """A column of a table to read: the numbers of the models `names`, as text.
+
+    values: name -> number.
+    """
     return [f"{values[name]:.{digits}f}" if name in values else MISSING for name in names]
 
 
@@ -77,7 +85,7 @@ def describe_runs(students):
 
 
 def describe_first(students):
-    """A sentence for pictures of single runs, where models have several."""
+    """The sentence that only a model's first run is drawn; "" if no model has several runs."""
     return FIRST if any(student.run for student in students) else ""
 
 
@@ -85,7 +93,10 @@ def describe_first(students):
 
 
 def rows_by_student(subjects, numbers):
-    """One row a student's folder: what it is, and its numbers (dicts, in the students' order)."""
+    """A table with a row per student: its name, run, folder, seed and numbers.
+
+    numbers: a dict for each student, in the students' order.
+    """
     rows = []
     for student, own in zip(subjects.students, numbers, strict=True):
         who = {"name": student.name, "run": student.run, "folder": student.folder.name}
@@ -94,6 +105,8 @@ def rows_by_student(subjects, numbers):
 
 
 def teacher_and_students(subjects):
-    """(name, Student or None, Comparison) of the teacher itself and of all students."""
+    """[(name, Student or None, Comparison)]: first the teacher, with None and its comparison with
+    itself; then all students.
+    """
     pairs = zip(subjects.students, subjects.comparisons, strict=True)
     return [("teacher", None, subjects.itself), *((s.name, s, c) for s, c in pairs)]

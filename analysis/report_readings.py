@@ -1,8 +1,9 @@
-"""How the models of a report read its rows: as their teacher does, or with a tokenizer or at a
-length of their own.
+"""How the models of a report read its rows: as the teacher does, or with a tokenizer or a length of
+their own.
 
-Samples are the same however they are read, so they are compared with samples. Tokens that two
-models read differently have no partners, and a position of the one is not that of the other.
+A length is the number of tokens that rows are cut or padded to. Samples are the same however they
+are read, so they can always be compared. If two models read a sample as different tokens, no token
+or position of the one belongs to one of the other.
 """
 
 from typing import NamedTuple
@@ -17,10 +18,10 @@ from training.tokenizer import has_tokenizer, prepare_tokenizer
 
 
 class Reading(NamedTuple):
-    """The rows as a model reads them: tensors by name, (N, W) each, with its own padding.
+    """The rows as a model reads them. tensors: name -> (N, W), with the padding of that model.
 
-    tokenizer: a fingerprint, words: how many it knows, length: W. aligned: whether every position
-    holds what it holds for the teacher.
+    tokenizer: its fingerprint. words: the size of its vocabulary. length: W. aligned: True if every
+    position holds the token that it holds for the teacher.
     """
 
     tensors: dict
@@ -34,7 +35,7 @@ class Reading(NamedTuple):
 
 
 def common_length(folders):
-    """The --max_seq_length of the students' own runs; 128 where none says."""
+    """The --max_seq_length of the students' runs, which must share one; 128 if no run.json says."""
     found = {
         records.read_run(folder).get("arguments", {}).get("max_seq_length") for _, folder in folders
     } - {None}
@@ -48,7 +49,7 @@ def common_length(folders):
 
 
 def load_rows(args, task, tokenizer, length):
-    """The Features of --split with this tokenizer and length, and their `mask`, if any."""
+    """The Features of --split with this tokenizer and length, and `mask` if padding is left out."""
     features = load_features(
         task,
         args.data_dir,
@@ -63,7 +64,7 @@ def load_rows(args, task, tokenizer, length):
 
 
 def read_with(args, task, tokenizer, length, aligned=True):
-    """The rows as a model with this tokenizer reads them at this length: Features, Reading."""
+    """The rows as a model with this tokenizer reads them at this length: (Features, Reading)."""
     features = load_rows(args, task, tokenizer, length)
     fingerprint = tokenizer_fingerprint(tokenizer)
     return features, Reading(features.tensors, fingerprint, len(tokenizer), length, aligned)
@@ -73,11 +74,11 @@ def read_with(args, task, tokenizer, length, aligned=True):
 
 
 def read_as_student(args, task, tokenizer_t, teacher, folder, record, model, note):
-    """The Reading of a student: the teacher's where it reads alike, else its own.
+    """The Reading of a student: the teacher's if both read alike, else its own.
 
-    Its tokenizer is its folder's, the teacher's where that has none, and its length what run.json
-    says it was trained with. tokenizer_t, teacher: the teacher's tokenizer and Reading. record: the
-    student's run.json. note: takes a sentence on what is doubtful.
+    A student's tokenizer is that in its folder, or else the teacher's; its length is that of its
+    training, by run.json. tokenizer_t, teacher: the teacher's tokenizer and Reading. record: what
+    the student's run.json holds. note: a function that takes a sentence on what is doubtful.
     """
     settings, length = record.get("settings") or {}, args.max_seq_length
     arguments = record.get("arguments", {})
@@ -98,8 +99,8 @@ def read_as_student(args, task, tokenizer_t, teacher, folder, record, model, not
 
 
 def own_tokenizer_of(args, folder, settings, config):
-    """The tokenizer in a student's folder; None where there is none and it needs no other than the
-    teacher's.
+    """The tokenizer in a student's folder, or None. Refuses a student that was trained with another
+    tokenizer than the teacher's and has none in its folder.
     """
     if has_tokenizer(folder):
         return prepare_tokenizer(args, str(folder), config)
@@ -113,7 +114,7 @@ def own_tokenizer_of(args, folder, settings, config):
 
 
 def reads_alike(args, task, tokenizer, teacher):
-    """True where a tokenizer reads every row as the teacher's does, whatever else it may know."""
+    """True if a tokenizer makes the same tokens of every row as the teacher's does."""
     if tokenizer_fingerprint(tokenizer) == teacher.tokenizer:
         return True
     found = load_rows(args, task, tokenizer, teacher.length).tensors
@@ -124,7 +125,7 @@ def reads_alike(args, task, tokenizer, teacher):
 
 
 def check_fits(reading, folder, config):
-    """Refuse a student whose embeddings have no place for what it is to read."""
+    """Refuse a student whose embeddings lack a token or a position of the rows."""
     largest = int(reading.tensors["input_ids"].max())
     longest = getattr(config, "max_position_embeddings", None)
     if largest >= config.vocab_size or 0 < (longest or 0) < reading.length:
@@ -140,7 +141,7 @@ def check_fits(reading, folder, config):
 
 
 def check_alike(students):
-    """Refuse runs of one name that read the rows in several ways, as their mean is of nothing."""
+    """Refuse students of one name that read the rows in different ways: their mean says nothing."""
     ways = {}
     for student in students:
         way = student.reading.tokenizer, student.reading.length, student.reading.aligned
@@ -153,7 +154,7 @@ def check_alike(students):
 
 
 def tell_of_alone(students):
-    """A sentence on the students that do not read what the teacher reads; None without any."""
+    """A sentence on the students that read other tokens than the teacher; None without any."""
     alone = {s.name: s.reading.as_words() for s in students if not s.reading.aligned}
     if not alone:
         return None

@@ -1,6 +1,4 @@
-"""What a report compares: a teacher and its students, loaded, refused where they do not fit, and
-measured.
-"""
+"""A report's teacher and students: loaded, refused if they do not fit together, and measured."""
 
 import argparse
 from pathlib import Path
@@ -35,12 +33,14 @@ from training.rescoring import take_trained_columns, tell_other_columns
 from training.session import find_task
 from training.tokenizer import load_tokenizer
 
-ROUNDS = 5  # of timing the inference; the median counts
+ROUNDS = 5  # rounds in which the inference is timed; the median counts
 
 
 class Student(NamedTuple):
-    """A student's folder, loaded: its method and variant, number among the runs of that name,
-    run.json, how it reads the rows, and memory or None.
+    """A loaded student: one folder with a trained model.
+
+    run: its number among the students of the same name, from 0. record: what its run.json holds.
+    reading: how it reads the rows. memory: its own memory's Centroids, or None.
     """
 
     method: str
@@ -54,7 +54,7 @@ class Student(NamedTuple):
 
     @property
     def name(self):
-        """Its name as tables and pictures print it."""
+        """The student's name as tables and pictures print it."""
         return str(Name(self.method, self.variant))
 
 
@@ -62,9 +62,7 @@ class Student(NamedTuple):
 
 
 def named_folders(words):
-    """[(Name or None, folder)] of NAME=FOLDER or FOLDER; a folder's own name may have an = in
-    it.
-    """
+    """[(Name or None, folder)] of the words NAME=FOLDER or FOLDER, whose folder may have an =."""
     found = []
     for word in words:
         name, equals, folder = word.partition("=")
@@ -84,7 +82,7 @@ def named_folders(words):
 
 
 def check_task(record, folder, task):
-    """Refuse a folder that is known to be of another task."""
+    """Refuse a folder whose run.json names another task. record: what that file holds."""
     found = record.get("arguments", {}).get("task_name", task.name)
     if found != task.name:
         raise UserError(
@@ -94,8 +92,10 @@ def check_task(record, folder, task):
 
 
 def task_of(args, folders):
-    """The Task. Of own files it has the classes of the students' runs, those with a teacher first:
-    the rows at hand may lack a class that a teacher's LABEL_0, LABEL_1, ... do not name.
+    """The Task of the report.
+
+    A user's own task has the classes that a student's run.json lists, a distilled student's first:
+    the rows at hand may lack a class, and the teacher may name its classes LABEL_0, LABEL_1, ...
     """
     if own_files(args) and not args.do_regression:
         runs = sorted(map(records.read_run, folders), key=lambda run: not run.get("teacher"))
@@ -106,10 +106,10 @@ def task_of(args, folders):
 
 
 class Subjects:
-    """All that a report compares, and what was measured of it.
+    """The teacher and students of a report, and what was measured of them.
 
-    students: in the tables' order, comparisons beside them; itself: the teacher's Comparison with
-    itself; labels (N,).
+    students: in the tables' order. comparisons: a Comparison per student, in the same order.
+    itself: the teacher's Comparison with itself. labels: (N,).
     """
 
     def __init__(self, args):
@@ -119,7 +119,7 @@ class Subjects:
         self.cost = read_cost(args.cost, args.reference) if args.cost else None
         if args.max_seq_length is None:
             args.max_seq_length = common_length(self.folders)
-        try:  # float64, as the measures need, is not on every other accelerator
+        try:  # CPU or CUDA: other accelerators may lack float64, which the measures need
             self.accelerator = accelerate.Accelerator(
                 mixed_precision="bf16" if args.bf16 else "no",
                 cpu=args.no_cuda or not torch.cuda.is_available(),
@@ -159,7 +159,7 @@ class Subjects:
             self.folders, desc="loading", unit="student", leave=False
         ):
             self.students.append(self.student(name, folder, tokenizer))
-        # of equal ranks, in the order given
+        # students of equal ranks stay in the order given
         self.students.sort(key=lambda student: Name(student.method, student.variant).rank())
         check_alike(self.students)
         if told := tell_of_alone(self.students):
@@ -175,7 +175,7 @@ class Subjects:
         return Centroids(m_t.to(self.accelerator.device)), common.sha256_of_file(path)
 
     def student(self, name, folder, tokenizer):
-        """The Student of a folder, checked."""
+        """Load and check the Student in a folder. name: the Name given by --students, or None."""
         record = records.read_run(folder)
         check_task(record, folder, self.task)
         if told := tell_other_columns(self.task, folder):
@@ -197,8 +197,9 @@ class Subjects:
         return Student(*name, run, folder, record, reading, model, own)
 
     def load_model(self, folder):
-        """A student's model; --model_type is the teacher's family, and its own where its
-        config.json says none.
+        """The model in a student's folder.
+
+        --model_type is the teacher's family; the student's too only if its config.json names none.
         """
         args = argparse.Namespace(**vars(self.args))
         if common.read_json(folder / "config.json").get("model_type"):
@@ -208,7 +209,7 @@ class Subjects:
         return models.load_finished(str(folder), config, "student", self.task)
 
     def name_of(self, folder, record):
-        """The Name of a run as tables have it; of a stranger's folder the folder's own."""
+        """The Name of a student: its run's if run.json is of a finished run, else the folder's."""
         if record.get("finished"):
             with records.complete_run(folder):
                 row = pd.DataFrame([results_csv.result_row(record)])
@@ -222,8 +223,10 @@ class Subjects:
         return read_name(name)
 
     def student_memory(self, folder, model, reading):
-        """The Centroids of a student's own memory; None where it has none that was trained beside
-        the teacher's memory, for rows as it reads them.
+        """The Centroids of a student's own memory, or None.
+
+        A memory does not count, and a note says so, if it was trained beside another teacher
+        memory, for other weights, or for rows of another length.
         """
         path = folder / "student_memory.safetensors"
         if self.memory is None or not path.is_file():
@@ -248,9 +251,7 @@ class Subjects:
         return None
 
     def check_padding(self):
-        """Say so where students were trained with the other choice of --mask_padding than this
-        report makes.
-        """
+        """Note which students were trained with another choice of --mask_padding than this one."""
         ours, other = self.args.mask_padding, {}
         for student in self.students:
             if student.record.get("arguments", {}).get("mask_padding", ours) != ours:
@@ -269,7 +270,7 @@ class Subjects:
     # ---- measuring -------------------------------------------------------------------------------
 
     def outputs(self, model, batch, aligned=True):
-        """The View of a model's mini-batch; aligned: whether its tokens are the teacher's."""
+        """The View of a model's outputs. aligned: whether the model reads the teacher's tokens."""
         with torch.no_grad():
             with self.accelerator.autocast():
                 layers = range(model.config.num_hidden_layers + 1)  # 0: the embeddings
@@ -285,15 +286,13 @@ class Subjects:
             return view(out.logits, out.features, batch.targets.get("mask"), aligned)
 
     def measure(self):
-        """Run all models over the rows. Leaves a Comparison of the teacher with itself and one of
-        each student.
-        """
+        """Run all models over the rows. Sets `itself` and `comparisons`."""
         self.itself = Comparison(self.memory)
         self.comparisons = [
             Comparison(self.memory, student.memory, student.reading.aligned)
             for student in self.students
         ]
-        # the rows as each reads them, and one mini-batch for all who read alike
+        # by Reading: its rows, and one mini-batch for all models that read alike
         own = {id(s.reading): Rows(s.reading.tensors) for s in [self, *self.students]}
         batches = torch.arange(len(self.labels)).split(self.batch_size)
         for indices in common.progress(batches, desc="measuring", unit="batch"):
@@ -309,7 +308,7 @@ class Subjects:
         self.check_finite()
 
     def check_finite(self):
-        """Refuse a model whose outputs are no numbers."""
+        """Refuse a model whose outputs are not finite."""
         folders = [student.folder for student in self.students]
         for name, comparison in zip(
             ["the teacher", *folders], [self.itself, *self.comparisons], strict=True
@@ -321,9 +320,7 @@ class Subjects:
                 )
 
     def timed_batches(self, rows, size):
-        """The first rows as each model reads them, in mini-batches of `size`, to be timed: by the
-        name of a student, and for the teacher.
-        """
+        """Name -> the first `rows` rows in mini-batches of `size`, as each model reads them."""
         readings = {"teacher": self.reading}
         readings |= {student.name: student.reading for student in reversed(self.students)}
         return {
@@ -332,8 +329,8 @@ class Subjects:
         }
 
     def time_inference(self):
-        """The seconds of one mini-batch in each round, by name, and of the same rows one by one; a
-        round takes a student of every name in turn.
+        """Time a student of every name, in turn. Sets `times`, name -> [seconds of each round] for
+        one mini-batch, and `times_alone`, the same for its rows one by one.
         """
         first = {student.name: student.model for student in reversed(self.students)}
         models = {student.name: first[student.name] for student in self.students}

@@ -1,7 +1,4 @@
-"""What the report says beside its numbers: titles, texts and captions.
-
-{names} in them are filled in, and their lines joined, by fill_in.
-"""
+"""The texts of the report: titles, paragraphs, captions. fill_in fills the {names} in them."""
 
 TOPICS = {  # name -> (title, text)
     "restoration": (
@@ -135,7 +132,7 @@ TABLES = {
         Inference needs no student memory.""",
 }
 
-HOW = {  # restoration of a classification, and of a regression
+HOW = {  # whether the task is a regression -> how restoration is measured
     False: """
         The teacher's predictions are taken as the truth: precision, recall and F1 are means over
         the classes, agreement is the share of equal predictions, then that on the {wrong} rows
@@ -148,5 +145,5 @@ HOW = {  # restoration of a classification, and of a regression
 
 
 def fill_in(text, **facts):
-    """A text on one line, with the facts in it."""
+    """The text on one line, its {names} replaced by the facts of these names."""
     return " ".join(text.split()).format(**facts)

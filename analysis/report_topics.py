@@ -1,5 +1,6 @@
-"""What a report measured -> its topics: each with tables, figures, and the paper's number where
-there is one.
+"""The topics of a report, made of what it measured: tables, figures, the paper's numbers.
+
+In all functions, subjects is a report_subjects.Subjects whose models were measured and timed.
 """
 
 import numpy as np
@@ -37,7 +38,8 @@ WORDS = {
     "spearmanr": "Spearman",
     "loyalty_wrong": "where the teacher is wrong",
 }
-LAYER_NUMBERS = (*cka.ESTIMATORS, "nearest")  # of the penultimate layers, and which is nearest
+# of the penultimate layers: CKA by estimator, and the teacher's layer with the highest
+LAYER_NUMBERS = (*cka.ESTIMATORS, "nearest")
 BETWEEN_SAMPLES = [name for name in RELATIONS if "inter" in name]
 
 
@@ -57,7 +59,7 @@ def make_topics(subjects):
 
 
 def restoration_topic(subjects):
-    """How far the students' predictions are the teacher's."""
+    """The Topic on how well the students predict what the teacher predicts."""
     topic, task, runs = Topic("restoration"), subjects.task, describe_runs(subjects.students)
     z_t, rows, classes = subjects.itself.outputs(), [], []
     for student, comparison in zip(subjects.students, subjects.comparisons, strict=True):
@@ -84,7 +86,7 @@ def restoration_topic(subjects):
 
 
 def class_table(classes):
-    """A row a model and class."""
+    """The table to read with a row per model and class."""
     groups = classes.groupby(["name", "class"], sort=False)
     counts = {
         column: groups[column].agg(lambda values: spread(values, 0))
@@ -102,7 +104,7 @@ def class_table(classes):
 
 
 def heat_map_topic(subjects):
-    """CKA between the mini-batches of teacher and student."""
+    """The Topic on CKA between the mini-batches of teacher and student."""
     topic, rows, pixels = Topic("heat_maps"), [], []
     maps = {estimator: {} for estimator in cka.ESTIMATORS}
     for name, student, comparison in teacher_and_students(subjects):
@@ -148,13 +150,16 @@ def heat_map_topic(subjects):
 
 
 def cells(values, row, column, **facts):
-    """A matrix of CKA as a table of its cells, each with the facts."""
+    """A matrix of CKA as a table with a row per cell: the facts, the cell's two indices, its CKA.
+
+    row, column: the names of the columns with these indices.
+    """
     i, j = np.indices(values.shape)
     return pd.DataFrame(facts | {row: i.ravel(), column: j.ravel(), "cka": values.ravel()})
 
 
 def layer_topic(subjects):
-    """CKA of every layer of the teacher with every layer of the students."""
+    """The Topic on CKA of every layer of the teacher with every layer of the students."""
     topic, every, rows, maps = Topic("layers"), [], [], {"tokens": {}, "samples": {}}
     for student, comparison in zip(subjects.students, subjects.comparisons, strict=True):
         who = {"name": student.name, "run": student.run}
@@ -165,7 +170,7 @@ def layer_topic(subjects):
                 continue  # not measured
             facts = who | {"between": between, "estimator": estimator}
             every.append(cells(found, "teacher_layer", "layer", **facts))
-            to_penultimate = found[:, -2]  # of the student
+            to_penultimate = found[:, -2]  # the student's penultimate layer
             row[f"{between}_{estimator}"] = to_penultimate[-2]
             if estimator == "debiased":
                 row[f"{between}_nearest"] = to_penultimate.argmax()
@@ -191,7 +196,7 @@ def layer_topic(subjects):
 
 
 def list_layers(found):
-    """The layers of several runs, each once, as text."""
+    """The numbers of the nearest layers in several runs as text, each once."""
     return ", ".join(map(str, sorted(set(found.dropna().astype(int))))) or MISSING
 
 
@@ -199,7 +204,7 @@ def list_layers(found):
 
 
 def relation_topic(subjects):
-    """Eq. 12-13 at the end and along training, with the ranks of Table 7."""
+    """The Topic on relation differences, Eq. 12-13: at the end, along training, Table 7's ranks."""
     topic = Topic("relation_differences")
     numbers = [comparison.relation_differences() for comparison in subjects.comparisons]
     frame = topic.data["relation_differences"] = rows_by_student(subjects, numbers)
@@ -216,7 +221,7 @@ def relation_topic(subjects):
         frame.groupby("name", sort=False)[RELATIONS].mean(),
         published_averages(7, "rank"),
     )
-    ranked = means.dropna()  # a rank in two columns is none in four
+    ranked = means.dropna()  # a model with fewer than four columns has no mean rank
     shown["mean rank"] = column_of(ranked.rank().mean(axis=1), shown.model, 2)
     if set(papers) <= set(ranked.index):
         among = ranked.loc[list(papers)].rank().mean(axis=1)
@@ -240,9 +245,10 @@ def relation_topic(subjects):
 
 
 def training_curves(students, note=None):
-    """The logged relation differences of all students, a row a log step; note: of read_log.
+    """A table of the relation differences that the students' runs logged, a row per log step.
 
-    Those between tokens are NaN of a run that has none, as its student reads other tokens.
+    Those between tokens are NaN for a student that reads other tokens than the teacher. note: for
+    read_log, a function that takes a sentence.
     """
     parts = []
     for student in students:
@@ -262,7 +268,7 @@ def training_curves(students, note=None):
 
 
 def memory_topic(subjects):
-    """The teacher's memory beside the students'."""
+    """The Topic on the teacher's memory beside the students'."""
     topic = Topic("global")
     if subjects.memory is None:
         topic.notes.append("No --teacher_memory_path was given.")
@@ -308,7 +314,7 @@ def memory_topic(subjects):
 
 
 def projection_figure(subjects, panels):
-    """The samples of all models in the plane of the teacher's centroids."""
+    """The Figure of all models' samples in the plane of the teacher's centroids."""
     _, _, explained = subjects.memory.plane
     return figures_memory.draw_projection(
         panels,
@@ -321,8 +327,8 @@ def projection_figure(subjects, panels):
 
 
 def memory_numbers(subjects, student, comparison):
-    """The clusterings of a student's samples, by the teacher's centroids and by its own, and the
-    memories' CKA.
+    """A dict of numbers: a student's clustering of the samples by the teacher's centroids, and that
+    by its own, each beside the teacher's, and the CKA of the two memories.
     """
     theirs, own, numbers = subjects.itself.clusters(), student and student.memory, {}
     if own:
@@ -336,8 +342,8 @@ def memory_numbers(subjects, student, comparison):
 
 
 def compare_clusterings(found, theirs, prefix=""):
-    """A clustering beside the teacher's: occupied centroids, share at the same one, adjusted Rand
-    index.
+    """A clustering beside the teacher's, both (N,): the number of occupied centroids, the share of
+    samples at the same one, the adjusted Rand index.
     """
     return {
         f"{prefix}occupied": len(np.unique(found)),

@@ -1,7 +1,9 @@
-"""Runs as a table: read from folders or a results.csv, named by method and variant, scored.
+"""Tables of runs: reading them from run folders or a results.csv, naming their methods, scores.
 
-A table of runs has the columns of results.csv. name_variants gives it one more, variant: the words
-of the options that make another method of one, () for its published form (analysis/methods.py).
+A table of runs is a DataFrame with one row per finished run and the columns of results.csv, one
+"--FLAG" per flag among them. name_variants adds the column variant, a tuple of words for the
+options that make a variant of a method, () for its published form (see analysis/methods.py). A
+user's own task is read from the user's own files, not GLUE's. To refuse is to raise a UserError.
 """
 
 from pathlib import Path
@@ -16,7 +18,7 @@ from tasks.own import CLASSIFICATION, REGRESSION
 from training import flags, records, results_csv
 
 BATCH = "--per_gpu_train_batch_size"
-# even where all of a column are digits
+# columns read as text, even if all their cells are digits
 TEXTS = dict.fromkeys(
     ("commit", "teacher", "memory", "data", "dev_data", "torch", "transformers"), str
 )
@@ -26,7 +28,7 @@ TEXTS = dict.fromkeys(
 
 
 def read_runs(source):
-    """One row a finished run, from a folder of run folders or from a results.csv."""
+    """A table with one row per finished run. source: a folder of run folders, or a results.csv."""
     source = Path(source)
     if not source.exists():
         raise UserError(
@@ -46,7 +48,10 @@ def read_runs(source):
 
 
 def read_folders(source):
-    """One row a finished run of a folder of run folders, in the order in which they started."""
+    """A table of the finished runs in a folder of run folders, by the time at which they started.
+
+    Runs of train_memory.py are left out.
+    """
     rows = []
     for path in sorted(source.glob("*/run.json")):
         run = records.read_run(path.parent)
@@ -64,7 +69,7 @@ def read_folders(source):
 
 
 def check_columns(runs, names):
-    """Refuse runs that do not say what a table says of them."""
+    """Refuse a table of runs that lacks one of the columns `names`."""
     missing = [name for name in names if name not in runs]
     if missing:
         raise UserError(
@@ -76,10 +81,11 @@ def check_columns(runs, names):
 
 
 def name_variants(runs):
-    """The runs with the column variant: the words of their options that are not the default.
+    """The runs with a column variant: words for each run's options that are not the default.
 
-    Where the runs of one variant differ in a weight, as beta, that is among the words too; those of
-    a published form are not told apart by it, as nobody knows then which of them is the published.
+    If runs of one variant differ in a weight, such as beta, the weight is among the words too. Runs
+    of a published form are not told apart by weights, as nobody could say which weight is the
+    published one.
     """
     runs = runs.assign(variant=[option_words(row) for _, row in runs.iterrows()])
     variants = runs.variant.copy()
@@ -94,46 +100,50 @@ def name_variants(runs):
 
 
 def option_words(run):
-    """What the options of a run, a row of a table, are called in its name."""
+    """A tuple of words for the options of a run that are not the default. run: a row of a table."""
     values = {flag.name: run.get(flag.column) for flag in flags.named("variant")}
     given = {name: value for name, value in values.items() if pd.notna(value)}
     return flags.variant_words(run.method, given)
 
 
 def weights_of(runs):
-    """The flags of the role weight that a table of runs has."""
+    """The Flags with the role weight that have a column in a table of runs."""
     return [flag for flag in flags.named("weight") if flag.column in runs]
 
 
 def weight_words(run, weights):
-    """These weights of a run in words, ("beta 1", "gamma_i 0.5")."""
+    """A run's weights in words, ("beta 1", "gamma_i 0.5"). weights: the Flags to tell of."""
     return tuple(f"{flag.name} {run[flag.column]:g}" for flag in weights)
 
 
 def names_of(rows):
-    """The Name of each row of a table with the columns method and, where it has one, variant."""
+    """The Name of each row of a table, from its column method and, if there is one, variant."""
     variants = rows.variant if "variant" in rows else [()] * len(rows)
     return [Name(*pair) for pair in zip(rows.method, variants, strict=True)]
 
 
 def with_names(rows):
-    """The rows with their names as method, as a table prints them, and without variant."""
+    """The rows as a table prints them: the column method has the whole name, variant is gone."""
     return rows.assign(method=list(map(str, names_of(rows)))).drop(columns="variant")
 
 
 def groups_of(runs):
-    """[(Name, its rows)] of the methods in a table, in the order in which they come."""
+    """[(Name, the rows of that Name)] of a table, in the order in which the Names first occur."""
     keys = ["method", "variant"] if "variant" in runs else ["method"]
     return [(Name(*key), group) for key, group in runs.groupby(keys, sort=False)]
 
 
 def students_of(runs):
-    """The runs that are no teacher's, or all where there are only those."""
+    """The students' runs of a table; all runs if the table has only teachers'."""
     return runs[runs.method != "teacher"] if (runs.method != "teacher").any() else runs
 
 
 def of_one_batch_size(runs, size):
-    """The runs with this batch size, of tasks that were run with several; the others' runs all."""
+    """The runs; of a task with several batch sizes, only those of batch size `size`.
+
+    A task's teachers and its students are looked at separately. Refuses a task that has several
+    batch sizes, but not this one.
+    """
     kept = [runs.iloc[:0]]
     for (task, _), group in runs.groupby([runs.task, runs.method == "teacher"], sort=False):
         sizes = sorted(group[BATCH].unique()) if BATCH in group else []
@@ -150,7 +160,7 @@ def of_one_batch_size(runs, size):
 
 
 def find_task(name):
-    """The Task of GLUE with this name, in any spelling; None of one with own files."""
+    """The Task of GLUE with this name, in any spelling; None for the name of a user's own task."""
     try:
         return get_task(name)
     except UserError:
@@ -158,15 +168,16 @@ def find_task(name):
 
 
 def of_task(runs, name):
-    """The runs of a task, whose name may be in any spelling if it is GLUE's."""
+    """The runs of one task. name: of GLUE's task in any spelling, else exactly as in the table."""
     task = find_task(name)
     return runs[runs.task == (task.name if task else name)]
 
 
 def metric_names(task, scores=()):
-    """The columns with a task's metrics; those of MNLI's second dev set end in _mm.
+    """The names of the columns with a task's metrics; those of MNLI's second dev set end in _mm.
 
-    scores: where those of own files are: a row, a table or a mapping with their names.
+    scores: a row, a table or a mapping that may have metrics by name. Of a user's own task, which
+    may be a classification or a regression, it tells which.
     """
     task = find_task(task)
     if task is None:
@@ -181,15 +192,16 @@ def metric_names(task, scores=()):
 
 
 def glue_score(metrics, task):
-    """The mean of a task's metrics, as GLUE scores it. metrics: a mapping, a row or a table with
-    their names.
+    """A task's score as GLUE defines it: the mean of its metrics, in their unit.
+
+    metrics: a mapping or a row that has the metrics by name; or a table, which gives a Series.
     """
     names = metric_names(task, metrics)
     return sum(metrics[name] for name in names) / len(names)
 
 
 def check_evaluated(runs):
-    """Refuse runs of a task that lack one of its metrics."""
+    """Refuse runs of one task if any of them lacks one of the task's metrics."""
     task = runs.task.iloc[0]
     for name in metric_names(task, runs):
         without = runs[runs[name].isna()] if name in runs else runs
@@ -205,9 +217,7 @@ def check_evaluated(runs):
 
 
 def folder_names(runs):
-    """The name of each run's folder, "" where the table does not tell: as text, in the order of the
-    rows.
-    """
+    """The name of each run's folder as text, in the order of the rows; "" if the table lacks it."""
 
     def name(row):
         given = row.get("--output_dir") if pd.notna(row.get("--output_dir")) else row.get("run")
@@ -217,13 +227,13 @@ def folder_names(runs):
 
 
 def is_place(column):
-    """Whether a column is that of a flag that names a file, a folder or a model."""
+    """Whether a column is that of a flag whose value is a file, a folder or a model."""
     flag = flags.find(column)
     return flag is not None and flag.is_place
 
 
 def publishable(runs):
-    """The runs without paths; of their folders, with the names."""
+    """The runs without any paths; their column run has the names of the run folders alone."""
     kept = runs.drop(columns=[column for column in runs if column == "run" or is_place(column)])
     names = folder_names(runs)
     if any(names):

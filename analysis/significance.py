@@ -3,11 +3,11 @@
 import math
 from typing import NamedTuple
 
-NO_SPREAD = 1e-9  # sum of two standard deviations up to which there is no test
+NO_SPREAD = 1e-9  # two samples whose standard deviations add up to no more are not tested
 
 
 class Sample(NamedTuple):
-    """What a test needs of a method's scores: mean, variance (ddof 1), number."""
+    """The numbers that a test needs of a method's scores: mean, variance (ddof 1), their count."""
 
     mean: float
     variance: float
@@ -15,8 +15,8 @@ class Sample(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """The difference of two means, the ends of its 95 % interval, and p; NaN where there is no
-    test.
+    """The difference of two means, the ends of its 95 % interval, and p; the last three are NaN if
+    no test is possible.
     """
 
     value: float
@@ -31,9 +31,9 @@ def sample_of(scores):
 
 
 def welch(one, other):
-    """The Difference of two Samples, one - other, by Welch's t-test, two-sided.
+    """The Difference one - other of two Samples, by Welch's two-sided t-test.
 
-    Without a test where one of them has a single number, or neither has any spread.
+    No test is possible if a Sample has a single number, or if neither has any spread.
     """
     difference = one.mean - other.mean
     spread = math.sqrt(one.variance) + math.sqrt(other.variance)
@@ -50,9 +50,11 @@ def welch(one, other):
 
 
 def holm(p_values):
-    """Holm's correction: of m, the k-th smallest times m - k + 1, never below one before it.
+    """The p-values after Holm's correction, a list in their order.
 
-    NaN counts among the m, as the largest, and stays NaN.
+    The k-th smallest of m p-values is multiplied by m - k + 1, then cut to at most 1, and raised to
+    the corrected one before it if that is larger. A NaN counts among the m, as the largest, and
+    stays NaN.
     """
     m, corrected, largest = len(p_values), [math.nan] * len(p_values), 0.0
     order = sorted(range(m), key=lambda i: (math.isnan(p_values[i]), p_values[i]))

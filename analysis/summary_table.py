@@ -1,11 +1,11 @@
-"""The README's small table: one score a method and task, beside the paper's, and what is shown.
+"""The README's small table: a score per method and task beside the paper's, and the claims.
 
     python analysis/summary_table.py results/study_stsb.csv results/study_mrpc.csv \\
       --insert README.md
 
-A method's score on a task is the mean of the task's metrics. Variants are left out; all of them are
-in the tables of analysis/tables.py. --insert puts the table between the file's lines
-<!-- table summary --> and <!-- end summary -->. It is never wider than 120 columns.
+A method's score on a task is the mean of the task's metrics. Variants are left out; the tables of
+analysis/tables.py have them. --insert puts the table between the file's lines <!-- table summary
+--> and <!-- end summary -->. It is never wider than 120 columns.
 """
 
 import argparse
@@ -31,14 +31,17 @@ WIDTH = 120  # columns of the table and of the lines below it
 
 
 def read_scores(runs, task):
-    """Name -> its runs' scores on a task in %; published forms only, with the teacher."""
+    """Name -> the Series of its runs' scores on a task, in %; published forms and the teacher."""
     runs = runs[runs.task == task]
     scores = 100 * glue_score(runs, task)
     return {name: scores[group.index] for name, group in groups_of(runs) if not name.variant}
 
 
 def show_scores(scores, usual):
-    """One cell: mean ± standard deviation, and the number of runs where it is not the usual one."""
+    """The text of a cell: mean ± standard deviation, and the number of runs if it is not `usual`.
+
+    scores: a Series in %, None without runs.
+    """
     if scores is None:
         return MISSING
     if len(scores) == 1:
@@ -48,7 +51,7 @@ def show_scores(scores, usual):
 
 
 def summarize(runs):
-    """The table of single runs: a row a method, two columns a task (ours, the paper's)."""
+    """The table to print: a row per method, two columns per task (ours, the paper's)."""
     found = {task: read_scores(runs, task) for task in ALL_TASKS if (runs.task == task).any()}
     names = sorted(
         {name for scores in found.values() for name in scores}, key=lambda name: name.rank()
@@ -84,7 +87,7 @@ def describe_claims(comparisons):
 
 
 def make_text(runs, sources):
-    """The table and, below it, what its numbers are and what may be said of them."""
+    """The table as Markdown and, below it, a note on what its numbers are and on the claims."""
     ours = runs[[not variant for variant in runs.variant]]
     notes = (
         "Dev set, mean of the task's metrics in %, mean ± standard deviation over seeds "

@@ -1,13 +1,13 @@
-"""Runs -> one table: a row a method, mean ± standard deviation over its seeds, as Markdown.
+"""Runs -> one table: a row per method, mean ± standard deviation over its seeds, as Markdown.
 
     python analysis/table.py RUNS_DIR                   # or a results.csv that the runs appended to
     python analysis/table.py RUNS_DIR --csv results/mrpc.csv --insert README.md
 
 --csv writes the single runs, with the names of their folders (run) but without the paths of the
-machine they ran on. --insert puts the table into a file, in place of what stands between the lines
-<!-- table TASK --> and <!-- end TASK -->, or those of another name that --marker gives. Runs that
-differ in their budget are refused: only method, with weights and options of its own, and seed may
-differ; the teacher's row is free.
+machine they ran on. --insert puts the table into a file, in place of the text between the lines
+<!-- table TASK --> and <!-- end TASK -->; --marker gives another name than TASK. The students' runs
+may differ only in seed and in method, with the method's own weights and options; runs that differ
+in anything else, such as the epochs, are refused. A teacher may have been trained in another way.
 """
 
 import argparse
@@ -28,7 +28,7 @@ COLUMNS = ("mcc", "acc", "f1", "f1_macro", "acc_mm", "pearson", "spearmanr")
 
 
 def summarise(runs):
-    """The table itself, metrics in percent; methods in methods.order()."""
+    """The table to print: a row per method, in the order of Name.rank, with its metrics in %."""
     metrics = [name for name in COLUMNS if name in runs and runs[name].notna().any()]
 
     def cell(values):
@@ -49,7 +49,7 @@ def summarise(runs):
 
 
 def describe(runs):
-    """Where the numbers of one task come from, in one line."""
+    """The line below the table of one task: seeds, settings, machine and versions."""
     scores = "mean ± standard deviation over seeds" if runs.seed.nunique() > 1 else "seed"
     whose = "" if (runs.method == "teacher").all() else "students: "
     return (
@@ -59,7 +59,7 @@ def describe(runs):
 
 
 def check_one_task(runs):
-    """Refuse runs of several tasks, teachers' among them: a mean over tasks is no score."""
+    """Refuse runs of several tasks, teachers' runs included: a mean over tasks is no score."""
     if runs.task.nunique() > 1:
         raise UserError(
             f"these runs are of the tasks {', '.join(runs.task.unique())}: pick one with --task"
@@ -67,7 +67,7 @@ def check_one_task(runs):
 
 
 def check_scores(runs):
-    """Refuse a metric that only some runs have: its mean would be over fewer than is said."""
+    """Refuse a metric that only some runs have: its mean would be over fewer than "seeds" says."""
     for name in [name for name in COLUMNS if name in runs and runs[name].notna().any()]:
         without = runs[runs[name].isna()]
         if len(without):

@@ -5,13 +5,16 @@ figure.
     python analysis/tables.py results/*.csv --tuned learning_rate --csv tables.csv --figure t.svg
     python analysis/tables.py analysis/published.csv # a file of means instead of single runs
 
-Tables 2 and 3: scores, with Welch's t-test against the best baseline, and of variants against their
-published form; 4: ablation; 5: spread over seeds and batch sizes; claims: what may be said of the
-methods, by a rule and with a correction for the number of tests (analysis/claims.py). A file of
-means has the columns method, task, metric, mean, std (both in %) and n. --insert puts each table
-into a file, between its lines <!-- table 2 --> and <!-- end 2 -->, and the claims between <!--
-claims --> and <!-- end claims -->. Runs of one task may differ in nothing but method, with options
-of its own, and seed; what --tuned names may differ between methods, not within one.
+Tables 2 and 3 have scores, with Welch's t-test of FSD, Gram and Procrustes against the best
+baseline, and of each variant against the published form of its method. Table 4 is the ablation,
+Table 5 the spread over seeds and batch sizes. The claims say which differences between methods a
+rule confirms, corrected for the number of tests (analysis/claims.py).
+
+A file of means has the columns method, task, metric, mean, std (both in %) and n. --insert puts
+each table into a file, between its lines <!-- table 2 --> and <!-- end 2 -->, and the claims
+between <!-- claims --> and <!-- end claims -->. The runs of one task may differ only in seed and in
+method, with the method's own options; the flags that --tuned names may also differ between methods,
+not within one.
 
 The published numbers are those of analysis/published.csv: BERT-base to 6 layers, dev sets, six
 runs. The paper's FSD is FSD_ILG here.
@@ -62,8 +65,10 @@ from tasks.glue import get_task
 
 
 def read_sources(sources, tasks, tuned):
-    """Single runs with their variants, and the rows of files of means, from all sources; both only
-    of `tasks`, where any are named.
+    """Two tables from all sources: single runs with their variants, and rows of files of means.
+
+    tasks: the only tasks to keep, [] for all. tuned: the columns of the flags that --tuned names.
+    Refuses runs that may not stand in one table.
     """
     runs = [pd.DataFrame(columns=["method", "task", "seed"])]
     means = [pd.DataFrame(columns=[*SUMMARY, "variant"])]
@@ -101,7 +106,7 @@ def read_sources(sources, tasks, tuned):
 
 
 def check_once(runs, means):
-    """Refuse a method that is there twice on a task, as runs and as means or in two files."""
+    """Refuse a method with two numbers for one task, from runs and means or from two files."""
     numbers = pd.concat([statistics(runs), means])
     twice = numbers[numbers.duplicated(["method", "variant", "task", "metric"])]
     if len(twice):
@@ -114,9 +119,10 @@ def check_once(runs, means):
 
 
 def make_table(table, all_runs, runs, given, published, args):
-    """The rows of LONG and the Markdown of one table.
+    """One of Tables 2 to 5: its rows, a DataFrame with LONG and variant, and its Markdown.
 
-    all_runs: of every batch size; runs: those of one. given: rows of files of means.
+    all_runs: the runs of every batch size. runs: those of --batch_size alone, of tasks with
+    several. given: the rows of files of means. published: the paper's scores.
     """
     title, none = f"**{TITLES[table]}**", pd.DataFrame(columns=[*LONG, "variant"])
     means = pd.concat([part for part in (statistics(runs), given) if len(part)])
@@ -159,12 +165,12 @@ def tasks_with_batch_sizes(runs):
 
 
 def published_forms(rows):
-    """The rows of methods as they were published, not of their variants."""
+    """The rows of published forms alone, without those of variants."""
     return rows.loc[[not name.variant for name in names_of(rows)]]
 
 
 def claims_text(comparisons, all_runs, runs, batch_size):
-    """The claims as Markdown, and of which batch size."""
+    """The claims as Markdown, with a line on the batch size if it leaves some runs out."""
     chosen = f"\nOf runs with several batch sizes, those of {batch_size} count here."
     return claims.as_text(comparisons, runs) + (chosen if len(all_runs) > len(runs) else "")
 
@@ -173,7 +179,10 @@ def claims_text(comparisons, all_runs, runs, batch_size):
 
 
 def insert_where_marked(path, texts):
-    """Put each table between its markers in a file, where the file has them."""
+    """Put the tables into a file, each between its markers; tables without markers are left out.
+
+    texts: name of a table -> its Markdown. Refuses a file with the markers of none.
+    """
     content = read_document(path)
     names = [name for name in texts if start_marker(name) in content]
     if not names:
@@ -262,7 +271,7 @@ def main(argv=None):
 
 
 def write_numbers(path, tables):
-    """All tables' rows into a CSV, methods by their printed names."""
+    """Write the rows of all tables into one CSV, methods by their printed names."""
     rows = pd.concat([with_names(rows) for rows in tables] or [pd.DataFrame(columns=LONG)])
     with common.atomic_path(path) as temporary:
         rows.to_csv(temporary, index=False)

@@ -1,7 +1,9 @@
-"""The numbers of the paper's Tables 2 to 5, a row a number; a part of analysis/tables.py.
+"""The numbers of the paper's Tables 2 to 5, one per row; a part of analysis/tables.py.
 
-Rows have the columns of LONG and variant beside method, so that a method and its variant stay data
-until a table is printed.
+"Rows of LONG" are a DataFrame with the columns of LONG and one more, variant, so that a method and
+its variant stay apart until a table is printed. mean and std are in %, n is the number of runs;
+p_value is the p of the test against the method named in `against`, p_form that of a variant against
+the published form of its method.
 """
 
 import math
@@ -25,7 +27,7 @@ TASKS = {  # table -> task -> metrics, all in the paper's order
 }
 ALL_TASKS = TASKS["2"] | TASKS["3"]
 PAPERS_METHODS = ("teacher", "VKD", "PKD", "RKD", "MiniLM", "FSD_ILG")
-NEW_BESIDE_THEM = ("Gram", "Procrustes")  # tested against the others, as FSD is
+NEW_BESIDE_THEM = ("Gram", "Procrustes")  # tested against the best baseline, as FSD is
 LONG = [
     "table",
     "task",
@@ -40,12 +42,12 @@ LONG = [
     "against",
     "p_form",
 ]
-NUMBER = ["task", "metric", "method", "variant"]  # what a number is of
+NUMBER = ["task", "metric", "method", "variant"]  # the columns that identify a number
 
 
 def statistics(runs):
-    """Mean and standard deviation (%) and n: one row a method, task and metric, as means.read_means
-    has them.
+    """A table with the mean and standard deviation (ddof 1), both in %, and n of each method, task
+    and metric, with the columns of means.read_means.
     """
     rows = []
     for name, of_method in groups_of(runs):
@@ -58,9 +60,11 @@ def statistics(runs):
 
 
 def long_form(table, means, tasks, published, methods=()):
-    """The rows of a table, one a task, metric and method.
+    """The rows of LONG for one table: one per task, metric and method, without any p yet.
 
-    methods: those that are there even where no run is.
+    means, published: rows as `statistics` makes them, ours and the paper's. tasks: task -> its
+    metrics; those without a row in means are left out. methods: names that get a row even if no run
+    has them.
     """
     means = means[means.task.isin(tasks)]
     names = dict.fromkeys([*map(Name, methods), *names_of(means)])
@@ -82,14 +86,15 @@ def long_form(table, means, tasks, published, methods=()):
 
 
 def p_of(row, other):
-    """p of Welch's t-test between two rows of means; NaN where there is none."""
+    """The p of Welch's t-test between two rows of means; NaN if no test is possible."""
     one, two = (Sample(found["mean"], found["std"] ** 2, found["n"]) for found in (row, other))
     return welch(one, two).p_value
 
 
 def add_tests(rows):
-    """Fill p_value and against: FSD, Gram and Procrustes, each against the best baseline of its
-    task and metric.
+    """Fill p_value and against, and return the rows.
+
+    FSD, Gram and Procrustes are each tested against the best baseline of the task and metric.
     """
     for _, column in rows.dropna(subset="mean").groupby(["task", "metric"], sort=False):
         ours = column.method.map(is_fsd)
@@ -105,7 +110,7 @@ def add_tests(rows):
 
 
 def add_tests_of_variants(rows):
-    """Fill p_form: each variant against the published form of its method."""
+    """Fill p_form: test each variant against the published form of its method. Returns the rows."""
     there = rows.dropna(subset="mean")
     found = {
         (name, row.task, row.metric): row
@@ -119,8 +124,8 @@ def add_tests_of_variants(rows):
 
 
 def ablation_rows(means):
-    """Table 4's rows: the change of a task's score from FSD_ILG's, and the average over the tasks,
-    in %.
+    """The rows of Table 4: the relative change of each ablation's score from FSD_ILG's, on each
+    task and on average over the tasks; in %.
     """
     scores, rows = {}, []
     for name, of_method in groups_of(means):

@@ -1,4 +1,8 @@
-"""The paper's Tables 2 to 5 to read, and what is said below them; a part of analysis/tables.py."""
+"""The paper's Tables 2 to 5 as printed, and the notes below them; a part of analysis/tables.py.
+
+"Rows" are the numbers of a table, one per row, with the columns of tables_numbers.LONG; a "grid" is
+the table that people read, one row per method.
+"""
 
 import pandas as pd
 
@@ -37,40 +41,39 @@ METRIC_WORDS = {
     "spearmanr": "Spearman",
     "acc_mm": "acc-mm",
 }
-WITHOUT = {ours: name for name, ours in NAMES_IN_THE_PAPER.items()}  # "without LG", of Table 4
+WITHOUT = {ours: name for name, ours in NAMES_IN_THE_PAPER.items()}  # FSD_I -> "without LG"
 
 
 # ---- cells ---------------------------------------------------------------------------------------
 
 
 def number(mean, std):
-    """A mean and its standard deviation, where there is one, as text."""
+    """A mean as text, with ± its standard deviation if there is one."""
     spread = f" ± {std:.2f}" if pd.notna(std) else ""
     return MISSING if pd.isna(mean) else f"{mean:.2f}{spread}"
 
 
 def join_metrics(numbers):
-    """The metrics of a cell beside each other; one sign where all are missing."""
+    """The texts of a cell's metrics, joined by "/"; a single sign if all of them are missing."""
     return MISSING if set(numbers) == {MISSING} else "/".join(numbers)
 
 
 def usual_n(rows):
-    """The number of runs that most numbers are of."""
+    """The number of runs that occurs most often among the rows."""
     return rows.n[rows.n > 0].mode().max()
 
 
 def mark(text, is_best, p):
-    """A number in bold where it is the best, with the sign of its p."""
+    """A number's text: bold if it is the best, with † if p < 0.05 and ‡ if p < 0.01."""
     sign = "‡" if p < 0.01 else "†" if p < 0.05 else ""
     return f"**{text}**{sign}" if is_best else f"{text}{sign}"
 
 
 def grid(rows, texts, best, published):
-    """Rows of LONG as a table to read: a row a method, a column a task, its metrics beside each
-    other.
+    """Rows of LONG as a grid: a row per method, a column per task with all of the task's metrics.
 
-    texts: the rows' numbers as text. best: the index of those in bold. published: True with columns
-    of those.
+    texts: each row's number as text. best: the index labels of the rows in bold. published: True to
+    add a column with the paper's numbers for each task.
     """
     rows = with_names(rows).assign(
         text=[
@@ -94,9 +97,7 @@ def grid(rows, texts, best, published):
 
 
 def scores_text(table, means, published, beside):
-    """Table 2 or 3: its rows, its grid and what is to be said of it; beside: with the published
-    numbers in it.
-    """
+    """Table 2 or 3: (its rows, its grid, a list of notes). beside: True with published numbers."""
     rows = long_form(table, means, TASKS[table], published, PAPERS_METHODS)
     rows = add_tests_of_variants(add_tests(rows))
     students = rows[rows.method != "teacher"].dropna(subset="mean")
@@ -114,7 +115,7 @@ def scores_text(table, means, published, beside):
 
 
 def describe_tests(rows):
-    """A sentence on the tests of add_tests; none where there are none."""
+    """A list of one sentence on the tests that add_tests made; [] if it made none."""
     tests = rows.dropna(subset="p_value")
     if not len(tests):
         return []
@@ -130,7 +131,7 @@ def describe_tests(rows):
 
 
 def describe_tests_of_variants(rows):
-    """A sentence with the p of add_tests_of_variants; none where there are none."""
+    """A list of one sentence with every p of add_tests_of_variants; [] without any."""
     tests = with_names(rows.dropna(subset="p_form"))
     variants = []
     for (name, task), group in tests.groupby(["method", "task"], sort=False):
@@ -145,7 +146,7 @@ def describe_tests_of_variants(rows):
 
 
 def ablation_text(means):
-    """Table 4: its rows, its grid and what is to be said of it."""
+    """Table 4: (its rows, its grid, a list of one note). means: rows as `statistics` makes them."""
     rows = ablation_rows(means)
     found = {(row.method, row.task): row for row in rows.itertuples()}
     tasks = [task for task in ALL_TASKS if task in set(rows.task)]
@@ -166,10 +167,10 @@ def ablation_text(means):
 
 
 def stability_text(runs, published):
-    """Table 5: its rows, its grid and what is to be said of it; runs: those of tasks with several
-    batch sizes.
+    """Table 5: (its rows, its grid, a list of one note).
 
-    Methods that were not run with all of a task's batch sizes are left out: fewer runs spread less.
+    runs: those of tasks with several batch sizes. Methods that lack one of a task's batch sizes are
+    left out, as fewer runs spread less.
     """
     students = runs[runs.method != "teacher"]
     own = students.groupby(["task", "method", "variant"])[BATCH].transform("nunique")
@@ -190,8 +191,11 @@ def stability_text(runs, published):
 
 
 def describe_origin(runs, means, tasks, tuned):
-    """Where the numbers of a table come from: seeds and budget a task, tasks with the same ones
-    together; then weights, machines, and what is from files of means.
+    """A list of sentences on where a table's numbers come from.
+
+    First seeds and budget, in one sentence for all tasks that share them; then weights, what was
+    tuned, machines and versions, and the methods whose numbers are from files of means. means: the
+    rows of such files.
     """
     runs, budgets = runs[runs.task.isin(tasks)], {}
     for task, group in runs.groupby("task", sort=False):
@@ -213,6 +217,6 @@ def describe_origin(runs, means, tasks, tuned):
 
 
 def describe_absent(means, tasks):
-    """A sentence that names the tasks without a run; "" where there are none."""
+    """A sentence that names the tasks without a run; "" if every task has one."""
     missing = [task for task in tasks if task not in set(means.task)]
     return f"No runs of {', '.join(missing)}." if missing else ""

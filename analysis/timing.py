@@ -1,4 +1,4 @@
-"""How large models are, and how long they take for rows: several in turn, so that they compare."""
+"""The size of stored models, and the time they take for rows, measured in turn to compare them."""
 
 import statistics
 import time
@@ -10,7 +10,7 @@ import common
 from training.batches import MiniBatch, Rows
 
 WEIGHTS = "*.safetensors", "pytorch_model*.bin"
-MEMORIES = ("student_memory.safetensors",)  # which inference does without
+MEMORIES = ("student_memory.safetensors",)  # files that inference does not need
 
 
 def megabytes(folder):
@@ -25,15 +25,15 @@ def megabytes(folder):
 
 
 def mini_batches(features, rows, size, device):
-    """The first `rows` rows as mini-batches of `size`, each as wide as its longest row.
+    """The first `rows` rows as MiniBatches of `size` rows, each as wide as its longest row.
 
-    Padding beside shorter rows is computed, as plain transformers would. features: name -> tensor
+    The padding of shorter rows is computed, as plain transformers does. features: name -> tensor
     (N, W).
     """
     found, cut = [], Rows(features, cut=True)
     for indices in torch.arange(min(rows, len(features["labels"]))).split(size):
         item = cut[indices]
-        del item["targets"]["columns"]  # by which a mini-batch leaves out that padding, too
+        del item["targets"]["columns"]  # without it a MiniBatch computes that padding
         found.append(MiniBatch(item, device))
     return found
 
@@ -41,9 +41,9 @@ def mini_batches(features, rows, size, device):
 def time_rounds(models, batches, accelerator, rounds, desc="timing"):
     """The seconds that each model takes for all its mini-batches in each round: name -> [seconds].
 
-    In a round every model has its turn, so that what else the machine does is shared by all. A
-    first round warms up and does not count. models: name -> model. batches: name -> the
-    mini-batches, the same rows as each model reads them.
+    In a round every model has its turn, so that other work on the machine slows all of them alike.
+    The first round warms up and does not count. models: name -> model. batches: name -> the model's
+    MiniBatches, which hold the same rows for every model, read as that model reads them.
     """
     times = {name: [] for name in models}
     for number in common.progress(range(rounds + 1), desc=desc, unit="round", leave=False):
@@ -58,5 +58,5 @@ def time_rounds(models, batches, accelerator, rounds, desc="timing"):
 
 
 def milliseconds(seconds, rows):
-    """The milliseconds a row, from the seconds that so many rows took in each round: the median."""
+    """The median milliseconds per row. seconds: of each round, for this number of rows."""
     return 1000 * statistics.median(seconds) / rows

@@ -4,14 +4,14 @@ floor.
     python benchmarks/clustering.py --model_name_or_path TEACHER --data_dir glue \\
       --task_name MRPC --csv FILE
 
-An epoch of ours is a pass of train_memory.py: the mini-batches' features and KMeans.add.
+Ours is a pass of train_memory.py, an epoch: the features of each mini-batch, and KMeans.add.
 MiniBatchKMeans takes the same features, on the CPU. The published form is a yardstick of our own: a
 pass to assign and a pass to update, each with the whole teacher and all its hidden states for one
 sample at a time, in float32, without dropout and gradients. The floor is the teacher's forward
-alone. All take the same first rows in turn, in one
-process; ratios are of medians over the rounds, within this run only. KMeans.update, which ends each
-of our passes, is timed by itself, with buffers for the whole data set; its share is that of a pass
-over all of it.
+alone. All take the first rows of the training set in turn, in one process, the published form fewer
+of them; ratios are of medians over the rounds, within this run only. KMeans.update, which ends each
+of our passes, is timed by itself, with buffers for the whole data set; "update % of a pass" is its
+share of a pass over all of it.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def our_pass(clustering, kmeans):
 
 
 def minibatch_pass(clustering, start):
-    """scikit-learn's; the first call takes the start itself, as it wants C rows or more."""
+    """scikit-learn's pass. Its first call takes the start (C, p) itself, as it needs C rows."""
     found = MiniBatchKMeans(
         len(start), init=start.cpu().numpy(), n_init=1, compute_labels=False, random_state=0
     )
@@ -58,7 +58,7 @@ def minibatch_pass(clustering, start):
 
 
 def inputs(clustering, model, batches):
-    """The model's arguments for each mini-batch."""
+    """Yields the model's arguments for each mini-batch."""
     for item in clustering.load(batches):
         yield MiniBatch(item, clustering.accelerator.device).arguments(model)
 
@@ -73,8 +73,8 @@ def floor(clustering, model):
 
 
 def published_pass(clustering, teacher, start):
-    """Batches of one: the nearest centroid of each sample, then means in which the latest samples
-    weigh most.
+    """The published pass, a sample at a time: assign all samples to their nearest centroids, then
+    move a centroid half-way to each of its samples in turn, so that the latest weigh most.
     """
     centroids, layer = start.clone(), clustering.facts["layer"]
 
@@ -97,7 +97,7 @@ def published_pass(clustering, teacher, start):
 
 @torch.no_grad()
 def measure(args, clustering, teacher):
-    """A row of the table for each form, called in turn, after one round to warm up."""
+    """A row of the table for each form; the forms run in turn, after one round to warm up."""
     kmeans = clustering.make_kmeans()
     start, device = kmeans.centroids.clone(), clustering.accelerator.device
     batches = torch.arange(min(args.rows, clustering.rows)).split(args.per_gpu_train_batch_size)
@@ -191,7 +191,8 @@ def main(argv=None):
         with open_session(settings) as session:
             clustering = Clustering(session, Record.begin(session, "memory"))
             tokenizer = load_tokenizer(settings)
-            teacher = models.load_teacher(settings, session.task, tokenizer)  # not adapted
+            # not prepared for mixed precision
+            teacher = models.load_teacher(settings, session.task, tokenizer)
             rows = measure(args, clustering, teacher.to(clustering.accelerator.device))
     report(rows, args.csv, clustering.record.device)
 

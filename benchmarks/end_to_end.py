@@ -1,16 +1,21 @@
-"""One epoch from the shell, start-up included: whole commands, and where the start-up goes.
+"""One epoch from the shell, start-up included: whole commands, and where the start-up's time goes.
 
     python benchmarks/end_to_end.py --teacher TEACHER --model_name_or_path PRETRAINED \\
       --data_dir glue --csv FILE \\
       --max_seq_length 128 --per_gpu_train_batch_size 32
 
-Flags it does not know go to the script, which may be any that distils. A round runs the command
-twice, first without cached features, then with them, and two processes of the start-up's parts: one
-only imports the script; one says how long it took to load tokenizer, teacher and student onto the
-device. Tokenising is the first command less the second, training left out of both; training is the
-second's train_seconds in its run.json; the rest is what remains of the second: cached features,
-fingerprints, evaluation, saving. Medians of the rounds, after one of a single step to warm up; the
-parts add up to the whole, the first command, but for noise. Compare within one run only.
+Flags that this benchmark does not know go to the script of --method, which may be any that distils.
+A round runs its command twice, first without cached features, then with them. The parts are
+
+interpreter and imports  a process that only imports the script
+loading the models       tokenizer, teacher and student onto the device, in another process
+tokenising               the first command's time less the second's, without the training in either
+training                 train_seconds in the second command's run.json
+the rest                 what remains of the second command: reading cached features, fingerprints,
+                         evaluation, saving
+
+Each number is the median over the rounds, after one round of a single step to warm up. Except for
+noise, the parts add up to the whole, the first command. Compare within one run only.
 
 Beside them stands a whole command of benchmarks/plain_loop.py, the loop that everybody writes, with
 the same teacher, student, rows, length, batch size and precision: vanilla KD, which --method
@@ -37,8 +42,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def load():
-    """In a process of its own, script and flags as arguments: print the seconds of loading what the
-    script loads.
+    """Print how many seconds it takes to load a script's tokenizer, teacher and student.
+
+    For a process of its own, whose arguments are the script and its flags.
     """
     from training import models, students  # here, as the benchmark itself only runs commands
     from training.session import open_session
@@ -59,7 +65,7 @@ def load():
 
 
 def run(words, **environment):
-    """Run Python with these arguments; wall seconds and what it printed."""
+    """Run Python with these arguments and environment variables. Returns (wall seconds, stdout)."""
     command, started = [sys.executable, *map(str, words)], time.perf_counter()
     environment |= {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'benchmarks'}"}
     done = subprocess.run(command, env=os.environ | environment, stdout=subprocess.PIPE, text=True)
@@ -69,7 +75,7 @@ def run(words, **environment):
 
 
 def plain_command(record):
-    """The words of a command of the plain loop that does what the run of this run.json did."""
+    """The words of the plain loop's command that does what a run did. record: its run.json."""
     used = record["arguments"]
     words = [
         ROOT / "benchmarks" / "plain_loop.py",
@@ -84,7 +90,10 @@ def plain_command(record):
 
 
 def one_round(script, given, more=()):
-    """The run.json of the command, and the seconds of its parts."""
+    """Run one round. Returns the command's run.json and {part: seconds}.
+
+    more: further flags of the command, with which the plain loop does not run.
+    """
     with tempfile.TemporaryDirectory() as place:
         walls, trainings = [], []
         for name in ("cold", "warm"):
@@ -96,7 +105,7 @@ def one_round(script, given, more=()):
             record = read_json(output / "run.json")
             walls.append(wall)
             trainings.append(record["train_seconds"])
-        # the script's own main imports its loop
+        # a script imports distill, its loop, only in its main
         imports, _ = run(["-c", f"import {Path(script).stem}, distill"])
         loader = ["-c", "import end_to_end; end_to_end.load()", script]
         _, printed = run([*loader, *given, "--output_dir", f"{place}/loaded"])

@@ -1,4 +1,4 @@
-"""The forms of a training step that the benchmarks time: our methods and what they are beside.
+"""The forms of a training step that benchmarks time: our methods and what they are compared with.
 
 published           our yardstick for the released code, in float32: FSD_ILG by the formulas of
                     benchmarks/losses.py, attention without a fused kernel, all hidden states, AdamW
@@ -13,8 +13,8 @@ METHOD, cached              the same with --teacher_cache
 METHOD, masked              the same with --mask_padding and --group_by_length
 METHOD, masked, cached      both
 METHOD, masked, not grouped, and METHOD, grouped: only one of the two flags
-METHOD, padded, and METHOD, padded, cached: with the padding that no loss reads, which the scripts
-                            cut off; what a method that reads padding is beside
+METHOD, padded, and METHOD, padded, cached: with the padding that no loss reads and that the scripts
+                            cut off, to compare with a method that reads padding
 plain: VKD, plain: none, plain: teacher
                             the loop that everybody writes, benchmarks/plain_loop.py
 TextBrewer: VKD             the step of a published library, benchmarks/text_brewer.py
@@ -57,11 +57,11 @@ CENTROIDS = 100
 
 
 class Form(NamedTuple):
-    """A step, and what of the teacher's layers it trains and only runs, as shares of them.
+    """A way to take a step. trained, run: shares of the teacher's layers that it trains, only runs.
 
-    make: (args, rows, batches, accelerator) -> a Step, whose steps go through the batches, index
-    tensors, again and again. grouped: these are of rows of like length. peer: the plain loop's form
-    that does the same.
+    make: (args, rows, batches, accelerator) -> a Step that goes through the batches, index tensors,
+    again and again. grouped: their rows are of like length. peer: the plain loop's form that does
+    the same work.
     """
 
     make: Callable
@@ -72,7 +72,7 @@ class Form(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A function that takes a step; cut: its mini-batches have the length of their longest row."""
+    """take: a function that takes a step. cut: True if mini-batches are cut to the longest row."""
 
     take: Callable
     cut: bool
@@ -82,7 +82,7 @@ class Step(NamedTuple):
 
 
 def config_of(args, share=1.0):
-    """A configuration of `share` of the teacher's layers."""
+    """The configuration of a BERT with `share` of the teacher's layers."""
     import transformers
 
     depth, shape = SHAPES[args.models[0]]
@@ -98,8 +98,9 @@ def classifier(args, device, share=1.0, attention="sdpa"):
 
 
 def rows_of(args):
-    """The rows to train on: the first of --task_name, as many as the mini-batches take, so that
-    grouped or not they are the same; or random ones."""
+    """The rows, name -> tensor (N, W): random, or the first of --task_name, only as many as the
+    mini-batches take, so that grouped or not they are the same.
+    """
     if not args.data_dir:
         return draw_rows(args.per_gpu_train_batch_size, args.max_seq_length)
     tokenizer = plain_loop.tokenizer_of(args.tokenizer_name)
@@ -139,8 +140,7 @@ def draw_memory(args, model):
 
 
 def forward_flops(config, rows, tokens):
-    """Floating-point operations of a forward pass over (rows, tokens) by its matrix products, 2mnk
-    each.
+    """FLOPs of the matrix products, 2mnk each, in a forward pass over (rows, tokens).
 
     A token takes 2 (4 D² + 2 D F) in a layer's linear maps and 4 W D in the two products of its
     attention, with F the inner width: the count of PaLM (Chowdhery et al. 2022, appendix B).
@@ -152,8 +152,7 @@ def forward_flops(config, rows, tokens):
 
 
 def model_flops(form, args, rows, tokens):
-    """Those of a form's step: a trained layer's forward and, twice that, backward; a layer only
-    run, its forward.
+    """The FLOPs of a form's step: three forwards per trained layer, one per layer that only runs.
 
     What a loss computes is not counted, nor what a form computes in vain.
     """
@@ -168,8 +167,7 @@ def model_flops(form, args, rows, tokens):
 
 
 class Script(NamedTuple):
-    """A script that trains: its flags -> their namespace, and what it gives to
-    distill.run."""
+    """A training script. parse: words -> its flags' namespace; the rest it gives to distill.run."""
 
     parse: Callable
     terms: Callable
@@ -178,7 +176,7 @@ class Script(NamedTuple):
 
 
 def baseline_flags(words):
-    """The namespace of baselines/glue_with_baseline.py, with the method's own defaults."""
+    """The namespace of baselines/glue_with_baseline.py's flags, with the method's own defaults."""
     run = glue_with_baseline.make_parser().parse_args(words)
     glue_with_baseline.fill_flags(run)
     return run
@@ -192,7 +190,7 @@ BASELINE = Script(
 
 
 def settings(args, script, own=""):
-    """The namespace of a script's flags: a form's own ones and the benchmark's."""
+    """The namespace of a script's flags: those in `own`, a form's, and the benchmark's."""
     given = f"--model_name_or_path - --task_name RTE --data_dir - --output_dir - {own}"
     given += f" --per_gpu_train_batch_size {args.per_gpu_train_batch_size}"
     given += f" --max_seq_length {args.max_seq_length}"
@@ -200,7 +198,7 @@ def settings(args, script, own=""):
 
 
 def steps_of(args, loop, batches):
-    """Steps of a Loop, with mini-batches loaded as in training."""
+    """The Step of a Loop, with mini-batches loaded as in training."""
     loop.student.train()
     device = loop.accelerator.device
     pinned = device.type == "cuda" and not args.unpinned
@@ -209,14 +207,14 @@ def steps_of(args, loop, batches):
 
 
 def model_alone(share, args, rows, batches, accelerator):
-    """A model of `share` of the teacher's layers, without a teacher of its own."""
+    """The Step of a model with `share` of the teacher's layers, trained without a teacher."""
     run, model = settings(args, ALONE), classifier(args, accelerator.device, share)
     loop = Loop(run, accelerator, model, None, ALONE.terms(run), [], rows)
     return steps_of(args, loop, batches)
 
 
 def distillation(script, own, can_cut, args, rows, batches, accelerator):
-    """This project's loop, by a script and flags of the form's own.
+    """The Step of this project's loop by a script, with the form's own flags.
 
     can_cut: False to keep the padding that no loss reads.
     """
@@ -237,7 +235,7 @@ def distillation(script, own, can_cut, args, rows, batches, accelerator):
 
 
 def filled_cache(run, teacher, rows, terms, pairs, memories):
-    """A teacher cache of the rows, in a folder that lives as long as it does."""
+    """A complete teacher cache of the rows, in a folder that lives as long as the cache."""
     layers = [layer for _, layer in pairs]
     wanted = entries(needs_of(terms), layers, teacher.model.config, run, "mask" in rows, memories)
     folder = tempfile.TemporaryDirectory()
@@ -247,8 +245,7 @@ def filled_cache(run, teacher, rows, terms, pairs, memories):
 
 
 def plain(share, args, rows, batches, accelerator, library="plain"):
-    """The loop that everybody writes, or a library's; share: 0.5 to distil, 1 to fine-tune, of the
-    teacher's layers."""
+    """The plain loop's Step, or a library's. share: of the teacher's layers, below 1 to distil."""
     device, bf16 = accelerator.device, accelerator.mixed_precision == "bf16"
     distils = share < 1 and library != "none"
     student = classifier(args, device, share)
@@ -276,7 +273,7 @@ def unpadded(rows, indices):
 
 
 def teacher_forward(args, rows, batches, accelerator):
-    """The teacher's logits and penultimate features."""
+    """The Step that computes the teacher's logits and penultimate features."""
     model = classifier(args, accelerator.device).eval().requires_grad_(False)
     teacher, data = Teacher(model, accelerator), Rows(rows)
     layers, order = (model.config.num_hidden_layers - 1,), itertools.cycle(batches)
@@ -284,7 +281,7 @@ def teacher_forward(args, rows, batches, accelerator):
 
 
 def published(args, rows, batches, accelerator):
-    """The published form; every loss by itself, the teacher with a gradient graph."""
+    """The Step of the published form: every loss by itself, the teacher with a gradient graph."""
     device = accelerator.device
     student, teacher = (classifier(args, device, share, "eager") for share in (0.5, 1.0))
     student.train()

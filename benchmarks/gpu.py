@@ -4,15 +4,15 @@
     python benchmarks/gpu.py --minutes 9 --output_dir OUT --stage study --model M --data_dir GLUE
     python benchmarks/gpu.py --minutes 60 --output_dir OUT --rehearse
 
-The last one runs all of it on a CPU, with tiny models and one step a run. The others are for a
-machine with one NVIDIA GPU, Python 3.11 or later and the packages of requirements.txt, also in
+The last command runs everything on a CPU, with tiny models and one step per run. The others are for
+a machine with one NVIDIA GPU, Python 3.11 or later and the packages of requirements.txt, also in
 earlier versions (torch from 2.11, transformers from 5.17); no network is needed. docs/gpu.md says
 how to bring weights and data, and what to do with the results. The stages, in this order:
 
 tests       tests/test_gpu.py: losses and k-means against the CPU, precisions, cache, resume, and
             that no step waits for the GPU
-step        a training step of BERT-base, 12 -> 6 layers: every method, cached or not, 32 and 128
-            samples, with memory and MFU
+step        a training step of BERT-base, 12 -> 6 layers: every method, with and without a teacher
+            cache, 32 and 128 samples, with memory and MFU
 losses      the losses alone
 clustering  a pass of k-means alone, beside flash-kmeans, and with the teacher's forward
 profile     where the time of a step of FSD_ILG goes, and whether the GPU's queue runs dry
@@ -21,8 +21,8 @@ study       scripts/study on real weights, several runs at a time on the one GPU
 processes   two processes on the one GPU train as one
 
 In --output_dir it leaves gpu.log, gpu_tests.txt, gpu_*.csv and gpu_trace.json.gz, each as soon as
-there is something in it; runs and parts of tables are in --work_dir. A job that fails, or for which
-no time is left, is named at the end, and the exit code is 1 then.
+there is something in it; runs and parts of tables are in --work_dir. If a job fails, or no time is
+left for it, it is named at the end, and the exit code is 1.
 """
 
 import argparse
@@ -47,11 +47,11 @@ from common import UserError, atomic_path, cli, expand_path, expand_path_or_none
 from training.records import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
-GRACE = 50  # seconds that a job has to end once it is told to; a sweep lets its runs save
-LEAST = 30  # seconds left below which no job is started
+GRACE = 50  # seconds that a job has to end after SIGTERM, as a sweep lets its runs save
+LEAST = 30  # no job is started if fewer seconds are left
 LATER = 90  # seconds that a study leaves to the jobs after it
 PATIENCE = 5  # seconds between two looks at the files that a job goes on writing
-# a line of pytest's, where it runs several processes
+# a test's line in the output of pytest with several processes
 OUTCOME = re.compile(r"\[gw\d+\] \[ *\d+%\] ([A-Z]+) (tests/\S+)")
 
 
@@ -59,7 +59,7 @@ OUTCOME = re.compile(r"\[gw\d+\] \[ *\d+%\] ([A-Z]+) (tests/\S+)")
 
 
 class Session:
-    """One call: its deadline, its log, and the jobs that came to nothing."""
+    """One call of this command: its deadline, its log, and the jobs that failed or never began."""
 
     def __init__(self, args):
         self.args = args
@@ -94,20 +94,20 @@ class Session:
         self.missed.append(text)
 
     def run(self, job, kept=0):
-        """One job, within its own time and the session's, but for the `kept` seconds of others."""
-        most = 60 * job.most * (10 if self.args.rehearse else 1)  # a CPU has a few cores
+        """Run one job, at most for its own minutes, and leave `kept` seconds for other jobs."""
+        most = 60 * job.most * (10 if self.args.rehearse else 1)  # as a CPU has only a few cores
         left = min(self.deadline - time.monotonic() - kept, most)
         if left < LEAST:
             self.miss(f"{job.name}: no time was left")
             return
         self.say(f"{job.name}: started")
         if job.part:
-            (self.work / f"{job.part}.csv").unlink(missing_ok=True)  # of a call before
+            (self.work / f"{job.part}.csv").unlink(missing_ok=True)  # from an earlier call
         said, started, ended = self.work / "job.out", time.monotonic(), "it was told to end"
         try:
             with open(said, "w", encoding="utf-8") as file:
                 ended = self.wait(self.start(job, file), started + left, job)
-        finally:  # also where this program itself is told to end
+        finally:  # also if this program itself is told to end
             self.copy(job)
             self.join(job)
             self.tell(
@@ -118,7 +118,7 @@ class Session:
             )
 
     def start(self, job, file):
-        """A process of its own session, so that all it starts can be ended with it."""
+        """Start a job as the leader of a session, so that all processes it starts can be ended."""
         environment = dict(self.environment)
         if job.watched:  # a study, whose runs share the cores
             environment["OMP_NUM_THREADS"] = str(max(1, os.cpu_count() // self.args.jobs))
@@ -134,7 +134,10 @@ class Session:
         )
 
     def wait(self, process, until, job):
-        """How a process has ended, "" if well; where its time is over it is told to end."""
+        """Wait for a process and end it at `until`. Returns how it ended, "" if well.
+
+        until: as time.monotonic() tells the time.
+        """
         try:
             while process.poll() is None:
                 left = until - time.monotonic()
@@ -148,14 +151,14 @@ class Session:
             end(process)
 
     def copy(self, job):
-        """The files that a job goes on writing, as they are now."""
+        """Copy the files that a job goes on writing into the output folder, as they are now."""
         for source, name in job.watched:
             if source.is_file():
                 with atomic_path(self.output / name) as path:
                     shutil.copyfile(source, path)
 
     def join(self, job):
-        """All tables of the kind that a job has left, as one."""
+        """Join all tables of a job's kind, the first word of job.part, into gpu_KIND.csv."""
         kind = job.part.split(" ")[0]
         parts = sorted(self.work.glob(f"{kind}*.csv"), key=lambda path: path.stat().st_mtime)
         if not (kind and parts):
@@ -171,7 +174,7 @@ class Session:
                 pd.concat(tables).fillna("").to_csv(path, index=False)
 
     def tell(self, job, ended, text, took):
-        """What became of a job, in the log and on stdout; of a failed one, the end of its words."""
+        """Log and print how a job ended (by `wait`); of a failed one also its last lines."""
         self.write(f"$ {' '.join(job.words)}\n{text}")
         if "pytest" in job.words:
             self.write("\n".join([f"==== {job.name}", *outcomes(text)]), "gpu_tests.txt")
@@ -186,21 +189,21 @@ class Session:
         self.say(f"{job.name}: done in {took}; {last}"[:200])
 
     def sum_up(self, number):
-        """The last lines: how many of so many jobs are done, and what came to nothing."""
+        """Print the last lines: how many of `number` jobs are done, and what was missed."""
         self.say(f"{self.done} of {number} jobs are done; results are in {self.output}")
         for text in self.missed:
             print(f"  {text}", flush=True)
 
 
 def outcomes(text):
-    """Of what pytest said, each test with its outcome, in order, and the last line."""
+    """A line for each test in pytest's output, "PASSED tests/...", sorted; then its last line."""
     lines = text.splitlines()
     found = [f"{said[2]} {said[1]}" for said in map(OUTCOME.match, lines) if said]
     return [*sorted(found), *lines[-1:]]
 
 
 def members(session):
-    """The processes of a session, whatever group they lead, but for those that have ended."""
+    """The processes of an operating system's session that have not ended, in any process group."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(OSError, psutil.Error):
@@ -211,9 +214,9 @@ def members(session):
 
 
 def end(process):
-    """Tell all that is left of a process's session to end, and kill what does not.
+    """End all processes in a process's session, after GRACE seconds by SIGKILL.
 
-    Ctrl-C meanwhile kills at once.
+    Ctrl-C while it waits kills them at once.
     """
     for number in (signal.SIGTERM, signal.SIGKILL):
         left = members(process.pid)
@@ -230,7 +233,7 @@ def end(process):
 
 
 def unpack(wheels, folder):
-    """Unpack pure wheels, which need no installation then. Returns the folder; "" without any."""
+    """Unpack pure-Python wheels, to use them uninstalled. Returns the folder, "" without wheels."""
     if not wheels:
         return ""
     for wheel in Path(wheels).glob("*.whl"):
@@ -243,7 +246,7 @@ def unpack(wheels, folder):
 
 
 def check(args):
-    """Refuse what could only go wrong later; paths become absolute, as jobs run elsewhere."""
+    """Refuse flags that would fail later. Makes paths absolute, as jobs run in the folder ROOT."""
     if not 0 < args.minutes < math.inf or args.jobs < 1:
         raise UserError(
             "--minutes must be a number above 0 and --jobs at least 1, got "
@@ -277,7 +280,7 @@ def check(args):
 
 
 def check_study(args):
-    """Refuse what scripts/study would, but before anything else has used its time."""
+    """Refuse what scripts/study would refuse, before other jobs have used any time."""
     for job in STAGES["study"](args, Path(args.work_dir)):
         if job.watched:
             done = subprocess.run(

@@ -1,5 +1,4 @@
-"""What benchmarks/gpu.py runs: its stages, each a list of commands, for a GPU or in small for a
-CPU."""
+"""The stages of benchmarks/gpu.py, each a list of commands, for a GPU or, smaller, for a CPU."""
 
 import math
 import os
@@ -28,11 +27,12 @@ MAIN_FORMS = (
 
 
 class Job(NamedTuple):
-    """A command of this repository, as words after the interpreter (a shell script's name first).
+    """A command of this repository.
 
-    most: the minutes that it may take. part: the name of the table that it writes in the work
-    folder; tables whose names begin with the same word are joined into one result. watched: files
-    that it goes on writing, and the names that their copies have in the output folder.
+    words: the command without the interpreter; a shell script's name comes first. most: the minutes
+    that it may take. part: the name of the table that it writes in the work folder; tables whose
+    names begin with the same word are joined into one result. watched: (file that it goes on
+    writing, the name of its copy in the output folder) of each such file.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Job(NamedTuple):
 
 
 def command(text, *more):
-    """Words of a command; those in `more`, paths and names with spaces, as they are."""
+    """The words of a command: `text`, split as a shell does, then `more`, with spaces as given."""
     return [*shlex.split(text), *map(str, more)]
 
 
@@ -107,7 +107,7 @@ def step_job(args, work, name, batch, *forms, switch="", most=3):
 
 
 def shape(args, batch):
-    """Model, precision, B and W of a step that is measured."""
+    """The flags of a measured step with its model, precision, B and W."""
     if args.rehearse:
         return (
             "--models tiny --precisions bf16 --per_gpu_train_batch_size 4 --max_seq_length 16 "
@@ -125,8 +125,9 @@ def losses(args, work):
 
 
 def clustering(args, work):
-    """k-means alone; then, with a teacher of random weights, passes as train_memory.py makes
-    them."""
+    """Jobs that time k-means alone and, with a teacher of random weights, passes of
+    train_memory.py.
+    """
     alone, passes = "", ""
     if args.rehearse:
         alone = "--widths 64 --rows 60 --num_centroid 5 --rounds 1 --no_cuda"
@@ -170,9 +171,9 @@ def profile(args, work):
 
 
 def study(args, work):
-    """The first methods up to their final runs, then all, then the variants.
+    """Jobs of scripts/study: the first methods up to their final runs, then all, then variants.
 
-    What a call has finished the next one skips.
+    Each skips what an earlier one, or an earlier call, has finished.
     """
     runs, task, before = work / "study", args.task_name, []
     model, data = args.model, args.data_dir

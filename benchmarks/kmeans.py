@@ -1,19 +1,20 @@
-"""Time of a pass of k-means alone, over features at hand: ours, flash-kmeans, and the floor.
+"""Time of a pass of k-means alone, over features in memory: ours, flash-kmeans, and the floor.
 
     python benchmarks/kmeans.py --widths 98304 768 --csv FILE
 
-ours          memory.KMeans as train_memory.py uses it, mini-batch by mini-batch; also with TF32, on
-              a GPU
+ours          memory.KMeans as train_memory.py uses it, mini-batch by mini-batch; on a GPU also with
+              TF32
 flash-kmeans  the exact k-means for GPUs of that name (Yang et al. 2025, arXiv 2505.18875), if it is
-              installed. It wants all features at once, MNLI's 154 GB too, and its kernels multiply
-              float32 in TF32
+              installed. It needs all features in memory at once, of MNLI 154 GB, and its kernels
+              multiply float32 in TF32
 floor         the two matrix products that no exact form can do without, for all rows at once:
               distances and sums
 
-Features are drawn around as many centres as there are centroids; all forms start from the same rows
-of them and take as many passes. "same clusters" is the share of rows in the cluster that ours, the
-first row, has them in; "inertia" is relative to it. Ratios compare within this run only. The
-features of real data come from a teacher, whose time is in benchmarks/clustering.py.
+Features are random, drawn around as many centres as there are centroids. All forms start from the
+same rows of them and take the same number of passes. "same clusters" is the share of rows that are
+in the same cluster as in the table's first row, ours; "inertia" is relative to that row. Ratios
+compare within this run only. Features of real data come from a teacher, whose time is in
+benchmarks/clustering.py.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from training import flags
 
 
 def draw(args, width, device):
-    """Features (N, p) around C centres, and the start (C, p), rows of theirs."""
+    """Random features (N, p) around C centres, and C of their rows as first centroids (C, p)."""
     generator = torch.Generator(device).manual_seed(0)
     centres = torch.randn(args.num_centroid, width, generator=generator, device=device)
     rows = torch.randn(args.rows, width, generator=generator, device=device)
@@ -81,7 +82,7 @@ def floor(passes):
 
 
 def forms(args, width, device):
-    """{form: (B, its function)}; ours first."""
+    """{form: (rows at a time or "", its function)}; ours first."""
     found = {}
     for size in args.per_gpu_train_batch_size:
         found[f"ours, {size} rows at a time"] = size, ours(size, args.passes)
@@ -96,10 +97,10 @@ def forms(args, width, device):
 
 
 def try_flash_kmeans(args, width):
-    """What is wrong with it here, "" where nothing is: tried in a process of its own.
+    """Try flash-kmeans in a process of its own. Returns what is wrong with it, "" if nothing is.
 
-    A kernel that fails would take this process's GPU with it, and one that compiles for ever its
-    time.
+    In this process, a kernel that fails would take the GPU with it, and one that compiles for ever
+    all of the time.
     """
     command = [
         sys.executable,
@@ -125,7 +126,10 @@ def try_flash_kmeans(args, width):
 
 
 def inertia(x, assignment, number):
-    """The sum of squared distances to the means of the clusters; float64."""
+    """The sum of the squared distances of rows x (N, p) to the means of their clusters, in float64.
+
+    assignment: the cluster of each row (N,). number: of clusters.
+    """
     total = torch.zeros((), dtype=torch.float64, device=x.device)
     for k in range(number):
         members = x[assignment == k]
@@ -135,7 +139,7 @@ def inertia(x, assignment, number):
 
 
 def measure(args, width, device):
-    """A row of the table for each form, called in turn, after one round to warm up."""
+    """A row of the table for each form; the forms run in turn, after one round to warm up."""
     x, start = draw(args, width, device)
     tried, results, peaks = forms(args, width, device), {}, {}
     for form, (_, run) in tried.items():
@@ -222,7 +226,7 @@ def main(argv=None):
         )
     if args.try_flash_kmeans:
         run = flash_kmeans(passes=1)
-        run(*draw(args, args.widths[0], device))[1].sum().item()  # which waits for it
+        run(*draw(args, args.widths[0], device))[1].sum().item()  # .item() waits for the GPU
         return
     rows, name = [], torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     for width in args.widths:

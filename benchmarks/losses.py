@@ -5,9 +5,9 @@
 
 The published form is a yardstick of our own, written straight from the formula: HSIC is tr(K C L C)
 with an explicit C, one at a time, each with Gram matrices of its own. The floor is only the matrix
-products that no form can avoid: one Gram matrix a side and one product backward for the student's.
-All three run in turn, in one process, on a GPU ten calls at a time; ratios are medians over the
-rounds, and compare within this run only.
+products that no form can avoid: one Gram matrix each for student and teacher, and in the backward
+one product for the student's. All three run in turn, in one process, on a GPU ten calls at a time;
+ratios are those of medians over the rounds, and compare within this run only.
 """
 
 import argparse
@@ -60,18 +60,20 @@ def published_feature_to_memory(h_s, m_s, h_t, m_t):
 
 
 def floor_of_grams(x_s, x_t):
-    """A Gram matrix a side and, backward, one product with the student's rows."""
+    """A Gram matrix each for student and teacher and, for the backward, one product with the
+    student's rows.
+    """
     gram, _ = x_s @ x_s.mT, x_t @ x_t.mT
     return gram @ x_s
 
 
 def floor_of_memory_grams(m_s):
-    """The teacher's is known for the whole run."""
+    """The student's Gram matrix and its backward; the teacher's is known for the whole run."""
     return (m_s @ m_s.mT) @ m_s
 
 
 def floor_of_relations(h_s, m_s, h_t, m_t):
-    """H Mᵀ a side and, backward, the two products of the student's."""
+    """H Mᵀ each for student and teacher and, for the backward, the student's two products."""
     products, _ = h_s @ m_s.mT, h_t @ m_t.mT
     return products @ m_s, products.mT @ h_s
 
@@ -130,7 +132,9 @@ def cases(batch, length, width, centroids, device):
 
 
 def measure(functions, rounds, device):
-    """Median seconds of a call of each function, in turn, after one round to warm up."""
+    """Median seconds of a call of each function, a list. They run in turn; the first round warms
+    up.
+    """
     calls = calls_in_a_row(device)
     times = [
         [seconds_each(function, calls, device) for function in functions] for _ in range(rounds + 1)

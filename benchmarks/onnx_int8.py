@@ -1,13 +1,13 @@
-"""What a model keeps as an ONNX file: dev metrics, size, and time a row, beside PyTorch.
+"""What a model keeps as an ONNX file: dev metrics, size, and time per row, beside PyTorch.
 
     python benchmarks/onnx_int8.py --model_name_or_path runs/mrpc/fsd_i --data_dir glue \\
       --task_name MRPC --onnx onnx/model.onnx int8/model_quantized.onnx --csv results/onnx_int8.csv
 
-The files are those of optimum-cli (docs/running.md, "Publish it, make it small"), and reading them
-needs `pip install onnxruntime`. Each form sees the dev rows from the longest to the shortest, in
-mini-batches that are cut to their longest row, on one thread. The time is what this thread has of
-the processor, so that other work counts little. The forms take turns, and the fastest of --repeats
-passes counts.
+The ONNX files are made by optimum-cli (docs/running.md, "Publish it, make it small"), and reading
+them needs `pip install onnxruntime`. PyTorch and each file see the dev rows from the longest to the
+shortest, on one thread, in mini-batches that are cut to their longest row. The time is the
+processor's time for this process, so that other work counts little. PyTorch and the files take
+turns, and the fastest of --repeats passes counts.
 """
 
 import argparse
@@ -22,7 +22,10 @@ from tasks.glue import get_task
 
 
 def load_torch(folder):
-    """A function from a mini-batch, name -> tensor (B, W), to the logits (B, K), of PyTorch."""
+    """The model in a folder, of PyTorch, as a function of mini-batches.
+
+    It takes a dict, name -> tensor (B, W), and returns the logits (B, K), a NumPy array.
+    """
     import torch
     import transformers
 
@@ -36,7 +39,7 @@ def load_torch(folder):
 
 
 def load_onnx(path):
-    """The same of an ONNX file."""
+    """The model in an ONNX file as such a function."""
     try:
         import onnxruntime
     except ImportError:
@@ -76,7 +79,7 @@ def predict(compute, batches):
 
 
 def measure(forms, task, features, batches, repeats):
-    """{form: what a row of the table says of it}. forms: name -> (function, megabytes)."""
+    """{form: its columns of the table}. forms: name -> (function, megabytes). repeats: passes."""
     from tasks.metrics import compute_metrics, predictions_from_logits  # here, as in main
 
     labels, found = features.tensors["labels"].numpy(), {}

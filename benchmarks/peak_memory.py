@@ -5,10 +5,11 @@ command.
       --task_name SST-2 --csv FILE \\
       --max_seq_length 64 --per_gpu_train_batch_size 64
 
-Flags it does not know go to train_memory.py. The training file is repeated in a temporary folder.
-Each size runs twice: first without cached features, so that it tokenises, then with them.
-"anonymous" is what the process allocated (RssAnon, sampled every 10 ms); "resident" (VmHWM) also
-counts the memory-mapped pages of the tokens, which the system may drop at any time. Linux only.
+Flags that this benchmark does not know go to train_memory.py. The training file is repeated in a
+temporary folder. Each size runs twice: first without cached tokens, so that it tokenises, then with
+them. "anonymous" is what the process allocated (RssAnon, sampled every 10 ms); "resident" (VmHWM)
+also counts the memory-mapped pages of the tokens, which the system may drop at any time. Linux
+only.
 """
 
 import argparse
@@ -30,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def peaks(command, environment):
-    """Run a command; its process's peaks (anonymous, resident) in MiB."""
+    """Run a command. Returns the peaks (anonymous, resident) of its process in MiB."""
     process = subprocess.Popen(command, env=environment)
     anonymous = resident = 0
     while process.poll() is None:
@@ -49,7 +50,7 @@ def peaks(command, environment):
 
 
 def repeated(task, data_dir, folder, times):
-    """A data folder whose training file has the rows `times` times."""
+    """Write a data folder whose training file has the rows `times` times. Returns their number."""
     lines = find_file(task, data_dir, "train").read_text(encoding="utf-8").splitlines(keepends=True)
     head = task.header_lines("train")
     target = folder / task.folder / task.files["train"]
@@ -59,7 +60,7 @@ def repeated(task, data_dir, folder, times):
 
 
 def measure(args, more, task, times):
-    """One row of the table."""
+    """A row of the table. more: flags for train_memory.py. times: how often rows are repeated."""
     with tempfile.TemporaryDirectory() as place:
         place, found = Path(place), {}
         rows = repeated(task, args.data_dir, place / "data", times)

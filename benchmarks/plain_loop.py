@@ -1,15 +1,15 @@
-"""The training loop that everybody writes, as the peer of this project's scripts.
+"""The training loop that everybody writes, to compare this project's scripts with.
 
     python benchmarks/plain_loop.py --teacher TEACHER --model_name_or_path PRETRAINED \\
       --data_dir glue --task_name MRPC --bf16                # vanilla KD, half of the layers
     python benchmarks/plain_loop.py --model_name_or_path PRETRAINED --data_dir glue \\
       --task_name CoLA                                       # the fine-tuning of a teacher
 
-An epoch with transformers' models and torch alone: mini-batches padded to their longest row, the
-teacher without a gradient graph, α CE + (1-α) τ² KL with α 0.5 and τ 5, AdamW with a linear decay,
-gradients clipped at 1, autocast for bfloat16; then the dev set. It reads files and defines tasks by
-this project's utils_glue.py, and has nothing else of it. benchmarks/step.py times its step,
-benchmarks/end_to_end.py the command.
+It trains an epoch with transformers' models and torch alone: mini-batches padded to their longest
+row, the teacher without a gradient graph, α CE + (1-α) τ² KL with α 0.5 and τ 5, AdamW with a
+linear decay, gradients clipped at 1, autocast for bfloat16; then it evaluates on the dev set. Of
+this project it uses only what defines tasks, reads their files and words errors.
+benchmarks/step.py times its step, benchmarks/end_to_end.py the command.
 """
 
 import argparse
@@ -29,7 +29,7 @@ ALPHA, TEMPERATURE = 0.5, 5
 
 
 def collate(rows):
-    """Rows, dicts of lists of ids of their own lengths, as tensors padded to the longest."""
+    """Rows, dicts of lists of ids, as tensors (B, W) padded with 0 to the longest; labels (B,)."""
     longest = max(len(row["input_ids"]) for row in rows)
     batch = {
         key: torch.tensor([row[key] + [0] * (longest - len(row[key])) for row in rows])
@@ -52,8 +52,9 @@ def distillation_loss(logits, logits_t, labels):
 def plain_step(student, teacher, batches, device, bf16=False, total=1000):
     """A function that takes an optimizer step on the next of the batches.
 
-    student, teacher: transformers' classifiers on the device, teacher None to fine-tune. batches:
-    an iterator of what `collate` returns. total: after how many steps the learning rate is 0.
+    student, teacher: transformers' classifiers on the device; without a teacher (None) it
+    fine-tunes. batches: an iterator of what `collate` returns. total: the number of steps after
+    which the learning rate is 0.
     """
     optimizer = torch.optim.AdamW(student.parameters(), lr=2e-5)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: max(0.0, 1 - n / total))
@@ -83,7 +84,7 @@ def plain_step(student, teacher, batches, device, bf16=False, total=1000):
 
 
 def two_classes(name):
-    """The task of a name, of two classes, as models have without being told; else refused."""
+    """The Task of this name; refused if it has not two classes, which models have by default."""
     task = get_task(name)
     if len(task.labels or ()) != 2:
         raise UserError(
@@ -101,7 +102,7 @@ def tokenizer_of(path):
 
 
 def read(task, data_dir, split, tokenizer, length):
-    """The rows of a split, tokenised all at once, without padding."""
+    """The rows of a split, tokenised together, not padded: dicts of lists of ids, and labels."""
     examples = read_examples(task, data_dir, split)
     encoded = tokenizer(
         [example.text_a for example in examples],

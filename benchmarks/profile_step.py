@@ -2,23 +2,23 @@
 
     python benchmarks/profile_step.py --form FSD_ILG --csv FILE --trace FILE
 
-Steps of one form of benchmarks/forms.py run one after the other, as between two log steps, under
-torch.profiler; of bert-base in bf16 unless told otherwise. The table has the operations that take
-most time themselves, without those they call: their calls and milliseconds a step, and their share.
-On a GPU four lines more:
+Steps of one form of benchmarks/forms.py run one after the other under torch.profiler, as between
+two log steps; with bert-base in bf16 unless told otherwise. The table has the twenty operations
+that take most time themselves, without the operations that they call: calls and milliseconds per
+step, and share of the time. On a GPU four more lines follow:
 
 busy      the share of the time from the first kernel to the last in which at least one kernel ran
-gaps      how often a step the GPU had nothing to run for longer than 20 µs, and the milliseconds
-          of it
-waits     calls a step in which the host waited for the GPU, and their milliseconds; the last one,
-          at the end, left out
-host      how many milliseconds the host took to enqueue a step: below the step's own, the queue is
-          never empty
+gaps      how often per step the GPU had nothing to run for longer than 20 µs, and the milliseconds
+          of these gaps
+waits     the calls per step in which the host waited for the GPU, and their milliseconds, without
+          the wait after the last step
+host      the milliseconds in which the host enqueued a step: if they are fewer than the step takes,
+          the queue is never empty
 
-The profiler slows the host down, so that a GPU's queue looks emptier than it is: the last line is
-the time of a step without it.
+The profiler slows the host down, so that a GPU's queue looks emptier than it is. The last line is
+the time of a step without the profiler.
 
---trace is a file for a browser's trace viewer (chrome://tracing, ui.perfetto.dev); its end says
+--trace is a file for a browser's trace viewer (chrome://tracing, ui.perfetto.dev); its ending says
 whether it is compressed (.json or .json.gz).
 """
 
@@ -62,7 +62,10 @@ def run(args):
 
 
 def operations(found, device, profiled):
-    """Rows of the table for the twenty operations that take most time themselves."""
+    """Rows of the table for the twenty operations that take most time themselves.
+
+    found: the profile. profiled: its number of steps.
+    """
     cuda = device.type == "cuda"
 
     def own(event):
@@ -87,7 +90,9 @@ def operations(found, device, profiled):
 
 
 def busy_and_gaps(intervals):
-    """(microseconds in which something ran, the pauses between) of intervals (start, end)."""
+    """(microseconds in which something ran, [microseconds of each pause between]) by intervals
+    (start, end).
+    """
     busy, gaps, reached = 0.0, [], None
     for start, end in sorted(intervals):
         if reached is None or start > reached:
@@ -99,7 +104,7 @@ def busy_and_gaps(intervals):
 
 
 def queue(found, profiled):
-    """The four lines about a GPU's queue; none where nothing ran on a GPU."""
+    """The four rows about a GPU's queue; [] if nothing ran on a GPU."""
     kinds = torch.autograd.DeviceType
     events = list(found.events())
     kernels = [
@@ -147,7 +152,7 @@ def queue(found, profiled):
 
 
 def write_trace(found, path):
-    """The trace as a file that is whole or not there; an end of .gz has it compressed."""
+    """Write the trace to a file, whole or not at all; compressed if the file ends in .gz."""
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / ("trace.json.gz" if path.suffix == ".gz" else "trace.json")
         found.export_chrome_trace(str(written))

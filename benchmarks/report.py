@@ -1,5 +1,5 @@
-"""What every benchmark leaves: a Markdown table on stdout and, if asked for, a CSV with where it
-was measured.
+"""The output of every benchmark: a Markdown table on stdout and, if asked for, a CSV that also says
+where it was measured.
 
     python benchmarks/report.py results/step.csv --insert docs/performance.md
 
@@ -24,7 +24,7 @@ WHERE = ["device", "machine", "torch", "commit"]
 
 
 def seconds(function, device, *arguments):
-    """Wall-clock seconds of one call, with all the work it gave to a GPU."""
+    """Wall-clock seconds of one call, including all work that it gives to a GPU."""
     import torch  # here, as a table of CSVs is made without it
 
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
@@ -36,10 +36,9 @@ def seconds(function, device, *arguments):
 
 
 def seconds_each(function, number, device):
-    """Seconds of a call, of `number` calls in a row without waiting for a GPU between them.
+    """Seconds per call, over `number` calls in a row without waiting for a GPU between them.
 
-    A series before is not timed: it gets the caches and the memory that others have left in another
-    state.
+    As many calls before are not timed, as others have left caches and memory in another state.
     """
 
     def several():
@@ -51,27 +50,28 @@ def seconds_each(function, number, device):
 
 
 def positive(text, least=1):
-    """A whole number from 1 on, of a flag."""
+    """The type of a flag: a whole number from `least` on."""
     if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"expected a whole number from {least} on, found {text}")
     return int(text)
 
 
 def from_zero(text):
-    """A whole number from 0 on, of a flag."""
+    """The type of a flag: a whole number from 0 on."""
     return positive(text, least=0)
 
 
 def calls_in_a_row(device):
-    """How many calls are timed together by default: on a GPU so many that it need not wait for the
-    first one.
+    """How many calls are timed together by default: on a GPU enough that its wait for the first of
+    them counts little.
     """
     return 10 if device.type == "cuda" else 1
 
 
 def report(rows, csv=None, device="cpu"):
-    """Print rows (dicts) as a table; write them to `csv` with device, machine, torch's version and
-    commit.
+    """Print rows (dicts) as a table.
+
+    csv: a file to write them to, with device, machine, torch's version and commit.
     """
     table, run = pd.DataFrame(rows), provenance()
     print(to_markdown(table))

@@ -3,11 +3,11 @@ measured rates.
 
     python benchmarks/scale.py --task_name MNLI --step results/step.csv --csv results/scale.csv
 
-Times are the number of samples, times epochs or passes, over the examples per second that
+A time is the number of samples, times epochs or passes, over the examples per second that
 benchmarks/step.py found with bert-base (12 -> 6 layers, 768 wide), for each device and precision in
 its tables; a device that is in none of them was not measured. Disk and memory follow from the
-shapes; memory is what the stage holds beside models and activations, whose peak is in the same
-tables. A sweep pays for the first stages once, and for the last one with every run.
+shapes. Memory is what the stage holds beside models and activations, whose peak is in the same
+tables. A sweep pays once for the stages before the runs, and for a run's stage with every run.
 """
 
 import argparse
@@ -24,7 +24,7 @@ LAYERS, WIDTH = 12, 768  # of BERT-base
 
 
 def stages(samples, classes, length, centroids, epochs, passes):
-    """[(stage, samples to process, the form of benchmarks/step.py with their rate, disk bytes,
+    """[(stage, samples to process, form of benchmarks/step.py that gives the rate, disk bytes,
     memory bytes)].
     """
     features = samples * (length * (4 + 1 + 1) + 4)  # int32 ids, two masks of a byte, a label
@@ -53,7 +53,9 @@ def stages(samples, classes, length, centroids, epochs, passes):
 
 
 def read_rates(paths):
-    """{"device, precision": {form: examples per second}} of BERT-base."""
+    """{"device, precision": {form: examples per second}} of BERT-base, from tables of
+    benchmarks/step.py.
+    """
     rates = {}
     for path in paths:
         if not Path(path).is_file():

@@ -23,7 +23,7 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def write_task(folder, rows):
-    """RTE's three files. Returns all words in them, sorted."""
+    """Write RTE's three files. Returns all words in them, sorted."""
     task = toy_entailment.make_task({"train": rows, "dev": 200, "test": 20}, seed=0)
     for split, examples in task.items():
         toy_entailment.write_split(

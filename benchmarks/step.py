@@ -5,25 +5,29 @@
     python benchmarks/step.py --models minilm --forms peers --data_dir glue --task_name MRPC \\
       --tokenizer_name bert-base-uncased --batches 8 --steps 8 --no_peak --csv FILE
 
-The second one is the paper's Table 8; the third one compares with the loop that everybody writes,
-and TextBrewer's (pip install textbrewer==0.2.1.post1), on real rows.
+The second command makes the paper's Table 8. The third compares this project's loop with the loop
+that everybody writes (benchmarks/plain_loop.py) and with TextBrewer's (pip install
+textbrewer==0.2.1.post1), on real rows.
 
-bert-base is 12 -> 6 layers, 768 wide, minilm 6 -> 3, 384 wide, both with random weights. The forms
-are explained in benchmarks/forms.py; besides their names, `methods` is short for every method, and
-`methods, cached`, `methods, masked` and so on for their variants, `peers` for the third command's.
-All forms of a model and a precision take the same --batches mini-batches in turn, the first of an
-epoch (the grouped ones those of an epoch whose rows are grouped by length), in one process: of two
-calls the second is timed, each of --steps steps, without waiting for a GPU between these, as in
-training. Throughputs are medians over the rounds, ratios medians of the rounds' own ratios; they
-compare within that process only. A step is all from the rows in memory to the new weights.
+With bert-base, teacher and student have 12 and 6 layers, 768 wide; with minilm, 6 and 3, 384 wide;
+both have random weights. A form is one way to take a step; benchmarks/forms.py explains all of
+them. `methods` is short for the forms of every method, `methods, cached`, `methods, masked` and so
+on for their variants, `peers` for those of the third command.
 
-W' is the mean length of the mini-batches, once those that may be are cut to their longest row. Of
-"x VKD", VKD is as its script trains it, cut; of "x VKD, same W'" it has the padding that the method
-beside it reads.
+A step is everything from the rows in memory to the new weights. All forms of a model and a
+precision run in one process, in turn, on the same --batches mini-batches, the first of an epoch;
+forms that group rows by length take the first of an epoch of grouped rows. A round calls each form
+twice for --steps steps and times the second call, without waiting for a GPU between its steps, as
+in training. Throughputs are medians over the rounds, ratios are medians of the rounds' own ratios;
+they compare within that process only.
+
+W' is the mean length of a form's mini-batches, which are cut to their longest row unless the form
+reads padding. "x VKD" compares with VKD as its script trains it, cut; "x VKD, same W'" with a
+VKD that reads the same padding as the form of the row.
 
 MFU is the share of a GPU's dense half-precision peak, by its data sheet, that the step's model
-FLOPs take (see forms.model_flops; what the losses compute is not counted). "8192³" is what a
-product of two matrices of that size reaches of it in the same process.
+FLOPs take (see forms.model_flops; what the losses compute is not counted). "8192³" is the share
+that a product of two matrices of that size reaches in the same process.
 
 Peak memory is of a form alone: on a CPU the resident memory of a process that runs nothing else, on
 a GPU what was allocated beyond what the other forms held.
@@ -53,12 +57,12 @@ from training import allocation, flags, models, unpadding
 from training.batches import epoch_order
 from training.session import peak_memory
 
-# how else it is measured
+# flags that each turn one of this project's optimisations off
 SWITCHES = ("library_mask", "padded_encoder", "returned_memory", "unpinned")
 
 
 def prepare(args):
-    """What a measurement needs: device, rows, batches_of(form), make_accelerator()."""
+    """(device, rows, batches_of, make_accelerator); batches_of(form) gives index tensors."""
     import accelerate
 
     device = torch.device("cuda" if torch.cuda.is_available() and not args.no_cuda else "cpu")
@@ -84,7 +88,7 @@ def prepare(args):
 
 
 def widths_of(step, rows, batches):
-    """The columns that a form computes, by mini-batch."""
+    """The number of tokens per row that a form computes, for each mini-batch."""
     masks = [rows["attention_mask"][indices] for indices in batches]
     return [int(mask.sum(1).max()) if step.cut else mask.shape[1] for mask in masks]
 
@@ -92,10 +96,10 @@ def widths_of(step, rows, batches):
 def measure(args):
     """Measure the forms with one model and precision.
 
-    Returns a dict: seconds of a step, by round and form; peaks in MiB, flops, widths W' and
-    samples of a step, by form; left_out,
-    the forms that could not be measured; product, TFLOP/s of a large matrix product, or None;
-    device.
+    Returns a dict. "seconds": of a step, a list with form -> seconds for each round. By form:
+    "peaks" in MiB, "flops" of a step, "tokens" (W') and "samples" of a mini-batch. "left_out": the
+    forms that could not be measured. "product": TFLOP/s of a large matrix product, or None.
+    "device": its name.
     """
     began = time.perf_counter()
     device, rows, batches_of, make_accelerator = prepare(args)
@@ -106,8 +110,8 @@ def measure(args):
         try:
             step = FORMS[form].make(args, rows, batches, make_accelerator())
             if cuda:
-                torch.cuda.reset_peak_memory_stats()  # a cache that was filled is done with
-            for _ in range(max(2, len(batches))):  # the optimizer's state comes with the first one
+                torch.cuda.reset_peak_memory_stats()  # without filling a teacher cache
+            for _ in range(max(2, len(batches))):  # the first one makes the optimizer's state
                 step.take()
         except (RuntimeError, UserError, ImportError) as error:
             # too little memory; what a method refuses; a library that is not there
@@ -122,7 +126,7 @@ def measure(args):
         tokens[form], samples[form] = statistics.mean(widths), statistics.mean(sizes)
         steps[form] = step.take
     times, number = [], args.steps or calls_in_a_row(device)
-    for _ in range(args.rounds + 1):  # the first one is to warm up
+    for _ in range(args.rounds + 1):  # the first one warms up
         times.append({form: seconds_each(step, number, device) for form, step in steps.items()})
         if args.seconds and len(times) > 1 and time.perf_counter() - began > args.seconds:
             break
@@ -139,7 +143,7 @@ def measure(args):
 
 
 def product_rate(device, size=8192, times=10):
-    """TFLOP/s of a product of two bfloat16 matrices."""
+    """TFLOP/s of the product of two bfloat16 matrices (size, size)."""
     x, y = torch.randn(2, size, size, device=device, dtype=torch.bfloat16)
 
     def products():
@@ -151,7 +155,7 @@ def product_rate(device, size=8192, times=10):
 
 
 def child(args, model, precision, forms, rounds):
-    """What `measure` returns, from a process of its own."""
+    """Run `measure` in a process of its own. Returns what it returned."""
     command = [
         sys.executable,
         __file__,
@@ -181,7 +185,7 @@ def child(args, model, precision, forms, rounds):
     command += [f"--{name}" for name in ("no_cuda", *SWITCHES) if getattr(args, name)]
     done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        sys.exit(done.returncode)  # it has said why
+        sys.exit(done.returncode)  # the process has printed why
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -203,7 +207,7 @@ def table(args, model, precision):
 
 
 def common_columns(args, model):
-    """What all rows of a table say alike: before the numbers, and after them."""
+    """The columns that all rows of a table share, three dicts: first, before, after the numbers."""
     switches = [f"--{name}" for name in SWITCHES if getattr(args, name)]
     if args.dataloader_num_workers:
         switches.append(f"--dataloader_num_workers {args.dataloader_num_workers}")
@@ -326,7 +330,7 @@ def main(argv=None):
             found, device, missing = table(args, model, precision)
             rows, left_out = rows + found, left_out + missing
     report(rows, args.csv, device)
-    return int(bool(left_out))  # it has been said of each
+    return int(bool(left_out))  # each was named when it failed
 
 
 if __name__ == "__main__":

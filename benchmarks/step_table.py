@@ -1,11 +1,11 @@
-"""The rows of benchmarks/step.py's table: medians, ratios within a round, and a card's peak."""
+"""The rows of benchmarks/step.py's table: medians, ratios by round, shares of a card's peak."""
 
 import statistics
 
 from forms import FORMS
 
 # Dense TFLOP/s of the tensor cores with bfloat16 or float16 inputs, by NVIDIA's data sheets. Of the
-# names that are part of a card's, the first one counts.
+# names that occur in a card's full name, the first one counts.
 PEAKS = {
     "H100 PCIe": 756,
     "H100 NVL": 835,
@@ -28,12 +28,12 @@ PEAKS = {
 
 
 def peak_of(name):
-    """The peak of a card, in TFLOP/s, or None where it is not known."""
+    """The peak of a card in TFLOP/s, None if it is not known. name: as torch gives it."""
     return next((peak for part, peak in PEAKS.items() if part in name), None)
 
 
 class Measured:
-    """What step.measure found with one model and precision, as rows of a table."""
+    """What step.measure returned for one model and precision, made into rows of a table."""
 
     def __init__(self, found, precision):
         self.found, self.precision = found, precision
@@ -43,7 +43,7 @@ class Measured:
         }
 
     def rows(self, peaks, columns):
-        """A row a form. peaks: MiB by form; columns: what all rows have at three places."""
+        """A row per form. peaks: form -> MiB. columns: what step.common_columns returned."""
         first, before, last = columns
         return [
             {
@@ -62,7 +62,7 @@ class Measured:
         ]
 
     def ratio(self, form, to):
-        """How often as fast a form is, by the rounds' own ratios; "" where `to` is missing."""
+        """How many times as fast as `to` a form is, the median of the rounds; "" without `to`."""
         if to not in self.step:
             return ""
         digits = 2 if to in ("published", "floor") else 3
@@ -70,7 +70,7 @@ class Measured:
         return round(share * statistics.median(one[to] / one[form] for one in self.rounds), digits)
 
     def ratios(self, form):
-        """Against each form that it is compared with."""
+        """The columns that compare a form's speed with other forms'."""
         student = not form.startswith("teacher")
         vkd = same = ""
         if student and ":" not in form:
@@ -88,7 +88,7 @@ class Measured:
         }
 
     def on_a_card(self, form):
-        """Milliseconds, TFLOP/s and shares of the peak."""
+        """The columns for a GPU: milliseconds, TFLOP/s, and shares of the card's peak in %."""
         rate = self.found["flops"][form] / self.step[form] / 1e12
         limit = None
         if form != "published" and self.precision != "no":

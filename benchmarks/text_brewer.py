@@ -1,15 +1,15 @@
-"""A training step of TextBrewer, the peer of benchmarks/forms.py's VKD.
+"""A training step of TextBrewer, to compare benchmarks/forms.py's VKD with.
 
 TextBrewer is a published library that distils language models. This is its GeneralDistiller,
 version 0.2.1.post1 of December 2020, which needs nothing that requirements.txt lacks. Its train()
 cannot be stopped between two steps, so a step here is its own train_on_batch and write_loss and, in
 the order of its train_with_num_steps, the division, backward, clipping, optimizer and zero_grad.
 
-What is its own is left: each step moves its batch to the device, without non_blocking; labels go to
-the teacher too, which computes a loss that nobody reads; the teacher has no gradient graph and is
-in eval mode; every step reads three losses back from the device, though there is no TensorBoard.
-Its 'ce' is the cross-entropy between the two softened outputs without the factor temperature², so
-its numbers are not those of ours, which has the factor.
+TextBrewer's own ways are kept: each step moves its batch to the device, without non_blocking;
+labels go to the teacher too, which computes a loss that nobody reads; the teacher has no gradient
+graph and is in eval mode; every step reads three losses back from the device, though there is no
+TensorBoard. Its 'ce' is the cross-entropy between the two softened outputs without the factor
+temperature², which our loss has, so the two losses have other values.
 """
 
 import itertools
@@ -26,15 +26,15 @@ except ImportError as missing:
 
 
 def adaptor(batch, outputs):
-    """What TextBrewer wants to know of a model's outputs."""
+    """A model's outputs as the dict that TextBrewer expects."""
     return {"logits": outputs.logits, "losses": outputs.loss}
 
 
 def distiller_of(student, teacher, device, bf16=False):
     """A GeneralDistiller for vanilla KD, student in training mode, teacher in eval mode.
 
-    bf16: TextBrewer knows only apex's float16, so torch.autocast goes around its train_on_batch,
-    which is both forward passes and the losses; its train() would take it in the same way.
+    bf16: TextBrewer knows only apex's float16, so torch.autocast is put around its train_on_batch,
+    which computes both forward passes and the losses; its train() would call the same.
     """
     distiller = textbrewer.GeneralDistiller(
         # it creates a missing output_dir; nothing is ever written to this one
