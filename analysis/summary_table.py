@@ -110,7 +110,7 @@ def main(argv=None):
     runs, _ = read_sources(args.sources, [], [])
     if not len(runs):
         raise UserError(
-            f"{' and '.join(args.sources)} has means alone: give single runs, as --results_csv "
+            f"{' and '.join(args.sources)}: there are means alone here, so give single runs, as --results_csv "
             "writes them"
         )
     text = make_text(of_one_batch_size(runs, 32), args.sources)
