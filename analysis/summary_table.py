@@ -109,8 +109,9 @@ def main(argv=None):
     args = parser.parse_args(argv)
     runs, _ = read_sources(args.sources, [], [])
     if not len(runs):
+        has = "have" if args.sources[1:] else "has"
         raise UserError(
-            f"{' and '.join(args.sources)}: there are means alone here, so give single runs, as --results_csv "
+            f"{' and '.join(args.sources)} {has} means alone: give single runs, as --results_csv "
             "writes them"
         )
     text = make_text(of_one_batch_size(runs, 32), args.sources)
