@@ -82,7 +82,7 @@ class Step(NamedTuple):
 
 
 def config_of(args, share=1.0):
-    """The configuration of a BERT with `share` of the teacher's layers."""
+    """The configuration of a BERT with a share of the teacher's layers, 1 for all of them."""
     import transformers
 
     depth, shape = SHAPES[args.models[0]]
@@ -98,16 +98,16 @@ def classifier(args, device, share=1.0, attention="sdpa"):
 
 
 def rows_of(args):
-    """The rows, name -> tensor (N, W): random, or the first of --task_name, only as many as the
-    mini-batches take, so that grouped or not they are the same.
+    """The rows, name -> tensor (N, W): random without --data_dir, else the first of --task_name, as
+    many as all mini-batches take, so that forms with and without grouping have the same rows.
     """
     if not args.data_dir:
         return draw_rows(args.per_gpu_train_batch_size, args.max_seq_length)
     tokenizer = plain_loop.tokenizer_of(args.tokenizer_name)
     if len(tokenizer) > config_of(args).vocab_size:
         raise UserError(
-            f"--tokenizer_name {args.tokenizer_name} has {len(tokenizer)} words, and "
-            f"BERT's models have {config_of(args).vocab_size}: name BERT's tokenizer"
+            f"--tokenizer_name {args.tokenizer_name} has {len(tokenizer)} tokens, but the models "
+            f"measured have at most {config_of(args).vocab_size}: name BERT's tokenizer"
         )
     task = plain_loop.two_classes(args.task_name)
     most = args.batches * args.per_gpu_train_batch_size
@@ -235,7 +235,7 @@ def distillation(script, own, can_cut, args, rows, batches, accelerator):
 
 
 def filled_cache(run, teacher, rows, terms, pairs, memories):
-    """A complete teacher cache of the rows, in a folder that lives as long as the cache."""
+    """A complete teacher cache of the rows, in a temporary folder removed with the cache."""
     layers = [layer for _, layer in pairs]
     wanted = entries(needs_of(terms), layers, teacher.model.config, run, "mask" in rows, memories)
     folder = tempfile.TemporaryDirectory()
@@ -245,7 +245,9 @@ def filled_cache(run, teacher, rows, terms, pairs, memories):
 
 
 def plain(share, args, rows, batches, accelerator, library="plain"):
-    """The plain loop's Step, or a library's. share: of the teacher's layers, below 1 to distil."""
+    """The Step of a library: "plain" for the plain loop, "none" for it without a teacher, or
+    "TextBrewer". share: the student's share of the teacher's layers; below 1 it distils.
+    """
     device, bf16 = accelerator.device, accelerator.mixed_precision == "bf16"
     distils = share < 1 and library != "none"
     student = classifier(args, device, share)

@@ -94,7 +94,7 @@ class Session:
         self.missed.append(text)
 
     def run(self, job, kept=0):
-        """Run one job, at most for its own minutes, and leave `kept` seconds for other jobs."""
+        """Run one job, at most for job.most minutes, and leave `kept` seconds for later jobs."""
         most = 60 * job.most * (10 if self.args.rehearse else 1)  # as a CPU has only a few cores
         left = min(self.deadline - time.monotonic() - kept, most)
         if left < LEAST:
@@ -158,7 +158,7 @@ class Session:
                     shutil.copyfile(source, path)
 
     def join(self, job):
-        """Join all tables of a job's kind, the first word of job.part, into gpu_KIND.csv."""
+        """Join all tables of a job's kind (the first word of job.part) into gpu_KIND.csv."""
         kind = job.part.split(" ")[0]
         parts = sorted(self.work.glob(f"{kind}*.csv"), key=lambda path: path.stat().st_mtime)
         if not (kind and parts):
@@ -254,8 +254,8 @@ def check(args):
         )
     if "study" in args.stage and not args.rehearse and not (args.model and args.data_dir):
         raise UserError(
-            "the study needs --model and --data_dir, real weights and the GLUE files: "
-            "name them, or the other stages with --stage"
+            "the study needs --model and --data_dir, real weights and the GLUE files: give both, "
+            "or leave the study out by naming the other stages with --stage"
         )
     for name, wanted in (
         ("output_dir", ""),

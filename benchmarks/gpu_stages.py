@@ -43,7 +43,7 @@ class Job(NamedTuple):
 
 
 def command(text, *more):
-    """The words of a command: `text`, split as a shell does, then `more`, with spaces as given."""
+    """The words of a command: `text`, split as a shell does, then each of `more` as one word."""
     return [*shlex.split(text), *map(str, more)]
 
 

@@ -61,7 +61,10 @@ def flash_kmeans(passes):
 
     def run(x, start):
         if x.is_cuda and "triton" not in batch_kmeans_Euclid.__module__:
-            raise UserError("flash_kmeans has found no Triton, and would run without its kernels")
+            raise UserError(
+                "flash_kmeans has found no Triton, and so would run without its kernels for GPUs: "
+                "install triton"
+            )
         assignment, centroids, _ = batch_kmeans_Euclid(
             x.unsqueeze(0), len(start), max_iters=passes, init_centroids=start.unsqueeze(0)
         )
@@ -99,8 +102,8 @@ def forms(args, width, device):
 def try_flash_kmeans(args, width):
     """Try flash-kmeans in a process of its own. Returns what is wrong with it, "" if nothing is.
 
-    In this process, a kernel that fails would take the GPU with it, and one that compiles for ever
-    all of the time.
+    In this process, a kernel that fails would leave the GPU unusable, and a kernel whose
+    compilation never ends would stop the benchmark.
     """
     command = [
         sys.executable,

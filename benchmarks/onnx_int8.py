@@ -39,7 +39,7 @@ def load_torch(folder):
 
 
 def load_onnx(path):
-    """The model in an ONNX file as such a function."""
+    """The model in an ONNX file, as a function like that of load_torch."""
     try:
         import onnxruntime
     except ImportError:
@@ -79,7 +79,10 @@ def predict(compute, batches):
 
 
 def measure(forms, task, features, batches, repeats):
-    """{form: its columns of the table}. forms: name -> (function, megabytes). repeats: passes."""
+    """{form: its columns of the table}. forms: name -> (function of mini-batches, megabytes).
+
+    repeats: how many passes over the mini-batches are timed.
+    """
     from tasks.metrics import compute_metrics, predictions_from_logits  # here, as in main
 
     labels, found = features.tensors["labels"].numpy(), {}
@@ -120,7 +123,9 @@ def main(argv=None):
     task, folder = get_task(args.task_name), Path(args.model_name_or_path)
     for path in (folder / "model.safetensors", *map(Path, args.onnx)):
         if not path.is_file():
-            raise UserError(f"there is no file {path}: name a trained model and files made of it")
+            raise UserError(
+                f"there is no file {path}: name a trained model, and ONNX files made from it"
+            )
     import torch  # here and below, after the flags
     import transformers
 

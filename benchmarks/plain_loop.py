@@ -84,11 +84,11 @@ def plain_step(student, teacher, batches, device, bf16=False, total=1000):
 
 
 def two_classes(name):
-    """The Task of this name; refused if it has not two classes, which models have by default."""
+    """The Task of this name; UserError unless it has two classes, as the models here have."""
     task = get_task(name)
     if len(task.labels or ()) != 2:
         raise UserError(
-            f"this benchmark is of two classes, and {task.name} has another number: "
+            f"this benchmark trains models of two classes, which {task.name} does not have: "
             "take CoLA, SST-2, MRPC, QQP, QNLI, RTE or WNLI"
         )
     return task

@@ -64,7 +64,7 @@ def run(args):
 def operations(found, device, profiled):
     """Rows of the table for the twenty operations that take most time themselves.
 
-    found: the profile. profiled: its number of steps.
+    found: the profile. profiled: the number of steps in it.
     """
     cuda = device.type == "cuda"
 
@@ -90,8 +90,9 @@ def operations(found, device, profiled):
 
 
 def busy_and_gaps(intervals):
-    """(microseconds in which something ran, [microseconds of each pause between]) by intervals
-    (start, end).
+    """(microseconds in which something ran, [microseconds of each pause between]).
+
+    intervals: the (start, end) of each kernel, in microseconds.
     """
     busy, gaps, reached = 0.0, [], None
     for start, end in sorted(intervals):
@@ -171,7 +172,9 @@ def main(argv=None):
     parser.set_defaults(models=["bert-base"], precisions=["bf16"])
     args = parser.parse_args(argv)
     if len(args.models) > 1 or len(args.precisions) > 1:
-        raise UserError("a profile is of one of --models in one of --precisions: name one of each")
+        raise UserError(
+            "a profile is of one model in one precision: name one in --models, one in --precisions"
+        )
     found, device, alone = run(args)
     rows = operations(found, device, args.profiled) + queue(found, args.profiled)
     rows.append(

@@ -38,7 +38,8 @@ def seconds(function, device, *arguments):
 def seconds_each(function, number, device):
     """Seconds per call, over `number` calls in a row without waiting for a GPU between them.
 
-    As many calls before are not timed, as others have left caches and memory in another state.
+    As many calls before these are not timed, as code that ran before has left the caches and the
+    memory in another state.
     """
 
     def several():
@@ -50,7 +51,7 @@ def seconds_each(function, number, device):
 
 
 def positive(text, least=1):
-    """The type of a flag: a whole number from `least` on."""
+    """The type of a flag: `text` as an int, which must be at least `least`."""
     if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"expected a whole number from {least} on, found {text}")
     return int(text)

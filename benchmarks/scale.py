@@ -24,8 +24,9 @@ LAYERS, WIDTH = 12, 768  # of BERT-base
 
 
 def stages(samples, classes, length, centroids, epochs, passes):
-    """[(stage, samples to process, form of benchmarks/step.py that gives the rate, disk bytes,
-    memory bytes)].
+    """[(stage, samples to process, form whose rate counts, bytes on disk, bytes of memory)].
+
+    The form is one of benchmarks/forms.py. passes: of k-means over the samples.
     """
     features = samples * (length * (4 + 1 + 1) + 4)  # int32 ids, two masks of a byte, a label
     memory = 4 * centroids * length * WIDTH  # float32 centroids

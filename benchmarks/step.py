@@ -88,7 +88,7 @@ def prepare(args):
 
 
 def widths_of(step, rows, batches):
-    """The number of tokens per row that a form computes, for each mini-batch."""
+    """The tokens per row of each mini-batch, as the form of `step` computes them, a list."""
     masks = [rows["attention_mask"][indices] for indices in batches]
     return [int(mask.sum(1).max()) if step.cut else mask.shape[1] for mask in masks]
 
@@ -207,7 +207,9 @@ def table(args, model, precision):
 
 
 def common_columns(args, model):
-    """The columns that all rows of a table share, three dicts: first, before, after the numbers."""
+    """The columns with the same value in all rows, three dicts in the order of the table: the first
+    columns, those before the numbers, and those after them.
+    """
     switches = [f"--{name}" for name in SWITCHES if getattr(args, name)]
     if args.dataloader_num_workers:
         switches.append(f"--dataloader_num_workers {args.dataloader_num_workers}")

@@ -1,4 +1,4 @@
-"""The rows of benchmarks/step.py's table: medians, ratios by round, shares of a card's peak."""
+"""The rows of benchmarks/step.py's table: medians, ratios, and shares of a GPU's peak speed."""
 
 import statistics
 
@@ -62,7 +62,10 @@ class Measured:
         ]
 
     def ratio(self, form, to):
-        """How many times as fast as `to` a form is, the median of the rounds; "" without `to`."""
+        """How many times as fast as the form `to` a form is, by the median of the rounds' ratios.
+
+        "" if `to` was not measured.
+        """
         if to not in self.step:
             return ""
         digits = 2 if to in ("published", "floor") else 3

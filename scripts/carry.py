@@ -48,7 +48,10 @@ BLOCK = 2**20
 
 
 def halve(source, target):
-    """Write a safetensors file with floating-point tensors in float16; UserError on overflow."""
+    """Write a copy of a safetensors file with its floating-point tensors in float16.
+
+    UserError if a number is too large for float16.
+    """
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -107,7 +110,7 @@ def compress(folder, path):
 def split(path, size, output):
     """Cut a file into parts of `size` bytes in output/1, output/2, ...
 
-    Returns the list that goes into parts.json, [{"name", "sha256"}].
+    Returns a list, [{"name": file name, "sha256": checksum} of each part], for parts.json.
     """
     parts = []
     with open(path, "rb") as whole:
@@ -138,13 +141,13 @@ def pack(args):
     output = Path(args.output_dir)
     if output.exists() and not is_packing(output):
         raise UserError(
-            f"{output} is there and holds something else than the parts of an earlier "
-            "packing: name another --output_dir"
+            f"{output} exists, and holds other things than the parts of an earlier pack: name "
+            "another --output_dir"
         )
     names = [Path(model).resolve().name for model in args.models]
     if len(set(names)) < len(names):
         raise UserError(
-            "two of --models have folders of one name, which they would share: rename one"
+            "two folders in --models have the same name, so one would replace the other: rename one"
         )
     with tempfile.TemporaryDirectory() as place, atomic_path(output) as parts:
         place, parts = Path(place), Path(parts)
@@ -168,18 +171,18 @@ def pack(args):
 
 
 def read_parts(path):
-    """The list in a parts.json, [{"name", "sha256"}]; UserError if the file is damaged."""
+    """The list in a parts.json, as split returns it; UserError if the file is damaged."""
     try:
         parts = json.loads(path.read_text(encoding="utf-8"))["parts"]
         return [{"name": str(part["name"]), "sha256": str(part["sha256"])} for part in parts]
     except (ValueError, LookupError, TypeError) as error:
         raise UserError(
-            f"{path} is not what pack wrote ({type(error).__name__}: {error}): bring it again"
+            f"{path} is damaged ({type(error).__name__}: {error}): copy it from the parts again"
         ) from None
 
 
 def find_parts(folders):
-    """The paths of all parts in order. Refuses missing or damaged parts, and mixed packings."""
+    """The paths of all parts, in order. Refuses missing, damaged or differently packed parts."""
     files = {}  # name -> all files of that name, as a part may have come twice
     for folder in folders:
         for path in Path(folder).rglob("carried.tar.xz.part-*"):
@@ -192,12 +195,15 @@ def find_parts(folders):
         )
     found = [read_parts(path) for path in manifests]
     if any(parts != found[0] for parts in found):
-        raise UserError(f"the {MANIFEST} files are of different packings: take the parts of one")
+        raise UserError(
+            f"the {MANIFEST} files in these folders list different parts, so they come from more "
+            "than one call of pack: name only the folders of one call"
+        )
     missing = [part["name"] for part in found[0] if not files.get(part["name"])]
     if missing:
         raise UserError(
-            f"{len(missing)} of {len(found[0])} parts are missing, the first "
-            f"{missing[0]}: bring them, too"
+            f"{len(missing)} of {len(found[0])} parts are missing, the first is {missing[0]}: "
+            "bring them here, too, and name their folders"
         )
     return [whole_one(files[part["name"]], part["sha256"]) for part in found[0]]
 
@@ -207,13 +213,16 @@ def whole_one(paths, sha256):
     for path in paths:
         if sha256_of_file(path) == sha256:
             return path
-    raise UserError(f"{paths[0]} is not what was packed, by its sha256: bring it again")
+    raise UserError(
+        f"{paths[0]} is damaged, as its sha256 is not that in {MANIFEST}: copy it from the packed "
+        "parts again"
+    )
 
 
 def join(args):
     output = Path(args.output_dir)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output} is there and no empty folder: name another --output_dir")
+        raise UserError(f"{output} exists and is not an empty folder: name another --output_dir")
     files = find_parts(args.folders)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.resolve().parent) as place:

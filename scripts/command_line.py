@@ -9,7 +9,10 @@ from training.own_flags import OWN_FILES
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that raises UserErrors. doc: the text of --help; prog: the script as called."""
+    """An argparse parser that raises UserError for a mistake, and takes the runs' flags after --.
+
+    doc: the text of --help. prog: the script as the user calls it. usage: its own arguments.
+    """
 
     def __init__(self, doc, prog, usage):
         super().__init__(
@@ -23,7 +26,11 @@ class Parser(argparse.ArgumentParser):
         self.register("type", None, expand_path_or_none)
 
     def read(self, argv=None):
-        """The parsed arguments, with the words after -- in `extra`. No words: prints the help."""
+        """The parsed arguments; `extra` is the list of the words after --.
+
+        argv: the words of the command line, by default sys.argv[1:]. Without any word it prints the
+        help and exits.
+        """
         words = list(sys.argv[1:] if argv is None else argv)
         if not words:
             self.print_help()
@@ -33,19 +40,19 @@ class Parser(argparse.ArgumentParser):
         args, rest = self.parse_known_args(words[:at])
         if rest:
             raise UserError(
-                f"{rest[0]} is no flag of {self.prog}: flags of the runs themselves follow after --"
+                f"{rest[0]} is no flag of {self.prog}: give flags of the training scripts after --"
             )
         args.extra = words[at + 1 :]
         return args
 
     def refuse_own_files(self, words):
-        """Refuse flags that name the user's own files, before or after --: this is for GLUE."""
+        """Refuse flags for the user's own files, before or after --: the script is for GLUE."""
         own = {f"--{flag.name}" for flag in OWN_FILES}
         for name in (word.partition("=")[0] for word in words):
             if name in own:
                 raise UserError(
-                    f"{name} is of files of your own, and {self.prog} is of GLUE's tasks: run your "
-                    "commands with scripts/sweep"
+                    f"{name} is for files of your own, but {self.prog} runs tasks of GLUE only: "
+                    "run your commands with scripts/sweep"
                 )
 
     def error(self, message):

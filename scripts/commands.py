@@ -1,4 +1,5 @@
-"""Read a training command: its flags, the kind of run, and the sizes of model and teacher cache.
+"""Read a training command: its flags, the kind of run, and the sizes of model and teacher cache
+(the outputs of the teacher, stored on disk).
 
 No command is started, and torch is not needed.
 """
@@ -24,7 +25,7 @@ BERT_BASE = {
     "intermediate_size": 3072,
     "num_hidden_layers": 12,
 }
-CHOSEN = "BEST_"  # how the placeholder of a value begins that an earlier stage will choose
+CHOSEN = "BEST_"  # begins the placeholder of a value that an earlier stage of a plan will choose
 
 
 class Command(NamedTuple):
@@ -34,7 +35,11 @@ class Command(NamedTuple):
     flags: dict
 
     def number(self, name, default):
-        """A flag's value as a float; the default if it is not given, or yet to be chosen."""
+        """The value of the flag `name` as a float.
+
+        The default if the flag is not given, or its value is a placeholder; UserError if it is no
+        number.
+        """
         text = str(self.flags.get(name, default))
         try:
             return float(default if text.startswith(CHOSEN) else text)
@@ -89,8 +94,9 @@ class Command(NamedTuple):
 
 
 def words_for(script, words):
-    """Those of the flags for every run that this script takes; all are lists of words.
+    """The words without the flags, and their values, that only other scripts take.
 
+    script: the path of a script in this repository. words: flags that the user gave for all runs.
     A flag that no script of this repository has is left in, so that the script refuses it.
     """
     module = script.removesuffix(".py").replace("/", ".")
@@ -106,9 +112,9 @@ def words_for(script, words):
 
 
 def read_flags(words):
-    """["--a", "1", "--b"] -> {"a": "1", "b": ""}.
+    """{flag: its value} of the words of a command: ["--a", "1", "--b"] -> {"a": "1", "b": ""}.
 
-    Of a flag given twice the last value counts; per_device_ in a name becomes per_gpu_.
+    If a flag is given twice, its last value counts; per_device_ in a name becomes per_gpu_.
     """
     found, name = {}, None
     for word in words:
@@ -122,14 +128,15 @@ def read_flags(words):
 
 
 def read_command(line, number):
-    """The Command in a line of text; an error names the line's number."""
+    """The Command in a line of a plan. number: the line's number, for the error."""
     with contextlib.suppress(ValueError):  # no shell quoting
         words = shlex.split(line)
         for i, word in enumerate(words):
             if word.endswith(".py"):
                 return Command(Path(word).name, read_flags(words[i + 1 :]))
     raise UserError(
-        f"line {number} is no command with a Python script, in shell quoting: {line.strip()}"
+        f"expected the command of a Python script, in shell quoting, found in line {number}: "
+        f"{line.strip()}"
     )
 
 
@@ -137,9 +144,9 @@ def read_command(line, number):
 
 
 def shape_of(command):
-    """The numbers in a model's config.json that decide its size, as a dict with BERT_BASE's keys.
+    """The numbers that decide the size of a command's model, a dict with the keys of BERT_BASE.
 
-    Read from the local folder that the command names; without one they are BERT-base's.
+    They are read from config.json in the model's folder; BERT_BASE if there is no such file here.
     """
     for name in ("model_name_or_path_for_copy", "model_name_or_path"):
         if name not in command.flags:
@@ -169,7 +176,11 @@ def student_layers(command, shape):
 
 
 def needs_of(command, shape):
-    """(which of the teacher's outputs a command needs, a set; from which of its hidden states)."""
+    """(kinds of the teacher's outputs, layers) that a command needs.
+
+    The kinds are a set, such as {"logits", "tokens"}; the layers are the numbers of the teacher's
+    hidden states that it needs.
+    """
     penultimate = [shape["num_hidden_layers"] - 1]
     if command.script != "glue_with_baseline.py":
         of = {"i": "tokens", "l": "features", "g": "relations"}
@@ -184,7 +195,11 @@ def needs_of(command, shape):
 
 
 def cache_entries(command, shape, classes, centroids):
-    """{(kind, layer, memory): bytes a sample} of what a command stores in its teacher cache."""
+    """{(kind, layer, memory): bytes per sample} of what a command stores in its teacher cache.
+
+    kind: such as "logits" or "relations". memory: the path of the teacher's memory if the kind
+    depends on it, else None. shape: as shape_of returns it. classes, centroids: their numbers.
+    """
     if "teacher_cache" not in command.flags:
         return {}
     needs, layers = needs_of(command, shape)

@@ -57,7 +57,8 @@ def clear(folder):
     """Remove what an earlier demo has left in the folder, and nothing else."""
     if folder.exists() and not (folder / "runs").is_dir():
         raise UserError(
-            f"{folder} is there and is no demo of before: move it away or name another folder"
+            f"{folder} exists but has no folder runs, so it is not an earlier demo: move it away "
+            "or name another folder"
         )
     for name in ("runs", "data", "memory"):
         discard(folder / name)

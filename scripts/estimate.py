@@ -54,7 +54,7 @@ WHOLE = ([-1, None], [None, None])  # max_steps and max_train_samples of a run t
 
 
 def read_stages(lines, keep):
-    """[(stage, its --keep, [Command])] of a plan's lines. keep: for stages without --keep."""
+    """[(stage, its --keep, [Command])] of a plan's lines. keep: for lines that name no --keep."""
     stages = []
     for number, line in enumerate(lines, 1):
         if line.startswith("## "):
@@ -73,8 +73,8 @@ def read_stages(lines, keep):
 
 
 def measured_rates(folder):
-    """{Command.kind: ([examples a second], [seconds outside training], {machine})} of the finished
-    runs below a folder; one entry of each list for each run.
+    """{Command.kind: (rates, pauses, machines)} of the finished runs below a folder: lists of
+    examples per second and of seconds outside training, one number per run, and a set of names.
     """
     found = collections.defaultdict(lambda: ([], [], set()))
     for path in sorted(Path(folder).rglob("run.json")) if folder else []:
@@ -125,9 +125,10 @@ def step_rates():
 
 
 class Rates:
-    """Looks up rates; `notes` has those that were used, {source: {kind: rate}}.
+    """Looks up how many examples per second a command trains on.
 
-    given: examples a second of all commands, or None. folder: a folder of finished runs, or None.
+    given: the rate of all commands; None to look it up. folder: finished runs whose rates are taken
+    first, or None. notes: the rates used so far, {where it is from: {kind in words: rate}}.
     """
 
     def __init__(self, given, folder):
@@ -163,8 +164,8 @@ class Rates:
             form = form.partition(", masked")[0]  # unmasked, which computes more
         if (form, precision) not in self.step:
             raise UserError(
-                f"no rate of {script} in {precision} is known: pass --examples_per_second, or let "
-                f"one such run finish{f' below {self.folder}' if self.folder else ''}"
+                f"no rate of {script} in precision {precision} is known: pass --examples_per_second"
+                f" or let such a run finish{f' below {self.folder}' if self.folder else ''} first"
             )
         rate = self.step[form, precision]
         source = (
@@ -215,7 +216,7 @@ class Estimate:
         return task, min(rows, int(command.number("max_train_samples", rows)))
 
     def own_rows(self, command, path):
-        """The same for a file of the user's own; two classes are assumed."""
+        """(Task, number of training rows) of a --train_file; two classes are assumed."""
         name = command.flags.get("task_name", path.stem)
         if (name, path) not in self.files:
             rows = len(read_table(path).rows) if path.is_file() else 0
@@ -238,7 +239,7 @@ class Estimate:
         return rows * command.number("num_train_epochs", 3)
 
     def add(self, command, keep):
-        """(seconds, bytes kept, bytes while it runs) of one command. keep: of scripts/sweep."""
+        """(seconds, bytes kept, bytes while it runs) of one command. keep: as --keep of a sweep."""
         if command.script not in TRAINS:
             return 0.0, 0, 0
         task, rows = self.rows(command)
@@ -341,7 +342,7 @@ def tell(lines, runs=None, jobs=1, keep="model", rate=None, most_epochs=10):
         rows.append((stage, len(commands), hours, sum(kept for _, kept, _ in costs)))
         most = max([most, *(while_running for _, _, while_running in costs)])
     if not rows:
-        raise UserError("there is no command to estimate: expected one a line on standard input")
+        raise UserError("there is no command to estimate: write one per line to standard input")
     return [
         *table(rows),
         "",

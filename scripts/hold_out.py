@@ -22,21 +22,27 @@ from tasks.task import find_file
 
 
 def hold_out(task, data_dir, output_dir, fraction, seed):
-    """Write a task's train and dev files; returns (training rows, dev rows).
+    """Write a task's train and dev files; returns their numbers of rows, (train, dev).
 
-    fraction: the share of rows held out, rounded up.
+    fraction: the share of the rows that are held out, as dev rows; their number is rounded up.
+    seed: decides which.
     """
     source = find_file(task, data_dir, "train")
     folder, first = Path(output_dir) / task.folder, task.header_lines("train")
     if source.parent.resolve() == folder.resolve():
-        raise UserError(f"{source} would be overwritten by its own part: name another --output_dir")
+        raise UserError(
+            f"{source}, which has all the rows, would be overwritten: name another --output_dir"
+        )
     read_examples(task, data_dir, "train")  # an error names the line of a faulty row
     lines = source.read_bytes().split(b"\n")
     lines = lines[:-1] if lines[-1] == b"" else lines
     header, rows = lines[:first], lines[first:]
     held = set(random.Random(seed).sample(range(len(rows)), math.ceil(fraction * len(rows))))
     if len(held) == len(rows):
-        raise UserError(f"{source} has {len(rows)} rows: too few to hold out {fraction:g} of them")
+        raise UserError(
+            f"{source} has {len(rows)} rows, so holding out {fraction:g} of them, rounded up, "
+            "leaves none to train on: pass a smaller --fraction, or name a file with more rows"
+        )
     parts = {
         "train": [row for i, row in enumerate(rows) if i not in held],
         "dev": [rows[i] for i in sorted(held)],

@@ -39,7 +39,7 @@ MODEL_FILES = (  # files that transformers loads a model from, and the memories
     "*.model",
     "chat_template*",
 )
-LOCKED = "is in use by another run that is still going"  # in the error of lock_output_dir
+LOCKED = "is in use by another run that is still going"  # words in the error of lock_output_dir
 
 
 # ---- what a sweep is told ------------------------------------------------------------------------
@@ -62,8 +62,10 @@ def minutes(seconds):
 
 
 def read_shard(text):
-    """(I, N) of a shard "I/N". "" is (0, 1), all runs; in a Slurm array "" is the shard of this
-    array task, of as many as the array has tasks.
+    """(I, N) of a shard "I/N": every N-th run, beginning with run I.
+
+    "" is (0, 1), all runs; in a Slurm array "" is the shard of this array task, N the number of
+    array tasks.
     """
     if not text and (tasks := os.environ.get("SLURM_ARRAY_TASK_COUNT")):
         number, least, step = (
@@ -111,7 +113,7 @@ def count_cores():
 
 
 class Outcome(NamedTuple):
-    """How a run ended. kind: done, skipped, failed, or still (running). told: that in words."""
+    """How a run ended. kind: done, skipped, failed or still (running). told: what is printed."""
 
     kind: str
     told: str
@@ -141,8 +143,8 @@ class Sweep:
         for run in expand(words, self.folder, self.python):
             if run.name in self.runs or run.name.endswith(".log") or run.name == "results.csv":
                 raise UserError(
-                    f"the run name {run.name} is taken: give the sweep another NAME, or each "
-                    "value once"
+                    f"the run name {run.name} is taken by another run or by a file of the sweep: "
+                    "give the runs another NAME, or each value once"
                 )
             self.runs[run.name] = run
 
@@ -162,7 +164,7 @@ class Sweep:
             make_folder(self.folder)
         except OSError as error:
             raise UserError(
-                f"{self.folder} cannot be made a folder ({error.strerror}): name another"
+                f"{self.folder} cannot be made a folder ({error.strerror}): name another folder"
             ) from None
         waiting = enumerate(mine)  # a queue that all slots share
         slots = range(min(self.jobs, len(mine)))
@@ -203,7 +205,10 @@ class Sweep:
         return found
 
     def environment(self, device):
-        """A run's environment, with its GPU or its share of the cores; None if unchanged."""
+        """The environment variables of a run, with its GPU or its share of the cores.
+
+        None to inherit those of this program unchanged.
+        """
         if device:
             return os.environ | {"CUDA_VISIBLE_DEVICES": device}
         if self.jobs > 1 and not os.environ.get("OMP_NUM_THREADS"):
@@ -277,7 +282,10 @@ class Sweep:
                 discard(path)
 
     def look_again(self, run):
-        """The Outcome of a run at the end; one that another sweep held may have ended by now."""
+        """The Outcome of a run at the end of the sweep.
+
+        It is found again if another sweep held the run, which may have ended by now.
+        """
         found = self.outcomes[run.name]
         if found is not STILL or run.name not in self.elsewhere:
             return found
@@ -310,5 +318,6 @@ def check_interpreter(python):
     """Refuse an interpreter that cannot be found."""
     if not shutil.which(python):
         raise UserError(
-            f"there is no {python} here: activate an environment, or name one in PYTHON"
+            f"there is no program {python} here: activate the Python environment of the project, "
+            "or name its interpreter in the variable PYTHON"
         )

@@ -39,7 +39,7 @@ from tasks.task import find_file
 from training.loss_flags import list_layers
 from training.own_flags import OWN_FILES
 
-LAYERS = ("1", "2", "3", "4", "6")  # the default, without those that the model is too small for
+LAYERS = ("1", "2", "3", "4", "6")  # the default of --layers; sizes above the model's are left out
 OWN = (  # flags of a run that the ladder decides
     "student_num_hidden_layers",
     "student_layers",
@@ -56,7 +56,11 @@ HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 class Rung(NamedTuple):
-    """A size of student: its part of a run's name, the layers that it copies, its flags."""
+    """A size of student.
+
+    name: the part of a run's name that tells the size. layers: the numbers of the layers that the
+    student copies. flags: the words of the flag that asks for them.
+    """
 
     name: str
     layers: tuple
@@ -123,13 +127,13 @@ def refuse_own_files(words):
     for name in (word.partition("=")[0] for word in words):
         if name in names:
             raise UserError(
-                f"{name} is of files of your own, and scripts/ladder is of GLUE's tasks: run the "
-                "sizes with scripts/sweep, and measure them with analysis/ladder.py"
+                f"{name} is for files of your own, but scripts/ladder runs tasks of GLUE only: "
+                "train the sizes with scripts/sweep, and measure them with analysis/ladder.py"
             )
 
 
 def check(args):
-    """Refuse flags that make no sense. Puts the Task into args.task, the Rungs into args.rungs."""
+    """Refuse flags that make no sense; put the Task into args.task, the Rungs into args.rungs."""
     args.task = get_task(args.task_name)
     if "train" not in args.task.files:
         raise UserError(f"{args.task.name} has no training set: name another task")
@@ -159,14 +163,17 @@ def check_model(flag, name):
     if not folder.is_dir():
         is_path = name.startswith(".") or ("/" in name and folder.parent.is_dir())
         if is_path or not HUB_NAME.fullmatch(name):
-            raise UserError(f"there is no folder {name}: name a model's, or a hub's, as {flag}")
+            raise UserError(
+                f"there is no folder {name}: give a model's folder, or its name on the hub, as "
+                f"{flag}"
+            )
         return
     if not (folder / "config.json").is_file():
         found = [path.parent.name for path in sorted(folder.glob("checkpoint-*/config.json"))]
         only = f", only {', '.join(found)} of a training that has not ended" if found else ""
         raise UserError(
-            f"{flag} {name} has no model in it, as there is no config.json{only}: name another "
-            "folder, or let the training finish"
+            f"the folder {name} of {flag} has no model, as it has no config.json{only}: name "
+            "another folder, or let the training finish"
         )
 
 
@@ -186,8 +193,8 @@ def check_extra(words):
         name = word.partition("=")[0]
         if name.removeprefix("--") in OWN and name.startswith("--"):
             raise UserError(
-                f"{name} after -- would be that of every run, but the ladder sets it: leave it out "
-                "there (see scripts/ladder --help)"
+                f"{name} after -- would override what scripts/ladder sets for each run: leave it "
+                "out after -- (see scripts/ladder --help)"
             )
 
 
@@ -216,11 +223,14 @@ def find_rungs(args):
         flag = " ".join(rung.flags).replace("--student_num_hidden_layers", "--layers")
         if depth and rung.layers[-1] >= depth:
             raise UserError(
-                f"{flag} asks for layer {rung.layers[-1]}, but {args.model} has {depth}, 0 to "
-                f"{depth - 1}: name some of these, or another --model"
+                f"{flag} asks for layer {rung.layers[-1]}, but {args.model} has {depth} layers, 0 "
+                f"to {depth - 1}: name some of these, or another --model"
             )
         if rung.layers in seen:
-            raise UserError(f"{flag} and {seen[rung.layers]} are one student: name it once")
+            raise UserError(
+                f"{flag} and {seen[rung.layers]} copy the same layers, so they are one student: "
+                "give one of them"
+            )
         seen[rung.layers] = flag
     return rungs
 

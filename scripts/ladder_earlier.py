@@ -1,4 +1,4 @@
-"""Compare the new runs of a ladder with the finished runs in its folder.
+"""Compare the new runs of a ladder, a set of students of several sizes, with its finished runs.
 
 If their settings differ, nothing is trained, as analysis/ladder.py would refuse the table at the
 end.
@@ -29,9 +29,9 @@ def check_earlier(sweep):
             if differs:
                 flag, given, found = differs
                 raise UserError(
-                    f"{sweep.folder}/{name} is finished with {in_words(flag, found)}, and the new "
-                    f"runs have {in_words(flag, given)}: a ladder has one setting, so give that of "
-                    "then, or another folder with --runs"
+                    f"the finished run {sweep.folder}/{name} has {in_words(flag, found)}, but the "
+                    f"new runs have {in_words(flag, given)}: students of a ladder share their "
+                    "settings, so give those of the finished run, or another folder with --runs"
                 )
 
 
@@ -63,8 +63,10 @@ def read_arguments(run):
 
 
 def find_difference(now, then, same_method):
-    """(flag, value now, value then) of the first flag whose values keep two runs out of one table;
-    None without one. now, then: {name: value} of the flags of the new and of the finished run.
+    """(flag, new value, old value) of the first flag that keeps two runs out of one table, or None.
+
+    now, then: {flag: value} of the new run and of the finished run. same_method: whether both runs
+    are of one method.
     """
     same_form = same_method and same_variant(now, then)
     for name, flag in flags.known().items():
@@ -84,8 +86,8 @@ def find_difference(now, then, same_method):
 def is_alike(flag, same_form):
     """Whether a flag must have the same value in both runs.
 
-    The rules are those of analysis/comparable.py, which applies them to finished runs. same_form:
-    the two runs are of one method with the same options.
+    analysis/comparable.py applies the same rules to finished runs. same_form: whether the two runs
+    are of one method with the same options.
     """
     if flag.name in MODELS:
         return True

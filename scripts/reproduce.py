@@ -125,7 +125,7 @@ class Reproduction:
         return [word for flag in flags if flag in found for word in (f"--{flag}", found[flag])]
 
     def settled(self, method):
-        """A method's best flags, as words. Every student has the α, τ and epochs found for VKD."""
+        """A method's best flags, as words; α, τ and epochs are those found for VKD."""
         best = self.best
         kd = best("vkd", *KD)
         if method == "none":
@@ -250,7 +250,7 @@ class Reproduction:
         return [method for method in methods if method in self.args.methods]
 
     def stages(self):
-        """The names of the stages that --methods and --select_on_dev leave over, in order."""
+        """The names of the stages that --methods and --select_on_dev do not leave out, in order."""
         left_out = {
             "split": self.args.select_on_dev,
             **{name: not self.wanted(name) for name in ("fsd_i", "fsd_l", "fsd_il")},
@@ -365,7 +365,7 @@ def check(args):
     """Refuse flags that make no sense; complete args in place."""
     if (args.shard or os.environ.get("SLURM_ARRAY_TASK_COUNT")) and not args.stage:
         raise UserError(
-            "--shard, as a Slurm array, shares one stage among machines: name it with --stage"
+            "--shard or a Slurm array splits one stage among machines: name the stage with --stage"
         )
     args.methods, args.seeds = args.methods.split(), args.seeds.split()
     for method in args.methods:
@@ -374,9 +374,9 @@ def check(args):
     names = {name.lower().replace("-", ""): name for name in SETTINGS}
     key = args.task.lower().replace("-", "")
     if key == "ax":
-        raise UserError("AX has no training set: MNLI's models predict it, with --do_predict")
+        raise UserError("AX has no training set: name MNLI; its models predict AX by --do_predict")
     if key not in names:
-        raise UserError(f"expected one of {' '.join(SETTINGS)}, found {args.task}")
+        raise UserError(f"TASK is one of {' '.join(SETTINGS)}, found {args.task}")
     args.task = get_task(args.task).name
     args.runs = args.runs or f"runs/{args.task.lower()}"
     args.jobs = jobs.read_jobs(args.jobs)
@@ -390,7 +390,7 @@ def main(argv=None):
     stages = one.stages()
     if args.stage:
         if args.stage not in stages:
-            raise UserError(f"--stage is one of {' '.join(stages)} here, found {args.stage}")
+            raise UserError(f"--stage is here one of {' '.join(stages)}, found {args.stage}")
         stages = [args.stage]
     (one.plan if args.plan else one.run)(stages)
 

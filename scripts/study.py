@@ -34,6 +34,7 @@ from scripts.processes import at_once, call, hear_hangups
 from scripts.study_flags import STAGES, check
 from scripts.study_protocol import (
     CLAIMED,
+    ENOUGH,
     LENGTHS,
     MEMORIES,
     METHODS,
@@ -51,7 +52,8 @@ WITH_MEMORY = ("fsd_g", "fsd_ilg")
 class Study:
     """A study's folders, commands and choices. args: its checked arguments.
 
-    A run is of one part: "search" trains without the held-out rows, "final" on all training rows.
+    Each run belongs to a part: runs of "search" train without the held-out rows, runs of "final" on
+    all training rows.
     """
 
     def __init__(self, args):
@@ -59,7 +61,7 @@ class Study:
         self.python = sys.executable
         self.rates = {}  # task -> learning rate, once it is chosen
         self.best = {}  # (task, method) -> the flags of its best trial
-        self.planned, self.finished = [], 0  # lines of a plan; number of runs left out of it
+        self.planned, self.finished = [], 0  # lines of a plan; number of finished runs, not in it
 
     # ---- commands --------------------------------------------------------------------------------
 
@@ -86,7 +88,10 @@ class Study:
         return words + (["--max_steps", "1", "--max_eval_samples", "64"] if args.rehearse else [])
 
     def distil(self, part, task, method, flags, memory="memory"):
-        """The command of a student of the part's teacher; `flags` override the method's own."""
+        """The words of the command that distils the part's teacher into a student by a method.
+
+        flags: words that override the method's own. memory: the name of the memory's folder.
+        """
         args, folder = self.args, self.folder(part, task)
         words = METHODS[method].command.split()
         if method == "minilm" and args.relation_heads:
@@ -99,7 +104,7 @@ class Study:
         return words + flags
 
     def cluster(self, part, task, name, flags=""):
-        """A memory of the part's teacher, as a line of a sweep."""
+        """The line of a sweep that makes a memory of the part's teacher. name: the run's."""
         centroids, passes = ("4", "1") if self.args.rehearse else ("100", "3")
         words = [name, "--", "train_memory.py", *self.rows(part, task)]
         words += ["--model_name_or_path", f"{self.folder(part, task)}/teacher"]
@@ -107,13 +112,13 @@ class Study:
         return words + flags.split()
 
     def teach(self, part, task):
-        """The part's teacher, as a line of a sweep."""
+        """The line of a sweep that trains the part's teacher."""
         words = ["teacher", "--", "train_teacher.py", *self.fit(part, task)]
         words += ["--model_name_or_path", self.args.model]
         return [*words, "--learning_rate", self.args.teacher_rate, "--seed", "1"]
 
     def sweep(self, part, task, lines):
-        """Run the lines as a sweep, and wait, or plan them. SystemExit if a run failed.
+        """Run the lines as a sweep, and wait; --plan prints them only. SystemExit if a run failed.
 
         lines: each is NAME flag=v1,v2 -- SCRIPT FLAGS, as words.
         """
@@ -151,11 +156,11 @@ class Study:
         return self.args.searched or self.folder("search", task)
 
     def scores(self, task):
-        """{method: {rate: [score of each seed, in %]}}, as choose_rate takes it."""
+        """{method: {learning rate: [score of each seed, in %]}} of the search, for choose_rate."""
         return study_search.read_scores(self.search_of(task), task)
 
     def is_open(self):
-        """True where a plan cannot know what the search will choose."""
+        """Whether this is a plan of a search yet to come, so that its choices are not known."""
         return self.args.plan and not self.args.searched
 
     def rate(self, task):
@@ -178,8 +183,8 @@ class Study:
         rate, beyond = choose_rate(scores, constant)
         if rate is None and args.searched:
             raise UserError(
-                f"the search of the learning rate in {args.searched} is not finished: its rule "
-                f"asks for {beyond:g} next, so finish it there"
+                f"the search of the learning rate in {args.searched} is not finished, as a best "
+                f"rate is the least or greatest tried: continue it there, {beyond:g} is next"
             )
         if rate is None and args.rehearse:
             rate = float(args.rates[0])
@@ -237,8 +242,9 @@ class Study:
         args.tasks = [task for task in args.tasks if self.teaches(task)]
         if not args.tasks:
             raise UserError(
-                "no task has a teacher that can teach: find another recipe, with --teacher_rate, "
-                "--epochs or --warmup_ratio, in another RUNS_DIR"
+                f"no teacher is {ENOUGH} points better on dev than the best constant answer, so "
+                "none can teach: train teachers with another --teacher_rate, --epochs or "
+                "--warmup_ratio, in a new RUNS_DIR"
             )
 
     def hold_out(self):
@@ -295,7 +301,7 @@ class Study:
             self.sweep("search", task, lines)
 
     def run_of(self, task, name, method, flags="", memory="memory", seeds=None):
-        """A method's final runs, as a line of a sweep. memory: its folder's name."""
+        """The line of a sweep for a method's final runs. memory: the memory's folder name."""
         flags = [*self.chosen(task, method), *self.rate(task), *flags.split()]
         seeds = f"seed={','.join(seeds or self.args.seeds)}"
         return [name, seeds, "--", *self.distil("final", task, method, flags, memory)]

@@ -18,7 +18,7 @@ def words(text):
 
 
 def parse(doc, argv):
-    """The parsed arguments of a command line; those of LISTS are lists of words. doc: the help."""
+    """The parsed arguments; those named in LISTS are lists of words. doc: the text of --help."""
     parser = flags.Parser(doc)
     parser.prog, parser.usage = "scripts/study", "%(prog)s MODEL GLUE_DIR RUNS_DIR [flags]"
     add = parser.add_argument
@@ -52,7 +52,7 @@ def parse(doc, argv):
 
 
 def add_lists(parser):
-    """Add the flags that take several words: a b or "a b"."""
+    """Add the flags that take several words, each its own argument or in quotes: a b or "a b"."""
     for name, default, help in (
         ("tasks", "MRPC STS-B", "Default: {}."),
         ("methods", " ".join(METHODS), "Default: {}."),
@@ -81,9 +81,15 @@ def check(args):
     check_all_numbers(args)
     args.jobs = int(args.jobs)
     if args.searched and len(args.tasks) > 1:
-        raise UserError("--searched is of one task: name it with --tasks")
+        raise UserError(
+            f"--searched has the search of one task, found --tasks {' '.join(args.tasks)}: name "
+            "that task alone with --tasks"
+        )
     if args.searched and not Path(args.searched).exists():
-        raise UserError(f"there is no {args.searched}: give a search's results.csv as --searched")
+        raise UserError(
+            f"there is no {args.searched}: give RUNS_DIR/search/TASK of a study, or the "
+            "results.csv in it, as --searched"
+        )
     if args.rehearse:
         args.seeds, args.more_seeds = args.seeds[:1], []
     for name in ("data_dir", "runs_dir", "searched"):
@@ -92,13 +98,16 @@ def check(args):
     if Path(args.model).is_dir():
         args.model = str(Path(args.model).resolve())  # a name that is no folder is one on the hub
     elif args.model.startswith((".", "/")) and not args.plan:
-        raise UserError(f"there is no folder {args.model}: name a pretrained encoder's, or a hub's")
+        raise UserError(
+            f"there is no folder {args.model}: give the folder of a pretrained encoder, or its "
+            "name on the hub"
+        )
 
 
 def check_choices(flag, known, given):
     for word in given:
         if word not in known:
-            raise UserError(f"--{flag} is of {' '.join(known)}; found {word}")
+            raise UserError(f"--{flag} takes {' '.join(known)}; found {word}")
         if given.count(word) > 1:
             raise UserError(f"--{flag} has {word} twice: name it once")
 
@@ -123,7 +132,7 @@ def check_all_numbers(args):
 def check_numbers(flag, given, form, least, most, what):
     """Refuse a word that is no number from least to most, and a number given twice.
 
-    form: int or float. what: the numbers wanted, for the error.
+    given: a list of words. form: int or float. what: the wanted numbers in words, for the error.
     """
     found = []
     for word in given:

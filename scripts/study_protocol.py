@@ -11,11 +11,11 @@ from common import UserError
 from tasks.glue import get_task
 from tasks.reading import read_examples
 
-# tokens a row; 64 for all other tasks
+# tokens per row, --max_seq_length, of a task; all other tasks have 64
 LENGTHS = {"MRPC": 80, "RTE": 128, "QNLI": 128, "MNLI": 128, "QQP": 128}
-ENOUGH = 5  # points by which a teacher must be above the best constant answer
-STABLE = 5  # points; seeds of the student alone that differ by less are stable
-RATES = (1e-6, 1e-2)  # choose_rate asks for no rate beyond these
+ENOUGH = 5  # points by which a teacher's dev score must exceed the best constant answer's
+STABLE = 5  # points; a rate is stable if the seeds of the student alone differ by less
+RATES = (1e-6, 1e-2)  # learning rates: choose_rate asks for none below or above these
 
 
 class Method(NamedTuple):
@@ -67,7 +67,7 @@ CLAIMED = ("vkd", "fsd_i", "fsd_ilg")
 
 
 class Variant(NamedTuple):
-    """A form of a method: flags added to the method's own, and the name of its memory."""
+    """A form of a method: the flags added to the method's own, and the folder of its memory."""
 
     method: str
     flags: str
@@ -101,12 +101,12 @@ MEMORIES = {"memory_released": "--memory_init released --per_gpu_memory_train_ba
 def choose_rate(scores, constant=-math.inf):
     """(the learning rate chosen, None), or (None, a rate to try before one can be chosen).
 
-    scores: {method: {rate: [score of each seed, in %]}}. constant: the score of the best constant
-    answer, in %. If a method's best rate is the least or the greatest tried, half or twice that
-    rate is to be tried first. Else a rate can be chosen if the student alone is stable there, its
-    seeds less than STABLE points apart, and if every method's mean is above the constant answer,
-    as collapsed students are stable, too. Of these rates the one with the greatest mean over the
-    methods is chosen. UserError if there is none.
+    scores: {method: {rate: [score of each seed, in %]}}. constant: the score in % of the best
+    constant answer, the same for all rows. If a method's best rate is the least or the greatest
+    tried, half or twice that rate is to be tried first. Else a rate can be chosen if the student
+    alone is stable there (its seeds are less than STABLE points apart), and if every method's mean
+    is above the constant answer, as collapsed students are stable, too. Of these rates the one with
+    the greatest mean over the methods is chosen. UserError if there is none.
     """
     rates = sorted(scores["none"])
     means = {
@@ -127,9 +127,9 @@ def choose_rate(scores, constant=-math.inf):
     if not stable:
         tried = ", ".join(f"{rate:g}" for rate in rates)
         raise UserError(
-            f"at no rate of {tried} are the seeds of the student alone less than {STABLE} points "
-            "apart, and all methods above the best constant answer: look at others with --rates, "
-            "or pass --learning_rate and say why"
+            f"at none of the learning rates {tried} are both the seeds of the student alone less "
+            f"than {STABLE} points apart and all methods above the best constant answer: try "
+            "others with --rates, or choose one with --learning_rate, and report why"
         )
     return max(stable, key=lambda rate: sum(found[rate] for found in means.values())), None
 

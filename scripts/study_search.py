@@ -32,14 +32,14 @@ def read_scores(source, task):
     tried = [{rate: len(scores) for rate, scores in rates.items()} for rates in found.values()]
     if any(one != tried[0] for one in tried) or len(set(tried[0].values())) > 1:
         raise UserError(
-            f"{source} has other rates, or seeds of a rate, of one of {', '.join(RATE_METHODS)} "
-            "than of another: finish the search of the learning rate there"
+            f"{', '.join(RATE_METHODS)} were not all tried at the same learning rates with equally "
+            f"many seeds in {source}: finish the search of the learning rate there"
         )
     return found
 
 
 def tell_scores(scores):
-    """read_scores as text, "none 0.0001: 70.1 70.9, 0.0002: ...; vkd ..."."""
+    """What read_scores returns, as text: "none 0.0001: 70.1 70.9, 0.0002: ...; vkd ..."."""
     return "; ".join(
         f"{method} "
         + ", ".join(
@@ -51,7 +51,11 @@ def tell_scores(scores):
 
 
 def best_trial(source, task, method, rate):
-    """The flags of a method's best trial, as words; UserError if trials had another rate."""
+    """The flags of a method's best trial, as words.
+
+    source: the folder of a search, or its results.csv. rate: the learning rate; UserError if the
+    trials had another one.
+    """
     from analysis import best
 
     trials = METHODS[method].trials
@@ -61,9 +65,8 @@ def best_trial(source, task, method, rate):
     tried = runs["--learning_rate"].iloc[0]
     if rate != tried:
         raise UserError(
-            f"the trials of {method} in {source} are of the learning rate {tried:g}, not "
-            f"{rate:g}: weights chosen at one rate are not another's, so search again in another "
-            "RUNS_DIR"
+            f"the trials of {method} in {source} have the learning rate {tried:g}, not the wanted "
+            f"{rate:g}: the best weights depend on the rate, so search again in a new RUNS_DIR"
         )
     settings = best.ranking(runs, names)
     say(best.describe_best(runs, settings, names))
@@ -71,7 +74,10 @@ def best_trial(source, task, method, rate):
 
 
 def best_rival(source, task, methods, seeds):
-    """The rival with the best mean score over the seeds; None if no rival is in `methods`."""
+    """The rival with the best mean score over the seeds; None if no rival is in `methods`.
+
+    source: the folder of the final runs, or its results.csv.
+    """
     from analysis import best
     from analysis.runs import glue_score
 

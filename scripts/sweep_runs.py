@@ -25,14 +25,14 @@ def find_script(script):
     for place in (script, str(ROOT / script)):
         if place.endswith(".py") and Path(place).is_file():
             return place
-    raise UserError(f"{script} is no Python script here or in {ROOT}")
+    raise UserError(f"{script} is no Python script here or in {ROOT}: name another SCRIPT")
 
 
 def essence(words):
-    """What must be equal in two commands that do the same; a list to compare, not to run.
+    """A list to compare commands by: it is the same for two commands that do the same.
 
-    Left out are the interpreter, the folders of the script and of the runs, and the order of
-    different flags.
+    words: of a command. The interpreter, the folders of the script and of the runs, and the order
+    of different flags make no difference.
     """
     at = next(i for i, word in enumerate(words) if word.endswith(".py"))
     groups = [[]]  # each a flag with its values; the first has the words before any flag
@@ -78,7 +78,7 @@ class Run(NamedTuple):
 
     @property
     def is_going_on(self):
-        """True if a training holds the run's folder, so that this sweep must not write its log."""
+        """Whether a training has locked the run's folder; its log must then not be written."""
         import filelock  # here, as it is seldom needed
 
         with contextlib.suppress(OSError):  # no folder, so no run
@@ -131,9 +131,10 @@ class Run(NamedTuple):
 
 
 def expand(words, folder, python):
-    """[Run] of a line NAME [flag=v1,v2,...]... -- SCRIPT FLAGS..., given as words.
+    """The Runs of a line NAME [flag=v1,v2,...]... -- SCRIPT FLAGS..., a list.
 
-    There is one for every combination of the values; on is a bare flag, off is no flag.
+    There is one for every combination of the values; on is a bare flag, off is no flag. words: of
+    the line. folder: the sweep's. python: the interpreter.
     """
     name, *words = words
     if not NAME.fullmatch(name):
@@ -150,7 +151,10 @@ def expand(words, folder, python):
 
 
 def read_axes(words, name):
-    """A list [(flag, v1), (flag, v2), ...] for each word flag=v1,v2,...; name: of the runs."""
+    """A list [(flag, v1), (flag, v2), ...] for each word flag=v1,v2,...
+
+    name: the NAME of the runs, for errors.
+    """
     axes = {}
     for word in words:
         found = AXIS.fullmatch(word)

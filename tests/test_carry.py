@@ -97,12 +97,12 @@ def test_what_packing_and_joining_refuse(tiny, tmp_path):
     second = next((tmp_path / "parts/2").glob("carried*"))
     content = second.read_bytes()
     second.write_bytes(b"x" + content[1:])
-    refused("is not what was packed", "join", tmp_path / "parts", *out)
+    refused("is damaged, as its sha256", "join", tmp_path / "parts", *out)
     second.unlink()
     refused("1 of", "join", tmp_path / "parts", *out)
     second.write_bytes(content)
-    refused("no empty folder", "join", tmp_path / "parts", "--output_dir", tiny)
-    refused("no empty folder", "join", tmp_path / "parts", "--output_dir", second)
+    refused("is not an empty folder", "join", tmp_path / "parts", "--output_dir", tiny)
+    refused("is not an empty folder", "join", tmp_path / "parts", "--output_dir", second)
     (tmp_path / "a-copy").mkdir()
     (tmp_path / "a-copy" / second.name).write_bytes(b"damaged")  # beside a good one, does no harm
     done = shell(
@@ -118,7 +118,7 @@ def test_what_packing_and_joining_refuse(tiny, tmp_path):
     assert packed(tmp_path, tiny).returncode == 1 and (tmp_path / "parts/notes").exists()
     manifest = tmp_path / "parts/1/parts.json"
     manifest.write_text(json.dumps({"parts": [{"name": "other", "sha256": "0"}]}))
-    refused("different packings", "join", tmp_path / "parts", *out)
+    refused("more than one call of pack", "join", tmp_path / "parts", *out)
     assert not (tmp_path / "out").exists()
 
 

@@ -90,22 +90,22 @@ def test_by_default_sizes_that_the_model_has_and_the_teachers_length(tiny, tmp_p
         (["--layers", "2", "5"], r"--layers is numbers of layers, from 1 to 4, .* found 5"),
         (["--layers", "0"], "from 1 to 4"),
         (["--layers", "2", "3", "2"], "--layers has 2 twice"),
-        (["--student_layers", "0,4"], "asks for layer 4, but .* has 4, 0 to 3"),
+        (["--student_layers", "0,4"], "asks for layer 4, but .* has 4 layers, 0 to 3"),
         (["--student_layers", "3,1"], "--student_layers: .* pass 1,3"),
-        (["--layers", "2", "--student_layers", "0,1"], "0,1 and --layers 2 are one student"),
-        (["--student_layers", "0,3", "0,3"], "are one student"),
+        (["--layers", "2", "--student_layers", "0,1"], "0,1 and --layers 2 copy the same layers"),
+        (["--student_layers", "0,3", "0,3"], "they are one student"),
         (["--task_name", "rted"], "a task name"),
         (["--task_name", "ax"], "has no training set"),
         (["--task_name", "MRPC"], "MRPC"),
-        (["--method", "fsd"], "--method is of none vkd"),
+        (["--method", "fsd"], "--method takes none vkd"),
         (["--method", "fsd_ilg"], "needs a memory of the teacher"),
         (["--seeds", "1", "1"], "--seeds has 1 twice"),
         (["--jobs", "0"], "--jobs is a whole number"),
         (["--depths", "1"], "--depths is no flag of scripts/ladder"),
-        (["--", "--student_num_hidden_layers", "1"], "after -- would be that of every run"),
-        (["--train_file", "x.csv"], "--train_file is of files of your own, and scripts/ladder is"),
-        (["--plan", "--", "--train_file", "x.csv"], "--train_file is of files of your own"),
-        (["--", "--bf16", "--validation_file=x.csv"], "--validation_file is of files of your own"),
+        (["--", "--student_num_hidden_layers", "1"], "after -- would override what"),
+        (["--train_file", "x.csv"], "--train_file is for files of your own, but scripts/ladder"),
+        (["--plan", "--", "--train_file", "x.csv"], "--train_file is for files of your own"),
+        (["--", "--bf16", "--validation_file=x.csv"], "--validation_file is for files of your own"),
     ],
 )
 def test_mistakes_are_one_sentence(tiny, more, said):
@@ -116,7 +116,9 @@ def test_mistakes_are_one_sentence(tiny, more, said):
 def test_own_files_instead_of_glues_are_told_apart(tiny):
     """Not that --data_dir is missing, which own files have not."""
     own = ["--train_file", "t.csv", "--validation_file", "d.csv", "--task_name", "mood"]
-    with pytest.raises(UserError, match=r"scripts/ladder is of GLUE's tasks: run the sizes with"):
+    with pytest.raises(
+        UserError, match=r"scripts/ladder runs tasks of GLUE only: train the sizes with"
+    ):
         ladder.parse([str(tiny / "teacher"), *own])
 
 
@@ -125,7 +127,7 @@ def test_no_teacher_is_refused(tiny, tmp_path):
     for teacher, said in (
         (tmp_path / "none", "there is no folder"),
         ("./none", "there is no folder"),
-        (tiny / "RTE", "has no model in it"),
+        (tiny / "RTE", "has no model, as it has no"),
     ):
         with pytest.raises(UserError, match=said):
             ladder.check(ladder.parse([str(teacher), *task]))
@@ -182,13 +184,13 @@ def more_of(tiny, tmp_path, *more):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--", "--learning_rate", "1e-3"], "--learning_rate 5e-05, and .* --learning_rate 0.001"),
-        (["--", "--bf16"], "no --bf16, and the new runs have --bf16"),
-        (["--", "--max_seq_length", "16"], "--max_seq_length 128, and .* --max_seq_length 16"),
-        (["--", "--beta", "4"], "--beta 16.0, and the new runs have --beta 4.0"),
+        (["--", "--learning_rate", "1e-3"], "--learning_rate 5e-05, but .* --learning_rate 0.001"),
+        (["--", "--bf16"], "no --bf16, but the new runs have --bf16"),
+        (["--", "--max_seq_length", "16"], "--max_seq_length 128, but .* --max_seq_length 16"),
+        (["--", "--beta", "4"], "--beta 16.0, but the new runs have --beta 4.0"),
         (["--", "--max_eval_samples", "4"], "no --max_eval_samples"),
-        (["--method", "vkd", "--", "--max_steps", "9"], "--max_steps -1, and .* --max_steps 9"),
-        (["--model", "TEACHER"], "--model_name_or_path_for_copy .*pretrained, and .*teacher"),
+        (["--method", "vkd", "--", "--max_steps", "9"], "--max_steps -1, but .* --max_steps 9"),
+        (["--model", "TEACHER"], "--model_name_or_path_for_copy .*pretrained, but .*teacher"),
     ],
 )
 def test_other_flags_than_those_of_finished_runs_train_nothing(
@@ -197,8 +199,10 @@ def test_other_flags_than_those_of_finished_runs_train_nothing(
     """Of a size that is new, whose table would be refused at the end."""
     finished()
     more = [str(tiny / "teacher") if word == "TEACHER" else word for word in more]
-    where = r"r/fsd_i-depth1,seed=3 is finished with .*"
-    with pytest.raises(UserError, match=where + said + ".*so give that of then, or another folder"):
+    where = r"the finished run .*r/fsd_i-depth1,seed=3 has .*"
+    with pytest.raises(
+        UserError, match=where + said + ".*so give those of the finished run, or another"
+    ):
         planned(more_of(tiny, tmp_path, *more))
     assert [path.name for path in (tmp_path / "r").iterdir()] == ["fsd_i-depth1,seed=3"]
 

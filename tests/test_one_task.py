@@ -76,4 +76,4 @@ def test_the_demo_is_a_tour_of_commands_that_parse(tmp_path, monkeypatch):
     assert reproduce(tmp_path / "demo", cwd=tmp_path, script="scripts/demo.sh", **there)
     (tmp_path / "mine").mkdir()
     done = reproduce(tmp_path / "mine", cwd=tmp_path, script="scripts/demo.sh", **there)
-    assert done.returncode == 1 and "is no demo of before" in done.stderr
+    assert done.returncode == 1 and "is not an earlier demo" in done.stderr

@@ -115,7 +115,7 @@ def test_a_library_that_is_missing_is_named(tiny, tmp_path):
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["--task_name", "STS-B"], "this benchmark is of two classes"),
+        (["--task_name", "STS-B"], "this benchmark trains models of two classes"),
         (["--task_name", "nothing"], "a task name among"),
         (["--tokenizer_name", "/nowhere/at/all"], "/nowhere/at/all"),
     ],

@@ -139,9 +139,9 @@ def test_docs_study_has_the_trials_of_the_command():
     [
         (
             ["--until", "finals"],
-            "--until is of memory schedule trials final variants claims; found finals",
+            "--until takes memory schedule trials final variants claims; found finals",
         ),
-        (["--tasks", "mrpcs"], "--tasks is of"),
+        (["--tasks", "mrpcs"], "--tasks takes"),
         (["--methods", "vkd fitnet"], "found fitnet"),
         (["--seed", "1"], "unrecognized arguments: --seed 1"),
         (["--jobs", "two"], "--jobs is a number from 1 on; found two"),
@@ -161,8 +161,8 @@ def test_docs_study_has_the_trials_of_the_command():
         (["--rates", ""], "--rates is learning rates, as 1e-4; found none"),
         (["--teacher_rate", "abc"], "found abc"),
         (["--relation_heads", "0"], "--relation_heads is a number from 1 on"),
-        (["--tasks", "MRPC RTE", "--searched", "x.csv"], "--searched is of one task"),
-        (["--tasks", "MRPC", "--searched", "x.csv"], "x.csv: give a search's results.csv"),
+        (["--tasks", "MRPC RTE", "--searched", "x.csv"], "--searched has the search of one task"),
+        (["--tasks", "MRPC", "--searched", "x.csv"], "x.csv: give RUNS_DIR/search/TASK"),
     ],
 )
 def test_what_the_study_refuses(tmp_path, flags, said):

