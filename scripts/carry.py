@@ -141,8 +141,8 @@ def pack(args):
     output = Path(args.output_dir)
     if output.exists() and not is_packing(output):
         raise UserError(
-            f"{output} exists, and holds other things than the parts of an earlier pack: name "
-            "another --output_dir"
+            f"{output} exists, and holds something else than the parts of an earlier pack: "
+            "name another --output_dir"
         )
     names = [Path(model).resolve().name for model in args.models]
     if len(set(names)) < len(names):
