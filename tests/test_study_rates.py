@@ -205,7 +205,7 @@ def test_what_was_searched_at_another_rate_is_not_taken(tmp_path):
     done = run_study(
         tmp_path, "--tasks", "rte", "--methods", "minilm", "--searched", str(search), "--plan"
     )
-    assert done.returncode and "its rule asks for 0.0004 next" in done.stderr
+    assert done.returncode and "continue it there, 0.0004 is next" in done.stderr
 
 
 # ---- teachers ------------------------------------------------------------------------------------
