@@ -200,7 +200,7 @@ class Run:
         return (self.record.teacher_memory or {}).get("sha256", "")
 
     def is_trained(self, before, settings):
-        """True if the run.json `before` is of a run of these settings, cut off after training."""
+        """True if `before`, a run.json, has these settings and was cut off after its training."""
         if not before.get("trained") or before.get("finished"):
             return False
         then = flags.as_of_today(before.get("settings") or {})
@@ -225,7 +225,7 @@ class Run:
         return student
 
     def build_memories(self, m_t, student, rows):
-        """The Memories of the global structure, or None. rows: the student's, name -> tensor."""
+        """The Memories of G, None without m_t. rows: the training rows of the student, by name."""
         if m_t is None:
             return None
         args = self.args

@@ -60,9 +60,10 @@ def needs_of(terms):
 
 
 def over_layers(found, values=1):
-    """The Counted mean over pairs of layers. found: for each pair of layers, (loss, undefined).
+    """The Counted mean of a loss over pairs of layers.
 
-    values: the number of values that each loss averages; undefined: how many have none.
+    found: for each pair of layers (loss, undefined): a scalar, and how many of the values that it
+    averages are undefined. values: how many values it averages.
     """
     losses, undefined = zip(*found, strict=True)
     return Counted(torch.stack(losses).mean(), torch.stack(undefined).sum(), values * len(found))

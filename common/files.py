@@ -52,7 +52,7 @@ def expand_path_or_none(word):
 
 
 def follow(path):
-    """The path, or the last target of a symbolic link; it need not exist. Refuses a circle."""
+    """The path, or the last target of a symbolic link; it need not exist. Refuse a circle."""
     path = Path(path)
     target = Path(os.path.realpath(path)) if path.is_symlink() else path
     if target.is_symlink():

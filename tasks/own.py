@@ -265,9 +265,9 @@ def choose_classes(found, words, bound=False):
 
 
 def numbers_of(found, words):
-    """("0", "1", ...), one for each of a model's classes, if the labels are such; else None.
+    """("0", "1", ...), one for each of a model's classes, if all labels are among them; else None.
 
-    Labels without a "0" may be counted from 1, and each would be taken for the next class.
+    None also if no label is "0": labels counted from 1 would each be taken for the next class.
     """
     numbers = tuple(str(k) for k in range(len(words)))
     return numbers if "0" in found and found.keys() <= {*numbers} else None

@@ -55,7 +55,7 @@ def check_identity(path, note, identity):
 
 
 def describe(identity):
-    """An identity in words."""
+    """A shard's identity, a dict or None, in words: "entry logits, shard 0, cache 0123..."."""
     if not isinstance(identity, dict):
         return "none that says what it is"
     return ", ".join(f"{key} {value}" for key, value in identity.items())

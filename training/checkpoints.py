@@ -20,8 +20,8 @@ class Meter:
     read only when logging or saving.
 
     Some scalars are means of values that may be undefined (see terms.Counted). undefined: for each
-    scalar, how many of its values were undefined; of: name -> how many values it had, known without
-    the device.
+    scalar, how many of its values were undefined; of: name -> how many values were averaged, which
+    is known without waiting for the device.
     """
 
     def __init__(self, names, device):

@@ -34,11 +34,11 @@ class Flag:
 
     role: see training/flags.py.
     type: int, float, bool, str or Path.
-    least, most: limits that a number may touch; above: a lower one that it may not.
+    least, most: the least and greatest number allowed; above: numbers must be greater than it.
     shared: whether a resumed run must have the same value; None for what the role says.
     caption: what a table's caption calls it; for the role "start", what the error that refuses a
     table calls it. usual: the value that a caption leaves out.
-    of: for a "variant", a regular expression that matches the methods which it is a form of.
+    of: for a "variant", a regular expression that matches the names of the methods that have it.
     paces: whether the speed of a run depends on it, whatever the method.
     kmeans: False if train_memory.py has no use for it.
     before: the value that runs had before the flag existed, or a function of their other flags.
