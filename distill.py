@@ -187,11 +187,13 @@ class Run:
         m_t, facts = memory_file.load_memory(path, memory_facts(identity, teacher, self.args))
         if facts.get("data", identity.data) != identity.data:
             raise UserError(
-                f"the memory {path} is of other training rows than this run's: train one with "
-                "train_memory.py on these"
+                f"the memory {path} was made from other training rows than this run has: make one "
+                "from this run's rows with train_memory.py"
             )
         if (samples := facts.get("samples", identity.rows)) != identity.rows:
-            say(f"note: the memory {path} is of {samples} rows, this run's are {identity.rows}")
+            say(
+                f"note: the memory {path} is made from {samples} rows, this run has {identity.rows}"
+            )
         self.record.teacher_memory = facts | {"sha256": common.sha256_of_file(path)}
         return m_t
 

@@ -190,7 +190,7 @@ def check_memory(memories):
     if number < fewest or alike:
         what = f"{number} centroids" + (" that are all alike" if number >= fewest else "")
         raise UserError(
-            f"the teacher's memory has {what}, between which F_MM of the global structure has no "
-            f"value: it needs {fewest} or more that differ, so make one with train_memory.py "
-            "--num_centroid"
+            f"the teacher's memory has {what}, but the part F_MM of the global structure needs "
+            f"{fewest} or more centroids that differ: make another memory with train_memory.py and "
+            "a larger --num_centroid"
         )

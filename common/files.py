@@ -57,8 +57,8 @@ def follow(path):
     target = Path(os.path.realpath(path)) if path.is_symlink() else path
     if target.is_symlink():
         raise UserError(
-            f"{path} is a symbolic link that leads in a circle: remove it, or let it "
-            "lead to a place"
+            f"{path} is a symbolic link that leads in a circle: remove it, or make it lead to "
+            "a file or folder"
         )
     return target
 

@@ -37,9 +37,9 @@ def test_l_between_first_tokens():
 @pytest.mark.parametrize(
     "main, more, said",
     [
-        (glue_with_cka_i.main, ["--internal"], "is of L"),
-        (glue_with_cka_i.main, ["--beta", 0], "is of L"),
-        (glue_with_cka_ilg.main, ["--gamma_l", 0, "--gamma_g", 0], "is of L"),
+        (glue_with_cka_i.main, ["--internal"], "is for the structure L"),
+        (glue_with_cka_i.main, ["--beta", 0], "is for the structure L"),
+        (glue_with_cka_ilg.main, ["--gamma_l", 0, "--gamma_g", 0], "is for the structure L"),
         (glue_with_cka_g.main, [], "unrecognized arguments"),
     ],
 )

@@ -209,7 +209,7 @@ def other_meaning(task, name, logits, labels, where, was=None):
     put_in_order changed it, if it did, as the advice is for the teacher's file.
     """
     if not np.isfinite(logits).all():
-        return f"the teacher {name} says what is no finite number on {where}: fine-tune it again"
+        return f"the teacher {name} has infinite or NaN logits on {where}: fine-tune it again"
     if task.labels is None:
         if other_scale(logits[:, 0], labels):
             r = correlation(logits[:, 0], labels)

@@ -216,7 +216,7 @@ def take_old_spellings(args):
         args.fp16 = level == "O1"
     if given.get("compile"):
         raise UserError(
-            "--compile is gone, as torch.compile has never come to a number here: leave it out"
+            "--compile is gone, as no run with torch.compile got as far as a result: leave it out"
         )
     for name in ("server_ip", "server_port"):
         if given.get(name):
@@ -234,9 +234,9 @@ def check_launcher(rank, launched):
         raise UserError(f"--local_rank must be at least -1, got {rank}: leave it out")
     if rank >= 0 and launched is None:
         raise UserError(
-            f"--local_rank {rank} is for a launcher to pass, and LOCAL_RANK, which it sets, is "
-            "missing: leave the flag out, or start several processes with torchrun "
-            "--nproc_per_node N"
+            f"--local_rank {rank} is a flag that a launcher passes, but the environment lacks "
+            "LOCAL_RANK, which a launcher sets: leave the flag out, or start several processes "
+            "with torchrun --nproc_per_node N"
         )
     if rank >= 0 and str(rank) != launched:
         raise UserError(

@@ -75,13 +75,14 @@ def flags_of_rivals(ours):
             if flag.name in ours or flag.name in found:
                 raise UserError(
                     f"baselines/{file}.py declares --{flag.name}, which is declared elsewhere, "
-                    "too: name it under defaults alone, or rename it"
+                    'too: name it only under "defaults" of METHOD, or rename it'
                 )
             found[flag.name] = flag
     for file, method in methods.items():
         for name in method.defaults.keys() - ours.keys() - found.keys():
             raise UserError(
-                f"baselines/{file}.py takes --{name}, which nobody declares: declare it under flags"
+                f"baselines/{file}.py has a default for --{name}, which is declared nowhere: "
+                'declare it under "flags" of METHOD'
             )
     return found
 

@@ -199,8 +199,8 @@ class TeacherCache:
         differ = [key for key in {**self.facts, **found} if found.get(key) != self.facts.get(key)]
         if found and differ:
             raise UserError(
-                f"{path} should tell of this cache, found one of another {differ[0]}: delete its "
-                "folder to have the cache made again"
+                f"{path} should describe this run's teacher cache, found another {differ[0]}: "
+                "delete its folder to have the cache made again"
             )
 
     def check(self, accelerator):
