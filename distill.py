@@ -306,7 +306,7 @@ class Run:
             torch.cuda.reset_peak_memory_stats(accelerator.device)
 
     def take_folder(self, checkpoint, step, before):
-        """Clear the output folder of what is later than the checkpoint, or of another run."""
+        """Delete in the output folder what another run wrote, or this one after the checkpoint."""
         own = checkpoint is not None and checkpoint.parent.resolve() == self.output.resolve()
         if checkpoint and not own:
             before = common.read_json(checkpoint.parent / "run.json")

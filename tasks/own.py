@@ -274,7 +274,7 @@ def numbers_of(found, words):
 
 
 def take_as_places(found, words):
-    """numbers_of the labels, for a bound model that names its classes LABEL_0, LABEL_1, ...
+    """The classes, as numbers_of gives them, of a bound model whose names are LABEL_0, LABEL_1, ...
 
     None if the labels are other words, or as many as its classes; UserError for other numbers.
     """
@@ -291,7 +291,9 @@ def take_as_places(found, words):
 
 
 def take_as_numbers(found, words):
-    """numbers_of the labels, for a bound model with words as class names; else UserError."""
+    """The classes, as numbers_of gives them, of a bound model with names of its own; UserError if
+    there are none.
+    """
     numbers = numbers_of(found, words)
     if numbers and not any(map(is_whole, words)):
         say(
