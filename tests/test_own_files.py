@@ -216,7 +216,7 @@ REFUSED = {  # what is wrong -> (train.csv or its flags, what the sentence says)
         "text,label\n" + "".join(f"a,c{i}\n" for i in range(40)),
         "40 different labels in 40 rows",
     ),
-    "two spellings": (TEXT + "a,Good\n", "the labels 'good' and 'Good', in .*line 4, differ in"),
+    "two spellings": (TEXT + "a,Good\n", "the labels 'good' and 'Good', in .*line 4, count as one"),
     "a column twice": (
         "text,text,label\na,b,good\na,b,bad\n",
         "has 2 columns named text",

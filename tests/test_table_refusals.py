@@ -59,7 +59,7 @@ WRONG = {  # what line 2 has instead -> what is said of it
     "endless": (("2.5", "inf"), "'inf' in the column minutes, which holds finite numbers from 0"),
     "no task": (
         ("RTE", "RTW"),
-        "the task 'RTW', expected one of CoLA, SST-2, .*: correct that cell",
+        "the task 'RTW', expected a task name among CoLA, SST-2, .*: mend it",
     ),
     "two tasks": (("RTE", "RTE MRPC"), "the task 'RTE MRPC', expected a task name among CoLA"),
     "half a parameter": (("17000000", "0.5"), "'0.5' in the column parameters, which holds whole"),

@@ -96,7 +96,7 @@ def read_task(text, where, row=None):
             return text
         known = ", ".join(task.name for task in TASKS.values())
         raise UserError(
-            f"{where} has the task {text!r}, expected one of {known}: correct that cell"
+            f"{where} has the task {text!r}, expected a task name among {known}: mend it"
         ) from None
 
 
