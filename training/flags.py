@@ -81,7 +81,7 @@ def flags_of_rivals(ours):
     for file, method in methods.items():
         for name in method.defaults.keys() - ours.keys() - found.keys():
             raise UserError(
-                f"baselines/{file}.py has a default for --{name}, which is declared nowhere: "
+                f"baselines/{file}.py takes --{name}, which is declared nowhere: "
                 'declare it under "flags" of METHOD'
             )
     return found
