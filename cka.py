@@ -14,10 +14,10 @@ import torch
 from choices import ESTIMATORS, REDUCTIONS
 from precision import first_order, full_precision
 
-PARTS = ("F_MM", "F_E", "F_C")  # of the global structure
+PARTS = ("F_MM", "F_E", "F_C")  # of the global structure G
 FEWEST_ROWS = {"biased": 2, "debiased": 4}  # with fewer rows, CKA is 0/0
 FEWEST_TO_LEARN = {"biased": 3, "debiased": 4}  # the biased CKA of any 2 rows is 1
-_LOG_FLOOR = {"biased": 1e-6, "debiased": 1e-2}
+_LOG_FLOOR = {"biased": 1e-6, "debiased": 1e-2}  # of CKA, see _negative_log
 
 
 # ---- Gram matrices -------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ def _count_rows(gram, mask):
 
 @torch.no_grad()
 def centre_gram(gram, mask=None, estimator="biased"):
-    """The Gram of x xᵀ (..., n, n) for the estimator, without gradient. mask: (..., n) bool."""
+    """Centre x xᵀ (..., n, n) as the estimator does: a Gram, without gradient. mask: (..., n)."""
     noise = 16 * torch.finfo(gram.dtype).eps * gram.diagonal(dim1=-2, dim2=-1).sum(-1)
     n = _count_rows(gram, mask)
     matrix = _centre(gram, n, mask, estimator)
@@ -208,7 +208,7 @@ def _negative_log(cka, estimator):
 
 
 def defined(loss, undefined, count_undefined):
-    """The loss, or 0 if it is undefined; with count_undefined a pair, with 1 if so, else 0.
+    """The loss, or 0 if undefined; with count_undefined a pair: that, and 1 if undefined, else 0.
 
     loss, undefined: scalar tensors; `undefined` is bool.
     """
@@ -265,7 +265,7 @@ def local_inter_feature_loss(h_s, h_t, mask=None, estimator="biased", count_unde
     Each sample is one row, its tokens joined. h_s: (B, W, D_s). h_t: (B, W, D_t), detached. mask:
     (B, W) bool; positions where it is False are set to 0. The loss is undefined, and set to 0, if
     all samples are alike to one of the models, or fewer than 3 (4 when debiased). Returns a scalar;
-    with count_undefined a pair, with 1 if the loss is undefined, else 0.
+    with count_undefined a pair: the loss, and 1 if it is undefined, else 0.
     """
     h_t = h_t.detach()
     if mask is not None:
@@ -282,7 +282,7 @@ def local_inter_feature_loss(h_s, h_t, mask=None, estimator="biased", count_unde
 class FrozenMemory:
     """A memory m (C, p) that no longer changes, with its norms and Structure, computed once.
 
-    estimator: that of the F_MM which uses the memory.
+    estimator: of the CKA in the F_MM that uses the memory.
     """
 
     def __init__(self, m, estimator="biased"):
@@ -294,7 +294,7 @@ class FrozenMemory:
 
 
 class _MemoryProducts(torch.autograd.Function):
-    """h mᵀ (B, C), m mᵀ (C, C), |h|² (B,); backward makes one gradient each for wide h and m."""
+    """h mᵀ (B, C), m mᵀ (C, C), |h|² (B,); backward forms the large gradients of h and m once."""
 
     @staticmethod
     def forward(ctx, h, m):

@@ -1,4 +1,4 @@
-"""What all pictures share: colours that the colour-blind can tell apart, and text as written.
+"""What all pictures share: colours that the colour-blind can tell apart, and text with $ as it is.
 
 The colours are those of Okabe and Ito (2008).
 """

@@ -187,11 +187,13 @@ class Run:
         m_t, facts = memory_file.load_memory(path, memory_facts(identity, teacher, self.args))
         if facts.get("data", identity.data) != identity.data:
             raise UserError(
-                f"the memory {path} is of other training rows than this run's: train one with "
-                "train_memory.py on these"
+                f"the memory {path} was made from other training rows than this run has: make one "
+                "from this run's rows with train_memory.py"
             )
         if (samples := facts.get("samples", identity.rows)) != identity.rows:
-            say(f"note: the memory {path} is of {samples} rows, this run's are {identity.rows}")
+            say(
+                f"note: the memory {path} is made from {samples} rows, this run has {identity.rows}"
+            )
         self.record.teacher_memory = facts | {"sha256": common.sha256_of_file(path)}
         return m_t
 
@@ -200,7 +202,7 @@ class Run:
         return (self.record.teacher_memory or {}).get("sha256", "")
 
     def is_trained(self, before, settings):
-        """True if the run.json `before` is of a run of these settings, cut off after training."""
+        """True if `before`, a run.json, has these settings and was cut off after its training."""
         if not before.get("trained") or before.get("finished"):
             return False
         then = flags.as_of_today(before.get("settings") or {})
@@ -225,7 +227,7 @@ class Run:
         return student
 
     def build_memories(self, m_t, student, rows):
-        """The Memories of the global structure, or None. rows: the student's, name -> tensor."""
+        """The Memories of G, None without m_t. rows: the training rows of the student, by name."""
         if m_t is None:
             return None
         args = self.args
@@ -304,7 +306,7 @@ class Run:
             torch.cuda.reset_peak_memory_stats(accelerator.device)
 
     def take_folder(self, checkpoint, step, before):
-        """Clear the output folder of what is later than the checkpoint, or of another run."""
+        """Delete in the output folder what another run wrote, or this one after the checkpoint."""
         own = checkpoint is not None and checkpoint.parent.resolve() == self.output.resolve()
         if checkpoint and not own:
             before = common.read_json(checkpoint.parent / "run.json")

@@ -107,15 +107,15 @@ class Loop:
                 raise UserError(
                     f"a mini-batch has {size} samples here, but the loss term {name} relates the "
                     f"samples of a mini-batch and has no value for fewer than {term.fewest} "
-                    "(accumulated mini-batches count one by one): pass "
-                    f"--per_gpu_train_batch_size {term.fewest} or more, or take the term's weight "
-                    "away"
+                    "(--gradient_accumulation_steps does not make it larger): pass "
+                    f"--per_gpu_train_batch_size {term.fewest} or more, or set the weight of this "
+                    "term to 0"
                 )
             if length < term.fewest_tokens:
                 raise UserError(
                     f"--max_seq_length is {length}, but the loss term {name} relates the tokens of "
                     f"a sample and has no value for fewer than {term.fewest_tokens}: pass more, or "
-                    "take the term's weight away"
+                    "set the weight of this term to 0"
                 )
 
     def check_alignment(self):
@@ -124,8 +124,8 @@ class Loop:
             if term.aligned and not self.aligned:
                 raise UserError(
                     f"the loss term {name} compares token with token, but student and teacher read "
-                    "the rows with two tokenizers, or at two lengths: take its weight away, or "
-                    "a method that compares samples, as FSD_L (docs/tokenizers.md has them all)"
+                    "the rows with two tokenizers, or at two lengths: set its weight to 0, or take "
+                    "a method that compares samples, such as FSD_L (docs/tokenizers.md lists them)"
                 )
 
     # ---- a step ----------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ def released_centroids(last, mini_batches, shape, seed):
 
 
 def start_noise(number, width, seed):
-    """N(0, 1) of shape (number, width); not the noise that any student's memory starts from."""
+    """Noise N(0, 1) of shape (number, width), other than any student's memory starts with."""
     return torch.randn(number, width, generator=torch.Generator().manual_seed(mix(seed, "memory")))
 
 
@@ -54,7 +54,7 @@ def principal_axes(m):
     """The two principal axes of centroids m (C, p).
 
     Returns the mean (p,), the axes (p, 2), and the share of the variance that they explain, from 0
-    to 1. An axis without variance is 0.
+    to 1. An axis without variance is all 0.
     """
     centre = m.mean(0)
     centred = m - centre
@@ -97,12 +97,12 @@ class KMeans(torch.nn.Module):
         number, width = centroids.shape
         for name, start in {
             "centroids": centroids.float(),
-            "half_squares": torch.zeros(number),  # |m|²/2; it, centre and axes follow from m
+            "half_squares": torch.zeros(number),  # |m|²/2; computed from m, as are centre and axes
             "centre": torch.zeros(width),
             "axes": torch.zeros(width, 2),  # the centroids' principal axes, for the picture
-            "before": torch.full((rows,), -1),  # the assignment of the pass before
+            "before": torch.full((rows,), -1),  # each sample's cluster in the pass before
             "assignment": torch.zeros(rows, dtype=torch.int64),
-            "points": torch.zeros(rows, 2),  # the samples on the axes
+            "points": torch.zeros(rows, 2),  # each sample's coordinates on the axes
             "sums": torch.zeros(number, width, dtype=torch.float64),
             "counts": torch.zeros(number, dtype=torch.int64),
             "inertia": torch.zeros((), dtype=torch.float64),
@@ -152,7 +152,7 @@ class KMeans(torch.nn.Module):
         }
 
     def totals(self):
-        """{buffer: tensor}, the pass so far: sums over processes, the C farthest samples of all."""
+        """{buffer: tensor} of the pass so far: all processes' sums and their C farthest samples."""
         found = {
             name: self.reduce(getattr(self, name))
             for name in ("sums", "inertia", "counts", "assignment", "points")
@@ -174,13 +174,16 @@ class KMeans(torch.nn.Module):
 
     @torch.no_grad()
     def update(self):
-        """End a pass: move the centroids. Returns what the pass found.
+        """End a pass: move the centroids. Returns a dict of what the pass found.
 
-        A dict: inertia, the sum of squared distances to the centroids as the pass began; sizes, a
-        list of C; changed, the number of samples in another cluster than before; restarted, the
-        number of empty clusters that got a sample; assignment (N,), the samples' clusters; for the
-        picture points (N, 2) and the moved centroids (C, 2) on the axes, and explained, the axes'
-        share of the centroids' variance.
+        inertia: the sum of squared distances to the centroids as they were when the pass began.
+        sizes: the number of samples in each cluster, a list of C.
+        changed: the number of samples that are in another cluster than after the pass before.
+        restarted: the number of empty clusters that were given a sample.
+        assignment: (N,), the number of each sample's cluster.
+        points: (N, 2), the samples on the two principal axes of the centroids, for the picture.
+        centroids: (C, 2), the moved centroids on these axes.
+        explained: the share of the centroids' variance on these axes, 0 to 1.
         """
         found = self.totals()
         check_finite(found["inertia"])
@@ -208,7 +211,7 @@ class KMeans(torch.nn.Module):
     def restart(self, found, sums, counts):
         """Give each empty cluster one of the farthest samples, as long as there are any.
 
-        Changes its arguments. Returns the numbers of the clusters that got a sample.
+        Changes its arguments in place. Returns the numbers of the clusters that got a sample.
         """
         empty, restarted = (counts == 0).nonzero().flatten().tolist(), []
         for place in (
@@ -268,11 +271,11 @@ class Memories(torch.nn.Module):
 
     @torch.no_grad()
     def average(self, mini_batches):
-        """Start the student's memory as its features' means over the teacher's clusters.
+        """Set each centroid of the student's memory to the mean features of one teacher's cluster.
 
         mini_batches: for all training rows, pairs of the student's features (B, W*D_s) and the
         distances (B, C) of the teacher's features to its centroids. A row belongs to its nearest
-        centroid; a centroid without rows starts as the mean of all rows.
+        centroid of the teacher; a centroid without rows starts as the mean of all rows.
         """
         sums = torch.zeros_like(self.student, dtype=torch.float64)
         counts = torch.zeros(len(sums), dtype=torch.float64, device=sums.device)

@@ -60,9 +60,10 @@ def needs_of(terms):
 
 
 def over_layers(found, values=1):
-    """The Counted mean over pairs of layers. found: for each pair of layers, (loss, undefined).
+    """The Counted mean of a loss over pairs of layers.
 
-    values: the number of values that each loss averages; undefined: how many have none.
+    found: for each pair of layers (loss, undefined): a scalar, and how many of the values that it
+    averages are undefined. values: how many values it averages.
     """
     losses, undefined = zip(*found, strict=True)
     return Counted(torch.stack(losses).mean(), torch.stack(undefined).sum(), values * len(found))
@@ -189,7 +190,7 @@ def check_memory(memories):
     if number < fewest or alike:
         what = f"{number} centroids" + (" that are all alike" if number >= fewest else "")
         raise UserError(
-            f"the teacher's memory has {what}, between which F_MM of the global structure has no "
-            f"value: it needs {fewest} or more that differ, so make one with train_memory.py "
-            "--num_centroid"
+            f"the teacher's memory has {what}, but the part F_MM of the global structure needs "
+            f"{fewest} or more centroids that differ: make another memory with train_memory.py and "
+            "a larger --num_centroid"
         )

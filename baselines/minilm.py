@@ -105,7 +105,7 @@ def check(args, student, teacher):
     if heads and (one.hidden_size % heads or other.hidden_size % heads):
         raise UserError(
             f"--relation_heads must divide the widths of student and teacher, {one.hidden_size} "
-            f"and {other.hidden_size}; got {heads}"
+            f"and {other.hidden_size}, found {heads}: pass a number that divides both"
         )
     if not heads and one.num_attention_heads != other.num_attention_heads:
         raise UserError(
@@ -114,7 +114,7 @@ def check(args, student, teacher):
         )
     if not heads and has_position_bias(teacher):
         raise UserError(
-            f"the attention of {type(teacher).__name__} has a position bias beside queries and "
-            "keys: pass --relation_heads, for MiniLM's second version, which does without "
-            "attention distributions"
+            f"the attention of {type(teacher).__name__} adds a position bias to the products of "
+            "queries and keys, which MiniLM's first version leaves out: pass --relation_heads for "
+            "the second version, which compares no attention distributions"
         )

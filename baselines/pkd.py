@@ -60,8 +60,8 @@ def check(args, student, teacher):
     width_s, width_t = student.config.hidden_size, teacher.config.hidden_size
     if width_s != width_t:
         raise UserError(
-            f"PKD compares features number by number, but the student is {width_s} wide and the "
-            f"teacher {width_t}: take a student of the teacher's width, or another method"
+            f"PKD needs a student and a teacher of one width (hidden_size), found {width_s} and "
+            f"{width_t}: take a student of the teacher's width, or another method"
         )
     if "xlnet" in student.config.model_type:
         raise UserError(

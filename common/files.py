@@ -52,13 +52,13 @@ def expand_path_or_none(word):
 
 
 def follow(path):
-    """The path, or the last target of a symbolic link; it need not exist. Refuses a circle."""
+    """The path, or the last target of a symbolic link; it need not exist. Refuse a circle."""
     path = Path(path)
     target = Path(os.path.realpath(path)) if path.is_symlink() else path
     if target.is_symlink():
         raise UserError(
-            f"{path} is a symbolic link that leads in a circle: remove it, or let it "
-            "lead to a place"
+            f"{path} is a symbolic link that leads in a circle: remove it, or make it lead to "
+            "a file or folder"
         )
     return target
 

@@ -79,7 +79,7 @@ def write_what_can_be():
 
 
 def report_thread_error(problem):
-    """Print an error that ended a thread, unless it is the disk's.
+    """Print an error that ended a thread, unless it is an error of the disk.
 
     The disk's errors end TensorBoard's thread, too, but the main thread reports them.
     """
@@ -99,7 +99,7 @@ def say(message):
 
 
 def progress(*args, **kwargs):
-    """A tqdm bar, shown by the main process; in a log file, a line in 30 s and not ten a second."""
+    """A tqdm bar of the main process; in a log file it is a line every 30 s, not ten a second."""
     from tqdm import tqdm
 
     interval = 0.1 if sys.stderr.isatty() else 30

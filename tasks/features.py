@@ -56,8 +56,8 @@ def feature_cache_dir(cache_dir=None):
         )
     except RuntimeError:  # no HOME, and the system does not know the user
         raise UserError(
-            "the tokenised rows need a folder, and this user has no home to keep them in: name one "
-            "with --cache_dir"
+            "the tokenised rows need a folder, and this user has no home folder: name one with "
+            "--cache_dir"
         ) from None
 
 

@@ -44,7 +44,7 @@ def check_files(args):
     if not files:
         for name in ("text_column_names", "label_column_name", "do_regression"):
             if getattr(args, name, None):
-                raise UserError(f"--{name} is of files of your own: pass --train_file, too")
+                raise UserError(f"--{name} is for files of your own: pass --train_file, too")
         return
     keys = {key.replace("-", ""): task for key, task in TASKS.items()}
     if (task := keys.get(args.task_name.lower().replace("-", ""))) is not None:
@@ -54,12 +54,12 @@ def check_files(args):
         )
     if not re.fullmatch(NAME, args.task_name):
         raise UserError(
-            f"--task_name {args.task_name!r} is to name folders and files: use letters, digits, "
-            "spaces and . + - _, and begin with one of the first two"
+            f"--task_name {args.task_name!r} becomes part of names of folders and files: use "
+            "letters, digits, spaces and . + - _ alone, and begin with a letter or digit"
         )
     if (size := len(os.fsencode(args.task_name))) > LONGEST:
         raise UserError(
-            f"--task_name {args.task_name[:20]}... is to name folders and files and has {size} "
+            f"--task_name {args.task_name[:20]}... becomes part of file names and has {size} "
             f"bytes: take a name of at most {LONGEST}"
         )
     if getattr(args, "data_dir", None):
@@ -73,8 +73,8 @@ def check_files(args):
             raise UserError(f"--{name} {getattr(args, name)} does not exist: name a file")
         if path.suffix.lower() not in FORMATS:
             raise UserError(
-                f"--{name} {getattr(args, name)} ends in {path.suffix or 'nothing'}, but is read "
-                f"by its ending as {', '.join(FORMATS)}: rename it"
+                f"--{name} {getattr(args, name)} ends in {path.suffix or 'nothing'}, but its "
+                f"ending must say how it is read, by one of {', '.join(FORMATS)}: rename it"
             )
 
 
@@ -121,9 +121,9 @@ def find_texts(args, files, tables):
         names = tuple(name.strip() for name in args.text_column_names.split(","))
         expect(
             len(names) <= 2 and all(names) and len(set(names)) == len(names),
-            "one or two columns with a comma between",
+            "one or two columns with different names and a comma between",
             f"--text_column_names {args.text_column_names}",
-            "name these",
+            "correct the flag",
         )
         return names
     there = [names for names in (*PAIRS, *((one,) for one in SINGLES)) if set(names) <= {*columns}]
@@ -137,7 +137,7 @@ def find_texts(args, files, tables):
         advice = "save the file with commas between its cells"
     expect(
         len(there) == 1,
-        f"text in the columns of one of {usual}",
+        f"the text columns of exactly one of these: {usual}",
         f"{', '.join(map(str, columns)) or 'no column'} in {files[split]}",
         advice,
     )
@@ -168,7 +168,7 @@ def find_label(args, files, tables):
                 f"--label_column_name is {given}, but {files[split]} has the columns "
                 f"{', '.join(there)}: name one of these"
             )
-        lacks = f"no column {name or ' or '.join(usual)} but {', '.join(there)}"
+        lacks = f"no column {name or ' or '.join(usual)}, only {', '.join(there)}"
         if split == "dev":
             raise UserError(
                 f"{files[split]} has no labels to score a model by: {lacks}; name their column "
@@ -265,16 +265,16 @@ def choose_classes(found, words, bound=False):
 
 
 def numbers_of(found, words):
-    """("0", "1", ...), one for each of a model's classes, if the labels are such; else None.
+    """("0", "1", ...), one for each of a model's classes, if all labels are among them; else None.
 
-    Labels without a "0" may be counted from 1, and each would be taken for the next class.
+    None also if no label is "0": labels counted from 1 would each be taken for the next class.
     """
     numbers = tuple(str(k) for k in range(len(words)))
     return numbers if "0" in found and found.keys() <= {*numbers} else None
 
 
 def take_as_places(found, words):
-    """numbers_of the labels, for a bound model that names its classes LABEL_0, LABEL_1, ...
+    """The classes, as numbers_of gives them, of a bound model whose names are LABEL_0, LABEL_1, ...
 
     None if the labels are other words, or as many as its classes; UserError for other numbers.
     """
@@ -284,14 +284,16 @@ def take_as_places(found, words):
         word, places = next(iter(found.items()))
         raise UserError(
             f"the model has the {len(words)} classes {words[0]} to {words[-1]}, but the labels are "
-            f"{', '.join(sorted(found, key=int))}, the first {word} in {places[0]}, and which is "
-            f"which is not told: write them as the model does, or as 0 to {len(words) - 1}"
+            f"{', '.join(sorted(found, key=int))}, the first {word} in {places[0]}, and nothing "
+            f"says which is which: write them as the model does, or as 0 to {len(words) - 1}"
         )
     return None
 
 
 def take_as_numbers(found, words):
-    """numbers_of the labels, for a bound model with words as class names; else UserError."""
+    """The classes, as numbers_of gives them, of a bound model with names of its own; UserError if
+    there are none.
+    """
     numbers = numbers_of(found, words)
     if numbers and not any(map(is_whole, words)):
         say(
@@ -302,8 +304,9 @@ def take_as_numbers(found, words):
     names = [*map(key, words)]
     if twice := [word for word in words if names.count(key(word)) > 1]:
         raise UserError(
-            f"the model names its classes {', '.join(words)}, and no label tells which of "
-            f"{' and '.join(twice)} it means: rename them in the model's config.json"
+            f"the model's class names {' and '.join(twice)} count as the same (case, space, - and "
+            "_ are ignored), so no label can tell them apart: give them different names in the "
+            "model's config.json"
         )
     word = next(word for word in found if key(word) not in names)
     raise UserError(
@@ -338,13 +341,13 @@ def check_labels(found):
     if len(found) > max(FEW, number / 2):
         raise UserError(
             f"{len(found)} different labels in {number} rows, the first {next(iter(found))!r}, are "
-            f"no classes: {advice}"
+            f"no classes (more than {FEW}, and more than one for every two rows): {advice}"
         )
     spelled = {}
     for word, places in found.items():
         other = spelled.setdefault(key(word), word)
         if other != word:
             raise UserError(
-                f"the labels {other!r} and {word!r}, in {places[0]}, differ in spelling alone: "
-                "write one class in one way"
+                f"the labels {other!r} and {word!r}, in {places[0]}, count as one class (case, "
+                "space, - and _ are ignored): write it in one way, or name two classes apart"
             )

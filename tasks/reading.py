@@ -120,8 +120,8 @@ def read_csv(path):
 def refuse_spaced_quote(where):
     """UserError for a cell with spaces before its opening quote: its quotes would become text."""
     raise UserError(
-        f"Expected a quote right behind the comma, found spaces between them in {where}; leave "
-        "these out, or put one behind each comma of the first line, too."
+        f"Expected a quote right behind the comma, found spaces between them in {where}; delete "
+        "the spaces, or put one behind each comma of the first line, too."
     )
 
 
@@ -146,7 +146,7 @@ def read_json_lines(path):
             row = f"{error}"
         expect(
             isinstance(row, dict),
-            'a JSON object a line, as {"text": "...", "label": "..."}',
+            'a JSON object on each line, as {"text": "...", "label": "..."}',
             f"{row if isinstance(row, str) else type(row).__name__} in {where}",
             "save the file as JSON lines",
         )
@@ -200,7 +200,12 @@ def check_columns(task, split, columns, path):
         else "name the file's own with --text_column_names and --label_column_name",
     )
     twice = [column for column in needed if columns.count(column) > 1]
-    expect(not twice, "one column a name", f"two named {twice[:1]} in {path}, line 1", "rename one")
+    expect(
+        not twice,
+        "one column of each name",
+        f"two named {twice[:1]} in {path}, line 1",
+        "rename one",
+    )
 
 
 def parse_row(task, split, position, where, row):
@@ -241,7 +246,12 @@ def word_of(cell):
 
 def read_label(task, split, cell, where):
     """The label in a cell; None if a training row of a task with `partial` has none."""
-    expect(not isinstance(cell, list | dict), "a word or a number as a label", where, CORRECT)
+    expect(
+        not isinstance(cell, list | dict),
+        "a word or a number as a label",
+        f"a list or an object in {where}",
+        CORRECT,
+    )
     word = word_of(cell)
     if not word and task.partial and split == "train":
         return None

@@ -52,7 +52,7 @@ def check_indices(task, split, indices):
     for word in task.labels or ():
         expect(
             not UNWRITABLE.search(word),
-            "classes without tabs and line ends, as they are to be predicted",
+            "classes without tabs and line ends, as predictions go into a .tsv",
             f"{word!r} among the labels",
             "rename it in the training file",
         )

@@ -56,7 +56,7 @@ def test_any_changed_bit_of_the_numbers_is_noticed(dtype, tmp_path):
         for bit in range(8):
             flip(path, at, bit)
             found, note = cache_shards.map_shard(path, name, (2, 3))
-            with pytest.raises(UserError, match=r"00000\.safetensors holds other numbers than"):
+            with pytest.raises(UserError, match=r"00000\.safetensors have changed since they"):
                 cache_shards.check_numbers(path, found, note)
             flip(path, at, bit)
     found, note = cache_shards.map_shard(path, name, (2, 3))
@@ -69,7 +69,7 @@ def test_a_shard_of_another_place_is_refused(key, other, tmp_path):
     path = tmp_path / "00000.safetensors"
     cache_shards.write_shard(path, torch.zeros(2), IDENTITY | {key: other})
     _, note = cache_shards.map_shard(path, "float32", (2,))
-    with pytest.raises(UserError, match=rf"should be .*, found .*{key} {other}.*: delete it"):
+    with pytest.raises(UserError, match=rf"should hold .*, found .*{key} {other}.*: delete it"):
         cache_shards.check_identity(path, note, IDENTITY)
 
 
@@ -99,7 +99,7 @@ def test_a_note_of_another_program_is_refused(note, tmp_path):
 
 def test_a_run_refuses_a_changed_bit_before_it_trains(tiny, tmp_path, cache):
     flip(cache / "logits/00002.safetensors", -1)
-    with pytest.raises(UserError, match=r"00002\.safetensors holds other numbers .*: delete it"):
+    with pytest.raises(UserError, match=r"00002\.safetensors have changed since .*: delete it"):
         run(tiny, tmp_path / "second", tmp_path / "teachers")
     assert not (tmp_path / "second/train_log.jsonl").exists()
     (cache / "logits/00002.safetensors").unlink()  # as the sentence says
@@ -110,20 +110,22 @@ def test_a_run_refuses_shards_of_another_cache(tiny, tmp_path, cache):
     run(tiny, tmp_path / "other", tmp_path / "others", "--max_seq_length", 20)
     (other,) = (tmp_path / "others").iterdir()
     shutil.copy(other / "logits/00001.safetensors", cache / "logits")
-    with pytest.raises(UserError, match=r"00001\.safetensors should be entry logits, shard 1, c"):
+    with pytest.raises(UserError, match=r"00001\.safetensors should hold entry logits, shard 1"):
         run(tiny, tmp_path / "second", tmp_path / "teachers")
     shutil.rmtree(cache)
     shutil.copytree(other, cache)  # the whole folder, under this one's name
-    with pytest.raises(UserError, match=r"facts\.json should tell of this cache, .* max_seq_len"):
+    with pytest.raises(
+        UserError, match=r"facts\.json should describe .*, found another max_seq_len"
+    ):
         run(tiny, tmp_path / "second", tmp_path / "teachers")
     (cache / "facts.json").unlink()
-    with pytest.raises(UserError, match=r"00000\.safetensors should be entry logits, shard 0, c"):
+    with pytest.raises(UserError, match=r"00000\.safetensors should hold entry logits, shard 0"):
         run(tiny, tmp_path / "second", tmp_path / "teachers")
 
 
 def test_shards_that_changed_places_are_refused(tiny, tmp_path, cache):
     shutil.copy(cache / "logits/00000.safetensors", cache / "logits/00001.safetensors")
-    with pytest.raises(UserError, match=r"00001.*should be .* shard 1, .*found .* shard 0, "):
+    with pytest.raises(UserError, match=r"00001.*should hold .* shard 1, .*found .* shard 0,"):
         run(tiny, tmp_path / "second", tmp_path / "teachers")
 
 
@@ -153,5 +155,5 @@ def test_the_facts_are_those_of_the_shards(tiny, tmp_path, cache):
     facts = json.loads((cache / "facts.json").read_text())
     for changed in (facts | {"teacher": "another"}, facts | {"more": 1}, {"task": "RTE"}):
         (cache / "facts.json").write_text(json.dumps(changed))
-        with pytest.raises(UserError, match=r"facts\.json should tell of this cache, found one of"):
+        with pytest.raises(UserError, match=r"facts\.json should describe .* cache, found another"):
             run(tiny, tmp_path / "second", tmp_path / "teachers")

@@ -37,16 +37,16 @@ def test_l_between_first_tokens():
 @pytest.mark.parametrize(
     "main, more, said",
     [
-        (glue_with_cka_i.main, ["--internal"], "is of L"),
-        (glue_with_cka_i.main, ["--beta", 0], "is of L"),
-        (glue_with_cka_ilg.main, ["--gamma_l", 0, "--gamma_g", 0], "is of L"),
+        (glue_with_cka_i.main, ["--internal"], "is for the structure L"),
+        (glue_with_cka_i.main, ["--beta", 0], "is for the structure L"),
+        (glue_with_cka_ilg.main, ["--gamma_l", 0, "--gamma_g", 0], "is for the structure L"),
         (glue_with_cka_g.main, [], "unrecognized arguments"),
     ],
 )
 def test_where_there_is_no_l_its_form_is_refused(main, more, said, tiny, tmp_path, capsys):
-    with pytest.raises((UserError, SystemExit), match=said if "is of" in said else None):
+    with pytest.raises((UserError, SystemExit), match=said if "is for" in said else None):
         main(flags(tiny, tmp_path / "s", "--sample_features", "first", *more))
-    assert "is of" in said or said in capsys.readouterr().err
+    assert "is for" in said or said in capsys.readouterr().err
 
 
 def test_xlnet_has_no_first_token(tiny, tmp_path, capsys):

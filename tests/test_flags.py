@@ -156,7 +156,7 @@ def test_a_wrong_declaration_is_one_sentence(tmp_path, old, new, said):
     [
         (WHOLE.replace("seven", "eight"), "declares --gamma_x, which is declared elsewhere"),
         (WHOLE.replace("gamma_x", "alpha"), "declares --alpha, which is declared elsewhere"),
-        (WHOLE[: WHOLE.index('    "flags"')] + "}", "takes --seven, which nobody declares"),
+        (WHOLE[: WHOLE.index('    "flags"')] + "}", "takes --seven, which is declared nowhere"),
     ],
 )
 def test_a_flag_is_declared_once(tmp_path, monkeypatch, other, said):

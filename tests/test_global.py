@@ -200,7 +200,7 @@ def test_a_memory_of_some_rows_is_told(tiny_without_dropout, tmp_path, capsys):
     more = ["--teacher_memory_path", tmp_path / "m", "--max_steps", 1]
     for rows, told in (([], True), (some, False)):
         glue_with_cka_g.main(flags(tiny_without_dropout, tmp_path / f"{told}", *more, *rows))
-        said = "is of 8 rows, this run's are 21" in capsys.readouterr().err
+        said = "is made from 8 rows, this run has 21" in capsys.readouterr().err
         assert said is told
 
 

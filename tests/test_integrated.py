@@ -145,7 +145,7 @@ def test_mistakes_of_the_global_scripts(tiny, tmp_path):
         and "needs --teacher_memory_path, the folder that train_memory.py wrote" in done.stderr
     )
     for more, sentence in (
-        (["--do_layerwise"], "--do_layerwise has no global structure"),
+        (["--do_layerwise"], "--do_layerwise cannot go with the global structure"),
         (["--gamma_m", 1.5], "--gamma_m must be between 0 and 1"),
         (["--gamma_g", -1], "--gamma_g must be at least 0"),
     ):

@@ -120,7 +120,7 @@ def test_a_launchers_rank_is_its_environments(monkeypatch):
 @pytest.mark.parametrize(
     "words, sentence",
     [
-        (["--local_rank", "0"], "--local_rank 0 is for a launcher to pass"),
+        (["--local_rank", "0"], "--local_rank 0 is a flag that a launcher passes"),
         (["--local_rank", "-2"], "--local_rank must be at least -1, got -2"),
         (["--server_ip", "10.0.0.1"], "--server_ip 10.0.0.1 is for a remote debugger"),
         (["--server_port", "5678"], "--server_port 5678 is for a remote debugger"),

@@ -152,7 +152,7 @@ def test_a_rivals_cell_is_read_by_its_type(copy, session, tmp_path):
     table = tmp_path / "r.csv"
     table.write_text("method,seed,task,acc,--gamma_x,--squared\nThrowaway,1,RTE,0.5,many,True\n")
     ((code, _, said),) = session(("analysis.tables", [table]))
-    assert code == 1 and "'many' in the column --gamma_x, which is of numbers" in said
+    assert code == 1 and "'many' in the column --gamma_x, which holds numbers" in said
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ def test_a_label_column_of_a_flag_may_be_the_validation_files_alone(tiny, tmp_pa
     capsys.readouterr()
     assert run(glue_with_cka_i, tiny, tmp_path / "s", *files, *model) == 0
     said = capsys.readouterr().err
-    assert "train.csv has no labels: no column y but text" in said and "α is 0" in said
+    assert "train.csv has no labels: no column y, only text" in said and "α is 0" in said
     with pytest.raises(UserError, match=r"--label_column_name is z, but .*train.csv has the"):
         run(glue_with_cka_i, tiny, tmp_path / "n", *files, *model[:-1], "z")
 
@@ -123,7 +123,7 @@ def test_both_halves_of_a_character_are_one(tmp_path):
 
 def test_json_without_an_end_is_one_sentence(tmp_path):
     (tmp_path / "x.jsonl").write_text("[" * 100_000 + "\n")
-    with pytest.raises(UserError, match=r"a JSON object a line, .*x.jsonl, line 1"):
+    with pytest.raises(UserError, match=r"a JSON object on each line, .*x.jsonl, line 1"):
         read_table(tmp_path / "x.jsonl")
 
 

@@ -197,7 +197,7 @@ def test_a_teacher_with_its_classes_the_other_way_round_teaches_the_same(tiny, t
 
 TEXT = "text,label\na dog,good\na cat,bad\n"
 REFUSED = {  # what is wrong -> (train.csv or its flags, what the sentence says)
-    "nothing in it": ("", "Expected text in the columns of one of .*, found no column in"),
+    "nothing in it": ("", "Expected the text columns of exactly one of .*, found no column in"),
     "no row": ("text,label\n", "Expected data rows, found none in .*train.csv; add some"),
     "no text column": ("body,label\na,good\n", "found body, label in .*train.csv; name one or two"),
     "two usual ones": (
@@ -216,7 +216,7 @@ REFUSED = {  # what is wrong -> (train.csv or its flags, what the sentence says)
         "text,label\n" + "".join(f"a,c{i}\n" for i in range(40)),
         "40 different labels in 40 rows",
     ),
-    "two spellings": (TEXT + "a,Good\n", "the labels 'good' and 'Good', in .*line 4, differ in"),
+    "two spellings": (TEXT + "a,Good\n", "the labels 'good' and 'Good', in .*line 4, count as one"),
     "a column twice": (
         "text,text,label\na,b,good\na,b,bad\n",
         "has 2 columns named text",
@@ -226,10 +226,13 @@ REFUSED = {  # what is wrong -> (train.csv or its flags, what the sentence says)
         "Expected UTF-8 text, found the byte 0xff in .*line 2",
     ),
     "GLUE's name": (["--task_name", "mrpc"], "--task_name mrpc is GLUE's"),
-    "a path as a name": (["--task_name", "../x"], "is to name folders and files"),
+    "a path as a name": (["--task_name", "../x"], "becomes part of names of folders and files"),
     "both data": (["--data_dir", "glue"], "pass one of the two"),
     "no file": (["--train_file", "no.csv"], "--train_file no.csv does not exist"),
-    "another ending": (["--train_file", __file__], "ends in .py, but is read by its ending as"),
+    "another ending": (
+        ["--train_file", __file__],
+        "ends in .py, but its ending must say how",
+    ),
     "no such text": (["--text_column_names", "body"], "no body in .*train.csv, line 1"),
     "three texts": (["--text_column_names", "a,b,c"], "Expected one or two columns"),
     "no such label": (["--label_column_name", "y"], "--label_column_name is y, but .* has the"),
@@ -256,8 +259,8 @@ def test_a_bad_file_is_one_sentence(case, tiny, tmp_path):
 @pytest.mark.parametrize(
     "line, said",
     [
-        ('["a", "good"]', "a JSON object a line, .*found list in .*line 2"),
-        ("{'text': 1}", "a JSON object a line, .*line 2"),
+        ('["a", "good"]', "a JSON object on each line, .*found list in .*line 2"),
+        ("{'text': 1}", "a JSON object on each line, .*line 2"),
         ('{"text": 5, "label": "good"}', "Expected text in text, found 5 in .*line 2"),
         ('{"label": "good"}', "Expected text in text, found nothing in .*line 2"),
     ],
@@ -281,5 +284,5 @@ def test_neither_glue_nor_own_files(tiny, tmp_path):
     for more in ([], ["--data_dir", ""]):
         with pytest.raises(UserError, match="--data_dir is missing"):
             run(train_teacher, tiny, tmp_path / "t", "--task_name", "RTE", *more, teacher=True)
-    with pytest.raises(UserError, match="--do_regression is of files of your own"):
+    with pytest.raises(UserError, match="--do_regression is for files of your own"):
         train_teacher.main(flags(tiny, tmp_path / "t", "--do_regression", teacher=True))

@@ -154,5 +154,5 @@ def test_a_flag_of_scores_that_is_forgotten_is_named(good_or_bad, tiny, tmp_path
 
 def test_a_model_whose_classes_have_one_name_is_refused():
     found = {"a": ["x.csv, line 2"], "b": ["x.csv, line 3"]}
-    with pytest.raises(UserError, match="no label tells which of A and a it means"):
+    with pytest.raises(UserError, match="class names A and a count as the same"):
         choose_classes(found, ("A", "a", "b"), bound=True)

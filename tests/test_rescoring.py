@@ -92,7 +92,9 @@ def test_scores_at_another_length_are_not_the_runs(not_evaluated, tiny, capsys):
 
 def test_a_row_without_a_run_is_refused(tiny, tmp_path):
     words = flags(tiny, tiny / "teacher", "--results_csv", tmp_path / "r.csv", teacher=True)
-    with pytest.raises(UserError, match=r"--results_csv gets the row of a run, and .* has no"):
+    with pytest.raises(
+        UserError, match=r"--results_csv gets the row of a finished run, and .* has no"
+    ):
         train_teacher.main(without(words, "--do_train"))
 
 

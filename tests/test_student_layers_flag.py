@@ -75,7 +75,7 @@ def test_a_student_that_copies_nothing_has_no_use_for_it(tiny, tmp_path, capsys)
     arguments = flags(tiny, tmp_path / "s", "--student_layers", "0,2")
     arguments.remove("--copy_teacher")
     said = refusal(capsys, arguments)
-    assert "without --copy_teacher the student starts at random" in said
+    assert "without --copy_teacher the student starts with random weights" in said
 
 
 def test_the_same_number_of_layers_is_no_contradiction(tiny, tmp_path):

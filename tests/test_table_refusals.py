@@ -39,10 +39,10 @@ CLEAN = "\n".join(
 STSB = CLEAN.replace("seed,acc", "seed,pearson,spearmanr").replace("RTE", "STS-B")
 STSB = re.sub(r"(,[12]),(0\.\d+),", r"\1,\2,\2,", STSB)
 WRONG = {  # what line 2 has instead -> what is said of it
-    "inf": (("0.5", "inf"), "'inf' in the column acc, which is of numbers from 0 to 1"),
+    "inf": (("0.5", "inf"), "'inf' in the column acc, which holds numbers from 0 to 1"),
     "-inf": (("0.5", "-inf"), "'-inf' in the column acc"),
     "infinite": (("0.5", "1e999"), "'1e999' in the column acc"),
-    "negative": (("0.5", "-0.5"), "'-0.5' in the column acc, which is of numbers from 0 to 1"),
+    "negative": (("0.5", "-0.5"), "'-0.5' in the column acc, which holds numbers from 0 to 1"),
     "NaN": (("0.5", "NaN"), "'NaN' in the column acc, .*: mend or delete that line, or leave"),
     "no value": (("0.5", "N/A"), "'N/A' in the column acc"),
     "percent": (
@@ -51,18 +51,18 @@ WRONG = {  # what line 2 has instead -> what is said of it
     ),
     "beyond percent": (("0.5", "853"), "'853' in the column acc, .*: mend or delete that line"),
     "a little more": (("0.5", "1.001"), "'1.001' in the column acc"),
-    "a part of a seed": (("RTE,1,", "RTE,1.5,"), "'1.5' in the column seed, which is of whole nu"),
-    "a seed below 0": (("RTE,1,", "RTE,-1,"), "'-1' in the column seed, which is of whole numbers"),
+    "a part of a seed": (("RTE,1,", "RTE,1.5,"), "'1.5' in the column seed, which holds whole num"),
+    "a seed below 0": (("RTE,1,", "RTE,-1,"), "'-1' in the column seed, which holds whole numbers"),
     "an infinite seed": (("RTE,1,", "RTE,inf,"), "'inf' in the column seed"),
     "a seed of none": (("RTE,1,", "RTE,nan,"), "nothing in the column seed"),
-    "minutes": (("2.5", "-2.5"), "'-2.5' in the column minutes, which is of finite numbers from 0"),
-    "endless": (("2.5", "inf"), "'inf' in the column minutes, which is of finite numbers from 0"),
+    "minutes": (("2.5", "-2.5"), "'-2.5' in the column minutes, which holds finite numbers from 0"),
+    "endless": (("2.5", "inf"), "'inf' in the column minutes, which holds finite numbers from 0"),
     "no task": (
         ("RTE", "RTW"),
         "the task 'RTW', expected a task name among CoLA, SST-2, .*: mend it",
     ),
     "two tasks": (("RTE", "RTE MRPC"), "the task 'RTE MRPC', expected a task name among CoLA"),
-    "half a parameter": (("17000000", "0.5"), "'0.5' in the column parameters, which is of whole"),
+    "half a parameter": (("17000000", "0.5"), "'0.5' in the column parameters, which holds whole"),
 }
 
 
@@ -82,7 +82,7 @@ def test_correlations_may_be_negative(score, tmp_path):
     text = STSB.replace("0.5,0.5", f"{score},0.5", 1)
     assert read_runs(written(tmp_path, text)).pearson[0] == float(score)
     tables.main([str(tmp_path / "r.csv"), "--tables", "2"])
-    with pytest.raises(UserError, match=r"line 2 has '-1\.1' .* which is of numbers from -1 to 1"):
+    with pytest.raises(UserError, match=r"line 2 has '-1\.1' .* which holds numbers from -1 to 1"):
         read_runs(written(tmp_path, STSB.replace("0.5,0.5", "-1.1,0.5", 1)))
 
 
@@ -90,7 +90,7 @@ def test_a_whole_number_of_a_flag(tmp_path):
     text = CLEAN.replace("--learning_rate", "--warmup_steps").replace("0.0001", "100.0")
     assert read_runs(written(tmp_path, text))["--warmup_steps"].tolist() == [100] * 4
     with pytest.raises(
-        UserError, match=r"'100\.5' in the column --warmup_steps, which is of whole"
+        UserError, match=r"'100\.5' in the column --warmup_steps, which holds whole"
     ):
         read_runs(written(tmp_path, text.replace("100.0", "100.5", 1)))
 
@@ -149,7 +149,7 @@ def test_a_table_without_rows_and_no_table_are_said_to_be_that(command, tmp_path
         ),
         ({"results": {"acc": float("nan")}}, "'nan' in the column acc"),
         ({"results": {"acc": float("inf")}}, "'inf' in the column acc"),
-        ({"results": {"acc": "good"}}, "'good' in the column acc, which is of numbers from 0 to 1"),
+        ({"results": {"acc": "good"}}, "'good' in the column acc, which holds numbers from 0 to 1"),
         ({"results": {"acc": True}}, "'True' in the column acc"),
         ({"arguments": {"task_name": "RTE", "seed": 1.5}}, "'1.5' in the column seed"),
         (
@@ -206,11 +206,11 @@ MEAN = "method,task,metric,mean,std,n\nVKD,RTE,acc,65.5,1.5,3\n"
     [
         ("RTE", "RTW", "the task 'RTW', expected a task name among"),
         ("acc,", "mcc,", "the metric mcc, not one of RTE's: acc"),
-        ("65.5", "inf", "'inf' in the column mean, which is of finite numbers"),
+        ("65.5", "inf", "'inf' in the column mean, which holds finite numbers"),
         ("65.5", "-65.5", "the mean -65.5, expected % from 0 to 100"),
         ("65.5", "655", "the mean 655, expected % from 0 to 100"),
-        ("1.5", "-1.5", "'-1.5' in the column std, which is of finite numbers from 0 on"),
-        (",3", ",0", "'0' in the column n, which is of whole numbers from 1 on"),
+        ("1.5", "-1.5", "'-1.5' in the column std, which holds finite numbers from 0 on"),
+        (",3", ",0", "'0' in the column n, which holds whole numbers from 1 on"),
         (",3", ",2.5", "'2.5' in the column n"),
     ],
 )

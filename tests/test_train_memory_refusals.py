@@ -20,12 +20,12 @@ def test_a_memory_and_a_student_do_not_share_a_folder(tiny, tmp_path):
     from.
     """
     stopped_at(tiny, tmp_path / "s")
-    with pytest.raises(UserError, match="holds a run of FSD_L, and this one is of memory"):
+    with pytest.raises(UserError, match="a run of the method FSD_L, and this run is of memory"):
         train_memory.main(memory_flags(tiny, tmp_path / "s"))
     assert (tmp_path / "s/checkpoint-2").exists()
     train_memory.main(memory_flags(tiny, tmp_path / "s", "--overwrite_output_dir"))
     assert not (tmp_path / "s/checkpoint-2").exists()
-    with pytest.raises(UserError, match="holds a run of memory, and this one is of FSD_L"):
+    with pytest.raises(UserError, match="a run of the method memory, and this run is of FSD_L"):
         glue_with_cka_i.main(flags(tiny, tmp_path / "s"))
     for path in (tmp_path / "s", tmp_path / "s" / memory_file.FILE):
         with pytest.raises(

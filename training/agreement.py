@@ -19,8 +19,8 @@ class Agreement:
     number. A run of several processes therefore stops one step after the first of them was told.
 
     The sums are in the store of the process group, on the hosts: no device is waited for, and a
-    process waits only for one that is a whole step behind. name: the loop's; each loop runs once in
-    a process.
+    process waits only for one that is a whole step behind. name: a word for the loop that asks; a
+    process runs each loop once.
     """
 
     TOLD = 2**32  # added by a process that was told to end; the rest of a sum counts processes

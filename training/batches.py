@@ -48,7 +48,9 @@ def epoch_order(rows, batch_size, seed, epoch, lengths=None):
     SORTED consecutive mini-batches of the random order are sorted by length and split anew, and the
     order of the resulting mini-batches is random again.
     """
-    own = 1000 * seed + epoch  # as published; from epoch 1000 on it would be another seed's
+    own = (
+        1000 * seed + epoch
+    )  # as published; from epoch 1000 on, another seed's orders would follow
     if epoch >= 1000 or own >= 2**32:
         own = mix(seed, "epoch", epoch)
     generator = torch.Generator().manual_seed(own)
@@ -155,10 +157,10 @@ class Rows(torch.utils.data.Dataset):
 
 
 def make_rows(features, read_by_teacher, cut, rank, world, cache):
-    """The student's Rows for a training, with the teacher's `beside` if it reads in another way.
+    """The student's Rows for a training; the teacher's are `beside` it if it reads in another way.
 
-    features: as the student reads them. read_by_teacher: as the teacher does, None if both read
-    alike.
+    features: the data set as the student reads it, name -> tensor. read_by_teacher: the same as the
+    teacher reads it, None if both read alike.
     """
     if read_by_teacher is None:
         return Rows(features, cut, rank, world, cache)
@@ -318,22 +320,21 @@ def first_tokens(h, targets):
 
 
 def for_teacher(targets):
-    """The targets of the mini-batch as the teacher reads it; `targets` if both models read
-    alike.
+    """The targets (see Rows) of the same mini-batch as the teacher reads it, with its own tokenizer
+    or length; `targets` itself if both models read the rows alike.
     """
     return targets.get("teacher", targets)
 
 
 def leave_out(h, targets):
-    """Features (B, W', D), with 0 at positions that the `mask` of the targets, if any,
-    leaves out.
-    """
+    """The features h (B, W', D), with 0 where targets["mask"] is False; h itself without a mask."""
     return h * targets["mask"].unsqueeze(-1) if "mask" in targets else h
 
 
 def flat(h, targets):
-    """The features of each sample as one vector, with 0 at the positions that the `mask` of the
-    targets, if any, leaves out: (B, W', D) -> (B, W*D).
+    """The features of each sample as one vector: (B, W', D) -> (B, W*D).
+
+    With targets["mask"] (B, W'), a vector is 0 where it is False and where columns were cut off.
     """
     if "mask" in targets:
         h = uncut(leave_out(h, targets), targets, targets["length"], h.shape[2])

@@ -43,7 +43,7 @@ def map_shard(path, dtype, shape):
     except (OSError, ValueError, SafetensorError) as error:
         found = f"{type(error).__name__}: {error}"
     if found != expected:
-        raise UserError(f"{path} should hold {expected}, found {found}: {AGAIN}")
+        raise UserError(f"the cache file {path} should hold {expected}, found {found}: {AGAIN}")
     return values, note
 
 
@@ -51,13 +51,16 @@ def check_identity(path, note, identity):
     """Refuse a shard whose note tells of another identity. No numbers are read for this."""
     found = note.get("identity")
     if found != identity:
-        raise UserError(f"{path} should be {describe(identity)}, found {describe(found)}: {AGAIN}")
+        raise UserError(
+            f"the cache file {path} should hold {describe(identity)}, found {describe(found)}: "
+            f"{AGAIN}"
+        )
 
 
 def describe(identity):
-    """An identity in words."""
+    """A shard's identity, a dict or None, in words: "entry logits, shard 0, cache 0123..."."""
     if not isinstance(identity, dict):
-        return "none that says what it is"
+        return "no note of what it holds"
     return ", ".join(f"{key} {value}" for key, value in identity.items())
 
 
@@ -65,5 +68,6 @@ def check_numbers(path, values, note):
     """Refuse a shard whose numbers are not those that were written. All of them are read."""
     if note.get("checksum") != checksum({"values": values}, json.dumps(note.get("identity"))):
         raise UserError(
-            f"{path} holds other numbers than were written there, by its checksum: {AGAIN}"
+            f"the numbers in the cache file {path} have changed since they were written, by its "
+            f"checksum: {AGAIN}"
         )

@@ -25,7 +25,7 @@ STRUCTURES = {  # letter -> what CKA compares of student and teacher
 
 
 def row_length(settings):
-    """The tokens of a row as the model of the card reads it. settings: flags, name -> value."""
+    """The most tokens of a row that the card's model reads. settings: flags, name -> value."""
     return settings.get("student_max_seq_length") or settings["max_seq_length"]
 
 
@@ -205,7 +205,7 @@ def known_task(run):
 
 
 def official_task(run):
-    """GLUE's Task, if the training file has GLUE's number of rows; else (a part, a toy) None."""
+    """GLUE's Task if the training file has as many rows as GLUE's; None for a part or toy data."""
     task = known_task(run)
     return task if task and run["data"]["train"]["rows"] == task.rows["train"] else None
 
@@ -262,7 +262,7 @@ def steps_of_an_epoch(run):
 
 
 def has_own_tokenizer(run):
-    """Whether the student had another tokenizer than its teacher, not only another row length."""
+    """Whether student and teacher have different tokenizers; False if only row lengths differ."""
     settings = settings_of(run)
     own = settings.get("student's tokenizer")
     return own is not None and own != settings["tokenizer"]
@@ -343,8 +343,8 @@ def fence(language, text):
 
 
 def shorten_command(command, processes=1):
-    """A run's command as for the root of a checkout; a path of the run's machine becomes its flag's
-    name in capitals.
+    """A run's command as one types it in the root of a checkout; in place of a path of the run's
+    machine stands the name of its flag in capitals.
 
     Relative paths and hub names stay, as they say nothing of a machine. processes: of the run.
     """

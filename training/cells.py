@@ -67,7 +67,7 @@ def find_fault(column, text, limits, missing=False):
     """
     if missing and (limits is None or not text.strip()):
         return None
-    has = f"{text!r} in the column {column}, which is of {limits.words if limits else 'numbers'}"
+    has = f"{text!r} in the column {column}, which holds {limits.words if limits else 'numbers'}"
     if missing:
         return has, "mend or delete that line, or leave the cell empty"
     if not is_number(text):

@@ -20,8 +20,8 @@ class Meter:
     read only when logging or saving.
 
     Some scalars are means of values that may be undefined (see terms.Counted). undefined: for each
-    scalar, how many of its values were undefined; of: name -> how many values it had, known without
-    the device.
+    scalar, how many of its values were undefined; of: name -> how many values were averaged, which
+    is known without waiting for the device.
     """
 
     def __init__(self, names, device):
@@ -257,8 +257,9 @@ def check_output(args, method):
     run = read_json(output / "run.json")
     if run and (run.get("method") == "memory") != (method == "memory"):
         raise UserError(
-            f"the output folder {output} holds a run of {run.get('method')}, and this one is of "
-            f"{method}: pass --overwrite_output_dir to replace it, or name another --output_dir"
+            f"the output folder {output} holds a run of the method {run.get('method')}, and this "
+            f"run is of {method} (memory: of train_memory.py): pass --overwrite_output_dir to "
+            "replace it, or name another --output_dir"
         )
     if run.get("finished"):
         raise UserError(
@@ -283,8 +284,8 @@ def newest_checkpoint(args):
     if isinstance(wanted, str):
         if not (Path(wanted) / "progress.json").is_file():
             raise UserError(
-                f"--resume_from_checkpoint {wanted} is no checkpoint of this project: it has no "
-                "progress.json"
+                f"--resume_from_checkpoint {wanted} is no checkpoint of this project, as it has no "
+                "progress.json: name a folder checkpoint-STEP that a run wrote"
             )
         own = {
             path.resolve(): path for path in checkpoints(output)
@@ -292,7 +293,7 @@ def newest_checkpoint(args):
         found = own.get(Path(wanted).resolve(), Path(wanted))
         if own and found.parent.resolve() != output.resolve() and not args.overwrite_output_dir:
             raise UserError(
-                f"--resume_from_checkpoint {wanted} is of another run than the checkpoints in "
+                f"--resume_from_checkpoint {wanted} belongs to another run than the checkpoints in "
                 f"{output}: name another --output_dir, or pass --overwrite_output_dir to replace "
                 "them"
             )
@@ -305,7 +306,10 @@ def newest_checkpoint(args):
         )
     found = [*checkpoints(student), *(checkpoints(output) if student != output else [])]
     if wanted and not found:
-        raise UserError(f"--resume_from_checkpoint: there is no checkpoint in {student}")
+        raise UserError(
+            f"--resume_from_checkpoint: there is no checkpoint in {student}: name one, or leave "
+            "the flag out to start afresh"
+        )
     return found[-1] if found else None
 
 

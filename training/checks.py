@@ -79,8 +79,8 @@ def check_global(args):
         )
     if args.do_layerwise:
         raise UserError(
-            "--do_layerwise has no global structure, as the memory is of the penultimate layer "
-            "alone: leave it out, or take its weight away with --gamma_g 0 "
+            "--do_layerwise cannot go with the global structure G, whose memory is of the "
+            "penultimate layer alone: leave the flag out, or G with --gamma_g 0 "
             "(glue_with_cka_ilg.py)"
         )
 
@@ -109,8 +109,8 @@ def check_sample_features(args, has_local):
     """Refuse --sample_features other than flat if the loss has no L."""
     if args.sample_features != "flat" and not has_local:
         raise UserError(
-            f"--sample_features {args.sample_features} is of L, which this loss does not "
-            "have: leave it out, or give L a weight"
+            f"--sample_features {args.sample_features} is for the structure L, which this loss "
+            "does not have: leave the flag out, or give L a weight"
         )
 
 
@@ -130,15 +130,15 @@ def check_student_layers(args):
     count = len(args.student_layers.split(","))
     if args.student_num_hidden_layers not in (None, count):
         raise UserError(
-            f"--student_layers {args.student_layers} is a student of {count} layers, but "
+            f"--student_layers {args.student_layers} makes a student of {count} layers, but "
             f"--student_num_hidden_layers is {args.student_num_hidden_layers}: leave one "
             "of them out"
         )
     if not getattr(args, "copy_teacher", True):
         raise UserError(
             f"--student_layers {args.student_layers} says what to copy, but without "
-            "--copy_teacher the student starts at random: pass that, too, or leave "
-            "--student_layers out"
+            "--copy_teacher the student starts with random weights: pass --copy_teacher, too, "
+            "or leave --student_layers out"
         )
 
 

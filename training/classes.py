@@ -203,13 +203,13 @@ def constant_score(task, labels):
 
 def other_meaning(task, name, logits, labels, where, was=None):
     """A sentence that refuses a teacher whose outputs, by the labels, mean something else than the
-    task's classes or scores; None if they mean these.
+    task's classes or scores; None if they mean the task's.
 
     logits: (N, K). labels: (N,). where: the rows, in words. was: the order of the outputs before
     put_in_order changed it, if it did, as the advice is for the teacher's file.
     """
     if not np.isfinite(logits).all():
-        return f"the teacher {name} says what is no finite number on {where}: fine-tune it again"
+        return f"the teacher {name} has infinite or NaN logits on {where}: fine-tune it again"
     if task.labels is None:
         if other_scale(logits[:, 0], labels):
             r = correlation(logits[:, 0], labels)

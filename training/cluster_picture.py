@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from colours import COLOURS, as_written
 from tasks.features import NO_CLASS
 
-MOST = 20_000  # samples that are drawn; of more, so many at random
+MOST = 20_000  # so many samples are drawn at most, chosen at random
 
 
 def picture_of_clusters(table, centroids, sizes, explained, labels, task):

@@ -69,7 +69,8 @@ def find_unfinished(args, state, settings):
     if not state.is_file() or common.read_json(state.parent / "run.json").get("finished"):
         if args.resume_from_checkpoint:
             raise UserError(
-                f"--resume_from_checkpoint: there is no unfinished clustering in {state.parent}"
+                f"--resume_from_checkpoint: there is no unfinished clustering in {state.parent}: "
+                "name its --output_dir, or leave the flag out to start afresh"
             )
         return fresh, None
     try:

@@ -19,7 +19,7 @@ SOME = 1000  # training rows on which a teacher is scored if there is no dev set
 
 
 def describe(results):
-    """Metrics on one line."""
+    """Metrics, {name: value}, on one line: "acc 0.8123, f1 0.8604"."""
     return ", ".join(f"{name} {value:.4f}" for name, value in results.items())
 
 

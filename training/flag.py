@@ -34,11 +34,11 @@ class Flag:
 
     role: see training/flags.py.
     type: int, float, bool, str or Path.
-    least, most: limits that a number may touch; above: a lower one that it may not.
+    least, most: the least and greatest number allowed; above: numbers must be greater than it.
     shared: whether a resumed run must have the same value; None for what the role says.
     caption: what a table's caption calls it; for the role "start", what the error that refuses a
     table calls it. usual: the value that a caption leaves out.
-    of: for a "variant", a regular expression that matches the methods which it is a form of.
+    of: for a "variant", a regular expression that matches the names of the methods that have it.
     paces: whether the speed of a run depends on it, whatever the method.
     kmeans: False if train_memory.py has no use for it.
     before: the value that runs had before the flag existed, or a function of their other flags.
@@ -216,7 +216,7 @@ def take_old_spellings(args):
         args.fp16 = level == "O1"
     if given.get("compile"):
         raise UserError(
-            "--compile is gone, as torch.compile has never come to a number here: leave it out"
+            "--compile is gone, as no run with torch.compile got as far as a result: leave it out"
         )
     for name in ("server_ip", "server_port"):
         if given.get(name):
@@ -234,9 +234,9 @@ def check_launcher(rank, launched):
         raise UserError(f"--local_rank must be at least -1, got {rank}: leave it out")
     if rank >= 0 and launched is None:
         raise UserError(
-            f"--local_rank {rank} is for a launcher to pass, and LOCAL_RANK, which it sets, is "
-            "missing: leave the flag out, or start several processes with torchrun "
-            "--nproc_per_node N"
+            f"--local_rank {rank} is a flag that a launcher passes, but the environment lacks "
+            "LOCAL_RANK, which a launcher sets: leave the flag out, or start several processes "
+            "with torchrun --nproc_per_node N"
         )
     if rank >= 0 and str(rank) != launched:
         raise UserError(

@@ -45,7 +45,7 @@ from training.loss_flags import (
 )
 from training.methods import read_methods
 
-GONE = {"compile": False}  # removed flags -> the value at which a run does not miss them
+GONE = {"compile": False}  # removed flags -> the value at which they did nothing
 HYPERPARAMETERS = ("weight", "variant", "budget", "seed", "model")
 SAID_BY_ITS_VALUE = "cka_estimator"  # in names its value stands alone, as "debiased"
 # variants are named in a table in this order
@@ -75,13 +75,14 @@ def flags_of_rivals(ours):
             if flag.name in ours or flag.name in found:
                 raise UserError(
                     f"baselines/{file}.py declares --{flag.name}, which is declared elsewhere, "
-                    "too: name it under defaults alone, or rename it"
+                    'too: name it only under "defaults" of METHOD, or rename it'
                 )
             found[flag.name] = flag
     for file, method in methods.items():
         for name in method.defaults.keys() - ours.keys() - found.keys():
             raise UserError(
-                f"baselines/{file}.py takes --{name}, which nobody declares: declare it under flags"
+                f"baselines/{file}.py takes --{name}, which is declared nowhere: "
+                'declare it under "flags" of METHOD'
             )
     return found
 
@@ -176,8 +177,8 @@ def as_of_today(settings):
 
 
 def lacking_of_rivals(settings):
-    """{name: value} of the flags that only rivals declare, as a run without them had them; {} for a
-    run that is no rival's. settings: the run's flags, name -> value.
+    """{name: value} of the flags that only rivals declare, to add to a run that lacks them; {} for
+    a run that is no rival's. settings: the run's flags, name -> value.
     """
     methods = read_methods()
     names = {name for method in methods.values() for name in method.flags}

@@ -20,7 +20,7 @@ def has_teacher(args):
 
 
 def for_student(args):
-    """A copy of the flags with the student's own model type and length; args without a teacher."""
+    """The flags with the student's own model type and length, a copy; args itself if no teacher."""
     if not has_teacher(args):
         return args
     own = argparse.Namespace(**vars(args))

@@ -108,7 +108,7 @@ def check_shape(path, centroids, facts):
             f"holds numbers of the shape {tuple(centroids.shape)}: train it again"
         )
     if not centroids.isfinite().all():
-        raise UserError(f"{path} has centroids that are no finite numbers: train it again")
+        raise UserError(f"{path} has infinite or NaN centroids: train it again")
 
 
 def short(value):

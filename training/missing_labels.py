@@ -21,8 +21,9 @@ def mind_missing_labels(features, args, has_teacher):
     alone = getattr(args, "alpha", None) is None  # the loss is the cross-entropy alone
     if not found and alone:
         raise UserError(
-            f"{where} {none}, and the loss is the cross-entropy alone: name their column with "
-            "--label_column_name, read more rows, or distil a teacher with another method"
+            f"{where} {none}, and the loss is the cross-entropy alone: name the column of the "
+            "labels with --label_column_name, read more rows, or distil a teacher with another "
+            "method"
         )
     if not has_teacher:
         say(f"note: {rows - found} of {rows} rows of {where} have no label and are left out")

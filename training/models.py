@@ -82,7 +82,8 @@ def load_finished(name, config, what, task, **options):
     if layers > config.num_hidden_layers:
         raise UserError(
             f"the {what} {name} has weights of {layers} layers, but its config.json says "
-            f"{config.num_hidden_layers}: correct that, so that it is not cut short"
+            f"{config.num_hidden_layers}, and the others would be left out: correct its "
+            "num_hidden_layers"
         )
     if lacking:
         raise UserError(

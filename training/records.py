@@ -66,7 +66,7 @@ def processor():
     return platform.processor() or platform.machine()
 
 
-# where a part of a run came from; other versions, or another machine, may resume a run
+# the fields on where a part of a run came from: other code or another machine may resume a run
 ORIGIN = ("commit", "uncommitted_changes", "versions", "machine", "device")
 
 
@@ -141,9 +141,9 @@ class Record:
         return cls(**known | {"arguments": dict(vars(args))})
 
     def follow(self, before):
-        """Note in `earlier` where the part of the run came from that this one continues.
+        """Note in `earlier` the ORIGIN of the earlier part of the run that this part continues.
 
-        before: the run.json of that part, {} if there is none.
+        before: the run.json of the earlier part, {} if there is none.
         """
         now, found = {name: getattr(self, name) for name in ORIGIN}, before.get("earlier", [])
         part = {name: before[name] for name in ORIGIN if name in before}

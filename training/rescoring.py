@@ -18,8 +18,8 @@ def check_results_csv(args):
     """Refuse --results_csv if --output_dir has no finished run whose row it could get."""
     if args.results_csv and not records.read_run(args.output_dir).get("finished"):
         raise UserError(
-            f"--results_csv gets the row of a run, and {args.output_dir} has no run.json of a "
-            "finished one: train with --do_train, or leave --results_csv out"
+            f"--results_csv gets the row of a finished run, and {args.output_dir} has no run.json "
+            "of one: train with --do_train, or leave --results_csv out"
         )
 
 

@@ -186,7 +186,7 @@ def fault_of_cell(name, text, missing, filled, limits):
     if name in filled and (missing or not text.strip()):
         return [f"nothing in the column {name}"]
     if of_type(name, bool) and not missing and text.strip().lower() not in ("true", "false"):
-        return [f"{text!r} in the column {name}, which is of True and False"]
+        return [f"{text!r} in the column {name}, which holds True and False"]
     return find_fault(name, text, limits[name], missing) if name in limits else None
 
 

@@ -90,8 +90,8 @@ def make_accelerator(args):
         )
     except (ValueError, ImportError) as error:  # a precision that this device does not have
         raise UserError(
-            f"this device does not take these settings ({error}): run without mixed precision, "
-            "or on another device"
+            f"this device cannot run in the precision asked for ({error}): run without --fp16 and "
+            "--bf16, or on another device"
         ) from None
 
 

@@ -146,9 +146,9 @@ def copy_layers(student, whole, layers, source):
             if differ:
                 advice = "name another for it" if place else "let the list begin with 0"
                 raise UserError(
-                    f"--student_layers: layer {layer} of {source} cannot be a student's "
-                    f"layer {place}, as one of these two places of a {family} model "
-                    f"has no such {min(differ)[0]}: {advice}"
+                    f"--student_layers: layer {layer} of {source} cannot become layer {place} of "
+                    f"the student, as in a {family} model {min(differ)[0]} is missing in one of "
+                    f"these two layers or has another shape there: {advice}"
                 )
             mine[place].load_state_dict(found)
 
@@ -192,7 +192,7 @@ def layer_pairs(args, student, teacher, layers="penultimate"):
     if layers_t % layers_s or layers_s < 2:
         what = "--do_layerwise" if args.do_layerwise else f"--method {args.method}"
         raise UserError(
-            f"{what} needs a student of 2 or more layers whose number divides the teacher's; they "
-            f"have {layers_s} and {layers_t}"
+            f"{what} needs a student of 2 or more layers whose number divides the teacher's, found "
+            f"{layers_s} and {layers_t} layers: choose another --student_num_hidden_layers"
         )
     return [(k, k * layers_t // layers_s) for k in range(1, layers_s)]

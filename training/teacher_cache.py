@@ -42,8 +42,8 @@ class Entry(NamedTuple):
     outputs.
 
     source: which output: the index of a hidden state, "logits" or "attention". make: (that output,
-    MiniBatch) -> (B, *shape), or only the columns that were computed. padding: whether padded
-    positions hold what the teacher says there; else 0.
+    MiniBatch) -> (B, *shape), with fewer columns if padding was cut off. padding: whether padded
+    positions hold what the teacher computes there; if not, they hold 0.
     """
 
     source: int | str
@@ -152,7 +152,10 @@ class TeacherCache:
         return found
 
     def is_there(self, name, shard):
-        """False if a shard must be made: it is missing, or an earlier version's without a note."""
+        """Whether a shard's file exists and need not be made again.
+
+        A file of an earlier version, which has no note (identity, checksum), must be made again.
+        """
         if not self.path(name, shard).exists():
             return False
         try:
@@ -162,7 +165,7 @@ class TeacherCache:
         return bool(note)
 
     def identity(self, name, shard):
-        """What a shard is, a dict, as its note says."""
+        """The identity that the note of a shard must have: its entry, number and cache, a dict."""
         return {"entry": name, "shard": shard, "cache": self.digest}
 
     def map(self, name, shard):
@@ -196,8 +199,8 @@ class TeacherCache:
         differ = [key for key in {**self.facts, **found} if found.get(key) != self.facts.get(key)]
         if found and differ:
             raise UserError(
-                f"{path} should tell of this cache, found one of another {differ[0]}: delete its "
-                "folder to have the cache made again"
+                f"{path} should describe this run's teacher cache, found another {differ[0]}: "
+                "delete its folder to have the cache made again"
             )
 
     def check(self, accelerator):

@@ -64,7 +64,8 @@ def prepare_tokenizer(args, name, config):
     check_vocabulary_is_there(tokenizer, name)
     if tokenizer.pad_token_id is None:
         raise UserError(
-            f"the tokenizer {name} has no padding token, which batches of equal length need"
+            f"the tokenizer {name} has no padding token, with which short rows of a mini-batch are "
+            "filled up: name another with --tokenizer_name, or give it a pad_token"
         )
     if args.do_lower_case and not lowers_case(tokenizer):
         tokenizer = add_lower_case(tokenizer, config, name)
@@ -132,8 +133,8 @@ def add_lower_case(tokenizer, config, name):
     if is_saved_whole(general, config):
         return general
     raise UserError(
-        f"--do_lower_case: the tokenizer {name}, {type(tokenizer).__name__}, loses it when it is "
-        "saved: leave the flag out, or lower-case the data"
+        f"--do_lower_case: the tokenizer {name}, {type(tokenizer).__name__}, loses the "
+        "lower-casing when it is saved: leave the flag out, or lower-case the data"
     )
 
 

@@ -56,7 +56,7 @@ class Unpadding(NamedTuple):
         return whole.squeeze(2) if dim == 1 else whole.squeeze(2).movedim(1, dim)
 
 
-active = []  # the Unpadding in use, the last one
+active = []  # the Unpaddings of the open contexts; the last one is in use
 WORTH = 0.1  # the share of padding in a mini-batch below which leaving it out gains nothing
 
 
