@@ -77,7 +77,7 @@ def read_columns(words):
 
 
 def as_flag(column):
-    """The flag of a column, with dashes: the column of --memory_init has none."""
+    """The flag of a table's column, with the dashes that a column such as memory_init lacks."""
     return f"--{column.removeprefix('--')}"
 
 
@@ -91,7 +91,7 @@ def check_search(runs, searched):
     for column in (*SAME, *memory_kinds(), *settings_of(runs)):
         if column not in runs or column in searched:
             continue
-        # each setting of the searched flags of train_memory.py made a memory of its own
+        # memories may differ between the settings of a searched flag of train_memory.py
         kinds = [kind for kind in memory_kinds() if column == "memory" and kind in searched]
         groups = runs.groupby(kinds, dropna=False) if kinds else [((), runs)]
         differ = [values for _, group in groups if len(values := group[column].unique()) > 1]

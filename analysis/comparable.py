@@ -20,8 +20,8 @@ ONE_OF = {  # column with the fingerprint of what a student used -> its name in 
     "data": "training data",
     "dev_data": "rows to be scored on",
 }
-# flags of the rows that a model was scored on and how they were read; a teacher must share these,
-# though not the budget
+# flags that say which rows a model was scored on, and how they were read: alike in students and
+# teachers, whose budgets may differ
 ROWS = ("--max_eval_samples", "--text_column_names", "--label_column_name")
 SHOWN = ("minutes", "parameters", "device", "machine", "torch", "transformers", "commit")
 IN_NO_RESULT = ("free", "place", "action")  # roles of flags that no result depends on

@@ -1,6 +1,6 @@
-"""Checks of the runs that analysis/ladder.py is given. They raise a UserError for students of one
-name that differ in kind, for another teacher than the students had, for other dev rows than those
-that they were scored on, and for scores that differ from those of a run's predictions.
+"""Checks of the runs that analysis/ladder.py is given. They raise a UserError if students of one
+name differ in kind, if the students had another teacher than the one given, if they were scored on
+other dev rows than those at hand, or if a run's scores do not follow from its predictions.
 """
 
 import math
@@ -81,8 +81,8 @@ def place_of_rows(args):
 
 
 def check_scores(run, task, z_s, labels):
-    """Refuse a run whose predictions give other metrics than its run.json has: one of the two is of
-    another evaluation.
+    """Refuse a run whose predictions give other metrics than its run.json has: the two files are
+    from different evaluations.
 
     run: a row of a table of runs. z_s: logits (N, K) of its dev_predictions.tsv. labels: (N,).
     """

@@ -40,9 +40,10 @@ NAMED = ("tokenizer_name", "max_eval_samples", "cache_dir", "max_seq_length")
 
 
 def subjects_of(runs, theirs, args):
-    """The Subjects of a seed's runs, checked, with the students under the names in runs["name"].
+    """Load and check the Subjects of one seed: the teacher, the dev rows, and a student per run.
 
-    Rows are read as the runs read them. Each student's tokenizer is read from its folder.
+    runs: the table of the seed's runs, whose column name has the students' names. Rows are read as
+    the runs read them; a student's tokenizer is the one in its folder.
     """
     words = ["--model_name_or_path", args.teacher or theirs["model_name_or_path"]]
     words += [*words_of_rows(theirs, args), "--output_dir", args.source]
@@ -98,7 +99,7 @@ def logits_of(model, subjects):
 def read_logits(folder, subjects, count):
     """The logits in a run's dev_predictions.tsv, an array (N, K). count: K.
 
-    Raises a UserError if the file is missing or of other rows than those of subjects.
+    Raises a UserError if the file is missing, or has other rows than `subjects`.
     """
     path = Path(folder) / "dev_predictions.tsv"
     if not path.is_file():
@@ -166,7 +167,9 @@ def time_all(subjects, rounds):
 
 
 def teacher_row(subjects, z_t, seed, times):
-    """The teacher's row of a seed, a dict. z_t: its logits (N, K); times: its own, of time_all."""
+    """The teacher's row for a seed, a dict. z_t: its logits (N, K). times: its two numbers in what
+    time_all returns.
+    """
     predictions = predictions_from_logits(subjects.task, z_t)
     metrics = compute_metrics(subjects.task, predictions, subjects.labels)
     own = {"name": "teacher", "method": "teacher", "copied": "all layers", "seed": seed}

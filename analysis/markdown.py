@@ -36,17 +36,17 @@ def read_document(path):
 
 
 def start_marker(name):
-    """The line of a file that stands before the text of this name."""
+    """The line that marks in a file where the text of this name begins: <!-- table NAME -->."""
     return "<!-- claims -->" if name == "claims" else f"<!-- table {name} -->"
 
 
 def end_marker(name):
-    """The line of a file that stands after the text of this name."""
+    """The line that marks in a file where the text of this name ends: <!-- end NAME -->."""
     return f"<!-- end {name} -->"
 
 
 def lines_with(content, marker):
-    """The numbers of the lines that have the marker, counted from 1."""
+    """The numbers of the lines of a file's content that have the marker, counted from 1."""
     found = re.finditer(re.escape(marker), content)
     return [content.count("\n", 0, match.start()) + 1 for match in found]
 

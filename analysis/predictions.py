@@ -52,9 +52,9 @@ class Run(NamedTuple):
         return f"{self.method} on {self.task} with seed {self.seed} ({more})"
 
     def is_row(self, row):
-        """Whether a row of results, given as `row`, a Run, can be this run's.
+        """Whether a row of results can be that of this run.
 
-        The row's folder and start may be "", then they fit any run's.
+        row: the facts in the row, as a Run; a folder or start that is "" there fits any run.
         """
         return (
             self[:3] == row[:3]
@@ -89,7 +89,8 @@ def has_metrics(row, task):
 def collect(folders):
     """The predictions of all finished and evaluated runs in these folders of runs.
 
-    Returns (task, split) -> {Run: its predictions, LABEL: the true labels}, lists of text.
+    Returns a dict, (task, split) -> {Run: its predictions, and LABEL: the true labels}, each a list
+    of text.
     """
     found, indices = {}, {}
     for folder in folders:
@@ -141,9 +142,10 @@ def read_run(path, task):
 
 
 def word(task, text, path, line):
-    """The text of one class or score as the published file has it.
+    """One class or score as the file of predictions has it. text: as it was read.
 
-    path, line: where it was read, for the message of the UserError.
+    Raises a UserError if it is no class or score of the task. path, line: where it was read, for
+    the message.
     """
     if task.labels is None and (not text or is_number(text)):
         return f"{float(text or 'nan'):.9g}"  # pandas writes NaN as nothing
@@ -296,7 +298,7 @@ def check(metrics, sources):
 def compare(row, metrics, matches):
     """What is wrong with a row of results, in words; "" if nothing is.
 
-    metrics: what `read` returned. matches: the Runs of it that the row may be of.
+    metrics: what `read` returned. matches: the Runs in it that the row can belong to.
     """
     if not matches:
         return "there are no predictions"

@@ -169,7 +169,7 @@ def add_output(add):
 
 
 def labelled_splits(args):
-    """The names of the splits that have labels, as a report needs them."""
+    """The names of the splits whose rows have labels: those that --split may name."""
     if files := own_files(args):
         return [split for split in files if split != "test"]
     task = get_task(args.task_name)

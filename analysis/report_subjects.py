@@ -54,7 +54,7 @@ class Student(NamedTuple):
 
     @property
     def name(self):
-        """The student's name as tables and pictures print it."""
+        """The student's name as tables and figures print it."""
         return str(Name(self.method, self.variant))
 
 
@@ -62,7 +62,9 @@ class Student(NamedTuple):
 
 
 def named_folders(words):
-    """[(Name or None, folder)] of the words NAME=FOLDER or FOLDER, whose folder may have an =."""
+    """A list of (Name, folder) for the words of --students. A word is NAME=FOLDER or FOLDER, whose
+    Name is None; the path of an existing folder may have an = itself.
+    """
     found = []
     for word in words:
         name, equals, folder = word.partition("=")
@@ -292,7 +294,7 @@ class Subjects:
             Comparison(self.memory, student.memory, student.reading.aligned)
             for student in self.students
         ]
-        # by Reading: its rows, and one mini-batch for all models that read alike
+        # the id of a Reading -> its rows: models that read alike share a Reading and mini-batches
         own = {id(s.reading): Rows(s.reading.tensors) for s in [self, *self.students]}
         batches = torch.arange(len(self.labels)).split(self.batch_size)
         for indices in common.progress(batches, desc="measuring", unit="batch"):

@@ -168,7 +168,9 @@ def find_task(name):
 
 
 def of_task(runs, name):
-    """The runs of one task. name: of GLUE's task in any spelling, else exactly as in the table."""
+    """The runs of one task. name: a task of GLUE in any spelling, or a user's own task exactly as
+    the table has it.
+    """
     task = find_task(name)
     return runs[runs.task == (task.name if task else name)]
 
@@ -176,8 +178,8 @@ def of_task(runs, name):
 def metric_names(task, scores=()):
     """The names of the columns with a task's metrics; those of MNLI's second dev set end in _mm.
 
-    scores: a row, a table or a mapping that may have metrics by name. Of a user's own task, which
-    may be a classification or a regression, it tells which.
+    scores: a row, a table or a mapping that may have metrics by name. It is only needed for a
+    user's own task, to tell a classification from a regression.
     """
     task = find_task(task)
     if task is None:

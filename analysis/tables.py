@@ -121,8 +121,8 @@ def check_once(runs, means):
 def make_table(table, all_runs, runs, given, published, args):
     """One of Tables 2 to 5: its rows, a DataFrame with LONG and variant, and its Markdown.
 
-    all_runs: the runs of every batch size. runs: those of --batch_size alone, of tasks with
-    several. given: the rows of files of means. published: the paper's scores.
+    all_runs: the runs of every batch size. runs: the same, but of a task with several batch sizes
+    only those of --batch_size. given: the rows of files of means. published: the paper's scores.
     """
     title, none = f"**{TITLES[table]}**", pd.DataFrame(columns=[*LONG, "variant"])
     means = pd.concat([part for part in (statistics(runs), given) if len(part)])
@@ -170,7 +170,10 @@ def published_forms(rows):
 
 
 def claims_text(comparisons, all_runs, runs, batch_size):
-    """The claims as Markdown, with a line on the batch size if it leaves some runs out."""
+    """The claims as Markdown, with a line that names the batch size if runs of others are left out.
+
+    all_runs: the runs of every batch size. runs: those that the claims are about.
+    """
     chosen = f"\nOf runs with several batch sizes, those of {batch_size} count here."
     return claims.as_text(comparisons, runs) + (chosen if len(all_runs) > len(runs) else "")
 
