@@ -104,7 +104,7 @@ def read_logits(folder, subjects, count):
     path = Path(folder) / "dev_predictions.tsv"
     if not path.is_file():
         raise UserError(
-            f"{path} is missing: evaluate that run again with --do_eval, or move it away"
+            f"{path} is missing: evaluate that run again with --do_eval, or move its folder away"
         )
     names = [f"logit_{k}" for k in range(count)]
     keys = ["index", "label", *names]
@@ -112,8 +112,9 @@ def read_logits(folder, subjects, count):
     same = list(table["index"].fillna("")) == list(subjects.features.indices)
     if not same or not np.allclose(table["label"].astype(float), subjects.labels):
         raise UserError(
-            f"{path} is of other rows than {subjects.features.source['file']}: name the rows of "
-            f"the runs with --{place_of_rows(subjects.args)}"
+            f"{path} has predictions for other rows than those of "
+            f"{subjects.features.source['file']}: give the rows that this run was evaluated on, "
+            f"with --{place_of_rows(subjects.args)}"
         )
     return table[names].to_numpy()
 

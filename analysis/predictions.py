@@ -113,14 +113,14 @@ def collect(folders):
                 if not same_rows or group.setdefault(LABEL, labels) != labels:
                     raise UserError(
                         f"{path} has other rows or labels than the first {run.task} "
-                        "run: give runs that were scored on one dev set"
+                        "run that was read: give runs that were scored on the same dev set"
                     )
                 if run in group:
-                    raise UserError(f"{run} is there twice: give each folder once")
+                    raise UserError(f"{run} is there twice: give each folder of runs once")
                 group[run] = predictions
     if not found:
         raise UserError(
-            f"no run in {', '.join(map(str, folders))} was evaluated: run with "
+            f"no run in {', '.join(map(str, folders))} was evaluated: evaluate them with "
             "--do_eval, or name other folders"
         )
     return found
@@ -130,7 +130,7 @@ def read_run(path, task):
     """Three lists of text from a dev_predictions.tsv: its rows' indices, labels, predictions."""
     if not path.is_file():
         raise UserError(
-            f"{path} is missing, though the run was evaluated: evaluate it again with "
+            f"{path} is missing, though the run was evaluated: evaluate the run again with "
             "--do_eval, or move its folder away"
         )
     keys = ("index", LABEL, "prediction")
@@ -195,7 +195,7 @@ def read(paths):
             if row["run"] == LABEL and not row["method"]:
                 if (path, task.name, split) in labels:
                     raise results_csv.wrong_line(
-                        path, line, f"the labels of {task.name}, {split} again"
+                        path, line, f"the {split} labels of {task.name} a second time"
                     )
                 labels[path, task.name, split] = values
                 continue
@@ -204,7 +204,9 @@ def read(paths):
                 has = "no row of labels before it" if truth is None else f"{len(truth)} labels"
                 raise results_csv.wrong_line(path, line, f"{len(values)} predictions, but {has}")
             if not row["seed"].isdecimal():
-                raise results_csv.wrong_line(path, line, f"the seed {row['seed']!r}, no number")
+                raise results_csv.wrong_line(
+                    path, line, f"the seed {row['seed']!r}, not a whole number"
+                )
             run = Run(task.name, row["method"], int(row["seed"]), row["run"], row["started"])
             own = metrics.setdefault(run, {})
             new = {
@@ -212,7 +214,9 @@ def read(paths):
                 for name in task.metrics
             }
             if new.keys() & own.keys():
-                raise results_csv.wrong_line(path, line, f"the {split} predictions of {run} again")
+                raise results_csv.wrong_line(
+                    path, line, f"the {split} predictions of {run} a second time"
+                )
             own |= new
     return metrics
 

@@ -159,13 +159,14 @@ def read_cost(path, reference):
     twice = found.form[found.form.duplicated()]
     if len(twice):
         raise UserError(
-            f"{path} has {twice.iloc[0]} twice: give a table of one model and precision"
+            f"{path} has several rows of the form {twice.iloc[0]}, as of several models "
+            "or precisions: give a table of one model and precision"
         )
     found = found.set_index("form")
     if reference not in found.index:
         raise UserError(
-            f"{path} has no row {reference}, which throughput is to be relative to: name one of "
-            f"{', '.join(found.index)} with --reference, and a student of that name"
+            f"{path} has no row of the form {reference}, to which throughput is relative: name one "
+            f"of {', '.join(found.index)} with --reference, and give a student of that name"
         )
     return found
 

@@ -179,8 +179,8 @@ def find_places(path):
         find_place(path, content, name)
     if not names:
         raise UserError(
-            f"{path} has no lines {start_marker('NAME')} and {end_marker('NAME')} to put a table "
-            f"between, NAME being one of {', '.join(TABLES)}"
+            f"{path} has no lines {start_marker('NAME')} and {end_marker('NAME')}, between which a "
+            f"table goes: add them, NAME being one of {', '.join(TABLES)}"
         )
     return names
 

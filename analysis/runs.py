@@ -43,7 +43,7 @@ def read_runs(source):
     runs = results_csv.read_results(source, TEXTS, (*results_csv.RESULT, "task"))
     check_columns(runs, ["task"])
     if not len(runs):
-        raise UserError(f"{source} has a header and no row of a run: give a table with runs")
+        raise UserError(f"{source} has a header, but no row of a run: give a table with runs")
     return runs
 
 
@@ -150,7 +150,7 @@ def of_one_batch_size(runs, size):
         if len(sizes) > 1 and size not in sizes:
             raise UserError(
                 f"the {task} runs have batches of {', '.join(map(str, sizes))}, none of {size}: "
-                "name one with --batch_size"
+                "choose one of their batch sizes with --batch_size"
             )
         kept.append(group[group[BATCH] == size] if len(sizes) > 1 else group)
     return pd.concat(kept).sort_index()
