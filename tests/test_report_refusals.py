@@ -57,7 +57,7 @@ def test_refused_folders(tiny, report_runs, tmp_path):
         (f"FSD={tmp_path / 'nowhere'}",): "no trained model in .*nowhere",
         (report_runs / "memory",): "no trained model in .*memory",
         (report_runs / "fsd_i", f"again={report_runs}/../{report_runs.name}/fsd_i"): "fsd_i twice",
-        (f"teacher={report_runs / 'fsd_i'}",): "another name, NAME=",
+        (f"teacher={report_runs / 'fsd_i'}",): "another name, with --students NAME=",
     }.items():
         with pytest.raises(UserError, match=words):
             report.main(report_flags(tiny, tmp_path / "r", students))
