@@ -40,8 +40,8 @@ def read_search(source, method, prefix, expected, task=None):
         runs = of_task(runs, task)
     if prefix and "--output_dir" not in runs:
         raise UserError(
-            f"{source} does not have the names of the run folders (--output_dir) that --name "
-            f"{prefix} asks for: give the folder of runs, or --method"
+            f"{source} has no column --output_dir with the names of the run folders, which --name "
+            f"{prefix} is compared with: give the folder of runs, or choose runs with --method"
         )
     there = ", ".join(runs.method.unique()) or "none"
     if method:
@@ -53,7 +53,7 @@ def read_search(source, method, prefix, expected, task=None):
         found = " and ".join(filter(None, asked)) or "of any kind"
         raise UserError(
             f"{source} has {len(runs)} finished runs {found}, not {expected or 'one or more'}: "
-            f"finish the search, or give its runs alone with --method (there are {there}) or --name"
+            f"finish the search, or choose its runs with --method (there are {there}) or --name"
         )
     return runs
 
@@ -69,15 +69,15 @@ def read_columns(words):
         column = known.column if known else f"--{name}"
         if column in ("task", "seed"):
             raise UserError(
-                f"--flags {name} is no flag of a search, whose runs are of one task and whose "
-                "scores are means over seeds: name those that were searched over"
+                f"--flags {name} cannot be searched over, as the runs of a search are of one task "
+                "and its scores are means over seeds: name the flags that were searched over"
             )
         found[column] = None
     return list(found)
 
 
 def as_flag(column):
-    """The flag of a column, with dashes: the column of --memory_init has none."""
+    """The flag of a table's column, with the dashes that a column such as memory_init lacks."""
     return f"--{column.removeprefix('--')}"
 
 
@@ -91,20 +91,20 @@ def check_search(runs, searched):
     for column in (*SAME, *memory_kinds(), *settings_of(runs)):
         if column not in runs or column in searched:
             continue
-        # each setting of the searched flags of train_memory.py made a memory of its own
+        # memories may differ between the settings of a searched flag of train_memory.py
         kinds = [kind for kind in memory_kinds() if column == "memory" and kind in searched]
         groups = runs.groupby(kinds, dropna=False) if kinds else [((), runs)]
         differ = [values for _, group in groups if len(values := group[column].unique()) > 1]
         if differ:
             raise UserError(
                 f"these runs differ in {column} ({', '.join(map(str, differ[0]))}), which --flags "
-                "does not name: give the runs of one search with --method or --name"
+                "does not name: choose the runs of one search with --method or --name"
             )
     twice = runs[runs.duplicated([*searched, "seed"])]
     if len(twice):
         raise UserError(
             f"{describe_setting(searched, twice.iloc[0])} with seed {twice.seed.iloc[0]} is there "
-            "twice: give one run of each"
+            "twice: give one run of each setting and seed"
         )
     check_evaluated(runs)
 
@@ -118,14 +118,15 @@ def check_values(runs, searched):
     for column in searched:
         if column not in runs or runs[column].isna().all():
             raise UserError(
-                f"these runs do not have the flag {as_flag(column)}: name flags of theirs"
+                f"these runs do not have the flag {as_flag(column)}: name with --flags only "
+                "flags that these runs were given"
             )
         flag, without = flags.find(column), runs[runs[column].isna()]
         if len(without) and flag and flag.default not in (None, "", False):
             run = without.iloc[0]
             raise UserError(
                 f"the {run.task} run of {run.method} with seed {run.seed} has no value of "
-                f"{as_flag(column)}, which every run has: mend or delete its row"
+                f"{as_flag(column)}, which no run is without: mend or delete the row of this run"
             )
 
 

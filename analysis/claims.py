@@ -304,7 +304,9 @@ def read_comparable(sources, task, tuned):
     if task:
         runs = of_task(runs, task)
     if not len(runs):
-        raise UserError(f"{' and '.join(sources)} has no run of {task}: name another --task")
+        raise UserError(
+            f"{' and '.join(sources)} has no run of {task}: name another task with --task"
+        )
     for _, group in runs.groupby("task", sort=False):
         check_comparable(group, [BATCH] if BATCH in group else [], [*tuned, *variant_columns()])
         check_evaluated(group)

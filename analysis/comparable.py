@@ -20,8 +20,8 @@ ONE_OF = {  # column with the fingerprint of what a student used -> its name in 
     "data": "training data",
     "dev_data": "rows to be scored on",
 }
-# flags of the rows that a model was scored on and how they were read; a teacher must share these,
-# though not the budget
+# flags that say which rows a model was scored on, and how they were read: alike in students and
+# teachers, whose budgets may differ
 ROWS = ("--max_eval_samples", "--text_column_names", "--label_column_name")
 SHOWN = ("minutes", "parameters", "device", "machine", "torch", "transformers", "commit")
 IN_NO_RESULT = ("free", "place", "action")  # roles of flags that no result depends on
@@ -88,7 +88,7 @@ def check_one_setting(students, tasks, may_differ):
         if len(values) > 1:
             raise UserError(
                 f"these {tasks} runs differ in {column} ({', '.join(map(str, values))}): only "
-                "method and seed may differ in one table, so give those of one setting"
+                f"method and seed may differ in one table, so give runs with the same {column}"
             )
 
 
@@ -107,7 +107,7 @@ def check_one_source(students, tasks):
             if len(found) > 1:
                 raise UserError(
                     f"these {tasks} students had different {ONE_OF[column]} "
-                    f"({', '.join(sorted(found))}): give those of one"
+                    f"({', '.join(sorted(found))}, by checksum): give students that had the same"
                 )
 
 
@@ -122,7 +122,7 @@ def check_one_start(students, tasks):
         if len(found) > 1:
             raise UserError(
                 f"these {tasks} students differ in {flag.caption}, {flag.column} "
-                f"({', '.join(sorted(found))}): give those of one start"
+                f"({', '.join(sorted(found))}): give students that started alike"
             )
 
 
@@ -137,15 +137,15 @@ def check_rows(runs, tasks):
         if len(found) > 1:
             raise UserError(
                 f"these {tasks} {whose} had different {ONE_OF[column]} "
-                f"({', '.join(sorted(found))}): give those of one"
+                f"({', '.join(sorted(found))}, by checksum): give runs that had the same"
             )
     for column in [column for column in ROWS if column in runs]:
         found = [describe_value(value) for value in runs[column].unique()]
         if len(set(found)) > 1:
             raise UserError(
                 f"these {tasks} {who} differ in {column} "
-                f"({', '.join(found)}): all are to be scored on the same rows, so give those of "
-                "one setting"
+                f"({', '.join(found)}): all must be scored on the same rows, read alike, so give "
+                f"runs with the same {column}"
             )
 
 
@@ -167,7 +167,7 @@ def check_within_methods(runs, tasks, free):
                 raise UserError(
                     f"the {tasks} runs of {name} differ in {column} "
                     f"({', '.join(map(str, values))}): only the seed may differ between the runs "
-                    "of a method, so give those of one setting"
+                    f"of a method, so give runs with the same {column}"
                 )
 
 
@@ -178,5 +178,5 @@ def check_once(runs, tasks, free):
         if len(twice):
             raise UserError(
                 f"{name} with seed {twice.seed.iloc[0]} is there twice for {tasks}: "
-                "give one run of each"
+                "give one run of each method and seed"
             )

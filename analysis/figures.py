@@ -1,10 +1,10 @@
 """What all figures share: grids of panels, names, lines and markers, a legend, files.
 
 In the modules analysis/figures_*.py, a function that makes a whole figure returns a matplotlib
-Figure. In their tables the column name is a model's name for the reader ("teacher", "VKD",
-"FSD_I"), and run tells the runs of one name apart. Models are drawn in the order of the table.
-Colours are those of colours.py, and cividis in maps, which the colour-blind can tell apart; lines
-and dots differ in shape, too.
+Figure; one that draws a panel takes the panel as `axes`, a matplotlib Axes. In their tables the
+column name is a model's name for the reader ("teacher", "VKD", "FSD_I"), and run tells the runs of
+one name apart. Models are drawn in the order of the table. Colours are those of colours.py, and
+cividis in maps, which the colour-blind can tell apart; lines and dots differ in shape, too.
 """
 
 import math

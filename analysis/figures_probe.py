@@ -67,9 +67,11 @@ def plot(axes, found, label):
 
 
 def draw_pulls(axes, of, names, line):
-    """Draw the norm of each term's weighted gradient. of: a key of PULLS.
+    """Draw the norm of each loss term's gradient, times the term's weight, along training steps.
 
-    Here and below, names: the terms; line(quantity, term, other): a Series by step, or None.
+    of: what the gradient is with respect to, "parameters" or "features". Here and in the functions
+    below, names: the names of the loss terms; line(quantity, term, other): the numbers of the table
+    with these three, a Series by step, or None if there are none.
     """
     norms = [(name, line("weighted_norm", name, of)) for name in names]
     # the axis is logarithmic: 0 cannot be drawn
@@ -87,10 +89,10 @@ def draw_agreement(axes, names, line):
 
 
 def draw_cosines(axes, names, line):
-    """Draw the cosine between the gradients of each two terms."""
+    """Draw the cosine between the gradients of every two of the terms `names`."""
     found = []
     for one, other in itertools.combinations(names, 2):
-        # the table has one of the two orders
+        # the table has each pair in one order only
         both = line("cosine", one, other), line("cosine", other, one)
         found.append((f"{one}, {other}", next((c for c in both if c is not None), None)))
     plot(axes, found, "cosine of gradients")

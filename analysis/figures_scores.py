@@ -62,8 +62,8 @@ def draw_scores(runs, path, order):
         raise UserError(f"--figure {path} must end in .png, .svg or .pdf")
     if not tasks:
         raise UserError(
-            "--figure draws single runs and there are only means: give a folder of runs or a "
-            "results.csv"
+            "--figure draws single runs, and there are only means in the files given: give a "
+            "folder of runs or a results.csv"
         )
     from matplotlib.figure import Figure  # here, as most tables are made without a figure
 

@@ -67,11 +67,13 @@ def read_students(folder):
     runs = read_folders(Path(folder))
     runs = runs[runs.method != "teacher"]
     if not len(runs):
-        raise UserError(f"{folder} has no student: give a folder of scripts/ladder")
+        raise UserError(
+            f"{folder} has no finished run of a student: give a folder of scripts/ladder"
+        )
     if runs.task.nunique() > 1:
         raise UserError(
-            f"the runs in {folder} are of the tasks {', '.join(runs.task.unique())}: a ladder is "
-            "of one"
+            f"the runs in {folder} are of the tasks {', '.join(runs.task.unique())}, but a ladder "
+            "is of one: give a folder with the runs of one task"
         )
     check_evaluated(runs)
     runs["layers"] = [count_layers(place) for place in runs["--output_dir"]]
@@ -90,8 +92,8 @@ def count_layers(folder):
     layers = config.get("num_hidden_layers") or config.get("n_layers")
     if not layers:
         raise UserError(
-            f"{folder} has no trained model, as it has no config.json: run the ladder with its "
-            "models kept"
+            f"{folder} has no trained model to measure, as it has no config.json: run it again, "
+            "and keep the models of a ladder until they are measured"
         )
     return layers
 
@@ -230,7 +232,10 @@ def check_arguments(args):
         )
     csv = args.csv or (args.source if Path(args.source).is_file() else None)
     if args.insert and not csv:
-        raise UserError("--insert names the table's place after the CSV: pass one with --csv")
+        raise UserError(
+            "--insert puts the table between the lines <!-- table NAME --> and <!-- end NAME -->, "
+            "NAME being the CSV without its ending, and there is no CSV: pass one with --csv"
+        )
     name = Path(csv).stem if args.insert else None
     if name:
         find_place(args.insert, read_document(args.insert), name)

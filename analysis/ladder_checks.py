@@ -1,6 +1,6 @@
-"""Checks of the runs that analysis/ladder.py is given. They raise a UserError for students of one
-name that differ in kind, for another teacher than the students had, for other dev rows than those
-that they were scored on, and for scores that differ from those of a run's predictions.
+"""Checks of the runs that analysis/ladder.py is given. They raise a UserError if students of one
+name differ in kind, if the students had another teacher than the one given, if they were scored on
+other dev rows than those at hand, or if a run's scores do not follow from its predictions.
 """
 
 import math
@@ -28,7 +28,7 @@ def check_one_kind(runs):
                 told = " and ".join(sorted(word[:12] for word in found))
                 raise UserError(
                     f"the students named {name} have different {what} ({told}), so they did not "
-                    "start from one model: give those of one"
+                    "start from one model: give students that did"
                 )
 
 
@@ -49,7 +49,8 @@ def find_leading_run(runs, args):
     taught = [record for record in found if record.get("teacher")]
     if not (taught or args.teacher):
         raise UserError(
-            f"no run in {args.source} had a teacher to be measured beside: name one with --teacher"
+            f"no student in {args.source} was distilled from a teacher, so it is not known which "
+            "teacher to measure beside them: name it with --teacher"
         )
     return (taught or found)[0]
 
@@ -64,14 +65,15 @@ def check_subjects(subjects):
         if student.record.get("teacher") not in (None, subjects.fingerprint):
             raise UserError(
                 f"{student.folder} was distilled from another teacher than "
-                f"{args.model_name_or_path}: name that one with --teacher"
+                f"{args.model_name_or_path}: name the teacher of the students with --teacher"
             )
         then = student.record.get("data", {}).get("dev", {})  # {} if an older run recorded none
         if then.get("sha256", now["sha256"]) != now["sha256"]:
             raise UserError(
                 f"{student.folder} was scored on a {then.get('file')} whose content is not that of "
-                f"the {now['file']} at hand: name the rows of then with --{place_of_rows(args)}, "
-                "or evaluate the runs on these again, with --do_eval alone"
+                f"the {now['file']} at hand: give the rows that it was scored on, with "
+                f"--{place_of_rows(args)}, or evaluate the runs again on those at hand, with "
+                "--do_eval alone"
             )
 
 
@@ -81,8 +83,8 @@ def place_of_rows(args):
 
 
 def check_scores(run, task, z_s, labels):
-    """Refuse a run whose predictions give other metrics than its run.json has: one of the two is of
-    another evaluation.
+    """Refuse a run whose predictions give other metrics than its run.json has: the two files are
+    from different evaluations.
 
     run: a row of a table of runs. z_s: logits (N, K) of its dev_predictions.tsv. labels: (N,).
     """
@@ -90,7 +92,7 @@ def check_scores(run, task, z_s, labels):
     for name, value in found.items():
         if not math.isclose(value, run[name], rel_tol=0, abs_tol=TOLERANCE):
             raise UserError(
-                f"{run['--output_dir']} has {name} {run[name]:.4f} in its run.json and "
-                f"{value:.4f} by its dev_predictions.tsv, which are of two evaluations: evaluate "
-                "it again, with --do_eval alone"
+                f"{run['--output_dir']} has {name} {run[name]:.4f} in its run.json, but "
+                f"{value:.4f} by its dev_predictions.tsv, so the files are from two evaluations: "
+                "evaluate the run again, with --do_eval alone"
             )

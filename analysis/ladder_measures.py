@@ -40,9 +40,10 @@ NAMED = ("tokenizer_name", "max_eval_samples", "cache_dir", "max_seq_length")
 
 
 def subjects_of(runs, theirs, args):
-    """The Subjects of a seed's runs, checked, with the students under the names in runs["name"].
+    """Load and check the Subjects of one seed: the teacher, the dev rows, and a student per run.
 
-    Rows are read as the runs read them. Each student's tokenizer is read from its folder.
+    runs: the table of the seed's runs, whose column name has the students' names. Rows are read as
+    the runs read them; a student's tokenizer is the one in its folder.
     """
     words = ["--model_name_or_path", args.teacher or theirs["model_name_or_path"]]
     words += [*words_of_rows(theirs, args), "--output_dir", args.source]
@@ -98,12 +99,12 @@ def logits_of(model, subjects):
 def read_logits(folder, subjects, count):
     """The logits in a run's dev_predictions.tsv, an array (N, K). count: K.
 
-    Raises a UserError if the file is missing or of other rows than those of subjects.
+    Raises a UserError if the file is missing, or has other rows than `subjects`.
     """
     path = Path(folder) / "dev_predictions.tsv"
     if not path.is_file():
         raise UserError(
-            f"{path} is missing: evaluate that run again with --do_eval, or move it away"
+            f"{path} is missing: evaluate that run again with --do_eval, or move its folder away"
         )
     names = [f"logit_{k}" for k in range(count)]
     keys = ["index", "label", *names]
@@ -111,8 +112,9 @@ def read_logits(folder, subjects, count):
     same = list(table["index"].fillna("")) == list(subjects.features.indices)
     if not same or not np.allclose(table["label"].astype(float), subjects.labels):
         raise UserError(
-            f"{path} is of other rows than {subjects.features.source['file']}: name the rows of "
-            f"the runs with --{place_of_rows(subjects.args)}"
+            f"{path} has predictions for other rows than those of "
+            f"{subjects.features.source['file']}: give the rows that this run was evaluated on, "
+            f"with --{place_of_rows(subjects.args)}"
         )
     return table[names].to_numpy()
 
@@ -166,7 +168,9 @@ def time_all(subjects, rounds):
 
 
 def teacher_row(subjects, z_t, seed, times):
-    """The teacher's row of a seed, a dict. z_t: its logits (N, K); times: its own, of time_all."""
+    """The teacher's row for a seed, a dict. z_t: its logits (N, K). times: its two numbers in what
+    time_all returns.
+    """
     predictions = predictions_from_logits(subjects.task, z_t)
     metrics = compute_metrics(subjects.task, predictions, subjects.labels)
     own = {"name": "teacher", "method": "teacher", "copied": "all layers", "seed": seed}

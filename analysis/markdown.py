@@ -31,22 +31,22 @@ def read_document(path):
         return Path(path).read_text(encoding="utf-8") if Path(path).is_file() else ""
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{path} is not text in UTF-8 ({error}): save it as such, or name another file"
+            f"{path} is not text in UTF-8 ({error}): save it in UTF-8, or name another file"
         ) from None
 
 
 def start_marker(name):
-    """The line of a file that stands before the text of this name."""
+    """The line that marks in a file where the text of this name begins: <!-- table NAME -->."""
     return "<!-- claims -->" if name == "claims" else f"<!-- table {name} -->"
 
 
 def end_marker(name):
-    """The line of a file that stands after the text of this name."""
+    """The line that marks in a file where the text of this name ends: <!-- end NAME -->."""
     return f"<!-- end {name} -->"
 
 
 def lines_with(content, marker):
-    """The numbers of the lines that have the marker, counted from 1."""
+    """The numbers of the lines of a file's content that have the marker, counted from 1."""
     found = re.finditer(re.escape(marker), content)
     return [content.count("\n", 0, match.start()) + 1 for match in found]
 
@@ -59,7 +59,9 @@ def find_place(path, content, name):
     """
     start, end = start_marker(name), end_marker(name)
     if start not in content or end not in content:
-        raise UserError(f"{path} has no lines {start} and {end} to put the table between")
+        raise UserError(
+            f"{path} has no lines {start} and {end}, between which the table goes: add them"
+        )
     lines = {marker: lines_with(content, marker) for marker in (start, end)}
     for marker, numbers in lines.items():
         if len(numbers) > 1:
@@ -71,14 +73,14 @@ def find_place(path, content, name):
     if stop < begin:
         raise UserError(
             f"{path} has {end} in line {lines[end][0]}, before {start} in line "
-            f"{lines[start][0]}: put it after that"
+            f"{lines[start][0]}: put the end below the start"
         )
     inside = ANY_MARKER.search(content[begin:stop])
     if inside:
         raise UserError(
             f"{path} has {inside[0]} between {start} in line {lines[start][0]} and "
-            f"{end} in line {lines[end][0]}: put it elsewhere, as what is there is "
-            "replaced"
+            f"{end} in line {lines[end][0]}: move it elsewhere, as all that is between these two "
+            "lines is replaced"
         )
     return begin, stop
 

@@ -85,13 +85,14 @@ def check_mean(row, where):
     names, metric = metric_names(row["task"]), row["metric"]
     if metric not in names:
         raise UserError(
-            f"{where} has the metric {metric}, not one of {row['task']}'s: {', '.join(names)}"
+            f"{where} has the metric {metric}, not one of {row['task']}'s ({', '.join(names)}): "
+            "mend or delete that line"
         )
     limits = METRICS[metric.removesuffix("_mm")]
     if not limits.has(row["mean"] / 100) and row["mean"] == row["mean"]:  # a missing mean is NaN
         raise UserError(
-            f"{where} has the mean {row['mean']:g}, expected % from {100 * limits.least:g} to "
-            f"{100 * limits.most:g}: mend or delete that line"
+            f"{where} has the mean {row['mean']:g}, expected a percentage from "
+            f"{100 * limits.least:g} to {100 * limits.most:g}: mend or delete that line"
         )
 
 

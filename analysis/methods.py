@@ -47,11 +47,13 @@ class Name(NamedTuple):
         return f"{method} with {' + '.join(self.variant)}" if self.variant else method
 
     def published_form(self):
-        """The Name of the method without options."""
+        """The Name of the same method without variant words."""
         return Name(self.method)
 
     def rank(self):
-        """A sort key: methods as in order(), unknown ones last, a method's variants after it."""
+        """A sort key: methods in the sequence of order(), methods that it lacks last, and a
+        method's variants after its published form.
+        """
         place = order().index(self.method) if self.method in order() else len(order())
         return place, self.variant != ()
 

@@ -20,7 +20,10 @@ def describe_seeds(runs):
 
 
 def told_in_captions():
-    """[(column, its words, its usual value, which is not told)], in the order of a caption."""
+    """What a caption may tell, in its order: a list of (column, the words for it, its usual value).
+
+    A column with its usual value is left out of a caption. None: no value is usual.
+    """
     told = [(flag.column, flag.caption, flag.usual) for flag in flags.named("budget", "data")]
     told += [("processes", "processes", 1), ("precision", "precision", None)]
     told += [(flag.column, flag.caption, flag.usual) for flag in flags.named("variant")]

@@ -52,9 +52,9 @@ class Run(NamedTuple):
         return f"{self.method} on {self.task} with seed {self.seed} ({more})"
 
     def is_row(self, row):
-        """Whether a row of results, given as `row`, a Run, can be this run's.
+        """Whether a row of results can be that of this run.
 
-        The row's folder and start may be "", then they fit any run's.
+        row: the facts in the row, as a Run; a folder or start that is "" there fits any run.
         """
         return (
             self[:3] == row[:3]
@@ -89,7 +89,8 @@ def has_metrics(row, task):
 def collect(folders):
     """The predictions of all finished and evaluated runs in these folders of runs.
 
-    Returns (task, split) -> {Run: its predictions, LABEL: the true labels}, lists of text.
+    Returns a dict, (task, split) -> {Run: its predictions, and LABEL: the true labels}, each a list
+    of text.
     """
     found, indices = {}, {}
     for folder in folders:
@@ -112,14 +113,14 @@ def collect(folders):
                 if not same_rows or group.setdefault(LABEL, labels) != labels:
                     raise UserError(
                         f"{path} has other rows or labels than the first {run.task} "
-                        "run: give runs that were scored on one dev set"
+                        "run that was read: give runs that were scored on the same dev set"
                     )
                 if run in group:
-                    raise UserError(f"{run} is there twice: give each folder once")
+                    raise UserError(f"{run} is there twice: give each folder of runs once")
                 group[run] = predictions
     if not found:
         raise UserError(
-            f"no run in {', '.join(map(str, folders))} was evaluated: run with "
+            f"no run in {', '.join(map(str, folders))} was evaluated: evaluate them with "
             "--do_eval, or name other folders"
         )
     return found
@@ -129,7 +130,7 @@ def read_run(path, task):
     """Three lists of text from a dev_predictions.tsv: its rows' indices, labels, predictions."""
     if not path.is_file():
         raise UserError(
-            f"{path} is missing, though the run was evaluated: evaluate it again with "
+            f"{path} is missing, though the run was evaluated: evaluate the run again with "
             "--do_eval, or move its folder away"
         )
     keys = ("index", LABEL, "prediction")
@@ -141,9 +142,10 @@ def read_run(path, task):
 
 
 def word(task, text, path, line):
-    """The text of one class or score as the published file has it.
+    """One class or score as the file of predictions has it. text: as it was read.
 
-    path, line: where it was read, for the message of the UserError.
+    Raises a UserError if it is no class or score of the task. path, line: where it was read, for
+    the message.
     """
     if task.labels is None and (not text or is_number(text)):
         return f"{float(text or 'nan'):.9g}"  # pandas writes NaN as nothing
@@ -193,7 +195,7 @@ def read(paths):
             if row["run"] == LABEL and not row["method"]:
                 if (path, task.name, split) in labels:
                     raise results_csv.wrong_line(
-                        path, line, f"the labels of {task.name}, {split} again"
+                        path, line, f"the {split} labels of {task.name} a second time"
                     )
                 labels[path, task.name, split] = values
                 continue
@@ -202,7 +204,9 @@ def read(paths):
                 has = "no row of labels before it" if truth is None else f"{len(truth)} labels"
                 raise results_csv.wrong_line(path, line, f"{len(values)} predictions, but {has}")
             if not row["seed"].isdecimal():
-                raise results_csv.wrong_line(path, line, f"the seed {row['seed']!r}, no number")
+                raise results_csv.wrong_line(
+                    path, line, f"the seed {row['seed']!r}, not a whole number"
+                )
             run = Run(task.name, row["method"], int(row["seed"]), row["run"], row["started"])
             own = metrics.setdefault(run, {})
             new = {
@@ -210,7 +214,9 @@ def read(paths):
                 for name in task.metrics
             }
             if new.keys() & own.keys():
-                raise results_csv.wrong_line(path, line, f"the {split} predictions of {run} again")
+                raise results_csv.wrong_line(
+                    path, line, f"the {split} predictions of {run} a second time"
+                )
             own |= new
     return metrics
 
@@ -296,7 +302,7 @@ def check(metrics, sources):
 def compare(row, metrics, matches):
     """What is wrong with a row of results, in words; "" if nothing is.
 
-    metrics: what `read` returned. matches: the Runs of it that the row may be of.
+    metrics: what `read` returned. matches: the Runs in it that the row can belong to.
     """
     if not matches:
         return "there are no predictions"

@@ -76,8 +76,8 @@ def check_command(words):
         )
     if args.results_csv:
         raise UserError(
-            "a probed run takes longer than others, and --results_csv would have its minutes among "
-            "theirs: leave it out"
+            "a probed run takes longer than others, so its minutes must not stand beside those of "
+            "other runs: leave --results_csv out"
         )
     return module, words, args
 
@@ -100,8 +100,8 @@ def train(words, probes, batches):
     found = logs.read_log(path) if path.is_file() else []
     if not found:
         raise UserError(
-            f"the training in {output} has no {path.name}, as it was done without a probe or has "
-            "no step: name another --output_dir"
+            f"the training in {output} has no measurements in {path.name}, as it was finished "
+            "without a probe, or has no step: name another --output_dir"
         )
     with records.complete_run(output):
         first = [run["arguments"]["task_name"], run["method"], run["seed"], run["commit"][:12]]
@@ -137,8 +137,8 @@ def read(paths):
             or "no run"
         )
         raise UserError(
-            f"--probed takes runs of one method on one task, and these are of {names}: give them "
-            "one by one"
+            f"--probed takes CSVs with runs of one method on one task, but these have {names}: "
+            "give those of one method and task"
         )
     return found
 
@@ -321,7 +321,10 @@ def check_arguments(args):
         )
     sources = [args.csv] if args.csv else args.probed or []
     if args.insert and len(sources) != 1:
-        raise UserError("--insert names the tables' place after the CSV: pass one with --csv")
+        raise UserError(
+            "--insert puts the tables between the lines <!-- table NAME --> and <!-- end NAME -->, "
+            "NAME being one CSV without its ending, and there is not one CSV: pass one with --csv"
+        )
     name = Path(sources[0]).stem if args.insert else None
     if args.insert:
         find_place(args.insert, read_document(args.insert), name)

@@ -201,8 +201,9 @@ class ProbedLoop(Loop):
         self.drawn = min(batches, self.rows // self.batch_size)
         if self.drawn < 2:
             raise UserError(
-                f"the probe compares unrelated mini-batches, and {self.rows} training rows are not "
-                f"two of {self.batch_size}: pass --per_gpu_train_batch_size "
+                "the probe needs two mini-batches that share no row to compare, and "
+                f"{self.rows} training rows are not two of {self.batch_size}: pass "
+                "--per_gpu_train_batch_size "
                 f"{max(1, self.rows // 2)} or less"
             )
         modules = [term.module for term in self.terms.values() if isinstance(term.module, Memories)]

@@ -169,7 +169,7 @@ def add_output(add):
 
 
 def labelled_splits(args):
-    """The names of the splits that have labels, as a report needs them."""
+    """The names of the splits whose rows have labels: those that --split may name."""
     if files := own_files(args):
         return [split for split in files if split != "test"]
     task = get_task(args.task_name)
@@ -203,7 +203,7 @@ def check_arguments(args):
     is_report = (output / FILE).is_file()
     is_empty_folder = output.is_dir() and not any(output.iterdir())
     if output.exists() and not is_report and not is_empty_folder:
-        raise UserError(f"--output_dir {output} is no report: name a new folder")
+        raise UserError(f"--output_dir {output} exists and is no report: name a new folder")
     if is_report and not args.overwrite_output_dir:
         raise UserError(
             f"--output_dir {output} holds a report: pass --overwrite_output_dir to replace it, or "

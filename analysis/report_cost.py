@@ -96,14 +96,18 @@ def cost_of(subjects, name, reference):
 
 
 def reference_of(subjects):
-    """The reference's name: --reference, or its variant's if its students are all of one."""
+    """The name of the student that throughput is relative to: --reference, or that of a variant of
+    it if all its students are of that one variant.
+    """
     wanted = subjects.args.reference
     variants = dict.fromkeys(s.name for s in subjects.students if s.method == wanted)
     return next(iter(variants)) if len(variants) == 1 else wanted
 
 
 def conditions_of(student):
-    """What two runs must share for their throughput and memory to be compared."""
+    """A list of what two students' runs must have in common for their training throughput and peak
+    memory to be compared.
+    """
     arguments = flags.as_of_today(student.record.get("arguments", {}))
     return [
         *(student.record.get(c) for c in CONDITIONS),
@@ -144,8 +148,9 @@ def describe_records(students):
 
 
 def read_cost(path, reference):
-    """Read a table of benchmarks/step.py, indexed by form. Refuses a table that has a form twice,
-    as one of several models, or lacks the reference.
+    """Read a CSV of benchmarks/step.py: a table with a row per form (method), indexed by form.
+
+    Refuses a table that lacks the reference, or has a form twice, as a table of several models has.
     """
     numbers = ["B", "W", "x VKD", "peak MiB"]
     columns = ["form", "model", "precision", *numbers, "device", "machine"]
@@ -154,13 +159,14 @@ def read_cost(path, reference):
     twice = found.form[found.form.duplicated()]
     if len(twice):
         raise UserError(
-            f"{path} has {twice.iloc[0]} twice: give a table of one model and precision"
+            f"{path} has several rows of the form {twice.iloc[0]}, as of several models "
+            "or precisions: give a table of one model and precision"
         )
     found = found.set_index("form")
     if reference not in found.index:
         raise UserError(
-            f"{path} has no row {reference}, which throughput is to be relative to: name one of "
-            f"{', '.join(found.index)} with --reference, and a student of that name"
+            f"{path} has no row of the form {reference}, to which throughput is relative: name one "
+            f"of {', '.join(found.index)} with --reference, and give a student of that name"
         )
     return found
 

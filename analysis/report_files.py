@@ -93,7 +93,8 @@ def record_of(subjects, facts):
 def write_report(folder, subjects, topics, about, facts):
     """Write all files of a report into a new folder.
 
-    topics: name -> Topic. about: what `describe` returned. facts: of the record, as provenance.
+    topics: name -> Topic. about: what `describe` returned. facts: for report.json: what
+    records.provenance returned, and the report's minutes and peak memory.
     """
     folder.mkdir()
     sections = [write_topic(folder, topic) for topic in topics.values()]
@@ -178,14 +179,16 @@ def find_places(path):
         find_place(path, content, name)
     if not names:
         raise UserError(
-            f"{path} has no lines {start_marker('NAME')} and {end_marker('NAME')} to put a table "
-            f"between, NAME being one of {', '.join(TABLES)}"
+            f"{path} has no lines {start_marker('NAME')} and {end_marker('NAME')}, between which a "
+            f"table goes: add them, NAME being one of {', '.join(TABLES)}"
         )
     return names
 
 
 def insert_tables(path, topics, about):
-    """Put each table for which a file has marker lines between them, with caption and origin."""
+    """Put tables into a file: each for which the file has marker lines goes between these, with its
+    caption and a line on where its numbers come from.
+    """
     told = ("task", "teacher", "machine", "versions")
     where = "; ".join(f"{term} {text}" for term, text in about if term in told)
     shown = {name: pair for topic in topics.values() for name, pair in topic.shown.items()}

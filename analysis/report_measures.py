@@ -1,9 +1,10 @@
 """How a student relates to its teacher, measured a mini-batch at a time: no features are kept, so a
 data set of any size will do.
 
-A View is what the measures need of one model's mini-batch; a Comparison adds up, over mini-batches,
-the Views of a student and of its teacher. Arithmetic is float64, and a model compared with itself
-has CKA exactly 1 and relation differences exactly 0.
+A View holds what the measures need of one model's outputs on one mini-batch. A Comparison is given
+the Views of a student and of its teacher, one mini-batch after the other, and sums up how alike the
+two models are. Arithmetic is float64, and a model compared with itself has CKA exactly 1 and
+relation differences exactly 0.
 """
 
 import functools
@@ -41,7 +42,10 @@ class Gram(NamedTuple):
 
 
 def grams_of(x, mask=None):
-    """Estimator -> Gram, between the rows of x (..., n, p). mask: (..., n) bool, which count."""
+    """A dict, estimator ("biased", "debiased") -> the Gram between the rows of x (..., n, p).
+
+    mask: (..., n) bool, True for the rows that count; None counts all.
+    """
     products, grams = cka.gram_matrix(x), {}
     for estimator in cka.ESTIMATORS:
         matrix, _, undefined = cka.centre_gram(products, mask, estimator)
@@ -61,10 +65,10 @@ class View(NamedTuple):
     compared with.
 
     grams: (between, estimator) -> a list with the Gram of each hidden state, between the tokens of
-    each sample (B, W, W) or between the samples (B, B). relations: name of RELATIONS -> ψ between
+    each sample (B, W, W) or between the samples (B, B). relations: a name in RELATIONS -> ψ between
     the penultimate features, of samples (inter, (B, B)) or of a sample's tokens (intra, (B, W, W)).
-    rows: the penultimate features, one row per sample (B, W*D). tokens: (B,), how many of a
-    sample's tokens count.
+    rows: the penultimate features, one row per sample (B, W*D). mask: (B, W) bool, the positions
+    that count; None if all do. tokens: (B,), how many of a sample's tokens count.
     """
 
     logits: torch.Tensor
@@ -157,7 +161,7 @@ class Comparison:
             self.nearest_own.append(self.own.nearest(s.rows))
 
     def add_layers(self, s, t, whole):
-        """Add CKA of all pairs of layers, without the samples that have too few tokens for it."""
+        """Add CKA of all pairs of layers; samples that have too few tokens for it do not count."""
         for (between, estimator), mean in self.layer_means.items():
             of_tokens = between == "tokens"
             if of_tokens and not self.aligned:
@@ -230,18 +234,20 @@ class Comparison:
         return bool(np.isfinite(self.outputs()).all() and np.isfinite(differences).all())
 
     def clusters(self, own=False):
-        """The index of each sample's nearest centroid, (N,).
+        """For each sample added so far, the index of the nearest centroid, an array (N,).
 
         own: True to look among the student's own centroids, not the teacher's.
         """
         return torch.cat(self.nearest_own if own else self.nearest).numpy()
 
     def plane(self):
-        """Every sample's place in the plane of the teacher's centroids, (N, 2)."""
+        """Each sample added so far, as its coordinates along the two principal axes of the
+        teacher's centroids, an array (N, 2).
+        """
         return torch.cat(self.points).numpy()
 
     def outputs(self):
-        """All logits (N, K)."""
+        """The student's logits of all samples added so far, a NumPy array (N, K)."""
         return torch.cat(self.logits).numpy()
 
 
@@ -251,12 +257,19 @@ class Comparison:
 def restoration(z_s, z_t, labels, task):
     """How well a student predicts what its teacher predicts, as the paper's Fig. 3 measures it.
 
-    z_s, z_t: logits (N, K). labels: (N,). The teacher's predictions are taken as the truth. Returns
-    a dict of numbers, and a table with a row per class (None for a regression). Precision, recall
-    and F1 are means over the classes; accuracy is the share of rows on which both agree.
-    loyalty_wrong: the same share of the rows that the teacher gets wrong; for a regression, the
-    correlation on the quarter of the rows where the teacher errs most. wrong: the number of these
-    rows.
+    z_s, z_t: logits of student and teacher (N, K). labels: (N,). Returns a dict, and a table with a
+    row per class (None for a regression). The keys of the dict for a classification:
+
+        precision, recall, f1    means over the classes, the teacher's predictions being the truth
+        accuracy                 the share of rows on which student and teacher predict the same
+        loyalty_wrong            this share among the rows that the teacher gets wrong
+        wrong                    the number of the rows that the teacher gets wrong
+
+    and for a regression:
+
+        pearson, spearmanr       the correlations between the scores of student and teacher
+        loyalty_wrong            Pearson on the quarter of the rows where the teacher errs most
+        wrong                    the number of rows in this quarter
     """
     if task.labels is None:
         s, t = z_s[:, 0], z_t[:, 0]
@@ -309,8 +322,8 @@ def correlation(statistic, s, t):
 
 
 class Centroids:
-    """The centroids of a memory m (C, W*D), to find a sample's nearest one; the plane of their two
-    principal axes.
+    """The centroids of a memory m (C, W*D): it finds a sample's nearest centroid, and the sample's
+    place in the plane of the centroids' two principal axes.
     """
 
     def __init__(self, m):

@@ -32,7 +32,9 @@ class Topic:
         self.shown[name] = table, fill_in(TABLES[name], **facts)
 
     def add_figure(self, name, figure, kind=None, **facts):
-        """Add a Figure. kind: its texts in FIGURES, by default `name`. facts: for their {names}."""
+        """Add a Figure. kind: the key of its two texts in FIGURES, by default `name`. facts: the
+        values for the {names} in these texts.
+        """
         alternative, caption = (fill_in(text, **facts) for text in FIGURES[kind or name])
         self.figures[name] = figure, alternative, caption
 
@@ -41,7 +43,9 @@ class Topic:
 
 
 def spread(values, digits=2, scale=1.0):
-    """A Series, times `scale`, as text: mean ± standard deviation, NaN left out."""
+    """A Series, times `scale`, as text: mean ± standard deviation without NaNs; MISSING if it has
+    no number.
+    """
     values = scale * values.dropna()
     if not len(values):
         return MISSING

@@ -42,8 +42,8 @@ def common_length(folders):
     if len(found) > 1:
         raise UserError(
             "the students were trained with different lengths "
-            f"({', '.join(map(str, sorted(found)))}): say with --max_seq_length at which to "
-            "compare them"
+            f"({', '.join(map(str, sorted(found)))}): choose with --max_seq_length the one at "
+            "which to compare them"
         )
     return found.pop() if found else 128
 
@@ -130,10 +130,10 @@ def check_fits(reading, folder, config):
     longest = getattr(config, "max_position_embeddings", None)
     if largest >= config.vocab_size or 0 < (longest or 0) < reading.length:
         raise UserError(
-            f"the student {folder} takes {config.vocab_size} tokens and "
-            f"{longest or 'any number of'} positions, but the rows have tokens up to {largest} and "
-            f"{reading.length} positions: put the tokenizer that it was trained with into its "
-            "folder, or pass a --max_seq_length that it takes"
+            f"the student {folder} has a vocabulary of {config.vocab_size} tokens and takes "
+            f"{longest or 'any number of'} positions, but the rows have tokens up to number "
+            f"{largest} and {reading.length} positions: put the tokenizer that it was "
+            "trained with into its folder, or pass a --max_seq_length that it takes"
         )
 
 
@@ -149,7 +149,8 @@ def check_alike(students):
         if first[0] != way:
             raise UserError(
                 f"{first[1]} and {student.folder} are both named {student.name}, but read the rows "
-                "with two tokenizers, or at two lengths: name one of them, NAME=FOLDER"
+                "with two tokenizers, or at two lengths: give one of them another name, with "
+                "--students NAME=FOLDER"
             )
 
 

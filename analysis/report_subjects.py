@@ -54,7 +54,7 @@ class Student(NamedTuple):
 
     @property
     def name(self):
-        """The student's name as tables and pictures print it."""
+        """The student's name as tables and figures print it."""
         return str(Name(self.method, self.variant))
 
 
@@ -62,7 +62,9 @@ class Student(NamedTuple):
 
 
 def named_folders(words):
-    """[(Name or None, folder)] of the words NAME=FOLDER or FOLDER, whose folder may have an =."""
+    """A list of (Name, folder) for the words of --students. A word is NAME=FOLDER or FOLDER, whose
+    Name is None; the path of an existing folder may have an = itself.
+    """
     found = []
     for word in words:
         name, equals, folder = word.partition("=")
@@ -86,8 +88,8 @@ def check_task(record, folder, task):
     found = record.get("arguments", {}).get("task_name", task.name)
     if found != task.name:
         raise UserError(
-            f"{folder} was trained on {found}, but this report is of {task.name}: give folders of "
-            "one task"
+            f"{folder} was trained on {found}, but this report is of {task.name}: give models that "
+            f"were trained on {task.name}"
         )
 
 
@@ -137,15 +139,15 @@ class Subjects:
         self.features, self.reading = read_with(args, task, tokenizer, args.max_seq_length)
         if "labelled" in with_labelled(self.features.tensors):
             raise UserError(
-                f"{self.features.source['file']} has rows without a label, and a report says how "
-                "often a student is right: take another --split"
+                f"{self.features.source['file']} has rows without a label, but a report tells how "
+                "often a student is right: choose rows with labels, with --split"
             )
         self.labels = self.features.tensors["labels"].numpy()
         self.batch_size = min(args.per_gpu_eval_batch_size, len(self.labels))
         if self.batch_size < 4:
             raise UserError(
                 f"{self.features.source['file']} of {task.name} has {len(self.labels)} rows, but "
-                "relations between samples need 4 or more: take another --split"
+                "relations between samples need 4 or more: choose other rows, with --split"
             )
         check_task(records.read_run(args.model_name_or_path), args.model_name_or_path, task)
         self.teacher = models.load_teacher(args, task, tokenizer)
@@ -188,8 +190,8 @@ class Subjects:
         name = name or self.name_of(folder, record)
         if name == Name("teacher"):
             raise UserError(
-                f"the student {folder} is named teacher, as is the teacher itself in all pictures: "
-                f"give it another name, NAME={folder}"
+                f"the student {folder} is named teacher, as the teacher itself is in all tables "
+                f"and figures: give it another name, with --students NAME={folder}"
             )
         run = sum(student.name == str(name) for student in self.students)
         model = model.float().eval().requires_grad_(False).to(self.accelerator.device)
@@ -217,8 +219,9 @@ class Subjects:
         name = folder.resolve().name
         if name in {student.name for student in self.students}:
             raise UserError(
-                f"two students without a finished run.json are named {name}, and folders of one "
-                f"name count as runs of one method: name them, NAME={folder}"
+                f"two students without a finished run.json are named {name} after their folders, "
+                "and would count as runs of one method: give them names, with --students "
+                f"NAME={folder}"
             )
         return read_name(name)
 
@@ -280,8 +283,9 @@ class Subjects:
             if found != {expected}:
                 raise UserError(
                     f"{model.config.name_or_path} has hidden states of "
-                    f"{' and '.join(map(str, found))} samples and tokens, not {expected}: its "
-                    "family shortens the text and cannot be compared token by token"
+                    f"{' and '.join(map(str, found))} samples and tokens, not {expected}, as its "
+                    "family shortens the text, and cannot be compared token by token: give models "
+                    "of another family"
                 )
             return view(out.logits, out.features, batch.targets.get("mask"), aligned)
 
@@ -292,7 +296,7 @@ class Subjects:
             Comparison(self.memory, student.memory, student.reading.aligned)
             for student in self.students
         ]
-        # by Reading: its rows, and one mini-batch for all models that read alike
+        # the id of a Reading -> its rows: models that read alike share a Reading and mini-batches
         own = {id(s.reading): Rows(s.reading.tensors) for s in [self, *self.students]}
         batches = torch.arange(len(self.labels)).split(self.batch_size)
         for indices in common.progress(batches, desc="measuring", unit="batch"):
@@ -315,8 +319,8 @@ class Subjects:
         ):
             if not comparison.is_finite():
                 raise UserError(
-                    f"the outputs of {name} are not finite numbers: run without --bf16, or train "
-                    "it again"
+                    f"the outputs of {name} are not finite numbers: measure without --bf16, or "
+                    "train this model again"
                 )
 
     def timed_batches(self, rows, size):

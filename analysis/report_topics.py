@@ -38,7 +38,8 @@ WORDS = {
     "spearmanr": "Spearman",
     "loyalty_wrong": "where the teacher is wrong",
 }
-# of the penultimate layers: CKA by estimator, and the teacher's layer with the highest
+# what is told of a student's penultimate layer: its CKA with the teacher's, by estimator, and the
+# number of the teacher's layer with which its CKA is highest
 LAYER_NUMBERS = (*cka.ESTIMATORS, "nearest")
 BETWEEN_SAMPLES = [name for name in RELATIONS if "inter" in name]
 
@@ -327,8 +328,11 @@ def projection_figure(subjects, panels):
 
 
 def memory_numbers(subjects, student, comparison):
-    """A dict of numbers: a student's clustering of the samples by the teacher's centroids, and that
-    by its own, each beside the teacher's, and the CKA of the two memories.
+    """A dict of numbers on the global structure of a student, {} if nothing can be compared.
+
+    These are what compare_clusterings returns: for the samples by the nearest of the teacher's
+    centroids, and (with the prefix own_) by the nearest of the student's own; and memory_biased and
+    memory_debiased, the CKA of the two memories. student: None for the teacher itself.
     """
     theirs, own, numbers = subjects.itself.clusters(), student and student.memory, {}
     if own:
@@ -342,8 +346,13 @@ def memory_numbers(subjects, student, comparison):
 
 
 def compare_clusterings(found, theirs, prefix=""):
-    """A clustering beside the teacher's, both (N,): the number of occupied centroids, the share of
-    samples at the same one, the adjusted Rand index.
+    """A clustering of the samples beside the teacher's, as a dict with the keys (after the prefix)
+
+    occupied    the number of centroids that are nearest to any sample
+    same        the share of samples that have the same nearest centroid as in the teacher
+    rand        the adjusted Rand index of the two clusterings
+
+    found, theirs: the index of each sample's nearest centroid, (N,), theirs by the teacher.
     """
     return {
         f"{prefix}occupied": len(np.unique(found)),

@@ -43,7 +43,7 @@ def read_runs(source):
     runs = results_csv.read_results(source, TEXTS, (*results_csv.RESULT, "task"))
     check_columns(runs, ["task"])
     if not len(runs):
-        raise UserError(f"{source} has a header and no row of a run: give a table with runs")
+        raise UserError(f"{source} has a header, but no row of a run: give a table with runs")
     return runs
 
 
@@ -150,7 +150,7 @@ def of_one_batch_size(runs, size):
         if len(sizes) > 1 and size not in sizes:
             raise UserError(
                 f"the {task} runs have batches of {', '.join(map(str, sizes))}, none of {size}: "
-                "name one with --batch_size"
+                "choose one of their batch sizes with --batch_size"
             )
         kept.append(group[group[BATCH] == size] if len(sizes) > 1 else group)
     return pd.concat(kept).sort_index()
@@ -168,7 +168,9 @@ def find_task(name):
 
 
 def of_task(runs, name):
-    """The runs of one task. name: of GLUE's task in any spelling, else exactly as in the table."""
+    """The runs of one task. name: a task of GLUE in any spelling, or a user's own task exactly as
+    the table has it.
+    """
     task = find_task(name)
     return runs[runs.task == (task.name if task else name)]
 
@@ -176,8 +178,8 @@ def of_task(runs, name):
 def metric_names(task, scores=()):
     """The names of the columns with a task's metrics; those of MNLI's second dev set end in _mm.
 
-    scores: a row, a table or a mapping that may have metrics by name. Of a user's own task, which
-    may be a classification or a regression, it tells which.
+    scores: a row, a table or a mapping that may have metrics by name. It is only needed for a
+    user's own task, to tell a classification from a regression.
     """
     task = find_task(task)
     if task is None:

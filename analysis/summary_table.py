@@ -111,8 +111,8 @@ def main(argv=None):
     if not len(runs):
         has = "have" if args.sources[1:] else "has"
         raise UserError(
-            f"{' and '.join(args.sources)} {has} means alone: give single runs, as --results_csv "
-            "writes them"
+            f"{' and '.join(args.sources)} {has} only means of runs: give single runs, as "
+            "--results_csv writes them"
         )
     text = make_text(of_one_batch_size(runs, 32), args.sources)
     if args.insert:

@@ -74,7 +74,7 @@ def check_scores(runs):
             run = without.iloc[0]
             raise UserError(
                 f"the {run.task} run of {run.method} with seed {run.seed} has no {name}, and "
-                "others have: evaluate it with --do_eval"
+                "other runs have one: evaluate it with --do_eval"
             )
 
 
@@ -102,14 +102,18 @@ def main(argv=None):
     )
     args = parser.parse_args(argv)
     if args.marker and not args.insert:
-        raise UserError("--marker names the place of --insert: give that, too")
+        raise UserError(
+            "--marker names the place of the table in --insert's file: pass --insert, too"
+        )
     if args.no_table and (args.insert or not args.csv):
-        raise UserError("--no_table goes with --csv and without --insert")
+        raise UserError(
+            "--no_table leaves only --csv to be written: pass --csv with it, and leave --insert out"
+        )
     runs = read_runs(args.runs)
     if args.task:
         runs = of_task(runs, args.task)
     if not len(runs):
-        raise UserError(f"{args.runs} has no run of the task {args.task}: name another")
+        raise UserError(f"{args.runs} has no run of {args.task}: name another task with --task")
     if not args.no_table:
         check_one_task(runs)
         check_scores(runs)

@@ -84,19 +84,20 @@ def read_sources(sources, tasks, tuned):
     strange = [task for task in runs.task.unique() if task not in ALL_TASKS]
     if strange:
         raise UserError(
-            f"these are tables of GLUE's tasks, and {strange[0]} is none of these: leave its runs "
-            "out, or see analysis/table.py and analysis/claims.py, which take any task"
+            f"the paper's tables are of GLUE's tasks, and {strange[0]} is none of them: leave its "
+            "runs out, or use analysis/table.py and analysis/claims.py, which take any task"
         )
     if not len(runs) + len(means):
         raise UserError(
-            f"{', '.join(sources)} has no run of {' or '.join(tasks) or 'any task'}: name another"
+            f"{', '.join(sources)} has no run of {' or '.join(tasks) or 'any task'}: name other "
+            "sources, or another --task"
         )
     runs = name_variants(runs)
     unknown = [flag for flag in tuned if flag not in runs]
     if unknown:
         raise UserError(
-            f"--tuned {unknown[0].removeprefix('--')} is no setting of these runs: name a flag of "
-            "theirs"
+            f"--tuned {unknown[0].removeprefix('--')} is no flag that these runs record: name one "
+            "that they were given"
         )
     for _, group in runs.groupby("task", sort=False):
         sizes = [BATCH] if BATCH in group else []
@@ -111,7 +112,8 @@ def check_once(runs, means):
     twice = numbers[numbers.duplicated(["method", "variant", "task", "metric"])]
     if len(twice):
         raise UserError(
-            f"{names_of(twice)[0]} on {twice.task.iloc[0]} is there twice: give it from one source"
+            f"{names_of(twice)[0]} on {twice.task.iloc[0]} is there twice: give its numbers from "
+            "one source alone"
         )
 
 
@@ -121,8 +123,8 @@ def check_once(runs, means):
 def make_table(table, all_runs, runs, given, published, args):
     """One of Tables 2 to 5: its rows, a DataFrame with LONG and variant, and its Markdown.
 
-    all_runs: the runs of every batch size. runs: those of --batch_size alone, of tasks with
-    several. given: the rows of files of means. published: the paper's scores.
+    all_runs: the runs of every batch size. runs: the same, but of a task with several batch sizes
+    only those of --batch_size. given: the rows of files of means. published: the paper's scores.
     """
     title, none = f"**{TITLES[table]}**", pd.DataFrame(columns=[*LONG, "variant"])
     means = pd.concat([part for part in (statistics(runs), given) if len(part)])
@@ -170,7 +172,10 @@ def published_forms(rows):
 
 
 def claims_text(comparisons, all_runs, runs, batch_size):
-    """The claims as Markdown, with a line on the batch size if it leaves some runs out."""
+    """The claims as Markdown, with a line that names the batch size if runs of others are left out.
+
+    all_runs: the runs of every batch size. runs: those that the claims are about.
+    """
     chosen = f"\nOf runs with several batch sizes, those of {batch_size} count here."
     return claims.as_text(comparisons, runs) + (chosen if len(all_runs) > len(runs) else "")
 
@@ -187,7 +192,8 @@ def insert_where_marked(path, texts):
     names = [name for name in texts if start_marker(name) in content]
     if not names:
         raise UserError(
-            f"{path} has no line {' or '.join(map(start_marker, texts))} to put a table after"
+            f"{path} has no line {' or '.join(map(start_marker, texts))}, below which a table "
+            "goes: add one and its end line, as in <!-- table 2 --> and <!-- end 2 -->"
         )
     insert(path, {name: texts[name] for name in names})
 

@@ -1,9 +1,10 @@
 """The numbers of the paper's Tables 2 to 5, one per row; a part of analysis/tables.py.
 
-"Rows of LONG" are a DataFrame with the columns of LONG and one more, variant, so that a method and
-its variant stay apart until a table is printed. mean and std are in %, n is the number of runs;
-p_value is the p of the test against the method named in `against`, p_form that of a variant against
-the published form of its method.
+LONG lists the columns of such a table, which has one row per task, metric and method. "Rows of
+LONG" are a DataFrame with these columns and one more, variant, so that a method and its variant
+stay apart until a table is printed. mean and std are in %, n is the number of runs; published_mean
+and published_std are the paper's; p_value is the p of the test against the method named in
+`against`, p_form the p of the test of a variant against the published form of its method.
 """
 
 import math
@@ -60,11 +61,12 @@ def statistics(runs):
 
 
 def long_form(table, means, tasks, published, methods=()):
-    """The rows of LONG for one table: one per task, metric and method, without any p yet.
+    """The numbers of one of the paper's tables beside the paper's: a DataFrame with a row per task,
+    metric and method, and the columns of LONG and variant. p_value, against and p_form are empty.
 
-    means, published: rows as `statistics` makes them, ours and the paper's. tasks: task -> its
-    metrics; those without a row in means are left out. methods: names that get a row even if no run
-    has them.
+    table: the table's number as text. means: our numbers, as `statistics` returns them. published:
+    the paper's, in the same form. tasks: task -> its metrics; tasks without a row in means are left
+    out. methods: names of methods that get rows even if no run has them.
     """
     means = means[means.task.isin(tasks)]
     names = dict.fromkeys([*map(Name, methods), *names_of(means)])

@@ -97,7 +97,11 @@ def grid(rows, texts, best, published):
 
 
 def scores_text(table, means, published, beside):
-    """Table 2 or 3: (its rows, its grid, a list of notes). beside: True with published numbers."""
+    """Table 2 or 3: (its rows, its grid, a list of notes).
+
+    means, published: our numbers and the paper's, as `statistics` returns them. beside: whether the
+    grid has the paper's numbers, too.
+    """
     rows = long_form(table, means, TASKS[table], published, PAPERS_METHODS)
     rows = add_tests_of_variants(add_tests(rows))
     students = rows[rows.method != "teacher"].dropna(subset="mean")

@@ -88,7 +88,7 @@ def test_scores_and_predictions_are_of_one_evaluation(tiny, tmp_path, mood):
     del after["data"]["dev"]
     write_json(tmp_path / "runs/1/run.json", after)
     with pytest.raises(
-        UserError, match=r"runs/1 has acc .* in its run.json and .* by its dev_pred"
+        UserError, match=r"runs/1 has acc .* in its run.json, but .* by its dev_pred"
     ):
         measure(tmp_path)
 
@@ -121,7 +121,9 @@ def test_the_teacher_is_that_of_a_run_that_had_one(tiny, tmp_path, mood):
     run(train_teacher, tiny, tmp_path / "other", *words[:6], "--seed", 9, teacher=True)
     start = ["--model_name_or_path", tmp_path / "other"]
     run(train_teacher, tiny, tmp_path / "runs/a", *words, *start, teacher=True)
-    with pytest.raises(UserError, match=r"no run in .* had a teacher .*--teacher"):
+    with pytest.raises(
+        UserError, match=r"no student in .* was distilled from a teacher.*--teacher"
+    ):
         measure(tmp_path)
     mood("b")
     found = measure(tmp_path)
@@ -146,7 +148,7 @@ def test_ids_are_texts(tiny, tmp_path, kind, mood):
     assert len(measure(tmp_path)) == 2
     table = pd.read_csv(tmp_path / "runs/1/dev_predictions.tsv", sep="\t", dtype=str)
     table.assign(index="x").to_csv(tmp_path / "runs/1/dev_predictions.tsv", sep="\t", index=False)
-    said = r"of other rows than ids.csv: name the rows of the runs with --validation_file"
+    said = r"for other rows than those of ids.csv: .*, with --validation_file"
     with pytest.raises(UserError, match=said):
         measure(tmp_path)
 

@@ -252,11 +252,15 @@ def test_refused_runs(tiny, rungs, tmp_path):
     predictions = folder / "1,seed=1/dev_predictions.tsv"
     lines = predictions.read_text().splitlines()
     predictions.write_text("\n".join(lines[:-1]) + "\n")
-    with pytest.raises(UserError, match=r"dev_predictions.tsv is of other rows than dev.tsv"):
+    with pytest.raises(
+        UserError, match=r"dev_predictions.tsv has predictions for other rows than those of dev.tsv"
+    ):
         ladder.main([str(folder), "--rounds", "1", "--no_cuda"])
     table = pd.read_csv(rungs / "1,seed=1/dev_predictions.tsv", sep="\t")
     table.assign(label=1 - table.label).to_csv(predictions, sep="\t", index=False)
-    with pytest.raises(UserError, match=r"dev_predictions.tsv is of other rows than dev.tsv"):
+    with pytest.raises(
+        UserError, match=r"dev_predictions.tsv has predictions for other rows than those of dev.tsv"
+    ):
         ladder.main([str(folder), "--rounds", "1", "--no_cuda"])
     predictions.unlink()
     with pytest.raises(UserError, match=r"dev_predictions.tsv is missing"):

@@ -78,5 +78,5 @@ def test_a_file_may_hold_several_tables_of_a_task(tmp_path):
     found = page.read_text(encoding="utf-8")
     assert "| method |" in found.split("<!-- end one -->")[0]
     assert found.endswith(marked.format("RTE"))
-    with pytest.raises(UserError, match="--marker names the place of --insert"):
+    with pytest.raises(UserError, match="--marker names the place of the table in --insert"):
         table.main([str(source), "--marker", "one"])

@@ -49,7 +49,7 @@ def test_tuned_settings_differ_between_methods_never_within(tmp_path, capsys):
     )
     with pytest.raises(UserError, match="RTE runs of VKD differ in --learning_rate"):
         tables.main([str(within), "--tuned", "learning_rate"])
-    with pytest.raises(UserError, match="learning_rat is no setting"):
+    with pytest.raises(UserError, match="learning_rat is no flag"):
         tables.main([str(source), "--tuned", "learning_rat"])
 
 
@@ -60,7 +60,7 @@ def test_another_memory_is_refused_unless_its_kind_explains_it(tmp_path):
     ]
     tables.main([str(runs_csv(tmp_path / "r.csv", *rows))])
     rows += of("FSD_IG", FSD, memory="ccc", memory_init="kmeans++")
-    with pytest.raises(UserError, match=r"different teacher memories \(aaa, ccc\)"):
+    with pytest.raises(UserError, match=r"different teacher memories \(aaa, ccc, by checksum\)"):
         tables.main([str(runs_csv(tmp_path / "r.csv", *rows))])
 
 
@@ -70,7 +70,7 @@ def test_the_form_of_l_makes_no_other_memory(tmp_path):
         *of("FSD_ILG", VKD, memory="aaa", **{"--sample_features": "flat"}),
         *of("FSD_G", FSD, memory="bbb"),
     ]
-    with pytest.raises(UserError, match=r"different teacher memories \(aaa, bbb\)"):
+    with pytest.raises(UserError, match=r"different teacher memories \(aaa, bbb, by checksum\)"):
         tables.main([str(runs_csv(tmp_path / "r.csv", *rows))])
 
 
@@ -138,7 +138,7 @@ def test_the_rows_of_a_search_without_a_table(tmp_path):
     table.main([str(source), "--csv", str(tmp_path / "rows.csv"), "--no_table"])
     rows = pd.read_csv(tmp_path / "rows.csv")
     assert list(rows["--learning_rate"]) == [1e-4, 2e-4] and "--output_dir" not in rows
-    with pytest.raises(UserError, match="--no_table goes with --csv"):
+    with pytest.raises(UserError, match="--no_table leaves only --csv"):
         table.main([str(source), "--no_table"])
 
 
@@ -148,7 +148,11 @@ def test_the_rows_of_a_search_without_a_table(tmp_path):
 @pytest.mark.parametrize(
     ("teachers", "students", "said"),
     [
-        ({"dev_data": "aaa"}, {"dev_data": "bbb"}, r"different rows to be scored on \(aaa, bbb\)"),
+        (
+            {"dev_data": "aaa"},
+            {"dev_data": "bbb"},
+            r"different rows to be scored on \(aaa, bbb, by checksum\)",
+        ),
         ({"--max_eval_samples": 4}, {}, r"differ in --max_eval_samples \(4, not given\)"),
         ({"--text_column_names": "other"}, {}, r"--text_column_names \(other, not given\)"),
         (
@@ -170,7 +174,9 @@ def test_teachers_of_several_training_data_are_refused(tmp_path):
     rows = [*of("teacher", (0.9,), data="aa"), {"method": "teacher", "seed": 2, "acc": 0.8}]
     table.main([str(runs_csv(tmp_path / "untold.csv", *rows))])
     rows[1]["data"] = "bb"
-    with pytest.raises(UserError, match=r"teachers had different training data \(aa, bb\)"):
+    with pytest.raises(
+        UserError, match=r"teachers had different training data \(aa, bb, by checksum\)"
+    ):
         table.main([str(runs_csv(tmp_path / "r.csv", *rows, *of("VKD", VKD, data="aa")))])
 
 

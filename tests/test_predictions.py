@@ -167,7 +167,7 @@ def test_labels_twice_are_refused_and_a_file_given_twice_is_read_once(published,
     lines = published.read_text().splitlines()
     own = next(line for line in lines if line.startswith("label,MRPC"))
     published.write_text("\n".join([*lines, own]) + "\n")
-    with pytest.raises(UserError, match="the labels of MRPC, dev again"):
+    with pytest.raises(UserError, match="the dev labels of MRPC a second time"):
         predictions.main([str(published), "--check", str(runs / "r.csv")])
 
 

@@ -184,14 +184,14 @@ def test_table_refuses_what_cannot_be_compared(tmp_path):
         {"method": "FSD_I", "seed": 1, "teacher": "aaa"},
         {"method": "VKD", "seed": 1, "teacher": "bbb"},
     )
-    with pytest.raises(UserError, match=r"different teachers \(aaa, bbb\)"):
+    with pytest.raises(UserError, match=r"different teachers \(aaa, bbb, by checksum\)"):
         table.main([str(teachers)])
     memories = runs_csv(
         tmp_path / "f.csv",
         {"method": "FSD_G", "seed": 1, "memory": "aaa"},
         {"method": "FSD_G", "seed": 2, "memory": "bbb"},
     )
-    with pytest.raises(UserError, match=r"different teacher memories \(aaa, bbb\)"):
+    with pytest.raises(UserError, match=r"different teacher memories \(aaa, bbb, by checksum\)"):
         table.main([str(memories)])
     fewer = runs_csv(
         tmp_path / "e.csv",

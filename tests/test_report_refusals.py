@@ -46,18 +46,18 @@ def test_refused_folders(tiny, report_runs, tmp_path):
         (
             report_runs / "fsd_i",
             tmp_path / "few_words",
-        ): "few_words takes 9 tokens and 64 positions, but the rows have tokens",
+        ): "few_words has a vocabulary of 9 tokens and takes 64 positions, but the rows",
         (
             report_runs / "vkd,seed=1",
             tmp_path / "x/same",
             tmp_path / "y/same",
-        ): "are named same, .* name them, NAME=",
+        ): "are named same after their folders, .* NAME=",
         (report_runs / "fsd_i", longer): r"different lengths \(24, 32\)",
         (tmp_path / "nowhere",): "no trained model in .*nowhere",
         (f"FSD={tmp_path / 'nowhere'}",): "no trained model in .*nowhere",
         (report_runs / "memory",): "no trained model in .*memory",
         (report_runs / "fsd_i", f"again={report_runs}/../{report_runs.name}/fsd_i"): "fsd_i twice",
-        (f"teacher={report_runs / 'fsd_i'}",): "another name, NAME=",
+        (f"teacher={report_runs / 'fsd_i'}",): "another name, with --students NAME=",
     }.items():
         with pytest.raises(UserError, match=words):
             report.main(report_flags(tiny, tmp_path / "r", students))
@@ -179,6 +179,9 @@ def test_an_earlier_report_and_a_foreign_folder_are_kept(tiny, report_runs, tmp_
         *report_flags(tiny, report_runs, [report_runs / "fsd_i"], "--overwrite_output_dir"),
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("error: ") and "is no report: name a new folder" in done.stderr
+    assert (
+        done.stderr.startswith("error: ")
+        and "exists and is no report: name a new folder" in done.stderr
+    )
     assert "Traceback" not in done.stderr
     assert (report_runs / "fsd_i").is_dir()

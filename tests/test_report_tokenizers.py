@@ -210,7 +210,7 @@ def test_what_cannot_be_read_is_refused(tiny, report_runs, taught_by_others, tmp
         (
             [small],
             ["--max_seq_length", 24],
-            "small takes 9 tokens and 512 positions, but the rows have tokens up to",
+            "small has a vocabulary of 9 tokens and takes 512 positions, but the rows have tokens",
         ),
     ):
         with pytest.raises(UserError, match=said):

@@ -85,7 +85,7 @@ def test_it_is_narrow_and_goes_between_its_markers(tmp_path, capsys):
 
 
 def test_means_alone_are_refused():
-    with pytest.raises(UserError, match="has means alone: give single runs"):
+    with pytest.raises(UserError, match="has only means of runs: give single runs"):
         summary_table.main([str(ROOT / "analysis" / "published.csv")])
 
 

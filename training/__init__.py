@@ -12,7 +12,7 @@ shard: a file of the teacher cache, of up to 1,024 samples, with a note: JSON of
 targets: what a loss term reads of a mini-batch beside the models' outputs: labels, masks.
 mask: which positions of a row count in the structures, if they leave padding out.
 picture: a memory's clusters, drawn on the two principal axes of its centroids.
-own files: rows of the user's own, with --train_file and so on, in place of a GLUE task's files.
+own files: rows of the user's own, with --train_file and so on, in place of GLUE's files.
 rival: a published method that FSD is compared with; each has a file in baselines/.
 main process: of several processes the first, which alone writes and prints.
 """

@@ -229,7 +229,7 @@ def read_results(path, dtype=None, filled=RESULT):
 
 
 def check_row(row, path):
-    """A run's row, {column: value}, with a GLUE task as GLUE spells it.
+    """A run's row, {column: value}, with a task of GLUE as GLUE spells it.
 
     path: of the run.json that the row was made from, for the UserError if a value is wrong.
     """
