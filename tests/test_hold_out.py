@@ -97,7 +97,7 @@ def test_files_without_header_bom_and_two_dev_sets(tmp_path):
     "more, said",
     [
         (["--fraction", "1"], "between 0 and 1"),
-        (["--fraction", "0.99"], "too few"),
+        (["--fraction", "0.99"], "leaves none to train on"),
         (["--tasks", "rted"], "a task name"),
         (["--output_dir", "DATA"], "would be overwritten"),
     ],

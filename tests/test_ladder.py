@@ -232,13 +232,13 @@ def test_a_run_that_has_ended_takes_more_beside_it(tiny, tmp_path, planned, meth
     script = glue_with_cka_i if "cka_i" in run.words[1] else glue_with_baseline
     assert script.main(run.words[2:]) == 0
     assert len(planned(more_of(tiny, tmp_path, "--plan", *short))) == 2
-    with pytest.raises(UserError, match="finished with --learning_rate 5e-05"):
+    with pytest.raises(UserError, match="has --learning_rate 5e-05"):
         planned(more_of(tiny, tmp_path, "--plan", *short, "--learning_rate", "1e-3"))
 
 
 def test_another_teacher_is_not_added_to_finished_runs(tiny, tmp_path, finished, planned):
     finished(model_name_or_path=str(save_models(tmp_path, seed=1) / "teacher"))
-    with pytest.raises(UserError, match=r"finished with --model_name_or_path .*teacher, and the"):
+    with pytest.raises(UserError, match=r"has --model_name_or_path .*teacher, but the"):
         planned(more_of(tiny, tmp_path, "--plan"))
 
 

@@ -286,7 +286,7 @@ def test_a_training_without_a_probe_and_foreign_tables_are_refused(tiny, tmp_pat
     (tmp_path / "s/run.json").write_text(
         json.dumps(record | {"finished": False})
     )  # cut off in its evaluation
-    with pytest.raises(UserError, match=r"has no probe\.jsonl"):
+    with pytest.raises(UserError, match=r"has no measurements in probe\.jsonl"):
         probed("glue_with_cka_i.py", words)
     other = pd.read_csv(tmp_path / "p.csv").assign(method="FSD_L")
     other.to_csv(tmp_path / "q.csv", index=False)

@@ -205,21 +205,12 @@ MEAN = "method,task,metric,mean,std,n\nVKD,RTE,acc,65.5,1.5,3\n"
     "old, new, words",
     [
         ("RTE", "RTW", "the task 'RTW', expected a task name among"),
-<<<<<<< HEAD
-        ("acc,", "mcc,", "the metric mcc, not one of RTE's: acc"),
-        ("65.5", "inf", "'inf' in the column mean, which holds finite numbers"),
-        ("65.5", "-65.5", "the mean -65.5, expected % from 0 to 100"),
-        ("65.5", "655", "the mean 655, expected % from 0 to 100"),
-        ("1.5", "-1.5", "'-1.5' in the column std, which holds finite numbers from 0 on"),
-        (",3", ",0", "'0' in the column n, which holds whole numbers from 1 on"),
-=======
         ("acc,", "mcc,", r"the metric mcc, not one of RTE's \(acc\)"),
-        ("65.5", "inf", "'inf' in the column mean, which is of finite numbers"),
+        ("65.5", "inf", "'inf' in the column mean, which holds finite numbers"),
         ("65.5", "-65.5", "the mean -65.5, expected a percentage from 0 to 100"),
         ("65.5", "655", "the mean 655, expected a percentage from 0 to 100"),
-        ("1.5", "-1.5", "'-1.5' in the column std, which is of finite numbers from 0 on"),
-        (",3", ",0", "'0' in the column n, which is of whole numbers from 1 on"),
->>>>>>> e2
+        ("1.5", "-1.5", "'-1.5' in the column std, which holds finite numbers from 0 on"),
+        (",3", ",0", "'0' in the column n, which holds whole numbers from 1 on"),
         (",3", ",2.5", "'2.5' in the column n"),
     ],
 )

@@ -84,8 +84,9 @@ def find_fault(column, text, limits, missing=False):
 def read_task(text, where, row=None):
     """The name of a cell's task: a task of GLUE as GLUE spells it, another task as the cell has it.
 
-    text: the cell; of a task of GLUE, any spelling that --task_name takes. where: the file and line,
-    for the error. row: column -> cell of the whole row, which tells whether it is of own files.
+    text: the cell; a task of GLUE may have any spelling that --task_name takes. where: the file and
+    line, for the error. row: column -> cell of the whole row, which tells whether it is of own
+    files.
     UserError for a name that is neither GLUE's nor of own files.
     """
     text = str(text).strip()
