@@ -10,7 +10,7 @@ PYTHON ?= python3
 demo: .venv/.built       # a tour on a small task: teacher, memory, students, a table, a report; three minutes
 	PYTHON=.venv/bin/python scripts/demo.sh
 
-test: .venv/.built       # all tests but the slow ones, about a minute
+test: .venv/.built       # all tests but the slow ones, a minute and a half
 	.venv/bin/python -m pytest -n 2 -m "not slow"
 
 check: .venv/.built      # what CI runs: ruff and all tests, about a quarter of an hour
