@@ -274,7 +274,7 @@ def test_what_it_refuses(words, said, tmp_path):
         ("step.py --rounds 0", "from 1 on, found 0"),
         ("profile_step.py --profiled 0", "found 0"),
         ("profile_step.py --per_gpu_train_batch_size -2", "found -2"),
-        ("profile_step.py --precisions no bf16", "name one of each"),
+        ("profile_step.py --precisions no bf16", "name one in --models, one in --precisions"),
         ("profile_step.py --steps 3", "unrecognized"),
         ("step.py --dataloader_num_workers -1", "found -1"),
         ("kmeans.py --rows 5 --num_centroid 9", "pass more rows"),
