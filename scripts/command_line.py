@@ -12,9 +12,10 @@ class Parser(argparse.ArgumentParser):
     """An argparse parser that raises UserError for a mistake, and takes the runs' flags after --.
 
     doc: the text of --help. prog: the script as the user calls it. usage: its own arguments.
+    own_files: whether the script takes files of the user's own; other scripts refuse their flags.
     """
 
-    def __init__(self, doc, prog, usage):
+    def __init__(self, doc, prog, usage, own_files=False):
         super().__init__(
             prog=prog,
             usage=f"{prog} {usage} [-- FLAGS OF EVERY RUN]",
@@ -22,6 +23,7 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+        self.own_files = own_files
         # for flags without a type, so that ~ is expanded in every path
         self.register("type", None, expand_path_or_none)
 
@@ -35,7 +37,8 @@ class Parser(argparse.ArgumentParser):
         if not words:
             self.print_help()
             raise SystemExit(1)
-        self.refuse_own_files(words)
+        if not self.own_files:
+            self.refuse_own_files(words)
         at = words.index("--") if "--" in words else len(words)
         args, rest = self.parse_known_args(words[:at])
         if rest:

@@ -3,6 +3,7 @@
   scripts/ladder TEACHER --data_dir glue --task_name MRPC --plan     # commands, hours; starts none
   scripts/ladder TEACHER --data_dir glue --task_name MRPC --layers 1 2 3 4 6 --jobs 2 -- \\
     --bf16 --learning_rate 1e-4 --num_train_epochs 4
+  scripts/ladder TEACHER --train_file t.csv --validation_file d.csv --task_name mood --layers 1 2 3
 
 TEACHER is a fine-tuned model: a folder of train_teacher.py's or of transformers', or a hub name.
 Each student starts from the first layers of --model, as many as --layers says, or from the layers
@@ -35,6 +36,7 @@ from scripts.study_flags import check_choices, check_numbers
 from scripts.study_protocol import ENOUGH, METHODS, constant_score
 from scripts.sweep import print_plan
 from tasks.glue import get_task
+from tasks.own import check_files, own_files
 from tasks.task import find_file
 from training.loss_flags import list_layers
 from training.own_flags import OWN_FILES
@@ -47,6 +49,7 @@ OWN = (  # flags of a run that the ladder decides
     "method",
     "task_name",
     "data_dir",
+    *(flag.name for flag in OWN_FILES),
     "model_name_or_path",
     "model_name_or_path_for_copy",
     "teacher_memory_path",
@@ -81,7 +84,7 @@ def rung_of_layers(picked):
 
 
 def parse(argv=None):
-    parser = Parser(__doc__, "scripts/ladder", "TEACHER [flags]")
+    parser = Parser(__doc__, "scripts/ladder", "TEACHER [flags]", own_files=True)
     add, names = parser.add_argument, " ".join(METHODS)
     add(
         "teacher",
@@ -89,10 +92,10 @@ def parse(argv=None):
         metavar="TEACHER",
         help="A fine-tuned model, folder or hub name.",
     )
-    add(
-        "--data_dir", type=expand_path, required=True, help="The folder with the task's .tsv files."
-    )
-    add("--task_name", required=True, help="A task of GLUE.")
+    add("--data_dir", type=expand_path, help="The folder with the .tsv files of a task of GLUE.")
+    add("--task_name", required=True, help="A task of GLUE, or a name for files of your own.")
+    for flag in OWN_FILES:
+        flag.add_to(parser)
     add("--model", help="Whose layers the students copy. Default: TEACHER.")
     add(
         "--layers",
@@ -117,31 +120,52 @@ def parse(argv=None):
     add("--jobs", default="", help="Runs at a time, as of scripts/sweep.")
     add("--shard", default="", help="I/N of the runs, as of scripts/sweep; then without a table.")
     add("--plan", action="store_true", help="Print the commands and what they take; start none.")
-    refuse_own_files(sys.argv[1:] if argv is None else argv)
     return parser.read(argv)
 
 
-def refuse_own_files(words):
-    """Refuse flags that name the user's own files, before or after --: a ladder is for GLUE."""
-    names = {f"--{flag.name}" for flag in OWN_FILES}
-    for name in (word.partition("=")[0] for word in words):
-        if name in names:
+def check_rows(args):
+    """Refuse rows that no ladder can be trained and measured on; put the words of the flags that
+    name them into args.rows, and GLUE's spelling of its task into args.task_name.
+    """
+    check_files(args)
+    if own_files(args):
+        if not (args.train_file and args.validation_file):
             raise UserError(
-                f"{name} is for files of your own, but scripts/ladder runs tasks of GLUE only: "
-                "train the sizes with scripts/sweep, and measure them with analysis/ladder.py"
+                "a ladder trains students and scores them: pass both --train_file and "
+                "--validation_file"
             )
+        args.rows = words_of_flags(args, OWN_FILES)
+        return
+    task = get_task(args.task_name)
+    if not args.data_dir:
+        raise UserError(
+            f"the rows of {task.name} are not told: pass --data_dir with GLUE's folder, or "
+            "--train_file and --validation_file with files of your own and a --task_name of its own"
+        )
+    if "train" not in task.files:
+        raise UserError(f"{task.name} has no training set: name another task")
+    find_file(task, args.data_dir, "train")
+    args.task_name, args.rows = task.name, ["--data_dir", args.data_dir]
+
+
+def words_of_flags(args, flags):
+    """The words of those flags that args has a value of."""
+    given = {f"--{flag.name}": getattr(args, flag.name) for flag in flags}
+    words = []
+    for name, value in given.items():
+        words += [name] if value is True else [name, str(value)] if value else []
+    return words
 
 
 def check(args):
-    """Refuse flags that make no sense; put the Task into args.task, the Rungs into args.rungs."""
-    args.task = get_task(args.task_name)
-    if "train" not in args.task.files:
-        raise UserError(f"{args.task.name} has no training set: name another task")
-    find_file(args.task, args.data_dir, "train")
+    """Refuse flags that make no sense; put the words of the rows into args.rows, the Rungs into
+    args.rungs.
+    """
+    check_rows(args)
     args.model = args.model or args.teacher
     for flag, name in (("TEACHER", args.teacher), ("--model", args.model)):
         check_model(flag, name)
-    check_task_of(args.teacher, args.task)
+    check_task_of(args.teacher, args.task_name)
     check_choices("method", tuple(METHODS), args.method)
     check_numbers("seeds", args.seeds, int, 0, 2**32 - 1, "whole numbers from 0 on")
     for method in args.method:
@@ -152,7 +176,7 @@ def check(args):
             )
     check_extra(args.extra)
     args.rungs = find_rungs(args)
-    args.runs = (args.runs or f"runs/{args.task.name.lower().replace('-', '')}-ladder").rstrip("/")
+    args.runs = (args.runs or f"runs/{args.task_name.lower().replace('-', '')}-ladder").rstrip("/")
     args.jobs = jobs.read_jobs(args.jobs)
     jobs.check_interpreter(jobs.interpreter())
 
@@ -179,11 +203,10 @@ def check_model(flag, name):
 
 def check_task_of(teacher, task):
     """Refuse a teacher that is known to be of another task."""
-    found = read_json(Path(teacher, "run.json")).get("arguments", {}).get("task_name", task.name)
-    if found != task.name:
+    found = read_json(Path(teacher, "run.json")).get("arguments", {}).get("task_name", task)
+    if found != task:
         raise UserError(
-            f"TEACHER {teacher} was trained on {found}, not on {task.name}: name a teacher of this "
-            "task"
+            f"TEACHER {teacher} was trained on {found}, not on {task}: name a teacher of this task"
         )
 
 
@@ -240,10 +263,10 @@ def check_teaches(args):
     from analysis.runs import glue_score, metric_names  # here, as its imports are slow
 
     results = read_json(Path(args.teacher, "eval_results.json"))
-    if not set(metric_names(args.task.name)) <= set(results):
-        return  # not from train_teacher.py, so no score is known yet; analysis/ladder.py scores it
-    score = 100 * glue_score(results, args.task.name)
-    constant = constant_score(args.task.name, args.data_dir)
+    if not args.data_dir or not set(metric_names(args.task_name)) <= set(results):
+        return  # of own files, or not from train_teacher.py: the runs say what the teacher scores
+    score = 100 * glue_score(results, args.task_name)
+    constant = constant_score(args.task_name, args.data_dir)
     told = f"has {score:.1f} on dev, where the best constant answer has {constant:.1f}"
     if score <= constant:
         raise UserError(
@@ -268,7 +291,7 @@ def line_of(args, method, rung, seed):
     words = [f"{method}-{rung.name}", f"seed={seed}", "--", jobs.ours(script), *own]
     words += [*middle(method), "--model_name_or_path", args.teacher, "--copy_teacher"]
     words += ["--model_name_or_path_for_copy", args.model, *rung.flags]
-    words += ["--data_dir", args.data_dir, "--task_name", args.task.name]
+    words += [*args.rows, "--task_name", args.task_name]
     words += ["--do_train", "--do_eval", "--max_seq_length", length_of(args.teacher)]
     words += ["--per_gpu_train_batch_size", "32", "--per_gpu_eval_batch_size", "64"]
     words += ["--teacher_cache", f"{args.runs}/cache"]
@@ -289,7 +312,8 @@ def make_sweep(args):
 
 def measure(args):
     """Write the table and the figure of all runs in the folder."""
-    words = ["--teacher", args.teacher, "--data_dir", args.data_dir]
+    words = ["--teacher", args.teacher]
+    words += args.rows if args.data_dir else ["--validation_file", args.validation_file]
     for flag, ending in (("csv", "csv"), ("markdown", "md"), ("figure", "svg")):
         words += [f"--{flag}", f"{args.runs}/ladder.{ending}"]
     call([jobs.interpreter(), jobs.ours("analysis/ladder.py"), args.runs, *words])

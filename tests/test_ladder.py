@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import ROOT, save_models, shell
+from own_data import own
 
 import glue_with_cka_i
 from baselines import glue_with_baseline
@@ -103,9 +104,9 @@ def test_by_default_sizes_that_the_model_has_and_the_teachers_length(tiny, tmp_p
         (["--jobs", "0"], "--jobs is a whole number"),
         (["--depths", "1"], "--depths is no flag of scripts/ladder"),
         (["--", "--student_num_hidden_layers", "1"], "after -- would override what"),
-        (["--train_file", "x.csv"], "--train_file is for files of your own, but scripts/ladder"),
-        (["--plan", "--", "--train_file", "x.csv"], "--train_file is for files of your own"),
-        (["--", "--bf16", "--validation_file=x.csv"], "--validation_file is for files of your own"),
+        (["--train_file", "x.csv"], "--task_name rte is GLUE's, and your own files would stand"),
+        (["--plan", "--", "--train_file", "x.csv"], "--train_file after -- would override"),
+        (["--", "--bf16", "--validation_file=x.csv"], "--validation_file after -- would override"),
     ],
 )
 def test_mistakes_are_one_sentence(tiny, more, said):
@@ -113,13 +114,23 @@ def test_mistakes_are_one_sentence(tiny, more, said):
         ladder.check(ladder.parse(words_of(tiny, *more)))
 
 
-def test_own_files_instead_of_glues_are_told_apart(tiny):
-    """Not that --data_dir is missing, which own files have not."""
-    own = ["--train_file", "t.csv", "--validation_file", "d.csv", "--task_name", "mood"]
-    with pytest.raises(
-        UserError, match=r"scripts/ladder runs tasks of GLUE only: train the sizes with"
-    ):
-        ladder.parse([str(tiny / "teacher"), *own])
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--task_name", "rte"], "the rows of RTE are not told: pass --data_dir"),
+        (["--task_name", "mood", "--train_file", "TRAIN"], "pass both --train_file and"),
+        (
+            ["--task_name", "mood", "--train_file", "none.csv"],
+            "none.csv does not exist",
+        ),
+        (["--task_name", "m", "--train_file", "TRAIN", "--data_dir", "g"], "is a folder of GLUE's"),
+    ],
+)
+def test_rows_that_are_not_told_are_refused(words, said, tiny, tmp_path):
+    own(tmp_path)
+    words = [str(tmp_path / "train.csv") if word == "TRAIN" else word for word in words]
+    with pytest.raises(UserError, match=said):
+        ladder.check(ladder.parse([str(tiny / "teacher"), *words]))
 
 
 def test_no_teacher_is_refused(tiny, tmp_path):

@@ -1,5 +1,7 @@
 """analysis/ladder.py on runs of one's own files."""
 
+import sys
+
 import pandas as pd
 import pytest
 from own_data import own, run
@@ -8,6 +10,7 @@ import glue_with_cka_i
 import train_teacher
 from analysis import ladder
 from common import UserError, read_json
+from scripts import ladder as script
 
 MEASURED = ["--rounds", "1", "--no_cuda"]
 
@@ -42,6 +45,25 @@ def test_a_ladder_of_own_files(regression, tiny, tmp_path, capsys):
     assert str(tmp_path) not in path.read_text()
     ladder.main([str(path)])
     assert capsys.readouterr().out == printed
+
+
+@pytest.mark.slow
+def test_the_script_trains_and_measures_sizes_of_own_files(tiny, tmp_path, monkeypatch):
+    """By its commands: a teacher of own files, students of two sizes, and the table."""
+    monkeypatch.setenv("PYTHON", sys.executable)
+    files = own(tmp_path / "data")
+    run(train_teacher, tiny, tmp_path / "t", *files, "--max_steps", 2, teacher=True)
+    words = [tmp_path / "t", *files, "--model", tiny / "pretrained", "--layers", 1, 2]
+    words += ["--seeds", 1, "--method", "fsd_l", "--runs", tmp_path / "runs", "--jobs", 1]
+    words = [str(word) for word in (*words, "--", "--max_steps", 1, "--no_cuda")]
+    assert script.main(words) == 0
+    table = pd.read_csv(tmp_path / "runs/ladder.csv")
+    assert table.layers.tolist() == [4, 1, 2]
+    for _, row in table[1:].iterrows():
+        found = read_json(tmp_path / f"runs/fsd_l-depth{row.layers},seed=1/run.json")
+        assert found["data"]["train"]["file"] == "train.csv" and found["settings"]["classes"]
+        scores = found["results"]["acc"], found["results"]["f1_macro"]
+        assert row.score == pytest.approx(sum(scores) / 2)
 
 
 def test_dev_rows_that_were_moved(tiny, tmp_path, capsys):
