@@ -188,8 +188,11 @@ def test_a_teachers_scores_are_of_the_rows_that_have_labels(tiny, tmp_path):
         glue_with_cka_i.main(without(words, "--do_eval"))
         return read(tmp_path / output / "run.json")["teacher_scores"]
 
-    scores("one", "one")
-    assert scores("two", "two") == scores("fresh", "two", "--cache_dir", tmp_path / "cache")
+    shared = ["--cache_dir", tmp_path / "shared"]
+    scores("one", "one", *shared)
+    found = scores("two", "two", *shared)
+    assert found == scores("fresh", "two", "--cache_dir", tmp_path / "cache")
+    assert len(list((tmp_path / "shared").glob("marks_logits_*"))) == 2  # also where scores agree
 
 
 def test_two_label_columns_of_a_file_have_a_cache_each(tiny, tmp_path):
