@@ -185,7 +185,7 @@ def _compare(x, y, mask, estimator):
 def linear_cka(x, y, mask=None, estimator="biased"):
     """CKA with linear kernels between the rows of x and the rows of y (Eq. 4-5).
 
-    With K = X Xᵀ, L = Y Yᵀ and C = I - 11ᵀ/n: tr(K C L C) / sqrt(tr(K C K C) tr(L C L C)), the
+    With K = X Xᵀ, L = Y Yᵀ, C = I - 11ᵀ/n: tr(K C L C) / sqrt(tr(K C K C) tr(L C L C)), the
     cosine of the angle between the centred Gram matrices. "debiased" replaces these traces (HSIC)
     by unbiased estimates (Song et al. 2012; Kornblith et al. 2019). For wide features of few rows
     the biased CKA is always near 1; the debiased one is near or below 0 if they are unrelated.
@@ -294,7 +294,7 @@ class FrozenMemory:
 
 
 class _MemoryProducts(torch.autograd.Function):
-    """h mᵀ (B, C), m mᵀ (C, C), |h|² (B,); backward forms the large gradients of h and m once."""
+    """h mᵀ (B, C), m mᵀ (C, C), |h|² (B,); backward forms the gradients of h and m once."""
 
     @staticmethod
     def forward(ctx, h, m):
@@ -318,7 +318,7 @@ def memory_relations(h, m):
     """ψ(h[i], m[j]) for both ψ, {"euclidean": distances, "cosine": similarities}, (B, C) each.
 
     h: (B, p), one row a sample. m: (C, p), trained, or a FrozenMemory. For a trained m the dict has
-    also "gram", m mᵀ (C, C). A distance below the rounding error of the two norms is raised to that
+    also "gram", m mᵀ (C, C). A distance below the rounding error of the norms is raised to that
     error, with gradient 0; the cosine of a row of zeros is 0, with gradient 0.
     """
     frozen = isinstance(m, FrozenMemory)

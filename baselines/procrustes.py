@@ -24,9 +24,9 @@ METHOD = {
 def best_rotation(x, y):
     """y Q, where Q is the (partial) rotation that brings y Q closest to x.
 
-    x: (..., n, p). y: (..., n, q). Returns (..., n, p). With x = R_xᵀ Q_xᵀ, y = R_yᵀ Q_yᵀ (QR of
-    the transposes), the singular vectors of the wide xᵀy follow from those of R_x R_yᵀ, which is n
-    by n at most.
+    x: (..., n, p). y: (..., n, q). Returns (..., n, p). With x = R_xᵀ Q_xᵀ, y = R_yᵀ Q_yᵀ
+    (QR of the transposes), the singular vectors of the wide xᵀy follow from those of R_x R_yᵀ,
+    which is n by n at most.
     """
     (q_x, r_x), (_, r_y) = torch.linalg.qr(x.mT), torch.linalg.qr(y.mT)
     u, _, v = torch.linalg.svd(r_x @ r_y.mT, full_matrices=False)
@@ -35,8 +35,8 @@ def best_rotation(x, y):
 
 @full_precision
 def procrustes_distance(x_s, x_t, mask=None, count_undefined=False):
-    """min over rotations Q of ‖X_s - X_t Q‖² = 2 - 2 ‖X_sᵀ X_t‖_* (nuclear norm), averaged over the
-    leading dimensions.
+    """min over rotations Q of ‖X_s - X_t Q‖² = 2 - 2 ‖X_sᵀ X_t‖_* (nuclear norm), averaged
+    over the leading dimensions.
 
     x_s: (..., n, D_s). x_t: (..., n, D_t), detached; both are centred and scaled to norm 1 here.
     mask: (..., n) bool, True for the rows that count. The gradient takes the best Q for a constant.

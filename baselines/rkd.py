@@ -69,8 +69,8 @@ def _relative_distances(squares):
 
 @full_precision
 def distance_loss(x_s, x_t, count_undefined=False):
-    """RKD-D: Huber loss l(|x_i - x_j|/μ of the student, of the teacher), averaged over all B² pairs
-    (i, j).
+    """RKD-D: Huber loss l(|x_i - x_j|/μ of the student, of the teacher), averaged over all B²
+    pairs (i, j).
 
     x_s: (B, D_s). x_t: (B, D_t), detached. μ: the mean distance. The loss is 0 if there are no
     relations to learn: all rows alike, or fewer than 3 (2 rows have one distance, which is the
@@ -107,8 +107,8 @@ def _angle_sum(k_s, k_t, vertices):
 
 @full_precision
 def angle_loss(x_s, x_t, chunk=CHUNK, count_undefined=False):
-    """RKD-A: Huber loss l(cos ∠ x_i x_j x_k of the student, of the teacher), averaged over all B³
-    triples (i, j, k).
+    """RKD-A: Huber loss l(cos ∠ x_i x_j x_k of the student, of the teacher), averaged over all
+    B³ triples (i, j, k).
 
     x_s: (B, D_s). x_t: (B, D_t), detached. The differences x_i - x_j (B, B, D) are never formed:
     their products follow from the Gram matrix. At most `chunk` of the B³ cosines are held at a

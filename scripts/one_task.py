@@ -4,10 +4,10 @@ Downloads the data if it is missing, fine-tunes the teacher, makes its memory, t
 VKD and with each FSD method, prints a table, and reports what was transferred
 (RUNS/report/report.html).
 
-The student has half of the teacher's layers. The setting
-lies in the ranges that the paper searched: α 0.5, τ 5, learning rate 5e-5, 3 epochs; β 4 for I and
-L; β 0.5 and γ_m 1e-6 for G; γ_i 1, γ_l 1, γ_g 0.1 for I, L and G together. The same command, given
-again, goes on where it stopped. scripts/reproduce searches for the best setting.
+The student has half of the teacher's layers. The setting lies in the ranges that the paper
+searched: α 0.5, τ 5, learning rate 5e-5, 3 epochs; β 4 for I and L; β 0.5 and γ_m 1e-6 for G;
+γ_i 1, γ_l 1, γ_g 0.1 for I, L and G together. The same command, given again, goes on where it
+stopped. scripts/reproduce searches for the best setting.
 """
 
 import sys

@@ -8,8 +8,8 @@ from commands_of_plans import parse, read_plan, reproduce, value, values, write_
 
 import common
 
-# by hand: α τ lr epochs; β lr; γ_m with 0, without β 0; published refinements; γ_g γ_i γ_l; PKD +
-# RKD + MiniLM
+# by hand: α τ lr epochs; β lr; γ_m with 0, without β 0; published refinements; γ_g γ_i γ_l;
+# PKD + RKD + MiniLM
 METHODS = "none vkd pkd rkd minilm fsd_i fsd_l fsd_g fsd_il fsd_ilg".split()
 RTE = {
     "split": 1,

@@ -90,6 +90,15 @@ def test_scores_at_another_length_are_not_the_runs(not_evaluated, tiny, capsys):
     assert "keeps the scores of before" in capsys.readouterr().err
 
 
+def test_scores_on_another_task_are_not_the_runs(not_evaluated, tiny, tmp_path, capsys):
+    """As of a model that is tried on the rows of a like task: its row would say the wrong one."""
+    files, folder, rows = not_evaluated
+    before, table_before = read(folder / "run.json"), rows.read_text()
+    evaluate(tiny, folder, *files, "--task_name", "humour", "--results_csv", rows)
+    assert read(folder / "run.json") == before and rows.read_text() == table_before
+    assert "keeps the scores of before" in capsys.readouterr().err
+
+
 def test_a_row_without_a_run_is_refused(tiny, tmp_path):
     words = flags(tiny, tiny / "teacher", "--results_csv", tmp_path / "r.csv", teacher=True)
     with pytest.raises(

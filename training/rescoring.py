@@ -94,13 +94,14 @@ def keep_scores(session, results):
     """Bring the record of the finished run in the output folder up to date, if there is one, and
     with it the model card and (with --results_csv) the row in a table.
 
-    session: a Session without --do_train; if it does not read rows as in the training, nothing is
-    changed. results: {metric: value} of its dev rows.
+    session: a Session without --do_train; if it is of another task than the training, or does not
+    read rows as that did, nothing is changed. results: {metric: value} of its dev rows.
     """
     before = records.read_run(session.output)
     if not before.get("finished") or not common.is_main_process():
         return
-    if not session.as_trained:
+    same_task = before.get("arguments", {}).get("task_name") == session.task.name
+    if not (same_task and session.as_trained):
         say(f"note: {session.output / 'run.json'} keeps the scores of before")
         return
     names = {field.name for field in dataclasses.fields(records.Record)}
