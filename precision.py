@@ -1,8 +1,16 @@
-"""Decorators for losses: float32 or wider, inside autocast too, and no second derivative."""
+"""Decorators for losses: float32 or wider, inside autocast too, and no second derivative.
+
+Also: where bfloat16 saves time.
+"""
 
 import functools
 
 import torch
+
+from common import say
+
+# names of torch.cpu.get_capabilities, of x86 and of ARM: instructions that multiply bfloat16
+BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16", "sve_bf16")
 
 
 def full_precision(function):
@@ -39,3 +47,29 @@ def first_order(backward):
             return backward(ctx, *gradients)
 
     return wrapper
+
+
+def computes_bfloat16(device, capabilities=None):
+    """Whether a device has instructions for bfloat16; without them it is slower than float32.
+
+    device: as torch.device takes it. capabilities: of the CPU, {name: value}, by default this
+    machine's. True of devices of which nothing is known.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return True
+    found = torch.cpu.get_capabilities() if capabilities is None else capabilities
+    return any(found.get(name, False) for name in BFLOAT16_INSTRUCTIONS)
+
+
+def say_slow_bfloat16(device):
+    """Note on stderr, where bf16 was asked for, that the device has no instructions for it."""
+    if computes_bfloat16(device):
+        return
+    kind = "GPU" if torch.device(device).type == "cuda" else "CPU"
+    say(
+        f"note: this {kind} has no instructions for bfloat16, so bf16 takes longer than float32 "
+        "here, on some CPUs many times as long: leave --bf16 out"
+    )

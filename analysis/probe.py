@@ -83,9 +83,11 @@ def check_command(words):
 
 
 def train(words, probes, batches):
-    """Run a script and measure its training. Returns a table of COLUMNS.
+    """Run a script here, and measure gradients, CKA and M_s as it trains: a table of COLUMNS.
 
-    words: the script and its flags.
+    words: the script and its flags. probes: how many steps are measured. batches: how many
+    mini-batches CKA and M_s are measured on at each. UserError if the training was finished
+    without a probe.
     """
     module, words, args = check_command(words)
 

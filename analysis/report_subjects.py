@@ -24,6 +24,7 @@ from analysis.report_topics import training_curves
 from analysis.runs import name_variants, names_of
 from analysis.timing import mini_batches, time_rounds
 from common import UserError, say
+from precision import say_slow_bfloat16
 from tasks.own import make_task, own_files
 from training import memory_file, models, records, results_csv
 from training.batches import MiniBatch, Rows, with_labelled
@@ -128,6 +129,8 @@ class Subjects:
             )
         except ValueError as error:
             raise UserError(f"this device does not take --bf16 ({error}): leave it out") from None
+        if args.bf16:
+            say_slow_bfloat16(self.accelerator.device)
         self.notes = []
         self.load()
 
@@ -219,9 +222,9 @@ class Subjects:
         name = folder.resolve().name
         if name in {student.name for student in self.students}:
             raise UserError(
-                f"two students without a finished run.json are named {name} after their folders, "
-                "and would count as runs of one method: give them names, with --students "
-                f"NAME={folder}"
+                f"{folder} has no finished run.json, so its student is named {name} after the "
+                "folder; another student has that name already, and the two would count as runs "
+                f"of one method: name it, with --students NAME={folder}"
             )
         return read_name(name)
 

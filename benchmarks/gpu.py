@@ -270,7 +270,8 @@ def check(args):
             continue
         path = Path(given).resolve()
         if wanted and not any(path.glob(wanted)):
-            raise UserError(f"--{name} {given}: there is no {wanted} in it; name another folder")
+            what = "file" if wanted == "*" else wanted
+            raise UserError(f"--{name} {given}: there is no {what} in it; name another folder")
         setattr(args, name, str(path))
     for wheel in Path(args.wheels).glob("*.whl") if args.wheels else ():
         if not zipfile.is_zipfile(wheel):

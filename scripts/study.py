@@ -74,7 +74,8 @@ class Study:
         data = args.data_dir if part == "final" else f"{args.runs_dir}/held_out"
         length = str(LENGTHS.get(task, 64))
         words = ["--data_dir", data, "--task_name", task, "--do_train", "--max_seq_length", length]
-        words += ["--bf16", "--per_gpu_train_batch_size", "32"]
+        words += [] if args.float32 else ["--bf16"]
+        words += ["--per_gpu_train_batch_size", "32"]
         return words + (["--max_train_samples", "64"] if args.rehearse else [])
 
     def fit(self, part, task):

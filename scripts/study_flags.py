@@ -41,6 +41,11 @@ def parse(doc, argv):
         help="RUNS_DIR/search/TASK, or its results.csv, of another machine, for one task: what "
         "was chosen there is taken.",
     )
+    add(
+        "--float32",
+        action="store_true",
+        help="Train in float32, not bfloat16: for CPUs without instructions for it.",
+    )
     add("--jobs", default="1", help="Runs at a time. Default: 1.")
     add("--until", default=STAGES[-1], help=f"The last stage: {', '.join(STAGES)}.")
     add("--plan", action="store_true", help="Print commands and hours, start nothing.")

@@ -13,6 +13,7 @@ import transformers
 
 import common
 from common import UserError, say, termination
+from precision import say_slow_bfloat16
 from tasks.features import load_features
 from tasks.glue import TASKS, get_task
 from tasks.own import make_task, own_files
@@ -81,7 +82,7 @@ def make_accelerator(args):
     # None, without a flag, is what accelerate launch was told
     precision = "fp16" if args.fp16 else "bf16" if args.bf16 else None
     try:
-        return accelerate.Accelerator(
+        accelerator = accelerate.Accelerator(
             mixed_precision=precision,
             # torchrun's processes join on CPUs only when told
             cpu=args.no_cuda or (several and not torch.cuda.is_available()),
@@ -93,6 +94,9 @@ def make_accelerator(args):
             f"this device cannot run in the precision asked for ({error}): run without --fp16 and "
             "--bf16, or on another device"
         ) from None
+    if accelerator.mixed_precision == "bf16":
+        say_slow_bfloat16(accelerator.device)
+    return accelerator
 
 
 def share_gpus(no_cuda):

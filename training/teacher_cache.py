@@ -377,7 +377,11 @@ class TeacherCache:
         return found | {"logits": outputs.logits, "attention": outputs.attention}
 
     def numbers(self, name, found, batch):
-        """A mini-batch's part of an entry's shard, on the CPU: (B, *shape)."""
+        """What a mini-batch adds to an entry's shard, on the CPU: (B, *shape).
+
+        found: the teacher's outputs, as ask returns them. UserError if the entry's dtype cannot
+        hold a number.
+        """
         entry = self.entries[name]
         values = entry.make(found[entry.source], batch)
         values = uncut(values, batch.targets, *entry.shape).to(entry.dtype)
