@@ -219,6 +219,8 @@ class Run:
             self.args, session.task, tokenizer, teacher, checkpoint, alone
         )
         if not checkpoint and common.is_main_process():
+            if teacher is None or self.args.copy_teacher:
+                self.record.initial_weights = students.fingerprint_of_encoder(student)
             with common.atomic_path(self.output / "rehearsal", keep=False) as folder:
                 saving.check_saving(student, tokenizer, folder)
         student = student.to(session.device)
@@ -313,6 +315,7 @@ class Run:
         if checkpoint:
             with records.complete_run(checkpoint.parent):
                 self.record.follow(before)
+                self.record.initial_weights = before.get("initial_weights")
         if own:
             self.record.started = before.get("started", self.record.started)
         else:

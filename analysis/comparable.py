@@ -23,6 +23,8 @@ ONE_OF = {  # column with the fingerprint of what a student used -> its name in 
 # flags that say which rows a model was scored on, and how they were read: alike in students and
 # teachers, whose budgets may differ
 ROWS = ("--max_eval_samples", "--text_column_names", "--label_column_name")
+# columns by whose values students rightly begin with weights of their own; "copied" is a ladder's
+STARTS_APART = ("parameters", "--student_layers", "copied")
 SHOWN = ("minutes", "parameters", "device", "machine", "torch", "transformers", "commit")
 IN_NO_RESULT = ("free", "place", "action")  # roles of flags that no result depends on
 
@@ -112,7 +114,7 @@ def check_one_source(students, tasks):
 
 
 def check_one_start(students, tasks):
-    """Refuse distilled students that did not start from the same layers."""
+    """Refuse distilled students that did not start from the same layers with the same weights."""
     if "teacher" not in students:
         return
     distilled = students[students.teacher.fillna("") != ""]
@@ -124,19 +126,33 @@ def check_one_start(students, tasks):
                 f"these {tasks} students differ in {flag.caption}, {flag.column} "
                 f"({', '.join(sorted(found))}): give students that started alike"
             )
+    apart = [column for column in STARTS_APART if column in distilled]
+    if "initial_weights" not in distilled or not apart:
+        return
+    for _, group in distilled.groupby(apart, sort=False, dropna=False):
+        found = set(group.initial_weights.dropna()) - {""}
+        if len(found) > 1:
+            raise UserError(
+                f"these {tasks} students began with different weights "
+                f"({', '.join(sorted(found))}, by checksum): give students that started alike"
+            )
 
 
 def check_rows(runs, tasks):
     """Refuse a teacher that was scored on other rows than the students, and teachers that were
-    trained on different data. A teacher is free in its budget only.
+    trained on different data or from different weights. A teacher is free in its budget only.
     """
     teachers = runs[runs.method == "teacher"]
     who = "runs, the teacher's among them,"
-    for column, group, whose in (("data", teachers, "teachers"), ("dev_data", runs, who)):
+    for column, group, whose, what in (
+        ("data", teachers, "teachers", ONE_OF["data"]),
+        ("initial_weights", teachers, "teachers", "initial weights"),
+        ("dev_data", runs, who, ONE_OF["dev_data"]),
+    ):
         found = set(group[column].dropna()) - {""} if column in group else ()
         if len(found) > 1:
             raise UserError(
-                f"these {tasks} {whose} had different {ONE_OF[column]} "
+                f"these {tasks} {whose} had different {what} "
                 f"({', '.join(sorted(found))}, by checksum): give runs that had the same"
             )
     for column in [column for column in ROWS if column in runs]:

@@ -20,7 +20,17 @@ from training import flags, records, results_csv
 BATCH = "--per_gpu_train_batch_size"
 # columns read as text, even if all their cells are digits
 TEXTS = dict.fromkeys(
-    ("commit", "teacher", "memory", "data", "dev_data", "torch", "transformers"), str
+    (
+        "commit",
+        "teacher",
+        "memory",
+        "data",
+        "dev_data",
+        "initial_weights",
+        "torch",
+        "transformers",
+    ),
+    str,
 )
 
 

@@ -117,8 +117,13 @@ def fingerprint_of_model(model):
     """The sha256 of a model's weights by name, as hex: equal for equal weights, whichever file or
     hub they came from.
     """
+    return fingerprint_of_weights(model.state_dict())
+
+
+def fingerprint_of_weights(weights):
+    """The same of some of a model's weights, {name: tensor}."""
     digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
+    for name, value in sorted(weights.items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -99,6 +99,7 @@ class Record:
     # what it read
     # {split: Features.source}: "train", with "unlabelled" rows, and the dev sets that were scored
     data: dict = None
+    initial_weights: str = None  # the sha256 of those that the encoder began with, unless random
     teacher: str = None  # the sha256 of its weights
     teacher_scores: dict = None
     teacher_memory: dict = None  # the facts in its file, and the file's sha256

@@ -30,6 +30,7 @@ TEXTS = (  # the columns of text that are no flags, of all our tables
     "teacher",
     "data",
     "dev_data",
+    "initial_weights",
     "memory",
     "torch",
     "transformers",
@@ -311,6 +312,7 @@ def result_row(run):
         "teacher": (run["teacher"] or "")[:12],
         "data": data_of(run, "train"),
         "dev_data": data_of(run, "dev"),
+        "initial_weights": run.get("initial_weights", "")[:12],
         "memory": run.get("teacher_memory", {}).get("sha256", "")[:12],
         "memory_init": run.get("teacher_memory", {}).get("memory_init", ""),
         **{

@@ -6,7 +6,7 @@ import transformers
 from common import UserError, say
 from training import classes
 from training.loading import for_student, hub_arguments, load_config, loading
-from training.models import load_classifier
+from training.models import fingerprint_of_weights, load_classifier
 from training.reading import check_reading
 from training.tokenizer import check_tokenizer
 
@@ -156,6 +156,12 @@ def copy_layers(student, whole, layers, source):
 def is_head(model, key):
     """True for a weight that fine-tuning may start anew: of the pooler, or outside the encoder."""
     return not key.startswith(model.base_model_prefix + ".") or ".pooler." in key
+
+
+def fingerprint_of_encoder(model):
+    """The sha256 of a model's weights without its pooler and head, as hex."""
+    weights = {k: value for k, value in model.state_dict().items() if not is_head(model, k)}
+    return fingerprint_of_weights(weights)
 
 
 def cut_layers(config, layers):
