@@ -15,25 +15,28 @@ CKA         signal: between student and teacher on the same mini-batch (structur
             sample (structure I); noise: on two unrelated ones. Biased and debiased, on --batches
             mini-batches of training rows with all their padding (except what the run's flags leave
             out), the student with dropout. No I if the student has a tokenizer or length of its own
-M_s         how far it has moved from its random start; its CKA with the teacher's memory M_t; the
+M_s         how far it has moved from its start; its CKA with the teacher's memory M_t; the
             cosines between features and centroids; the correlation, over samples and centroids, of
             the relations between h_s and M_s with those between h_t and M_t
 
 The CSV has a number per row (step, quantity, term, other, value); the term G is the sum of F_MM,
-F_E and F_C. The second command joins and draws such CSVs of one method and task, for example of
-several seeds: lines and numbers are means over the runs. A run that was stopped is resumed by the
+F_E and F_C. The second command joins and draws such CSVs of runs that differ in their seed alone:
+lines and numbers are means over the runs. A run that was stopped is resumed by the
 same command, as any run is. The time that a probed run takes says nothing about its method. Memory:
 two copies of the student's parameters per term.
 """
 
+import hashlib
 import importlib
+import json
 import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common
-from analysis.markdown import MISSING, find_place, insert, read_document, to_markdown
+from analysis.markdown import find_place, insert, read_document
+from analysis.probe_tables import report, structures
 from common import UserError
 from training import flags, logs, records, results_csv
 
@@ -41,7 +44,7 @@ SCRIPTS = {
     f"{name}.py": name for name in ("glue_with_cka_i", "glue_with_cka_g", "glue_with_cka_ilg")
 }
 SCRIPTS["glue_with_baseline.py"] = "baselines.glue_with_baseline"
-FIRST = ["task", "method", "seed", "commit"]
+FIRST = ["task", "method", "seed", "commit", "settings"]
 COLUMNS = [*FIRST, "step", "quantity", "term", "other", "value"]
 FIGURES = (".png", ".svg", ".pdf")
 
@@ -107,7 +110,17 @@ def train(words, probes, batches):
         )
     with records.complete_run(output):
         first = [run["arguments"]["task_name"], run["method"], run["seed"], run["commit"][:12]]
+        first.append(fingerprint_of_settings(run["settings"]))
     return as_table([[*first, entry["step"], *row] for _, entry in found for row in entry["rows"]])
+
+
+def fingerprint_of_settings(settings):
+    """12 hex digits, the same for runs that differ in nothing but their seed.
+
+    settings: of a run.json, all that decides what is trained.
+    """
+    text = json.dumps({k: v for k, v in settings.items() if k != "seed"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def as_table(rows):
@@ -117,7 +130,9 @@ def as_table(rows):
 
 
 def read(paths):
-    """Read CSVs that this command wrote, all of one method and task. Returns a table of COLUMNS."""
+    """Read CSVs that this command wrote, of runs that differ in their seed alone. Returns a table
+    of COLUMNS.
+    """
     import pandas as pd
 
     parts = [
@@ -142,138 +157,17 @@ def read(paths):
             f"--probed takes CSVs with runs of one method on one task, but these have {names}: "
             "give those of one method and task"
         )
-    return found
-
-
-# ---- what was found ------------------------------------------------------------------------------
-
-
-def means(found, quantity):
-    """{(term, other): mean over all measured steps and runs} of a quantity."""
-    own = found[found.quantity == quantity]
-    return own.groupby(["term", "other"], sort=False).value.mean().to_dict()
-
-
-def number(value, digits=3):
-    return MISSING if value is None else f"{value:.{digits}g}"
-
-
-def gradients_table(found):
-    """The table of gradients to print: a row per term, with means over steps and runs.
-
-    Its columns are weight, value, norms, agreement, and the cosines with ce+kd, with each structure
-    and with the total.
-    """
-    import pandas as pd
-
-    weights, values, norms, cosines, agree = (
-        means(found, name) for name in ("weight", "value", "weighted_norm", "cosine", "agreement")
-    )
-    names = list(dict.fromkeys(term for term, _ in norms))
-    others = [name for name in ("ce+kd", *structures(found), "total") if name in names]
-
-    def cosine(a, b):
-        return "1" if a == b else number(cosines.get((a, b), cosines.get((b, a))), 2)
-
-    rows = [
-        {
-            "term": name,
-            "weight": number(weights.get((name, ""))),
-            "value": number(values.get((name, ""))),
-            "‖∂/∂θ‖": number(norms.get((name, "parameters"))),
-            "‖∂/∂H‖": number(norms.get((name, "features"))),
-            "‖∂/∂M_s‖": number(norms.get((name, "memory"))),
-            "agreement": number(agree.get((name, "")), 2),
-            **{f"cos {other}": cosine(name, other) for other in others},
-        }
-        for name in names
-    ]
-    return pd.DataFrame(rows)
-
-
-def structures(found):
-    """The names of the terms that VKD lacks, with G in place of F_MM, F_E and F_C."""
-    terms = list(dict.fromkeys(found[found.quantity == "weighted_norm"].term))
-    return [
-        term for term in terms if term not in ("ce", "kd", "ce+kd", "F_MM", "F_E", "F_C", "total")
-    ]
-
-
-def cka_table(found):
-    """The table of CKA to print: signal and noise of L and I, means over steps and runs.
-
-    Each is a mean ± standard deviation within a step.
-    """
-    import pandas as pd
-
-    rows, widths, values = (means(found, name) for name in ("rows", "width", "cka_signal"))
-
-    def pair(what, term, estimator):
-        mean, spread = (
-            means(found, name).get((term, estimator)) for name in (what, f"{what}_spread")
+    if found.settings.nunique() > 1:
+        raise UserError(
+            f"--probed takes CSVs of runs that differ in their seed alone, but these have "
+            f"{found.settings.nunique()} settings (column settings): give those of one setting"
         )
-        return f"{mean:.4f}" + (f" ± {spread:.4f}" if spread is not None else "")
-
-    between = {"L": "samples, L", "I": "tokens, I"}
-    return pd.DataFrame(
-        [
-            {
-                "CKA between": between[term],
-                "estimator": estimator,
-                "n": f"{rows[term, '']:.0f}",
-                "width of student, teacher": (
-                    f"{widths[term, 'student']:.0f}, {widths[term, 'teacher']:.0f}"
-                ),
-                "signal": pair("cka_signal", term, estimator),
-                "noise": pair("cka_noise", term, estimator),
-            }
-            for term, estimator in values
-        ]
-    )
-
-
-def memory_table(found):
-    """The table of M_s to print: its numbers at the first and last measured step, over the runs."""
-    import pandas as pd
-
-    own = found[found.quantity.str.startswith("memory_")]
-    steps = [own.step.min(), own.step.max()] if len(own) else []
-    ends = [
-        own[own.step == step].groupby(["quantity", "term", "other"], sort=False).value.mean()
-        for step in steps
-    ]
-    words = {
-        "memory_moved": "distance from its start / the start's norm",
-        "memory_cka": "CKA(M_t, M_s)",
-        "memory_cosine": "cosine of features to centroids",
-        "memory_correlation": "correlation of h_s to M_s with h_t to M_t",
-    }
-    rows = []
-    for key in ends[0].index if ends else []:
-        quantity, term, other = key
-        of = [words[quantity], "" if term == "M_s" else term, other]
-        row = {"of M_s": ", ".join(filter(None, of))}
-        for step, end in zip(steps, ends, strict=True):
-            row[f"step {step}"] = number(end.get(key))
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def report(found):
-    """All tables and the line below them, as Markdown. found: a table of COLUMNS."""
-    tables = [make(found) for make in (gradients_table, cka_table, memory_table)]
-    steps = sorted(found.step.unique())
-    task, method, seeds, commits = (
-        ", ".join(map(str, sorted(found[name].unique())))
-        for name in ("task", "method", "seed", "commit")
-    )
-    caption = (
-        f"{task}, {method}, seed {seeds}; means over {len(steps)} steps from {steps[0]} to "
-        f"{steps[-1]} (of M_s: these two). Gradients are those of a term times its weight; "
-        "agreement is the cosine between those of θ on two mini-batches; signal and noise ± "
-        f"standard deviation within a step. Commit {commits}."
-    )
-    return "\n\n".join([*(to_markdown(one) for one in tables if len(one)), caption])
+    twice = found[found.duplicated(["seed", "step", "quantity", "term", "other"])].seed
+    if len(twice):
+        raise UserError(
+            f"--probed has seed {twice.iloc[0]} twice, which would count double: give each run once"
+        )
+    return found
 
 
 # ---- command line --------------------------------------------------------------------------------

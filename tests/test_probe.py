@@ -182,6 +182,24 @@ def test_a_resumed_run_has_all_its_probes(tiny, tmp_path, monkeypatch):
 # ---- the command ---------------------------------------------------------------------------------
 
 
+def test_runs_that_differ_in_more_than_their_seed_are_not_joined(tiny, tmp_path):
+    """Two forms of a method, or two weights, would be averaged without a word."""
+    words = ("--beta", 2, "--max_steps", 2)
+    for name, seed, more in (("p", 1, ()), ("q", 2, ()), ("r", 3, ("--mask_padding",))):
+        run = flags(tiny, tmp_path / f"run {name}", "--internal", *words, "--seed", seed, *more)
+        probed("glue_with_cka_i.py", run, "--csv", tmp_path / f"{name}.csv", probes=2)
+    p, q, r = (str(tmp_path / f"{name}.csv") for name in "pqr")
+    assert not probe.main(["--probed", p, q])
+    with pytest.raises(UserError, match="differ in their seed alone, but these have 2 settings"):
+        probe.main(["--probed", p, r])
+    with pytest.raises(UserError, match="has seed 1 twice"):
+        probe.main(["--probed", p, q, p])
+    other = pd.read_csv(q).assign(method="FSD_L")
+    other.to_csv(q, index=False)
+    with pytest.raises(UserError, match="FSD_I on RTE, FSD_L on RTE"):
+        probe.main(["--probed", p, q])
+
+
 @pytest.mark.slow
 def test_tables_of_several_runs(tiny, trained_with_dropout, tmp_path, capsys):
     """The CSVs of two seeds are drawn and put into a page; means are over both."""
@@ -219,14 +237,17 @@ def test_tables_of_several_runs(tiny, trained_with_dropout, tmp_path, capsys):
     )
     text = capsys.readouterr().out
     assert text.strip() in page.read_text() and "old" not in page.read_text()
-    assert "seed 1, 2; means over 2 steps from 1 to 6" in text
+    assert "seeds 1, 2; means over 2 steps from 1 to 6" in text
+    assert "± standard deviation over the seeds" in text
     joined = pd.read_csv(tmp_path / "joined.csv")
     pulls = joined[
         (joined.quantity == "weighted_norm")
         & (joined.term == "intra")
         & (joined.other == "parameters")
     ]
-    assert len(pulls) == 4 and f"| {pulls.value.mean():.3g} |" in text
+    one, two = pulls.groupby("seed").value.mean()
+    spread = abs(one - two) / 2**0.5
+    assert len(pulls) == 4 and f"| {pulls.value.mean():.3g} ± {spread:.2g} |" in text
     for said in (
         "| F_MM | 1 |",
         "| samples, L | debiased | 8 | 384, 384 |",
@@ -288,10 +309,6 @@ def test_a_training_without_a_probe_and_foreign_tables_are_refused(tiny, tmp_pat
     )  # cut off in its evaluation
     with pytest.raises(UserError, match=r"has no measurements in probe\.jsonl"):
         probed("glue_with_cka_i.py", words)
-    other = pd.read_csv(tmp_path / "p.csv").assign(method="FSD_L")
-    other.to_csv(tmp_path / "q.csv", index=False)
-    with pytest.raises(UserError, match="FSD_I on RTE, FSD_L on RTE"):
-        probe.main(["--probed", str(tmp_path / "p.csv"), str(tmp_path / "q.csv")])
     (tmp_path / "q.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match=r"no table of analysis/probe\.py"):
         probe.main(["--probed", str(tmp_path / "q.csv")])
