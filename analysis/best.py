@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common
 from analysis.comparable import FACTS, ONE_OF, memory_kinds, settings_of
 from analysis.markdown import to_markdown
-from analysis.runs import check_evaluated, glue_score, metric_names, of_task, read_runs
+from analysis.runs import check_evaluated, metric_names, of_task, read_runs, task_score
 from common import UserError
 from training import flags
 
@@ -136,7 +136,7 @@ def ranking(runs, searched):
     Columns: the searched flags, and mean and std (of the score over seeds, in %) and count (of the
     seeds).
     """
-    runs = runs.assign(score=100 * glue_score(runs, runs.task.iloc[0]))
+    runs = runs.assign(score=100 * task_score(runs, runs.task.iloc[0]))
     scores = runs.groupby(searched, dropna=False).score.agg(["mean", "std", "count"]).reset_index()
     return scores.sort_values("mean", ascending=False, kind="stable", ignore_index=True)
 

@@ -31,12 +31,12 @@ from analysis.methods import FORMS, Name, rivals
 from analysis.runs import (
     BATCH,
     check_evaluated,
-    glue_score,
     groups_of,
     name_variants,
     of_one_batch_size,
     of_task,
     read_runs,
+    task_score,
 )
 from analysis.significance import holm, sample_of, welch
 from common import UserError
@@ -108,7 +108,7 @@ def scores_of(runs, task, fewest=2):
 
     fewest: the smallest number of runs. The dict is sorted by rank, then by the name as text.
     """
-    scores = 100 * glue_score(runs, task)
+    scores = 100 * task_score(runs, task)
     groups = {
         name: scores[group.index] for name, group in groups_of(runs) if name.method != "teacher"
     }

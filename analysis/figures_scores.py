@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 from analysis.methods import FSD_COLOUR, OTHER_COLOUR, Name, colour_of, is_fsd
-from analysis.runs import glue_score, groups_of, names_of, students_of
+from analysis.runs import groups_of, names_of, students_of, task_score
 from colours import as_written
 from common import UserError
 
@@ -22,7 +22,7 @@ def draw_task(axes, runs, task, names):
     The teacher's mean is a dashed line. runs: the table of the task's runs. names: the Names of the
     rows, from the top, also those of methods without a run of this task.
     """
-    scores = 100 * glue_score(runs, task)
+    scores = 100 * task_score(runs, task)
     found = {name: scores[group.index] for name, group in groups_of(runs)}
     groups = {name: found[name] for name in names if name in found}
     for name, values in groups.items():

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common
 from analysis.comparable import check_comparable
 from analysis.ladder_checks import check_one_kind
-from analysis.markdown import find_place, insert, read_document, to_markdown
+from analysis.markdown import find_markers, insert, read_document, to_markdown
 from analysis.methods import read_name
 from analysis.origins import describe_budget, describe_provenance, describe_seeds, describe_weights
 from analysis.report_parts import by_model
@@ -102,7 +102,9 @@ def read_measured(path):
     """The table in a CSV that this command wrote; a UserError for another CSV."""
     keys = [*KEYS, *TOLD]
     filled = KEYS[:7]
-    table, _ = results_csv.read_table(path, keys, filled, NUMBERS, "no table of analysis/ladder.py")
+    table, _ = results_csv.read_checked_csv(
+        path, keys, filled, NUMBERS, "no table of analysis/ladder.py"
+    )
     return table
 
 
@@ -238,7 +240,7 @@ def check_arguments(args):
         )
     name = Path(csv).stem if args.insert else None
     if name:
-        find_place(args.insert, read_document(args.insert), name)
+        find_markers(args.insert, read_document(args.insert), name)
     places = {flag: getattr(args, flag) for flag in ("csv", "markdown", "figure")}
     parents = {flag: place and common.follow(place).parent for flag, place in places.items()}
     common.make_folders(args, **parents)

@@ -108,7 +108,9 @@ def read_logits(folder, subjects, count):
         )
     names = [f"logit_{k}" for k in range(count)]
     keys = ["index", "label", *names]
-    table, _ = results_csv.read_table(path, keys, keys[1:], keys[1:], "no file of predictions")
+    table, _ = results_csv.read_checked_csv(
+        path, keys, keys[1:], keys[1:], "no file of predictions"
+    )
     same = list(table["index"].fillna("")) == list(subjects.features.indices)
     if not same or not np.allclose(table["label"].astype(float), subjects.labels):
         raise UserError(

@@ -51,7 +51,7 @@ def lines_with(content, marker):
     return [content.count("\n", 0, match.start()) + 1 for match in found]
 
 
-def find_place(path, content, name):
+def find_markers(path, content, name):
     """The offsets in a file's content at which the text of this name begins and ends.
 
     path: the file, for messages. Raises a UserError if a marker is missing or there twice, if they
@@ -87,14 +87,14 @@ def find_place(path, content, name):
 
 def insert(path, texts):
     """Put texts, name -> text, between the markers of their names in a file, in place of what is
-    there. Raises the UserErrors of find_place, and then writes none.
+    there. Raises the UserErrors of find_markers, and then writes none.
     """
     content = read_document(path)
     # all places are checked first, so that the line numbers in messages are those of the file
     for name in texts:
-        find_place(path, content, name)
+        find_markers(path, content, name)
     for name, text in texts.items():
-        begin, stop = find_place(path, content, name)
+        begin, stop = find_markers(path, content, name)
         content = f"{content[:begin]}\n{text}\n{content[stop:]}"
     with common.atomic_path(path) as temporary:
         temporary.write_text(content, encoding="utf-8")

@@ -50,7 +50,7 @@ def read_file(path):
     Raises a UserError that names the line for a cell without the number or text that it needs.
     """
     limits = {"mean": Limits(), "std": AMOUNT, "n": Limits(1, whole=True)}
-    return results_csv.read_table(path, SUMMARY, SUMMARY[:3], limits, "no file of means")
+    return results_csv.read_checked_csv(path, SUMMARY, SUMMARY[:3], limits, "no file of means")
 
 
 def read_means(path):

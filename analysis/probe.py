@@ -35,7 +35,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common
-from analysis.markdown import find_place, insert, read_document
+from analysis.markdown import find_markers, insert, read_document
 from analysis.probe_tables import report, structures
 from common import UserError
 from training import flags, logs, records, results_csv
@@ -136,7 +136,7 @@ def read(paths):
     import pandas as pd
 
     parts = [
-        results_csv.read_table(
+        results_csv.read_checked_csv(
             path,
             COLUMNS,
             ["step", "quantity", "value"],
@@ -223,7 +223,7 @@ def check_arguments(args):
         )
     name = Path(sources[0]).stem if args.insert else None
     if args.insert:
-        find_place(args.insert, read_document(args.insert), name)
+        find_markers(args.insert, read_document(args.insert), name)
     common.make_folders(
         args,
         csv=args.csv and common.follow(args.csv).parent,

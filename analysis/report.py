@@ -34,7 +34,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common
 from analysis import report_files
-from analysis.report_files import FILE, find_places
+from analysis.report_files import FILE, find_all_markers
 from analysis.report_text import TABLES
 from common import UserError, expand_path, say
 from tasks.glue import TASKS, get_task
@@ -196,7 +196,7 @@ def check_arguments(args):
             "a report is made by one process: run it without torchrun or accelerate launch"
         )
     if args.insert:
-        find_places(args.insert)
+        find_all_markers(args.insert)
     common.make_folders(
         args, output_dir=output.parent, run_file=args.run_file, cache_dir=args.cache_dir
     )

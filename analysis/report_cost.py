@@ -13,7 +13,7 @@ from analysis.report_parts import Topic, by_model, column_of
 from analysis.timing import megabytes, milliseconds
 from common import UserError
 from training import flags
-from training.results_csv import read_table
+from training.results_csv import read_checked_csv
 
 CONDITIONS = ("machine", "device", "precision", "processes")
 NUMBERS = [
@@ -154,7 +154,7 @@ def read_cost(path, reference):
     """
     numbers = ["B", "W", "x VKD", "peak MiB"]
     columns = ["form", "model", "precision", *numbers, "device", "machine"]
-    found, _ = read_table(path, columns, ["form"], numbers, "no table of benchmarks/step.py")
+    found, _ = read_checked_csv(path, columns, ["form"], numbers, "no table of benchmarks/step.py")
     found = found[columns]
     twice = found.form[found.form.duplicated()]
     if len(twice):

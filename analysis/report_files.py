@@ -6,7 +6,7 @@ from collections import Counter
 
 from analysis.markdown import (
     end_marker,
-    find_place,
+    find_markers,
     insert,
     read_document,
     start_marker,
@@ -165,7 +165,7 @@ def log_to_tensorboard(path, topics):
                 writer.add_text(f"{name}/{shown}", with_caption(table, caption, padded=False))
 
 
-def find_places(path):
+def find_all_markers(path):
     """The names of the report's tables for which a file has marker lines: <!-- table NAME --> and
     <!-- end NAME -->.
 
@@ -176,7 +176,7 @@ def find_places(path):
         name for name in TABLES if start_marker(name) in content and end_marker(name) in content
     ]
     for name in names:
-        find_place(path, content, name)
+        find_markers(path, content, name)
     if not names:
         raise UserError(
             f"{path} has no lines {start_marker('NAME')} and {end_marker('NAME')}, between which a "
@@ -192,5 +192,5 @@ def insert_tables(path, topics, about):
     told = ("task", "teacher", "machine", "versions")
     where = "; ".join(f"{term} {text}" for term, text in about if term in told)
     shown = {name: pair for topic in topics.values() for name, pair in topic.shown.items()}
-    names = [name for name in find_places(path) if name in shown]
+    names = [name for name in find_all_markers(path) if name in shown]
     insert(path, {name: f"{with_caption(*shown[name])}\n{where}." for name in names})

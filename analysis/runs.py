@@ -203,7 +203,7 @@ def metric_names(task, scores=()):
     ]
 
 
-def glue_score(metrics, task):
+def task_score(metrics, task):
     """A task's score as GLUE defines it: the mean of its metrics, in their unit.
 
     metrics: a mapping or a row that has the metrics by name; or a table, which gives a Series.

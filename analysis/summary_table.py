@@ -21,7 +21,7 @@ from analysis import claims
 from analysis.markdown import MISSING, insert, to_markdown
 from analysis.means import published_scores
 from analysis.origins import describe_seeds
-from analysis.runs import glue_score, groups_of, of_one_batch_size
+from analysis.runs import groups_of, of_one_batch_size, task_score
 from analysis.tables import read_sources
 from analysis.tables_numbers import ALL_TASKS
 from common import UserError
@@ -33,7 +33,7 @@ WIDTH = 120  # columns of the table and of the lines below it
 def read_scores(runs, task):
     """Name -> the Series of its runs' scores on a task, in %; published forms and the teacher."""
     runs = runs[runs.task == task]
-    scores = 100 * glue_score(runs, task)
+    scores = 100 * task_score(runs, task)
     return {name: scores[group.index] for name, group in groups_of(runs) if not name.variant}
 
 

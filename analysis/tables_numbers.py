@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis.means import SUMMARY, published_averages
 from analysis.methods import Name, is_fsd
-from analysis.runs import glue_score, groups_of, metric_names, names_of
+from analysis.runs import groups_of, metric_names, names_of, task_score
 from analysis.significance import Sample, welch
 
 TASKS = {  # table -> task -> metrics, all in the paper's order
@@ -134,7 +134,7 @@ def ablation_rows(means):
         for task, group in of_method.groupby("task", sort=False):
             metrics = dict(zip(group.metric, group["mean"], strict=True))
             if metrics.keys() >= set(metric_names(task)):
-                scores[name, task] = glue_score(metrics, task), group.n.min()
+                scores[name, task] = task_score(metrics, task), group.n.min()
     whole = {task: found for (name, task), (found, _) in scores.items() if name == Name("FSD_ILG")}
     for method, published in published_averages(4, "change").items():
         # there is no relative change from a score of 0 or below

@@ -18,7 +18,7 @@ from report import report  # puts the repository on the path
 
 from common import UserError, cli, expand_path, expand_path_or_none
 from tasks.glue import get_task, usual_centroids
-from training.results_csv import read_table
+from training.results_csv import read_checked_csv
 
 LAYERS, WIDTH = 12, 768  # of BERT-base
 
@@ -62,7 +62,7 @@ def read_rates(paths):
         if not Path(path).is_file():
             raise UserError(f"there is no {path}: make it with benchmarks/step.py --csv {path}")
         columns = ["model", "form", "precision", "device", "machine", "examples / s"]
-        table, _ = read_table(
+        table, _ = read_checked_csv(
             path, columns, columns[:2], columns[-1:], "no table of benchmarks/step.py"
         )
         for row in table[(table.model == "bert-base") & (table.form != "published")].to_dict(

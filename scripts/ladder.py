@@ -260,12 +260,12 @@ def find_rungs(args):
 
 def check_teaches(args):
     """Refuse a teacher whose dev score, if known, is not above that of the best constant answer."""
-    from analysis.runs import glue_score, metric_names  # here, as its imports are slow
+    from analysis.runs import metric_names, task_score  # here, as its imports are slow
 
     results = read_json(Path(args.teacher, "eval_results.json"))
     if not args.data_dir or not set(metric_names(args.task_name)) <= set(results):
         return  # of own files, or not from train_teacher.py: the runs say what the teacher scores
-    score = 100 * glue_score(results, args.task_name)
+    score = 100 * task_score(results, args.task_name)
     constant = constant_score(args.task_name, args.data_dir)
     told = f"has {score:.1f} on dev, where the best constant answer has {constant:.1f}"
     if score <= constant:

@@ -19,13 +19,13 @@ def read_scores(source, task):
     the same rates with the same number of seeds.
     """
     from analysis import best
-    from analysis.runs import glue_score
+    from analysis.runs import task_score
 
     found = {}
     for method in RATE_METHODS:
         runs = best.read_search(source, None, f"rate_{method},", None, task)
         best.check_search(runs, ["--learning_rate"])
-        runs = runs.assign(score=100 * glue_score(runs, task))
+        runs = runs.assign(score=100 * task_score(runs, task))
         found[method] = {
             float(rate): sorted(group.score) for rate, group in runs.groupby("--learning_rate")
         }
@@ -79,13 +79,13 @@ def best_rival(source, task, methods, seeds):
     source: the folder of the final runs, or its results.csv.
     """
     from analysis import best
-    from analysis.runs import glue_score
+    from analysis.runs import task_score
 
     means = {}
     for method in [m for m in methods if m in RIVALS]:
         runs = best.read_search(source, None, f"{method},", None, task)
         runs = runs[runs.seed.isin([int(seed) for seed in seeds])]
-        means[method] = glue_score(runs, task).mean()
+        means[method] = task_score(runs, task).mean()
     return max(means, key=means.get) if means else None
 
 
@@ -95,10 +95,10 @@ def can_teach(source, task, data_dir):
     source: the folder of the final runs, which has the teacher.
     """
     from analysis import best
-    from analysis.runs import glue_score
+    from analysis.runs import task_score
 
     runs = best.read_search(source, "teacher", None, 1, task)
-    score, constant = 100 * glue_score(runs, task).iloc[0], constant_score(task, data_dir)
+    score, constant = 100 * task_score(runs, task).iloc[0], constant_score(task, data_dir)
     good = score >= constant + ENOUGH
     but = f": less than {ENOUGH} points above, so it teaches nothing and the task is left out"
     say(

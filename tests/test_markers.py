@@ -8,7 +8,7 @@ from table_files import CLEAN, STEP, written
 
 from analysis import table, tables
 from analysis.means import PUBLISHED
-from analysis.report_files import find_places
+from analysis.report_files import find_all_markers
 from common import UserError
 
 MARKERS = {
@@ -47,7 +47,7 @@ def test_unclear_markers_leave_the_file_as_it_is(case, tmp_path, monkeypatch):
         ("RTE", lambda readme: table.main([str(source), "--insert", readme])),
         ("3", lambda readme: tables.main([str(means), "--insert", readme])),
         ("step", lambda readme: benchmarks.main([str(step), "--insert", readme])),
-        ("7", find_places),
+        ("7", find_all_markers),
     ):
         other = "6" if name == "7" else "2"  # that one is fine, and is not written either
         before = f"before <!-- table {other} -->\n<!-- end {other} -->\n" + text.format(

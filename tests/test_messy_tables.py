@@ -50,7 +50,7 @@ def test_committed_tables_read_as_pandas_reads_them():
             plain.columns[0]
         ]
         pd.testing.assert_frame_equal(
-            results_csv.read_table(path, keys)[0], plain, check_exact=True
+            results_csv.read_checked_csv(path, keys)[0], plain, check_exact=True
         )
         if {"method", "seed"} <= set(plain) and "predictions" not in plain:
             as_before = pd.read_csv(path, dtype=TEXTS)

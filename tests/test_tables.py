@@ -16,7 +16,7 @@ from analysis import tables
 from analysis.figures_scores import draw_task
 from analysis.means import PUBLISHED
 from analysis.methods import Name
-from analysis.runs import glue_score, metric_names, read_runs
+from analysis.runs import metric_names, read_runs, task_score
 from analysis.tables_numbers import LONG
 from common import UserError
 
@@ -87,7 +87,7 @@ def test_no_test_without_spread_and_no_warning(tmp_path, capsys):
 
 def test_mnli_and_its_score_have_both_dev_sets(tmp_path, capsys):
     assert metric_names("mnli") == ["acc", "acc_mm"]
-    assert glue_score({"acc": 0.8, "acc_mm": 0.6, "eval_loss": 3}, "MNLI") == pytest.approx(0.7)
+    assert task_score({"acc": 0.8, "acc_mm": 0.6, "eval_loss": 3}, "MNLI") == pytest.approx(0.7)
     source = runs_csv(tmp_path / "r.csv", *of("VKD", (0.8, 0.82), task="MNLI", acc_mm=0.7))
     tables.main([str(source), "--tables", "3"])
     assert lines_of(capsys.readouterr().out, "VKD") == [

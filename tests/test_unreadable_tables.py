@@ -99,7 +99,7 @@ def test_lines_are_those_of_the_file(tmp_path):
     with pytest.raises(UserError, match="line 6 has 'x' in the column acc"):
         read_runs(source)
     with pytest.raises(UserError, match=r"absent\.csv cannot be read \(No such file"):
-        results_csv.read_table(tmp_path / "absent.csv", ["method"])
+        results_csv.read_checked_csv(tmp_path / "absent.csv", ["method"])
 
 
 def test_appending_keeps_what_a_table_would_refuse(tmp_path):

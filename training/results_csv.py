@@ -155,7 +155,7 @@ def header_of(path):
     return lines[0][1] if lines else []
 
 
-def read_table(path, keys, filled=(), numbers=(), what="no table of ours", dtype=None):
+def read_checked_csv(path, keys, filled=(), numbers=(), what="no table of ours", dtype=None):
     """A CSV as a DataFrame, and the line number in the file of each of its rows.
 
     keys: columns that must be there; what: what a file without them is, for the error. filled:
@@ -217,7 +217,7 @@ def read_results(path, dtype=None, filled=RESULT):
     wrong. filled: columns without an empty cell.
     """
     what = "not a table of results"
-    table, lines = read_table(path, RESULT, filled, number_columns(), what, dtype)
+    table, lines = read_checked_csv(path, RESULT, filled, number_columns(), what, dtype)
     if len(table) and table.seed.dtype == float:  # 1.0 is a seed of 1
         table["seed"] = table.seed.astype(int)
     if "task" in table:
@@ -259,7 +259,7 @@ def append_result(path, row):
         table = pd.DataFrame([{key: str(value) for key, value in row.items()}])
         if path.is_file():
             before = fill_missing(
-                read_table(path, RESULT, what="not a table of results", dtype=str)[0]
+                read_checked_csv(path, RESULT, what="not a table of results", dtype=str)[0]
             )
             keys = [key for key in ("started", "--output_dir") if key in before and key in table]
             same = (before[keys] == table[keys].iloc[0]).all(axis=1) & bool(keys)
