@@ -11,7 +11,8 @@ by spaces. Predictions are numbers as in dev_predictions.tsv: classes, or for ST
 --check computes every metric with formulas of its own. It names each row of the results that
 differs by more than 1e-6, each row without predictions, and each run that has predictions but no
 row. Rows and predictions are matched by task, method and seed, and by the name of the run's folder
-and its start if the results have them.
+and its start if the results have them. With --data_dir the labels are compared with those of GLUE's
+dev files there, too.
 """
 
 import argparse
@@ -29,6 +30,7 @@ import common
 from analysis.runs import folder_names, metric_names, read_runs
 from common import UserError
 from tasks.glue import get_task
+from tasks.reading import read_examples
 from training import results_csv
 from training.cells import is_number, read_task
 
@@ -174,8 +176,11 @@ def write(path, found):
 # ---- from a file to metrics ---------------------------------------------------------------------
 
 
-def read(paths):
-    """Run -> {metric: value}, computed from files of predictions."""
+def read(paths, data_dir=None):
+    """Run -> {metric: value}, computed from files of predictions.
+
+    data_dir: GLUE's folder, for a UserError if a file has other labels than the dev files there.
+    """
     labels, metrics = {}, {}
     csv.field_size_limit(sys.maxsize)  # a dev set is one cell
     for path in paths:
@@ -198,6 +203,8 @@ def read(paths):
                         path, line, f"the {split} labels of {task.name} a second time"
                     )
                 labels[path, task.name, split] = values
+                if data_dir:
+                    check_labels(values, task, split, data_dir, path, line)
                 continue
             truth = labels.get((path, task.name, split))
             if truth is None or len(truth) != len(values):
@@ -219,6 +226,18 @@ def read(paths):
                 )
             own |= new
     return metrics
+
+
+def check_labels(labels, task, split, data_dir, path, line):
+    """Refuse labels (N,) that are not those of GLUE's dev file, or of its first N rows.
+
+    path, line: where they were read, for the message.
+    """
+    true = [example.label for example in read_examples(task, data_dir, split)]
+    true = np.array(true[: len(labels)], dtype=labels.dtype)
+    if len(true) < len(labels) or (true != labels).any():
+        has = f"{split} labels of {task.name} that are not those in {data_dir}"
+        raise results_csv.wrong_line(path, line, has, "do not trust the results, or name GLUE's")
 
 
 def accuracy(predictions, labels):
@@ -338,7 +357,14 @@ def main(argv=None):
         metavar="RESULTS",
         help="Compare the files' metrics with these results.csv files.",
     )
+    add(
+        "--data_dir",
+        type=common.expand_path_or_none,
+        help="GLUE's folder: with --check, the files' labels must be those of its dev files.",
+    )
     args = parser.parse_args(argv)
+    if args.data_dir and not args.check:
+        raise UserError("--data_dir is for --check alone: leave it out, or give --check")
     if bool(args.csv) == bool(args.check):
         raise UserError(
             "expected --csv to write predictions or --check to compare them, found "
@@ -350,7 +376,7 @@ def main(argv=None):
         runs = {run for group in found.values() for run in group if run != LABEL}
         print(f"wrote {args.csv}: the predictions of {len(runs)} run{'s' * (len(runs) > 1)}")
         return 0
-    lines, good = check(read(args.sources), args.check)
+    lines, good = check(read(args.sources, args.data_dir), args.check)
     print("\n".join(lines))
     return 0 if good else 1
 

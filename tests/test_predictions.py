@@ -310,3 +310,22 @@ def test_of_a_real_run(tiny, tmp_path):
     assert done.returncode == 0, done.stderr
     done = shell("analysis/predictions.py", tmp_path / "p.csv", "--check", tmp_path / "r.csv")
     assert (done.returncode, done.stdout) == (0, "2 of 2 rows agree with their predictions\n")
+
+
+@pytest.mark.parametrize("most", [None, 7])
+def test_labels_that_are_not_glues_are_refused(tiny, tmp_path, capsys, most):
+    """A file whose labels were changed agrees with itself, and with scores made from it."""
+    limit = ["--max_eval_samples", most] if most else []
+    more = ["--max_steps", 1, "--results_csv", tmp_path / "r.csv", *limit]
+    glue_with_cka_i.main(flags(tiny, tmp_path / "runs" / "s", *more))
+    predictions.main([str(tmp_path / "runs"), "--csv", str(tmp_path / "p.csv")])
+    check = ["--check", str(tmp_path / "r.csv"), "--data_dir", str(tiny)]
+    assert predictions.main([str(tmp_path / "p.csv"), *check]) == 0
+    table = pd.read_csv(tmp_path / "p.csv", dtype=str, keep_default_na=False)
+    flipped = table.assign(predictions=table.predictions.str.translate(str.maketrans("01", "10")))
+    flipped.to_csv(tmp_path / "q.csv", index=False)
+    assert checked(tmp_path / "q.csv", tmp_path / "r.csv", capsys=capsys)[0] == 0
+    with pytest.raises(UserError, match=r"q\.csv, line 2 has dev labels of RTE that are not those"):
+        predictions.main([str(tmp_path / "q.csv"), *check])
+    with pytest.raises(UserError, match="--data_dir is for --check alone"):
+        predictions.main([str(tmp_path / "runs"), "--csv", str(tmp_path / "o"), *check[2:]])
