@@ -35,9 +35,10 @@ from scripts.study_flags import STAGES, check
 from scripts.study_protocol import (
     CLAIMED,
     ENOUGH,
+    KNOWN,
     LENGTHS,
     MEMORIES,
-    METHODS,
+    OURS,
     RATE_METHODS,
     VARIANTS,
     choose_rate,
@@ -46,7 +47,7 @@ from scripts.study_protocol import (
 from tasks.glue import get_task
 from tasks.task import has_file
 
-WITH_MEMORY = ("fsd_g", "fsd_ilg")
+WITH_MEMORY = ("fsd_g", "fsd_ilg", *OURS)
 
 
 class Study:
@@ -94,7 +95,7 @@ class Study:
         flags: words that override the method's own. memory: the name of the memory's folder.
         """
         args, folder = self.args, self.folder(part, task)
-        words = METHODS[method].command.split()
+        words = KNOWN[method].command.split()
         if method == "minilm" and args.relation_heads:
             words += ["--relation_heads", args.relation_heads]
         words += [*self.fit(part, task), "--model_name_or_path", f"{folder}/teacher"]
@@ -211,7 +212,7 @@ class Study:
 
     def chosen(self, task, method):
         """The flags of a method's best trial, as words; in a plan placeholders."""
-        trials = METHODS[method].trials
+        trials = KNOWN[method].trials
         if not trials:
             return []
         if self.is_open():
@@ -295,7 +296,7 @@ class Study:
         for task in [] if self.args.searched else self.args.tasks:
             lines = []
             for method in self.args.methods:
-                for number, setting in enumerate(METHODS[method].trials, start=1):
+                for number, setting in enumerate(KNOWN[method].trials, start=1):
                     flags = [*setting.split(), *self.rate(task)]
                     command = self.distil("search", task, method, flags)
                     lines.append([f"trial_{method}-{number}", "seed=1", "--", *command])
@@ -375,7 +376,7 @@ class Study:
 
 def middle(method):
     """The flags of a method's middle trial, as words; [] without trials."""
-    trials = METHODS[method].trials
+    trials = KNOWN[method].trials
     return trials[len(trials) // 2].split() if trials else []
 
 

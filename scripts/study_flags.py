@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from common import UserError, expand_path, expand_path_or_none
-from scripts.study_protocol import METHODS, VARIANTS
+from scripts.study_protocol import KNOWN, METHODS, OURS, VARIANTS
 from tasks.glue import TASKS
 from training import flags
 
@@ -60,7 +60,7 @@ def add_lists(parser):
     """Add the flags that take several words, each its own argument or in quotes: a b or "a b"."""
     for name, default, help in (
         ("tasks", "MRPC STS-B", "Default: {}."),
-        ("methods", " ".join(METHODS), "Default: {}."),
+        ("methods", " ".join(METHODS), f"Default: {{}}. Also, ours: {' '.join(OURS)}."),
         ("seeds", "2 3 4", "Default: {}."),
         ("more_seeds", "5 6 7", "Of the stage claims. Default: {}."),
         ("variants", " ".join(VARIANTS), "Default: all, {}; with none named, none."),
@@ -81,7 +81,7 @@ def check(args):
     args.tasks = [known_tasks.get(word.lower(), word) for word in args.tasks]
     check_choices("until", STAGES, [args.until])
     check_choices("tasks", TRAINED, args.tasks)
-    check_choices("methods", tuple(METHODS), args.methods)
+    check_choices("methods", tuple(KNOWN), args.methods)
     check_choices("variants", tuple(VARIANTS), args.variants)
     check_all_numbers(args)
     args.jobs = int(args.jobs)

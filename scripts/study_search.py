@@ -4,7 +4,7 @@ The functions import pandas, so that --plan and --help need not wait for it.
 """
 
 from common import UserError, say
-from scripts.study_protocol import ENOUGH, METHODS, RATE_METHODS, RIVALS, constant_score
+from scripts.study_protocol import ENOUGH, KNOWN, RATE_METHODS, RIVALS, constant_score
 
 
 def names_of(trial):
@@ -58,7 +58,7 @@ def best_trial(source, task, method, rate):
     """
     from analysis import best
 
-    trials = METHODS[method].trials
+    trials = KNOWN[method].trials
     names = names_of(trials[0])
     runs = best.read_search(source, None, f"trial_{method}-", len(trials), task)
     best.check_search(runs, names)

@@ -95,6 +95,23 @@ def test_the_claims_have_all_seeds_of_i_without_padding(tmp_path):
     assert seeds == [f"fsd_i_masked,seed={seed}" for seed in range(2, 8)]
 
 
+def test_our_forms_have_the_trials_and_seeds_of_the_published_ones(tmp_path):
+    """They run on request alone, and differ in M_s's start and in nothing else."""
+    named = ("fsd_g", "fsd_g_averaged", "fsd_ilg", "fsd_ilg_averaged")
+    words = ("--tasks", "MRPC", "--learning_rate", "1e-4", "--variants", "--plan", "--methods")
+    done = run_study(tmp_path, *words, *named)
+    assert done.returncode == 0, done.stderr
+    found = {name: (script, words) for _, name, script, words in study_commands(done.stdout)}
+    ours = {name: command for name, command in found.items() if "averaged" in name}
+    assert len(ours) == 2 * (3 + 3) + 3  # FSD_ILG has the seeds that a claim needs
+    for name, (script, words) in ours.items():
+        published, its = found[name.replace("_averaged", "")]
+        start = words.index("--student_memory_init")
+        assert words[start + 1] == "averaged" and script == published
+        plain = [word.replace("_averaged", "") for word in words[:start] + words[start + 2 :]]
+        assert plain == its
+
+
 def test_docs_study_has_the_trials_of_the_command():
     """Numbers of the protocol: every weight that is tried is there, method by method."""
     page = (ROOT / "docs/study.md").read_text(encoding="utf-8")
