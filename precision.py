@@ -71,5 +71,5 @@ def say_slow_bfloat16(device):
     kind = "GPU" if torch.device(device).type == "cuda" else "CPU"
     say(
         f"note: this {kind} has no instructions for bfloat16, so bf16 takes longer than float32 "
-        "here, on some CPUs many times as long: leave --bf16 out"
+        "here, on some CPUs many times as long: train in float32 (scripts/study: --float32)"
     )

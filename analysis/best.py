@@ -26,6 +26,8 @@ from training import flags
 
 # columns that are no flags and must be alike in all runs of a search
 SAME = ("task", "method", *ONE_OF, *FACTS)
+# flags that decide what a model begins with; only if none is searched, initial_weights are alike
+STARTS = ("--student_layers", "--student_num_hidden_layers", "--model_name_or_path_for_copy")
 
 
 def read_search(source, method, prefix, expected, task=None):
@@ -88,7 +90,8 @@ def check_search(runs, searched):
     columns of the searched flags.
     """
     check_values(runs, searched)
-    for column in (*SAME, *memory_kinds(), *settings_of(runs)):
+    start = () if {*STARTS} & {*searched} else ("initial_weights",)
+    for column in (*SAME, *start, *memory_kinds(), *settings_of(runs)):
         if column not in runs or column in searched:
             continue
         # memories may differ between the settings of a searched flag of train_memory.py

@@ -114,22 +114,26 @@ def check_one_source(students, tasks):
 
 
 def check_one_start(students, tasks):
-    """Refuse distilled students that did not start from the same layers with the same weights."""
-    if "teacher" not in students:
+    """Refuse students that began with different weights, by checksum; and distilled ones of which
+    that is not known, and which did not copy from models of the same name.
+    """
+    known = "initial_weights" in students and students.initial_weights.fillna("").ne("").all()
+    if "teacher" in students:
+        distilled = students[students.teacher.fillna("") != ""]
+        for flag in [flag for flag in flags.named("start") if flag.column in distilled]:
+            if known and flag.is_place:
+                continue
+            # only the last part of a path, as the machines that share a sweep may differ in folders
+            found = {Path(str(value)).name for value in distilled[flag.column].fillna("")}
+            if len(found) > 1:
+                raise UserError(
+                    f"these {tasks} students differ in {flag.caption}, {flag.column} "
+                    f"({', '.join(sorted(found))}): give students that started alike"
+                )
+    apart = [column for column in STARTS_APART if column in students]
+    if "initial_weights" not in students or not apart:
         return
-    distilled = students[students.teacher.fillna("") != ""]
-    for flag in [flag for flag in flags.named("start") if flag.column in distilled]:
-        # only the last part of a path, as the machines that share a sweep may differ in folders
-        found = {Path(str(value)).name for value in distilled[flag.column].fillna("")}
-        if len(found) > 1:
-            raise UserError(
-                f"these {tasks} students differ in {flag.caption}, {flag.column} "
-                f"({', '.join(sorted(found))}): give students that started alike"
-            )
-    apart = [column for column in STARTS_APART if column in distilled]
-    if "initial_weights" not in distilled or not apart:
-        return
-    for _, group in distilled.groupby(apart, sort=False, dropna=False):
+    for _, group in students.groupby(apart, sort=False, dropna=False):
         found = set(group.initial_weights.dropna()) - {""}
         if len(found) > 1:
             raise UserError(

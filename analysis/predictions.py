@@ -359,7 +359,7 @@ def main(argv=None):
     )
     add(
         "--data_dir",
-        type=common.expand_path_or_none,
+        type=common.expand_path,
         help="GLUE's folder: with --check, the files' labels must be those of its dev files.",
     )
     args = parser.parse_args(argv)
@@ -378,6 +378,8 @@ def main(argv=None):
         return 0
     lines, good = check(read(args.sources, args.data_dir), args.check)
     print("\n".join(lines))
+    if args.data_dir:
+        print(f"the labels are those of {args.data_dir}")
     return 0 if good else 1
 
 

@@ -45,6 +45,7 @@ SCRIPTS = {
 }
 SCRIPTS["glue_with_baseline.py"] = "baselines.glue_with_baseline"
 FIRST = ["task", "method", "seed", "commit", "settings"]
+NO_SETTINGS = ("seed", "teacher cache", "no_cuda")  # of a run's settings: these may differ
 COLUMNS = [*FIRST, "step", "quantity", "term", "other", "value"]
 FIGURES = (".png", ".svg", ".pdf")
 
@@ -110,17 +111,25 @@ def train(words, probes, batches):
         )
     with records.complete_run(output):
         first = [run["arguments"]["task_name"], run["method"], run["seed"], run["commit"][:12]]
-        first.append(fingerprint_of_settings(run["settings"]))
+        first.append(fingerprint_of_settings(run, batches))
     return as_table([[*first, entry["step"], *row] for _, entry in found for row in entry["rows"]])
 
 
-def fingerprint_of_settings(settings):
-    """12 hex digits, the same for runs that differ in nothing but their seed.
+def fingerprint_of_settings(run, batches):
+    """12 hex digits, the same for runs that differ in their seed alone, wherever their models and
+    caches lie.
 
-    settings: of a run.json, all that decides what is trained.
+    run: the content of a run.json, whose settings are all that decides what is trained; models and
+    data are in them by checksum. batches: as in train.
     """
-    text = json.dumps({k: v for k, v in settings.items() if k != "seed"}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    places = {flag.name for flag in flags.known().values() if flag.is_place}
+    settings = {
+        name: value
+        for name, value in flags.as_of_today(run["settings"]).items()
+        if name not in NO_SETTINGS and name not in places
+    }
+    whole = [settings, run.get("initial_weights"), run["device"], batches]
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def as_table(rows):
@@ -139,9 +148,9 @@ def read(paths):
         results_csv.read_checked_csv(
             path,
             COLUMNS,
-            ["step", "quantity", "value"],
+            ["settings", "step", "quantity", "value"],
             ["seed", "step", "value"],
-            "no table of analysis/probe.py",
+            "no table of today's analysis/probe.py",
         )[0][COLUMNS]
         for path in paths
     ]
@@ -160,7 +169,15 @@ def read(paths):
     if found.settings.nunique() > 1:
         raise UserError(
             f"--probed takes CSVs of runs that differ in their seed alone, but these have "
-            f"{found.settings.nunique()} settings (column settings): give those of one setting"
+            f"{found.settings.nunique()} settings (flags, models, data, or --batches): give those "
+            "of one setting"
+        )
+    steps = {seed: tuple(sorted(of.step.unique())) for seed, of in found.groupby("seed")}
+    if len(set(steps.values())) > 1:
+        told = "; ".join(f"seed {seed} at {len(at)} steps" for seed, at in steps.items())
+        raise UserError(
+            f"--probed takes CSVs of runs that were measured at the same steps, but these have "
+            f"{told}: measure all with the same --probes"
         )
     twice = found[found.duplicated(["seed", "step", "quantity", "term", "other"])].seed
     if len(twice):

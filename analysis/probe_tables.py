@@ -1,7 +1,8 @@
 """The tables of a probe, as Markdown, from the numbers in its CSV (analysis/probe.py).
 
 found: a table of probe.COLUMNS, with the numbers of one or several runs. A cell is the mean over
-the measured steps and the runs; of several runs also ± the standard deviation over them.
+the measured steps and the runs. Of several runs most have ± the standard deviation over them; that
+of the CKA table is within a step.
 """
 
 from analysis.markdown import MISSING, to_markdown

@@ -16,8 +16,8 @@ trials     three settings of each method's own weights are scored on the held-ou
 final      each method's best setting is trained on all training rows, with seeds that the search
            did not use, and scored on the dev set
 variants   forms of the methods that the paper leaves open, at the chosen weights
-claims     --more_seeds for the methods that a claim needs: VKD, the best rival, FSD_I, FSD_ILG and
-           FSD_I without padding
+claims     --more_seeds for the methods that a claim needs: VKD, the best rival, FSD_I, FSD_ILG (and
+           our form of it, if it is named) and FSD_I without padding
 
 The same command, given again, goes on where it stopped: finished runs are skipped, further methods
 and seeds are added. The tables: python analysis/tables.py RUNS_DIR/final/MRPC --csv FILE.

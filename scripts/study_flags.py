@@ -44,7 +44,8 @@ def parse(doc, argv):
     add(
         "--float32",
         action="store_true",
-        help="Train in float32, not bfloat16: for CPUs without instructions for it.",
+        help="Train in float32, not bfloat16, for CPUs without instructions for it; in a RUNS_DIR "
+        "of its own.",
     )
     add("--jobs", default="1", help="Runs at a time. Default: 1.")
     add("--until", default=STAGES[-1], help=f"The last stage: {', '.join(STAGES)}.")

@@ -7,7 +7,7 @@ from made_up_runs import FSD, VKD, of, runs_csv
 
 import glue_with_cka_i
 import train_teacher
-from analysis import table, tables
+from analysis import best, table, tables
 from common import UserError, read_json
 from training.results_csv import read_results
 
@@ -83,6 +83,46 @@ def test_starts_that_should_differ_may(tmp_path):
         tables.main(
             [str(runs_csv(tmp_path / "w.csv", *of("VKD", VKD, **one), *of("PKD", FSD, **two)))]
         )
+
+
+def test_students_without_a_teacher_began_like_the_others(tmp_path):
+    """As train_teacher.py trains them: two starts are not averaged, nor beside distilled ones."""
+    for other in ("none", "VKD"):
+        taught = {} if other == "none" else {"teacher": "t" * 12}
+        rows = [
+            *of("none", VKD, initial_weights=ONE),
+            {"method": other, "seed": 9, "acc": 0.7, "initial_weights": TWO, **taught},
+        ]
+        with pytest.raises(UserError, match="students began with different weights"):
+            table.main([str(runs_csv(tmp_path / "r.csv", *rows))])
+
+
+def test_known_weights_count_and_not_their_folder(tmp_path):
+    copied = "--model_name_or_path_for_copy"
+    one = {"teacher": "t" * 12, copied: "/a/bert", "--copy_teacher": True}
+    two = one | {copied: "/b/other-name"}
+    rows = [*of("VKD", VKD, **one), *of("FSD_I", FSD, **two)]
+    with pytest.raises(UserError, match=r"differ in what they copy layers from"):
+        table.main([str(runs_csv(tmp_path / "r.csv", *rows))])
+    table.main(
+        [str(runs_csv(tmp_path / "r.csv", *(row | {"initial_weights": ONE} for row in rows)))]
+    )
+
+
+def test_a_search_of_two_starts_is_refused(tmp_path):
+    starts = ((1e-4, ONE), (2e-4, TWO))
+    rows = [
+        {"method": "VKD", "seed": 1, "acc": 0.7, "--learning_rate": rate, "initial_weights": start}
+        for rate, start in starts
+    ]
+    source = str(runs_csv(tmp_path / "r.csv", *rows))
+    with pytest.raises(UserError, match="these runs differ in initial_weights"):
+        best.main([source, "--flags", "learning_rate"])
+    rows = [
+        row | {"--student_layers": layers} for row, layers in zip(rows, ("0,2", "0,1"), strict=True)
+    ]
+    source = str(runs_csv(tmp_path / "s.csv", *rows))
+    best.main([source, "--flags", "learning_rate", "student_layers"])
 
 
 def test_teachers_of_two_starts_are_refused(tmp_path):

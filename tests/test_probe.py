@@ -1,6 +1,7 @@
 """analysis/probe.py: it leaves a training as it is, and its command."""
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -182,22 +183,79 @@ def test_a_resumed_run_has_all_its_probes(tiny, tmp_path, monkeypatch):
 # ---- the command ---------------------------------------------------------------------------------
 
 
-def test_runs_that_differ_in_more_than_their_seed_are_not_joined(tiny, tmp_path):
+@pytest.fixture(scope="module")
+def joinable(tmp_path_factory):
+    """make(name, seed, *flags, probes=2): the path of the CSV of a short probed run.
+
+    The models are in two folders; pretrained/ is the same in both.
+    """
+    folder = tmp_path_factory.mktemp("joinable")
+    write_task(save_models(folder / "tiny"))
+    shutil.copytree(folder / "tiny", folder / "elsewhere")
+
+    def make(name, seed, *more, probes=2, place="tiny", measured=()):
+        run = flags(folder / place, folder / f"run {name}", "--internal", "--max_steps", 3)
+        csv = folder / f"{name}.csv"
+        words = [*run, "--seed", seed, *more]
+        probed(
+            "glue_with_cka_i.py", [str(w) for w in words], "--csv", csv, *measured, probes=probes
+        )
+        return str(csv)
+
+    make.folder = folder
+    return make
+
+
+@pytest.fixture(scope="module")
+def first(joinable):
+    return joinable("first", 1)
+
+
+@pytest.mark.parametrize("more", ["--mask_padding", "--beta 2"])
+def test_runs_that_differ_in_more_than_their_seed_are_not_joined(joinable, first, more):
     """Two forms of a method, or two weights, would be averaged without a word."""
-    words = ("--beta", 2, "--max_steps", 2)
-    for name, seed, more in (("p", 1, ()), ("q", 2, ()), ("r", 3, ("--mask_padding",))):
-        run = flags(tiny, tmp_path / f"run {name}", "--internal", *words, "--seed", seed, *more)
-        probed("glue_with_cka_i.py", run, "--csv", tmp_path / f"{name}.csv", probes=2)
-    p, q, r = (str(tmp_path / f"{name}.csv") for name in "pqr")
-    assert not probe.main(["--probed", p, q])
+    other = joinable(more, 2, *more.split())
     with pytest.raises(UserError, match="differ in their seed alone, but these have 2 settings"):
-        probe.main(["--probed", p, r])
+        probe.main(["--probed", first, other])
+
+
+def test_runs_that_were_measured_otherwise_are_not_joined(joinable, first):
+    with pytest.raises(UserError, match="seed 1 at 2 steps; seed 2 at 3 steps: measure all with"):
+        probe.main(["--probed", first, joinable("often", 2, probes=3)])
+    with pytest.raises(UserError, match=r"2 settings \(flags, models, data, or --batches\)"):
+        probe.main(["--probed", first, joinable("batches", 2, measured=("--batches", 2))])
+
+
+def test_runs_that_began_with_other_weights_are_not_joined(joinable, first):
+    """Whatever the folder is called that the students copied from."""
+    folder = joinable.folder / "elsewhere" / "pretrained"
+    assert not probe.main(["--probed", first, joinable("moved", 2, place="elsewhere")])
+    kept = folder.rename(joinable.folder / "kept")
+    shutil.copytree(save_models(joinable.folder / "other", seed=5) / "pretrained", folder)
+    other = joinable("other", 3, place="elsewhere")
+    shutil.rmtree(folder)
+    kept.rename(folder)
+    with pytest.raises(UserError, match="2 settings"):
+        probe.main(["--probed", first, other])
+
+
+def test_runs_that_differ_in_places_or_the_cache_are_joined(joinable, first):
+    cached = joinable("cached", 4, "--teacher_cache", joinable.folder / "cache", "--no_cuda")
+    assert not probe.main(["--probed", first, cached])
+
+
+def test_a_run_is_joined_once_and_of_one_method(joinable, first, tmp_path):
     with pytest.raises(UserError, match="has seed 1 twice"):
-        probe.main(["--probed", p, q, p])
-    other = pd.read_csv(q).assign(method="FSD_L")
-    other.to_csv(q, index=False)
+        probe.main(["--probed", first, first])
+    other = pd.read_csv(first)
+    other.assign(method="FSD_L").to_csv(tmp_path / "q.csv", index=False)
     with pytest.raises(UserError, match="FSD_I on RTE, FSD_L on RTE"):
-        probe.main(["--probed", p, q])
+        probe.main(["--probed", first, str(tmp_path / "q.csv")])
+    other.assign(settings="").to_csv(tmp_path / "q.csv", index=False)
+    with pytest.raises(UserError, match="nothing in the column settings"):
+        probe.main(["--probed", first, str(tmp_path / "q.csv")])
+    other.assign(settings="12e456789012").to_csv(tmp_path / "q.csv", index=False)
+    assert probe.read([tmp_path / "q.csv"]).settings.unique() == ["12e456789012"]
 
 
 @pytest.mark.slow
@@ -310,7 +368,7 @@ def test_a_training_without_a_probe_and_foreign_tables_are_refused(tiny, tmp_pat
     with pytest.raises(UserError, match=r"has no measurements in probe\.jsonl"):
         probed("glue_with_cka_i.py", words)
     (tmp_path / "q.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match=r"no table of analysis/probe\.py"):
+    with pytest.raises(UserError, match=r"no table of today's analysis/probe\.py"):
         probe.main(["--probed", str(tmp_path / "q.csv")])
 
 

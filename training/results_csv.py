@@ -31,6 +31,7 @@ TEXTS = (  # the columns of text that are no flags, of all our tables
     "data",
     "dev_data",
     "initial_weights",
+    "settings",
     "memory",
     "torch",
     "transformers",
@@ -312,7 +313,7 @@ def result_row(run):
         "teacher": (run["teacher"] or "")[:12],
         "data": data_of(run, "train"),
         "dev_data": data_of(run, "dev"),
-        "initial_weights": run.get("initial_weights", "")[:12],
+        "initial_weights": (run.get("initial_weights") or "")[:12],
         "memory": run.get("teacher_memory", {}).get("sha256", "")[:12],
         "memory_init": run.get("teacher_memory", {}).get("memory_init", ""),
         **{
