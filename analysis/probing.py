@@ -8,10 +8,11 @@ from itertools import combinations
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 
 import cka
 from choices import ESTIMATORS
-from common import UserError
+from common import UserError, atomic_path
 from loop import Loop
 from memory import Memories
 from relations import PSI
@@ -19,9 +20,9 @@ from seeds import mix
 from training.batches import MiniBatch, first_tokens, flat
 from training.logs import JsonLines
 
-FILE = (
-    "probe.jsonl"  # in the run's folder: a line per measured step, which a resumed run goes on with
-)
+# in the run's folder: a line per measured step, which a resumed run goes on with
+FILE = "probe.jsonl"
+START = "probe_start.safetensors"  # beside it: the start of an averaged M_s
 GROUPS = {"ce+kd": ("ce", "kd"), "G": ("F_MM", "F_E", "F_C")}
 PART = 2**20  # so many numbers of a parameter are converted to float64 at a time
 
@@ -152,12 +153,13 @@ def rows_with_spread(quantity, term, other, values):
 
 
 def memory_rows(memories, start, pairs):
-    """Rows on what has become of the student's memory. start: M_s as it was before the training.
+    """Rows on what has become of the student's memory. start: M_s before the training, or None.
 
     pairs: one (h_s (B, W*D_s), h_t (B, W*D_t)) per mini-batch.
     """
     m_s, teacher = memories.student.detach(), memories.teacher
-    found = [("memory_moved", "M_s", "", ((m_s - start).norm() / start.norm()).item())]
+    moved = None if start is None else ((m_s - start).norm() / start.norm()).item()
+    found = [] if moved is None else [("memory_moved", "M_s", "", moved)]
     found += [
         ("memory_cka", "M_s", estimator, cka.linear_cka(m_s, teacher.rows, None, estimator).item())
         for estimator in ESTIMATORS
@@ -208,12 +210,24 @@ class ProbedLoop(Loop):
             )
         modules = [term.module for term in self.terms.values() if isinstance(term.module, Memories)]
         self.memories = modules[0] if modules else None
-        # M_s at its random start, before a checkpoint is restored
+        # M_s at its random start, before it is averaged or a checkpoint is restored
         self.start = self.memories.student.detach().clone() if modules else None
 
     def run(self, log, save, evaluate):
         self.lines = JsonLines(Path(self.args.output_dir) / FILE, self.state.step)
+        if self.memories and self.args.student_memory_init == "averaged":
+            self.start = self.averaged_start()
         super().run(log, save, evaluate)
+
+    def averaged_start(self):
+        """M_s before the first step; of a resumed run as it was kept then, None if it is gone."""
+        path = Path(self.args.output_dir) / START
+        if self.state.step:
+            return load_file(path)["start"].to(self.accelerator.device) if path.is_file() else None
+        m_s = self.memories.student.detach().clone()
+        with atomic_path(path) as temporary:
+            save_file({"start": m_s.cpu()}, temporary)
+        return m_s
 
     def take_step(self, batches):
         step = self.state.step + 1

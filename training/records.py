@@ -244,6 +244,7 @@ def clear(output):
         "clusters.png",
         "clustering.safetensors",
         "probe.jsonl",
+        "probe_start.safetensors",
     ):
         for file in output.glob(pattern):
             if file.is_symlink() or file.is_file():
