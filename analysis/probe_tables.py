@@ -28,7 +28,9 @@ def spreads(found, quantity):
 def number(value, digits=3, spread=None):
     if value is None:
         return MISSING
-    return f"{value:.{digits}g}" + ("" if spread is None else f" ± {spread:.2g}")
+    if spread is None or value == spread == 0:  # as the norm of a gradient that a term has not
+        return f"{value:.{digits}g}"
+    return f"{value:.{digits}g} ± {spread:.2g}"
 
 
 def gradients_table(found):
