@@ -79,11 +79,11 @@ def read_students(folder):
     runs["layers"] = [count_layers(place) for place in runs["--output_dir"]]
     runs["copied"] = [copied(run) for _, run in runs.iterrows()]
     same_size = name_variants(runs.drop(columns=[c for c in SIZES if c in runs]))
-    check_comparable(same_size, free=("layers", "copied", "parameters"))
     names = names_of(same_size)
     runs["name"] = [f"{name}, {size}" for name, size in zip(names, runs.copied, strict=True)]
+    check_one_kind(runs)  # first, as it says more of what is wrong
+    check_comparable(same_size, free=("layers", "copied", "parameters"))
     runs["method"] = [str(name) for name in names]
-    check_one_kind(runs)
     return runs.reset_index(drop=True)
 
 

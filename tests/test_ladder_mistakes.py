@@ -119,8 +119,7 @@ def test_the_teacher_is_that_of_a_run_that_had_one(tiny, tmp_path, mood):
     files = own(tmp_path / "data")
     words = [*files, "--student_num_hidden_layers", 1, "--max_steps", 1, "--seed", 9]
     run(train_teacher, tiny, tmp_path / "other", *words[:6], "--seed", 9, teacher=True)
-    start = ["--model_name_or_path", tmp_path / "other"]
-    run(train_teacher, tiny, tmp_path / "runs/a", *words, *start, teacher=True)
+    run(train_teacher, tiny, tmp_path / "runs/a", *words, teacher=True)
     with pytest.raises(
         UserError, match=r"no student in .* was distilled from a teacher.*--teacher"
     ):

@@ -6,12 +6,19 @@ import net
 import pytest
 from conftest import ROOT
 
+from precision import computes_bfloat16
+
 
 @pytest.mark.slow
 def test_every_method_does_what_it_did(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # net.work sets its own
     before = json.loads((ROOT / "tests/net.json").read_text(encoding="utf-8"))
     found = json.loads(json.dumps(net.work(tmp_path / "net")))
+    if not computes_bfloat16("cpu"):  # it is emulated with other roundings
+        before, found = (
+            {name: run for name, run in runs.items() if "bf16" not in name}
+            for runs in (before, found)
+        )
     assert (
         list(
             net.differences(

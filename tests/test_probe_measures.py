@@ -263,7 +263,12 @@ def test_a_teacher_with_its_words_in_another_order_is_probed_alike(more, tiny, t
         found.append(numbers(tmp_path / f"{name}.csv"))
     one, other = found
     of_tokens = {key for key in one if key[1] in OF_CKA and key[2] == "I"}
-    assert of_tokens and other == {key: one[key] for key in one.keys() - of_tokens}
+    assert of_tokens and other.keys() == one.keys() - of_tokens
+    for (
+        key,
+        value,
+    ) in other.items():  # on some CPUs a product's bits depend on where its numbers lie
+        assert value == pytest.approx(one[key], rel=1e-4, abs=1e-6), key
     assert len({key[1] for key in other if key[1].startswith("memory_")}) == 4
 
 

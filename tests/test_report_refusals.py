@@ -51,7 +51,7 @@ def test_refused_folders(tiny, report_runs, tmp_path):
             report_runs / "vkd,seed=1",
             tmp_path / "x/same",
             tmp_path / "y/same",
-        ): "are named same after their folders, .* NAME=",
+        ): "named same after the folder; another student has that name already.* NAME=",
         (report_runs / "fsd_i", longer): r"different lengths \(24, 32\)",
         (tmp_path / "nowhere",): "no trained model in .*nowhere",
         (f"FSD={tmp_path / 'nowhere'}",): "no trained model in .*nowhere",

@@ -113,10 +113,12 @@ def test_a_trained_student_and_its_memory(tiny, report_runs, taught_by_others, t
     for table in ("restoration", "heat_maps"):
         pd.testing.assert_frame_equal(*(by_name(r, table, "FSD_G") for r in (one, other)))
     found, own = (by_name(r, "global", "FSD_G") for r in (one, other))
-    assert found[OWN].notna().all(axis=None) and found[OWN].equals(own[OWN])
+    assert found[OWN].notna().all(axis=None)
+    pd.testing.assert_frame_equal(found[OWN], own[OWN])
     assert own[PLACES].isna().all(axis=None)
     curves, own = (by_name(r, "relation_training", "FSD_G") for r in (one, other))
-    assert curves[["step", *INTER]].equals(own[["step", *INTER]]) and len(own) == 6
+    pd.testing.assert_frame_equal(curves[["step", *INTER]], own[["step", *INTER]])
+    assert len(own) == 6
     assert own[INTRA].isna().all(axis=None)
     assert (one / "layers_tokens.svg").exists() and not (other / "layers_tokens.svg").exists()
     assert len(alone_notes(other)) == 1 and not alone_notes(one)

@@ -7,6 +7,7 @@ import json
 import pytest
 import transformers
 from conftest import (
+    assert_same_training,
     flags,
     log_without_speed,
     memory_flags,
@@ -82,7 +83,7 @@ def test_so_does_its_memory(more, permuted, tiny, tmp_path):
         train_memory.main(memory_flags(tiny, memory, *more, "--model_name_or_path", teacher))
         own = ["--gamma_i", 0, "--teacher_memory_path", memory, *more]
         found.append(run(glue_with_cka_ilg, tiny, teacher, tmp_path / name, *own))
-    assert same_weights(*found)
+    assert_same_training(*found)  # on some CPUs a product's bits depend on where its numbers lie
 
 
 @pytest.mark.parametrize("method", OF_TOKENS)
