@@ -7,7 +7,7 @@ PYTHON ?= python3
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
-demo: .venv/.built       # a tour on a small task: teacher, memory, students, a table, a report; three minutes
+demo: .venv/.built       # a tour on a small task: teacher, memory, students, a table, a report; three minutes with bfloat16
 	PYTHON=.venv/bin/python scripts/demo.sh
 
 test: .venv/.built       # all tests but the slow ones, a minute and a half

@@ -4,8 +4,7 @@ Jung, Kim, Na, Kim, "Feature structure distillation with Centered Kernel Alignme
 transferring", Expert Systems with Applications 234 (2023) 120980, arXiv 2204.08922. Equation
 numbers are that paper's. Shapes: B samples, W tokens, D numbers a token, C centroids. Names in _s
 are the student's, in _t the teacher's; D_s and D_t may differ. Every loss detaches the teacher's
-values, and computes in float32 or wider, inside autocast too. estimator: "biased" or "debiased",
-see linear_cka.
+values, and computes in float32 or wider, in autocast too. estimator: see linear_cka.
 """
 
 from typing import NamedTuple

@@ -26,7 +26,7 @@ def kd_loss(z_s, z_t, temperature):
     """τ² KL(softmax(z_t/τ) ‖ softmax(z_s/τ)), the mean over the batch; temperature: τ.
 
     Eq. 2, with the factor τ² of the authors' released code. A regression has one logit, for which
-    this KL is always 0: there the loss is the mean squared error between the two logits, without τ.
+    this KL is always 0: there the loss is the mean squared error of the two logits, without τ.
     z_s, z_t: (B, K), z_t detached. Returns a scalar.
     """
     z_s, z_t = (z.to(torch.promote_types(z.dtype, torch.float32)) for z in (z_s, z_t.detach()))

@@ -97,6 +97,8 @@ def check_search(runs, searched):
         # memories may differ between the settings of a searched flag of train_memory.py
         kinds = [kind for kind in memory_kinds() if column == "memory" and kind in searched]
         groups = runs.groupby(kinds, dropna=False) if kinds else [((), runs)]
+        if column == "initial_weights":  # runs of earlier versions do not say
+            groups = [((), runs[runs[column].fillna("") != ""])]
         differ = [values for _, group in groups if len(values := group[column].unique()) > 1]
         if differ:
             raise UserError(

@@ -130,10 +130,11 @@ def check_one_start(students, tasks):
                     f"these {tasks} students differ in {flag.caption}, {flag.column} "
                     f"({', '.join(sorted(found))}): give students that started alike"
                 )
-    apart = [column for column in STARTS_APART if column in students]
-    if "initial_weights" not in students or not apart:
+    if "initial_weights" not in students:
         return
-    for _, group in students.groupby(apart, sort=False, dropna=False):
+    apart = [column for column in STARTS_APART if column in students]
+    groups = students.groupby(apart, sort=False, dropna=False) if apart else [((), students)]
+    for _, group in groups:
         found = set(group.initial_weights.dropna()) - {""}
         if len(found) > 1:
             raise UserError(

@@ -190,7 +190,7 @@ def test_what_depends_on_the_frozen_memory_alone_is_computed_once():
     frozen = FrozenMemory(m_t)
     with Products() as products:
         global_inter_feature_loss(h_s, m_s, h_t, frozen, 0.5)
-    assert sorted(products.shapes) == [(5, 12), (5, 20), (7, 12)]  # H_s M_sᵀ, H_t M_tᵀ, M_s M_sᵀ
+    assert sorted(products.shapes) == [(5, 12), (5, 20), (7, 12)]  # H_s M_s', H_t M_t', M_s M_s'
 
 
 class LargestTensor(TorchDispatchMode):

@@ -109,6 +109,15 @@ def test_known_weights_count_and_not_their_folder(tmp_path):
     )
 
 
+def test_a_search_that_an_earlier_version_began_is_read(tmp_path):
+    """Its runs do not say what they began with."""
+    rows = [
+        {"method": "VKD", "seed": 1, "acc": 0.7, "--learning_rate": 1e-4},
+        {"method": "VKD", "seed": 1, "acc": 0.7, "--learning_rate": 2e-4, "initial_weights": ONE},
+    ]
+    best.main([str(runs_csv(tmp_path / "r.csv", *rows)), "--flags", "learning_rate"])
+
+
 def test_a_search_of_two_starts_is_refused(tmp_path):
     starts = ((1e-4, ONE), (2e-4, TWO))
     rows = [

@@ -65,7 +65,8 @@ def test_tables_cannot_go_into_a_file_that_is_none(tmp_path):
     source = written(tmp_path, CLEAN)
     with pytest.raises(UserError, match="has no lines <!-- table RTE -->"):
         table.main([str(source), "--insert", str(tmp_path / "absent.md")])
-    readme = written(tmp_path, "é<!-- table RTE --><!-- end RTE -->".encode("latin-1"), "README.md")
+    content = "é<!-- table RTE --><!-- end RTE -->".encode("latin-1")
+    readme = written(tmp_path, content, "README.md")
     with pytest.raises(UserError, match=r"README\.md is not text in UTF-8"):
         table.main([str(source), "--insert", str(readme)])
 
