@@ -154,12 +154,14 @@ class Study:
     # ---- what the search found -------------------------------------------------------------------
 
     def search_of(self, task):
-        """The folder, or results.csv, with the scores of the search."""
-        return self.args.searched or self.folder("search", task)
+        """(the folder, or results.csv, with the scores of the search; the task it is of)."""
+        if self.args.searched:
+            return self.args.searched, self.args.searched_task or task
+        return self.folder("search", task), task
 
     def scores(self, task):
         """{method: {learning rate: [score of each seed, in %]}} of the search, for choose_rate."""
-        return study_search.read_scores(self.search_of(task), task)
+        return study_search.read_scores(*self.search_of(task))
 
     def is_open(self):
         """Whether this is a plan of a search yet to come, so that its choices are not known."""
@@ -220,7 +222,7 @@ class Study:
             return [word for name in names for word in (name, f"BEST_{name[2:].upper()}")]
         if (task, method) not in self.best:
             rate = float(self.rate(task)[1])
-            found = study_search.best_trial(self.search_of(task), task, method, rate)
+            found = study_search.best_trial(*self.search_of(task), method, rate)
             self.best[task, method] = found
         return self.best[task, method]
 

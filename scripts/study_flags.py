@@ -42,6 +42,11 @@ def parse(doc, argv):
         "was chosen there is taken.",
     )
     add(
+        "--searched_task",
+        help="The task of --searched, if it is another: the rate and the weights chosen on it are "
+        "carried over to all --tasks.",
+    )
+    add(
         "--float32",
         action="store_true",
         help="Train in float32, not bfloat16, for CPUs without instructions for it; in a RUNS_DIR "
@@ -82,14 +87,22 @@ def check(args):
     args.tasks = [known_tasks.get(word.lower(), word) for word in args.tasks]
     check_choices("until", STAGES, [args.until])
     check_choices("tasks", TRAINED, args.tasks)
+    if args.searched_task:
+        args.searched_task = known_tasks.get(args.searched_task.lower(), args.searched_task)
+        check_choices("searched_task", TRAINED, [args.searched_task])
+        if not args.searched:
+            raise UserError(
+                f"--searched_task {args.searched_task} names the task of a search, but no search "
+                "is given: give its folder or results.csv as --searched"
+            )
     check_choices("methods", tuple(KNOWN), args.methods)
     check_choices("variants", tuple(VARIANTS), args.variants)
     check_all_numbers(args)
     args.jobs = int(args.jobs)
-    if args.searched and len(args.tasks) > 1:
+    if args.searched and len(args.tasks) > 1 and not args.searched_task:
         raise UserError(
             f"--searched has the search of one task, found --tasks {' '.join(args.tasks)}: name "
-            "that task alone with --tasks"
+            "that task alone with --tasks, or with --searched_task to carry its choices over"
         )
     if args.searched and not Path(args.searched).exists():
         raise UserError(

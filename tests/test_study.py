@@ -180,6 +180,8 @@ def test_docs_study_has_the_trials_of_the_command():
         (["--relation_heads", "0"], "--relation_heads is a number from 1 on"),
         (["--tasks", "MRPC RTE", "--searched", "x.csv"], "--searched has the search of one task"),
         (["--tasks", "MRPC", "--searched", "x.csv"], "x.csv: give RUNS_DIR/search/TASK"),
+        (["--searched_task", "mrpc"], "--searched_task MRPC names the task of a search, but no"),
+        (["--searched", "x.csv", "--searched_task", "x"], "--searched_task takes CoLA"),
     ],
 )
 def test_what_the_study_refuses(tmp_path, flags, said):

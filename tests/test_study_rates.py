@@ -208,6 +208,32 @@ def test_what_was_searched_at_another_rate_is_not_taken(tmp_path):
     assert done.returncode and "continue it there, 0.0004 is next" in done.stderr
 
 
+def test_what_was_chosen_on_one_task_is_carried_over_to_others(tmp_path):
+    """--searched_task: the rate and the weights of that task, for each of --tasks."""
+    search = write_search(tmp_path / "search.csv", "MRPC")
+    flags = ["--methods", "minilm", "--until", "final", "--plan", "--searched", str(search)]
+    one = run_study(tmp_path, *flags, "--tasks", "MRPC")
+    two = run_study(tmp_path, *flags, "--tasks", "RTE STS-B", "--searched_task", "mrpc")
+    assert not one.returncode and not two.returncode, one.stderr + two.stderr
+    (wanted,) = {settings_of(line) for line in one.stdout.splitlines() if "minilm" in line}
+    assert None not in wanted
+    for task in ("RTE", "STS-B"):
+        lines = [line for line in two.stdout.splitlines() if f"final/{task}/minilm" in line]
+        assert len(lines) == 3 and {settings_of(line) for line in lines} == {wanted}
+    assert "rate_" not in two.stdout and "trial_" not in two.stdout  # nothing is searched again
+    done = run_study(tmp_path, *flags, "--tasks", "RTE")
+    assert done.returncode and "RTE" in done.stderr  # the search is of another task
+
+
+def settings_of(line):
+    """The learning rate and β of a planned command."""
+    words = line.split()
+    return tuple(
+        words[words.index(flag) + 1] if flag in words else None
+        for flag in ("--learning_rate", "--beta")
+    )
+
+
 # ---- teachers ------------------------------------------------------------------------------------
 
 
