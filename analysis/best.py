@@ -20,7 +20,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common
 from analysis.comparable import FACTS, ONE_OF, memory_kinds, settings_of
 from analysis.markdown import to_markdown
-from analysis.runs import check_evaluated, metric_names, of_task, read_runs, task_score
+from analysis.runs import (
+    check_evaluated,
+    folder_names,
+    metric_names,
+    of_task,
+    read_runs,
+    task_score,
+)
 from common import UserError
 from training import flags
 
@@ -40,16 +47,17 @@ def read_search(source, method, prefix, expected, task=None):
     runs = read_runs(source)
     if task:
         runs = of_task(runs, task)
-    if prefix and "--output_dir" not in runs:
+    if prefix and len(runs) and not any(folder_names(runs)):
         raise UserError(
-            f"{source} has no column --output_dir with the names of the run folders, which --name "
-            f"{prefix} is compared with: give the folder of runs, or choose runs with --method"
+            f"{source} has no column run or --output_dir with the names of the run folders, "
+            f"which --name {prefix} is compared with: give the folder of runs, or choose runs with "
+            "--method"
         )
     there = ", ".join(runs.method.unique()) or "none"
     if method:
         runs = runs[runs.method == method]
     if prefix:
-        runs = runs[[Path(str(folder)).name.startswith(prefix) for folder in runs["--output_dir"]]]
+        runs = runs[[name.startswith(prefix) for name in folder_names(runs)]]
     if len(runs) == 0 or expected not in (None, len(runs)):
         asked = (task and f"of {task}", method and f"of {method}", prefix and f"named {prefix}*")
         found = " and ".join(filter(None, asked)) or "of any kind"

@@ -7,6 +7,7 @@ import pytest
 from commands_of_plans import plan_study, run_study, study_commands
 from conftest import write_task
 
+from analysis.runs import publishable
 from common import UserError
 from scripts import study, study_protocol
 
@@ -220,6 +221,10 @@ def test_what_was_chosen_on_one_task_is_carried_over_to_others(tmp_path):
     for task in ("RTE", "STS-B"):
         lines = [line for line in two.stdout.splitlines() if f"final/{task}/minilm" in line]
         assert len(lines) == 3 and {settings_of(line) for line in lines} == {wanted}
+    # a published table names the folders in another column
+    publishable(pd.read_csv(search)).to_csv(search, index=False)
+    again = run_study(tmp_path, *flags, "--tasks", "RTE STS-B", "--searched_task", "mrpc")
+    assert again.stdout == two.stdout
     assert "rate_" not in two.stdout and "trial_" not in two.stdout  # nothing is searched again
     done = run_study(tmp_path, *flags, "--tasks", "RTE")
     assert done.returncode and "RTE" in done.stderr  # the search is of another task
