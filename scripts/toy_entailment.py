@@ -176,20 +176,23 @@ def render(clauses):
 
 
 # --- the examples ---
-def draw_clause(rng, root=None):
-    """A random clause; with a root, its noun is of that kind, and it has no object or place."""
+def draw_clause(rng, root=None, plain=False):
+    """A random clause; with a root, its noun is of that kind, and it has no object or place.
+
+    plain: its determiner is "a", and it is neither negated nor passive.
+    """
     transitive = root is None and rng.random() < 0.45
     placed = root is None and not transitive and rng.random() < 0.4
     clause = Clause(
-        det=rng.choice(["a", "a", "two", "three", *DETERMINERS]),
+        det="a" if plain else rng.choice(["a", "a", "two", "three", *DETERMINERS]),
         noun=rng.choice([noun for noun in CHILDREN["noun"] if root is None or is_a(noun, root)]),
         verb=rng.choice(list(CHILDREN["transitive" if transitive else "verb"])),
         object=rng.choice(list(CHILDREN["noun"])) if transitive else None,
         place=rng.choice(list(CHILDREN["place"])) if placed else None,
-        negated=rng.random() < 0.1,
-        passive=rng.random() < 0.3,
+        negated=not plain and rng.random() < 0.1,
+        passive=not plain and rng.random() < 0.3,
     )
-    return clause if clause.is_well_formed else draw_clause(rng, root)
+    return clause if clause.is_well_formed else draw_clause(rng, root, plain)
 
 
 def step(word, kind, rng):
@@ -221,17 +224,22 @@ EDITS = {  # name -> (weight, function); with these weights word overlap tells l
 }
 
 
-def draw_premise(hypothesis, rng):
+PLAIN_EDITS = ("noun", "object", "verb", "place")
+
+
+def draw_premise(hypothesis, rng, plain=False):
     """A premise, as a tuple of clauses: the hypothesis after one or two edits.
 
     A few premises get a second clause, and some of these exchange the nouns of the two clauses.
+    plain: none does, and the edits exchange words for more general, more special or other ones.
     """
     clause = hypothesis
-    weights = [weight for weight, _ in EDITS.values()]
-    for _, edit in rng.choices(list(EDITS.values()), weights, k=rng.choice([1, 1, 1, 2])):
+    edits = [EDITS[name] for name in (PLAIN_EDITS if plain else EDITS)]
+    weights = [weight for weight, _ in edits]
+    for _, edit in rng.choices(edits, weights, k=rng.choice([1, 1, 1, 2])):
         edited = edit(clause, rng)
         clause = edited if edited.is_well_formed else clause
-    if rng.random() < 0.93:
+    if plain or rng.random() < 0.93:
         return (clause,)
     other = draw_clause(rng, root="person" if is_a(clause.noun, "animal") else "animal")
     if rng.random() < 0.5:
@@ -239,12 +247,12 @@ def draw_premise(hypothesis, rng):
     return tuple(rng.sample([clause, other], 2))
 
 
-def draw_twins(rng, seen, tries=20):
+def draw_twins(rng, seen, plain=False, tries=20):
     """Two rows (premise, hypothesis, label), one of each label; added to the set `seen`."""
     while True:
-        hypothesis = draw_clause(rng)
+        hypothesis = draw_clause(rng, plain=plain)
         twins = {}
-        for premise in (draw_premise(hypothesis, rng) for _ in range(tries)):
+        for premise in (draw_premise(hypothesis, rng, plain) for _ in range(tries)):
             pair = render(premise), render((hypothesis,))
             if pair[0] != pair[1] and pair not in seen:
                 label = "entailment" if entails(premise, hypothesis) else "not_entailment"
@@ -254,14 +262,15 @@ def draw_twins(rng, seen, tries=20):
             return list(twins.values())
 
 
-def make_task(sizes, seed):
+def make_task(sizes, seed, plain=False):
     """{split: [(sentence1, sentence2, label)]}, with no pair twice.
 
     In each split the numbers of the two labels differ by 1 at most. sizes: {split: rows}.
+    plain: all clauses are plain.
     """
     rng, seen, task = random.Random(seed), set(), {}
     for split, size in sizes.items():
-        rows = [row for _ in range((size + 1) // 2) for row in draw_twins(rng, seen)][:size]
+        rows = [row for _ in range((size + 1) // 2) for row in draw_twins(rng, seen, plain)][:size]
         rng.shuffle(rows)
         task[split] = rows
     return task
@@ -289,13 +298,18 @@ def main(argv=None):
     parser.add_argument(
         "--seed", type=int, default=0, help="The seed; the same seed gives the same files."
     )
+    parser.add_argument(
+        "--plain",
+        action="store_true",
+        help='Sentences of one clause that begin with "A", not negated: learned from fewer rows.',
+    )
     args = parser.parse_args(argv)
     sizes = {split: getattr(args, split) for split in ("train", "dev", "test")}
     for split, size in sizes.items():
         if not 1 <= size <= 100_000:  # there are few more pairs to draw
             raise UserError(f"--{split} should be from 1 to 100000 rows; found {size}")
     folder = Path(args.data_dir) / "RTE"
-    for split, rows in make_task(sizes, args.seed).items():
+    for split, rows in make_task(sizes, args.seed, args.plain).items():
         write_split(folder / f"{split}.tsv", rows, labelled=split != "test")
     print(f"{folder}: " + ", ".join(f"{size} {split} rows" for split, size in sizes.items()))
 

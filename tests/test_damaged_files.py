@@ -128,6 +128,7 @@ def test_leftovers_of_killed_writers_go_after_a_day(tmp_path):
     assert set(os.listdir(tmp_path)) == {"r.csv", young.name, other.name, same_start.name}
 
 
+@pytest.mark.slow
 def test_a_killed_teacher_cache_leaves_nothing_once_it_goes_on(tiny, tmp_path, monkeypatch):
     more = ["--teacher_cache", tmp_path / "tc"]
 

@@ -200,6 +200,7 @@ print(sum(s["label"] == r[3] for s, r in zip(said, rows)) / len(rows))
     assert float(found.stdout) == json.loads((tmp_path / "s/eval_results.json").read_text())["acc"]
 
 
+@pytest.mark.slow
 def test_teacher_and_student_without_distillation(tiny, tmp_path):
     train_teacher.main(flags(tiny, tmp_path / "t", teacher=True))
     train_teacher.main(flags(tiny, tmp_path / "n", "--student_num_hidden_layers", 2, teacher=True))
@@ -249,6 +250,7 @@ def test_random_student_without_copy_teacher(tiny, tmp_path):
 # ---- the same training ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_accumulation_is_the_larger_batch(tiny_without_dropout, tmp_path):
     """For terms that are means over samples, 2 mini-batches of 8 are 1 of 16, the smaller last
     window included.

@@ -13,6 +13,7 @@ from tasks.glue import get_task
 from training.batches import windows
 
 
+@pytest.mark.slow
 def test_mask_padding_is_the_unpadded_computation(tiny_without_dropout, tmp_path):
     """Rows have at most 24 tokens: with padding left out, 24 columns are as good as 48."""
     for length in (24, 48):
@@ -34,6 +35,7 @@ def test_mask_padding_is_the_unpadded_computation(tiny_without_dropout, tmp_path
     )
 
 
+@pytest.mark.slow
 def test_variants_reach_the_losses(tiny_without_dropout, tmp_path):
     first = {}
     for name, more in {

@@ -131,6 +131,7 @@ def test_every_figure_has_its_panels_title_and_axis_names(name, count):
     assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 for box in boxes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DRAWN)
 def test_names_are_drawn_as_they_are_written(name, monkeypatch):
     """Between two $ matplotlib would read a formula, and refuse what is none."""
@@ -142,6 +143,7 @@ def test_names_are_drawn_as_they_are_written(name, monkeypatch):
     assert not any(cbook.is_math_text(text) for text in said if "mathdefault" not in text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("$", "$$", "_$_{$"), tuple("abcdefghij")])
 def test_classes_of_any_name_and_number_are_drawn(words):
     """Also more of them than there are colours."""

@@ -101,6 +101,7 @@ def test_each_script_is_given_those_flags_of_every_run_that_it_takes(script, wan
     assert words_for(script, ["--no_such_flag", "1"]) == ["--no_such_flag", "1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["one_task", "reproduce"])
 def test_flags_of_every_run_may_leave_out_padding(script, tmp_path, monkeypatch):
     """All but the teacher's training have --mask_padding; all that train have --group_by_length."""

@@ -27,6 +27,7 @@ def two_of_a_name(tmp_path_factory):
     return folders
 
 
+@pytest.mark.slow
 def test_students_begin_alike_whatever_the_seed_and_the_method(two_of_a_name, tmp_path):
     tiny, _ = two_of_a_name
     short = ["--max_steps", "1"]

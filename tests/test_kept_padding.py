@@ -16,6 +16,7 @@ from training import reading
 from training.batches import first_tokens
 
 
+@pytest.mark.slow
 def test_positions_that_are_counted_from_the_padding_keep_it(tmp_path, monkeypatch, capsys):
     """BERT numbers positions from the row's start: padded on the left, a cut row is another row."""
     folder = save_models(tmp_path)
@@ -101,6 +102,7 @@ def test_bigbird_keeps_its_attention(tmp_path):
     assert not loop.cut and kinds == {"block_sparse"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [("--method", "vkd"), ("--method", "rkd", MASK)])
 def test_a_feed_forward_part_in_chunks_gets_whole_rows(more, tmp_path):
     folder = save_models(tmp_path, chunk_size_feed_forward=4)

@@ -232,6 +232,7 @@ def test_sizes_methods_and_forms_are_added_to_finished_runs(tiny, tmp_path, fini
     assert planned(more_of(tiny, tmp_path, *form))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["none", "vkd", "fsd_i", "rkd", "minilm"])
 def test_a_run_that_has_ended_takes_more_beside_it(tiny, tmp_path, planned, method):
     """What its script makes of the flags, as a rival's defaults, is the same for the next run."""

@@ -280,6 +280,7 @@ def test_refused_runs(tiny, rungs, tmp_path):
         path.write_text(before)
 
 
+@pytest.mark.slow
 def test_students_with_a_tokenizer_of_their_own(tiny, tmp_path):
     """Of a teacher whose words are in another order: agreement, and times of rows as each reads."""
     teacher = permute_vocabulary(tiny / "teacher", tmp_path / "teacher")

@@ -36,6 +36,7 @@ MARKERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", MARKERS)
 def test_unclear_markers_leave_the_file_as_it_is(case, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")

@@ -42,6 +42,7 @@ def messy(request, tmp_path):
     return written(tmp_path, MESSY[request.param])
 
 
+@pytest.mark.slow
 def test_committed_tables_read_as_pandas_reads_them():
     found = 0
     for path in [*(ROOT / "results").glob("*.csv"), PUBLISHED]:

@@ -274,6 +274,7 @@ def test_what_the_page_uploads_is_the_model_alone(finished, tiny, tmp_path):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_has_the_card_of_an_uninterrupted_one(
     tiny, finished, tmp_path, monkeypatch
 ):

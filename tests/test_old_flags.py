@@ -57,6 +57,7 @@ def test_every_training_script_takes_them_and_forgets_them(name):
     assert parse("--logging_dir", "board", name=name).run_file == "board"
 
 
+@pytest.mark.slow
 def test_a_run_has_no_trace_of_them(tiny, tmp_path):
     """Neither its settings, so that the same run without them goes on from it, nor its record and
     row.

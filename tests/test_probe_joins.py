@@ -41,6 +41,7 @@ def first(joinable):
     return joinable("first", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", ["--mask_padding", "--beta 2"])
 def test_runs_that_differ_in_more_than_their_seed_are_not_joined(joinable, first, more):
     """Two forms of a method, or two weights, would be averaged without a word."""
@@ -49,6 +50,7 @@ def test_runs_that_differ_in_more_than_their_seed_are_not_joined(joinable, first
         probe.main(["--probed", first, other])
 
 
+@pytest.mark.slow
 def test_runs_that_were_measured_otherwise_are_not_joined(joinable, first):
     with pytest.raises(UserError, match="seed 1 at 2 steps; seed 2 at 3 steps: measure all with"):
         probe.main(["--probed", first, joinable("often", 2, probes=3)])
@@ -56,6 +58,7 @@ def test_runs_that_were_measured_otherwise_are_not_joined(joinable, first):
         probe.main(["--probed", first, joinable("batches", 2, measured=("--batches", 2))])
 
 
+@pytest.mark.slow
 def test_runs_that_began_with_other_weights_are_not_joined(joinable, first):
     """Whatever the folder is called that the students copied from."""
     folder = joinable.folder / "elsewhere" / "pretrained"

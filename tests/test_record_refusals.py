@@ -24,6 +24,7 @@ def train(tiny, output, *more):
     return glue_with_cka_i.main(flags(tiny, output, *more))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", ["train_seconds", "steps", "parameters", "versions"])
 def test_a_run_that_cannot_be_ended_is_said_to_be_one(field, tiny, tmp_path):
     """Before its evaluation, where its run.json was cut after the training."""
@@ -35,6 +36,7 @@ def test_a_run_that_cannot_be_ended_is_said_to_be_one(field, tiny, tmp_path):
     assert not (tmp_path / "s/eval_results.json").exists()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_says_what_its_parts_came_from(tiny, tmp_path, monkeypatch):
     """It is known by its first start; its commit and libraries are those of all its parts."""
     monkeypatch.setenv("FSD_COMMIT", "a" * 40)

@@ -53,6 +53,7 @@ def starts_of(monkeypatch, arguments):
     return seen[0]
 
 
+@pytest.mark.slow
 def test_the_released_memory(tiny_without_dropout, tmp_path, monkeypatch):
     """21 rows in mini-batches of 8: the last one has five, and its numbers make the start."""
     more = ["--memory_init", "released", "--num_centroid", 9]
@@ -76,6 +77,7 @@ def test_the_released_memory(tiny_without_dropout, tmp_path, monkeypatch):
     assert restarts and normal.std() > start.std()
 
 
+@pytest.mark.slow
 def test_the_released_start_without_padding(tiny_without_dropout, tmp_path, monkeypatch):
     """24 or 48 columns: the same spread, and nothing where every row is padding."""
     deviations = []

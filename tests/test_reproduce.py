@@ -98,6 +98,7 @@ def test_search_is_on_held_out_rows_and_final_runs_are_on_all(plan):
     }
 
 
+@pytest.mark.slow
 def test_every_command_parses_and_is_the_method_of_its_name(plan, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     names = {"none": "none", "vkd": "VKD", "pkd": "PKD", "rkd": "RKD", "minilm": "MiniLM"}

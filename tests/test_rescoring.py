@@ -179,6 +179,7 @@ def test_a_card_reads_as_many_texts_as_the_model(tiny, tmp_path):
 # ---- caches of some rows ------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_teachers_scores_are_of_the_rows_that_have_labels(tiny, tmp_path):
     """Two annotators have labelled other rows of one file; the teacher's logits are of each's."""
     rows = [

@@ -85,6 +85,7 @@ def test_half_written_checkpoints_are_never_read(tiny, tmp_path):
 # ---- which checkpoint ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_resume_from_a_named_checkpoint(tiny, tmp_path):
     stopped_at(tiny, tmp_path / "a")
     glue_with_cka_i.main(
@@ -99,6 +100,7 @@ def test_resume_from_a_named_checkpoint(tiny, tmp_path):
         glue_with_cka_i.main(flags(tiny, tmp_path / "c", "--resume_from_checkpoint"))
 
 
+@pytest.mark.slow
 def test_going_back_to_an_older_checkpoint_drops_the_later_ones(tiny, tmp_path):
     keep_all = ["--save_total_limit", 0]
     for _ in range(2):  # stops at checkpoint-2, then at checkpoint-4
@@ -109,6 +111,7 @@ def test_going_back_to_an_older_checkpoint_drops_the_later_ones(tiny, tmp_path):
     assert [entry["step"] for entry in read_log(tmp_path / "s")] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_in_the_students_folder_is_resumed_but_this_runs_own_comes_first(
     tiny, tmp_path
 ):

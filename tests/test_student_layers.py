@@ -82,6 +82,7 @@ def test_each_layer_is_that_of_the_source_by_name(main, family):
         assert not any(key in source and torch.equal(weights[key], source[key]) for key in moved)
 
 
+@pytest.mark.slow
 def test_the_student_computes_what_these_layers_of_the_source_do(family):
     """The teacher, its other layers taken out, has the same logits: its head is copied, too."""
     name, folder = family
@@ -209,6 +210,7 @@ def test_every_script_trains_the_chosen_layers(name, tiny_without_dropout, train
     assert (row.method, row["--student_layers"]) == (f"{name}, student_layers 1,3", "1,3")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("main", [glue_with_cka_i, train_teacher])
 def test_the_first_layers_by_name_are_the_first_layers_bit_for_bit(main, tiny, tmp_path):
     """With dropout: the new head and all that is drawn after it are the same."""

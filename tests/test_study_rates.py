@@ -140,6 +140,7 @@ def test_a_search_that_was_cut_off_goes_on(tmp_path, capsys):
 # ---- searches of another machine -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_rates_and_a_search_of_another_machine(tmp_path):
     """Three rates by default, others by name; what was searched elsewhere is not searched again."""
 
@@ -168,6 +169,7 @@ def test_rates_and_a_search_of_another_machine(tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags, said",
     [
@@ -185,6 +187,7 @@ def test_a_search_that_does_not_fit_is_refused_before_anything_runs(flags, said,
     assert done.returncode and said in done.stderr and not (tmp_path / "my runs").exists()
 
 
+@pytest.mark.slow
 def test_what_was_searched_at_another_rate_is_not_taken(tmp_path):
     search = write_search(tmp_path / "search.csv", "RTE")
     done = run_study(
@@ -209,6 +212,7 @@ def test_what_was_searched_at_another_rate_is_not_taken(tmp_path):
     assert done.returncode and "continue it there, 0.0004 is next" in done.stderr
 
 
+@pytest.mark.slow
 def test_what_was_chosen_on_one_task_is_carried_over_to_others(tmp_path):
     """--searched_task: the rate and the weights of that task, for each of --tasks."""
     search = write_search(tmp_path / "search.csv", "MRPC")

@@ -43,6 +43,7 @@ def scores_of(task, method):
     return [50 * sum(float(row[name]) for name in METRICS[task]) for row in plain]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", METRICS)
 def test_scores_are_means_of_the_metrics_over_the_runs(task, capsys):
     table, _ = shown(capsys, *STUDY)

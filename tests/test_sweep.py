@@ -110,6 +110,7 @@ def test_repository_scripts_are_found_and_a_memory_has_no_row(tmp_path):
     assert vkd[1] == str(ROOT / "glue_with_cka_i.py")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "keep, left",
     [

@@ -95,6 +95,7 @@ def test_a_whole_number_of_a_flag(tmp_path):
         read_runs(written(tmp_path, text.replace("100.0", "100.5", 1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rte", "Rte", "RTE "])
 def test_a_task_in_another_spelling_is_the_task(name, tmp_path, capsys):
     """Also beside rows in GLUE's own, whose task it is then."""
@@ -279,6 +280,7 @@ def test_best_says_that_the_best_setting_is_without_a_flag(tmp_path):
     assert printed == "" and f"with no {name}; next 60.00 with {name} 0.5" in said
 
 
+@pytest.mark.slow
 def test_best_takes_a_flag_once(tmp_path):
     rows = (1, 0.8, {"--alpha": "0.7"}), (1, 0.6, {"--alpha": "0.5"})
     source = searched(tmp_path, *rows)
@@ -306,6 +308,7 @@ def test_best_refuses_what_is_no_flag_of_a_search(flag, tmp_path):
         best.main([source, "--flags", "alpha", flag])
 
 
+@pytest.mark.slow
 def test_best_switches_a_bare_flag_on_and_off(tmp_path):
     rows = (1, 0.8, {"--copy_teacher": ""}), (1, 0.6, {"--copy_teacher": "True"})
     source = searched(tmp_path, *rows)

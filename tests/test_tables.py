@@ -211,6 +211,7 @@ def test_csv_has_every_number_once(tmp_path):
     assert rows.n.tolist() == [0, 3, 0, 0, 0, 3] and (rows["mean"].isna() == (rows.n == 0)).all()
 
 
+@pytest.mark.slow
 def test_the_figure_is_drawn(tmp_path):
     rows = [
         run
@@ -259,6 +260,7 @@ def test_the_teacher_is_the_dashed_line(tmp_path):
     assert dots == pytest.approx(sorted(100 * score for score in VKD + FSD))
 
 
+@pytest.mark.slow
 def test_a_reader_who_has_enough():
     """`... | head`: no traceback."""
     command = f"{sys.executable} {ROOT / 'analysis/tables.py'} {PUBLISHED} | true"

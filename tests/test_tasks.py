@@ -60,6 +60,7 @@ def task_folder(request, tmp_path):
     return task, tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task_folder", ["MNLI", "STS-B", "cola", "MRPC"], indirect=True)
 def test_each_kind_of_task(task_folder):
     task, folder = task_folder
@@ -89,6 +90,7 @@ def test_each_kind_of_task(task_folder):
             assert {line.split("\t")[1] for line in lines[1:]} <= set(task.labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task_folder", ["MNLI"], indirect=True)
 def test_ax_is_found_beside_the_tasks_own_folder_or_left_out(task_folder, capsys):
     _, folder = task_folder

@@ -38,6 +38,7 @@ def test_its_features_are_the_classifiers_hidden_states(family):
         assert (found.logits is not None) == logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more, layers", [(["--beta", 0], 4), (["--internal"], 4), (["--beta", 0, "--alpha", 1], 0)]
 )
@@ -119,6 +120,7 @@ def rival(more):
     return args, glue_with_baseline.terms(args)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make, more",
     [
@@ -204,6 +206,7 @@ def test_a_later_start_continues_the_same_order():
         )
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(tiny, tmp_path):
     for name, more in (("none", []), ("two", ["--dataloader_num_workers", 2])):
         glue_with_cka_i.main(

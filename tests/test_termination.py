@@ -110,6 +110,7 @@ def test_elsewhere_it_ends_at_once(where, tiny, tmp_path, monkeypatch, capsys):
     assert not list((tmp_path / "s").glob("*_predictions.tsv"))
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_terminated(tiny, tmp_path, monkeypatch):
     """At the moment in which its last record is written, and in the last pass of a clustering."""
     monkeypatch.setattr(results_csv, "result_row", raises_a_signal(results_csv.result_row, 1))
@@ -150,6 +151,7 @@ def test_a_clustering_saves_and_ends_in_the_same_memory(
     assert_same_files(tmp_path / "straight", tmp_path / "cut", memory_file.FILE, "clusters.tsv")
 
 
+@pytest.mark.slow
 def test_a_teacher_cache_keeps_what_is_done(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(teacher_cache, "SHARD", 8)
     kept = ["--teacher_cache", tmp_path / "kept"]

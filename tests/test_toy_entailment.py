@@ -15,6 +15,8 @@ from common import UserError
 from scripts import toy_entailment as toy
 from scripts.toy_entailment import Clause, entails, render
 
+VERBS = toy.CHILDREN["verb"]
+
 SIZES = {"train": 2000, "dev": 400, "test": 200}
 
 
@@ -188,6 +190,25 @@ def test_no_random_world_contradicts_an_entailment():
 def test_same_seed_same_rows_other_seed_other_rows(task):
     assert toy.make_task(SIZES, seed=0) == task
     assert toy.make_task(SIZES, seed=1)["dev"] != task["dev"]
+
+
+def test_plain_rows_are_one_clause_each_with_a_label_by_logic():
+    """--plain: what the demo learns from few rows; half of them entailed."""
+    rows = toy.make_task({"train": 200}, seed=0, plain=True)["train"]
+    words = {word for row in rows for text in row[:2] for word in text.lower().rstrip(".").split()}
+    assert not words & {"and", "not", "was", "two", "no", "every"}
+    assert all(text.split()[0] in ("A", "An") for row in rows for text in row[:2])
+    assert sum(row[2] == "entailment" for row in rows) == 100
+    # a plain verb without object or place: the label is that of the words' kinds
+    past = {toy.PAST.get(verb, verb + ("d" if verb[-1] == "e" else "ed")): verb for verb in VERBS}
+    short = [row for row in rows if all(len(text.split()) == 3 for text in row[:2])]
+    assert short
+    for first, second, label in short:
+        (_, noun, verb), (_, wider, general) = (
+            text.rstrip(".").split() for text in (first, second)
+        )
+        wanted = toy.is_a(noun, wider) and toy.is_a(past[verb], past[general])
+        assert label == ("entailment" if wanted else "not_entailment")
 
 
 def test_balanced_within_one(task):

@@ -108,6 +108,7 @@ def test_a_pass_is_one_pass_of_the_teacher(tiny, tmp_path, monkeypatch):
     assert steps == [1, 2, 3, 3, 4, 5, 6, 6]
 
 
+@pytest.mark.slow
 def test_passes_end_early_when_no_sample_changes(tiny, tmp_path):
     train_memory.main(memory_flags(tiny, tmp_path / "m", "--memory_num_train_epochs", 100))
     facts = facts_of(tmp_path / "m")
@@ -115,6 +116,7 @@ def test_passes_end_early_when_no_sample_changes(tiny, tmp_path):
     assert read_log(tmp_path / "m")[-1]["changed_samples"] == 0
 
 
+@pytest.mark.slow
 def test_a_masked_memory_does_not_see_the_padding(tiny_without_dropout, tmp_path):
     """24 or 48 columns make no difference when padded positions are 0."""
     found = []
@@ -202,6 +204,7 @@ def test_killed_and_started_again_it_is_the_same_memory(tiny, tmp_path):
     pd.testing.assert_frame_equal(*logs)  # every step once, none lost
 
 
+@pytest.mark.slow
 def test_an_unfinished_clustering_of_other_settings_is_refused(tiny, tmp_path):
     stopped_clustering(tiny, tmp_path / "m")
     with pytest.raises(UserError, match="num_centroid was 4 and is 5"):

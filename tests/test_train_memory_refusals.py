@@ -15,6 +15,7 @@ from common import UserError
 from training import memory_file
 
 
+@pytest.mark.slow
 def test_a_memory_and_a_student_do_not_share_a_folder(tiny, tmp_path):
     """Neither overwrites the other unasked; a memory never overwrites the one that it was made
     from.

@@ -55,6 +55,7 @@ def run(script, tiny, teacher, output, *more):
     return output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_teacher_with_its_words_in_another_order_teaches_the_same(
