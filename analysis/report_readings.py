@@ -141,8 +141,10 @@ def check_fits(reading, folder, config):
 
 
 def check_alike(students):
-    """Refuse students of one name that read the rows in different ways: their mean says nothing."""
-    ways = {}
+    """Refuse students of one name that read the rows in different ways, or that are known to have
+    begun with different weights: their mean says nothing.
+    """
+    ways, starts = {}, {}
     for student in students:
         way = student.reading.tokenizer, student.reading.length, student.reading.aligned
         first = ways.setdefault(student.name, (way, student.folder))
@@ -151,6 +153,15 @@ def check_alike(students):
                 f"{first[1]} and {student.folder} are both named {student.name}, but read the rows "
                 "with two tokenizers, or at two lengths: give one of them another name, with "
                 "--students NAME=FOLDER"
+            )
+        if not (start := student.record.get("initial_weights")):
+            continue  # at random, or a run of an earlier version
+        first = starts.setdefault(student.name, (start, student.folder))
+        if first[0] != start:
+            raise UserError(
+                f"{first[1]} and {student.folder} are both named {student.name}, but began with "
+                f"different weights ({first[0][:12]} and {start[:12]}, by checksum): give one of "
+                "them another name, with --students NAME=FOLDER"
             )
 
 

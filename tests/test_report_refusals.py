@@ -185,3 +185,18 @@ def test_an_earlier_report_and_a_foreign_folder_are_kept(tiny, report_runs, tmp_
     )
     assert "Traceback" not in done.stderr
     assert (report_runs / "fsd_i").is_dir()
+
+
+def test_students_of_one_name_began_alike(tiny, report_runs, tmp_path):
+    """As in a table: a mean over two starts says nothing; under two names they are compared."""
+    for seed, start in ((1, "a" * 64), (2, "b" * 64)):
+        shutil.copytree(report_runs / f"vkd,seed={seed}", tmp_path / f"{seed}")
+        record = read_json(tmp_path / f"{seed}/run.json")
+        write_json(tmp_path / f"{seed}/run.json", record | {"initial_weights": start})
+    folders = [tmp_path / "1", tmp_path / "2"]
+    said = r"both named VKD, but began with different weights \(a{12} and b{12}, by checksum"
+    with pytest.raises(UserError, match=said):
+        report.main(report_flags(tiny, tmp_path / "r", folders))
+    assert not (tmp_path / "r").exists()
+    report.main(report_flags(tiny, tmp_path / "r", [folders[0], f"other={folders[1]}"]))
+    assert {"VKD", "other"} <= set(read(tmp_path / "r", "heat_maps").name)
