@@ -67,7 +67,7 @@ class Structure(NamedTuple):
 
 
 def _centre(gram, n, mask, estimator):
-    """Centre a Gram matrix (..., n, n); masked rows become 0. n (..., 1, 1) counts the others.
+    """Centre a Gram matrix (..., n, n); masked rows become 0. n (..., 1, 1): the others' number.
 
     "biased" gives C K C (see linear_cka), "debiased" the U-centred matrix, whose inner products are
     the unbiased HSIC of Song et al. (2012), Eq. 5. Both project symmetric matrices orthogonally.

@@ -7,8 +7,6 @@ import functools
 
 import torch
 
-from common import say
-
 # names of torch.cpu.get_capabilities, of x86 and of ARM: instructions that multiply bfloat16
 BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16", "sve_bf16")
 
@@ -64,12 +62,12 @@ def computes_bfloat16(device, capabilities=None):
     return any(found.get(name, False) for name in BFLOAT16_INSTRUCTIONS)
 
 
-def say_slow_bfloat16(device):
-    """Note on stderr, where bf16 was asked for, that the device has no instructions for it."""
+def tell_slow_bfloat16(device):
+    """A note for those who ask for bf16 on a device without instructions for it; else None."""
     if computes_bfloat16(device):
-        return
+        return None
     kind = "GPU" if torch.device(device).type == "cuda" else "CPU"
-    say(
+    return (
         f"note: this {kind} has no instructions for bfloat16, so bf16 takes longer than float32 "
         "here, on some CPUs many times as long: train in float32 (scripts/study: --float32)"
     )

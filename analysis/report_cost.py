@@ -74,7 +74,7 @@ def cost_topic(subjects):
 
 
 def cost_of(subjects, name, reference):
-    """What is known of the cost of one model: a dict with name and any of NUMBERS."""
+    """The cost of one model: a dict with name and those of NUMBERS that are known."""
     runs = [student for student in subjects.students if student.name == name]
     seconds, theirs = subjects.times[name], subjects.times.get(reference, [])
     ratios = [other / own for other, own in zip(theirs, seconds, strict=False)]

@@ -24,7 +24,7 @@ from analysis.report_topics import training_curves
 from analysis.runs import name_variants, names_of
 from analysis.timing import mini_batches, time_rounds
 from common import UserError, say
-from precision import say_slow_bfloat16
+from precision import tell_slow_bfloat16
 from tasks.own import make_task, own_files
 from training import memory_file, models, records, results_csv
 from training.batches import MiniBatch, Rows, with_labelled
@@ -129,8 +129,8 @@ class Subjects:
             )
         except ValueError as error:
             raise UserError(f"this device does not take --bf16 ({error}): leave it out") from None
-        if args.bf16:
-            say_slow_bfloat16(self.accelerator.device)
+        if args.bf16 and (told := tell_slow_bfloat16(self.accelerator.device)):
+            say(told)
         self.notes = []
         self.load()
 

@@ -110,7 +110,10 @@ def name_variants(runs):
 
 
 def option_words(run):
-    """A tuple of words for the options of a run that are not the default. run: a row of a table."""
+    """What tells a run from its method's published form, a tuple of words such as "debiased".
+
+    run: a row of a table.
+    """
     values = {flag.name: run.get(flag.column) for flag in flags.named("variant")}
     given = {name: value for name, value in values.items() if pd.notna(value)}
     return flags.variant_words(run.method, given)

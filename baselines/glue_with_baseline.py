@@ -33,7 +33,7 @@ WITHOUT_STRUCTURE = {
 
 @functools.cache
 def methods():
-    """{word of --method: Method}. The rivals' defaults include those of α and τ."""
+    """{word of --method: Method}. A rival's defaults are its own flags' and VKD's α and τ."""
     vkd = WITHOUT_STRUCTURE["vkd"].defaults
     rivals = {
         name: dataclasses.replace(method, defaults=vkd | method.defaults)

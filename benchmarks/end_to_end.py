@@ -92,7 +92,7 @@ def plain_command(record):
 def one_round(script, given, more=()):
     """Run one round. Returns the command's run.json and {part: seconds}.
 
-    more: further flags of the command, with which the plain loop does not run.
+    more: further flags of the command; with any, the plain loop, which lacks them, is not timed.
     """
     with tempfile.TemporaryDirectory() as place:
         walls, trainings = [], []

@@ -7,7 +7,7 @@ A time is the number of samples, times epochs or passes, over the examples per s
 benchmarks/step.py found with bert-base (12 -> 6 layers, 768 wide), for each device and precision in
 its tables; a device that is in none of them was not measured. Disk and memory follow from the
 shapes. Memory is what the stage holds beside models and activations, whose peak is in the same
-tables. A sweep pays once for the stages before the runs, and for a run's stage with every run.
+tables. In a sweep the stages before the runs are paid for once, a run's own stage by each run.
 """
 
 import argparse

@@ -164,7 +164,7 @@ class Sweep:
             make_folder(self.folder)
         except OSError as error:
             raise UserError(
-                f"{self.folder} cannot be made a folder ({error.strerror}): name another folder"
+                f"the folder {self.folder} cannot be made ({error.strerror}): name another one"
             ) from None
         waiting = enumerate(mine)  # a queue that all slots share
         slots = range(min(self.jobs, len(mine)))

@@ -74,7 +74,7 @@ def test_what_cannot_be_saved_is_refused_before_the_first_step(tiny, tmp_path, c
 
     monkeypatch.setattr(transformers.BertConfig, "save_pretrained", broken)
     said = refusal(capsys, flags(tiny, tmp_path / "s"))
-    assert "could not be saved at the end" in said and "cannot be written" in said
+    assert "could not be saved after its training" in said and "cannot be written" in said
     assert not (tmp_path / "s/train_log.jsonl").exists()
     assert not list((tmp_path / "s").glob(".*tmp*"))
 

@@ -272,6 +272,33 @@ def test_the_losses_in_your_own_loop(tmp_path):
     assert names["loss"].item() < first
 
 
+def test_the_losses_need_only_the_files_that_the_readme_names(tmp_path):
+    """cka.py and the files beside it, copied elsewhere, compute the losses of all structures."""
+    (said,) = re.findall(
+        r"^`cka.py` needs torch and, beside it, (.*?)\. ", read(README), flags=re.M
+    )
+    named = re.findall(r"`(\w+\.py)`", said)
+    for name in ("cka.py", *named):
+        shutil.copy(ROOT / name, tmp_path)
+    program = (
+        "import torch, cka\n"
+        "h, m = torch.randn(5, 3, 4), torch.randn(2, 12)\n"
+        "cka.intra_feature_loss(h, h), cka.local_inter_feature_loss(h, h)\n"
+        "cka.global_inter_feature_loss(h.flatten(1), m, h.flatten(1), m, 0.5)\n"
+        "print(sorted(set(sys.modules) & {path.stem for path in pathlib.Path().glob('*.py')}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"import pathlib, sys\n{program}"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    needed = sorted(name.removesuffix(".py") for name in ("cka.py", *named))
+    assert done.stdout.strip() == str(needed)
+
+
 def test_the_citation_and_the_workflow_are_whole():
     citation = yaml.safe_load(read(ROOT / "CITATION.cff"))
     assert citation["license"] == "Apache-2.0"

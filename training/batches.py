@@ -107,11 +107,11 @@ class Rows(torch.utils.data.Dataset):
     """A data set whose items are mini-batches, rows[indices] -> dict, so that a loader's workers
     can prepare them.
 
-    features: name -> tensor (rows, ...). indices: of a global mini-batch, of which process `rank`
-    of `world` computes its share. cut: leave out the columns before the first and after the last
-    that has a token in any row of the mini-batch. cache: a TeacherCache to read as well. beside:
-    the Rows of the same samples as the teacher reads them, if it has another tokenizer or length
-    than the student; the cache then belongs to `beside`.
+    features: name -> tensor (rows, ...). rank, world: this process, of so many; it computes every
+    world-th row of a global mini-batch, from row `rank` on. cut: leave out the columns before the
+    first and after the last that has a token in any row of the mini-batch. cache: a TeacherCache to
+    read as well. beside: the Rows of the same samples as the teacher reads them, if it has another
+    tokenizer or length than the student; the cache then belongs to `beside`.
     """
 
     def __init__(self, features, cut=False, rank=0, world=1, cache=None, beside=None):

@@ -188,7 +188,7 @@ def describe_start(run):
 
 
 def describe_steps(run):
-    """The number of optimizer steps; with the epochs, in words, if --max_steps set it."""
+    """The number of optimizer steps; a phrase that gives the epochs, too, if --max_steps set it."""
     if not decided_by_steps(run):
         return run["steps"]
     epochs = run["steps"] / steps_of_an_epoch(run)

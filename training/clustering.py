@@ -280,7 +280,10 @@ class Clustering:
     # ---- what it leaves --------------------------------------------------------------------------
 
     def leave(self, kmeans, found, progress, log):
-        """Write the memory, the clusters as a table and a picture, and the record; delete STATE."""
+        """Write the memory, the clusters as a table and a picture, and the record.
+
+        Deletes the file of the unfinished clustering, STATE.
+        """
         args, history, task = self.args, progress["history"], self.session.task
         facts = self.facts | {
             "num_centroid": args.num_centroid,

@@ -169,8 +169,8 @@ def read_run(folder):
     for part in ("arguments", "results", "versions", "data", "teacher_memory"):
         if not isinstance(found.get(part, {}), dict):
             raise UserError(
-                f"{path} is damaged ({part} is no JSON object): delete the folder it "
-                "is in, or name another one"
+                f"{path} is damaged ({part} is no JSON object): name another folder, or delete "
+                f"{path.parent} with all that is in it"
             )
     return found
 

@@ -45,9 +45,9 @@ def check_saving(model, tokenizer, folder):
     except Exception as error:  # every check of a configuration raises its own
         reason = " ".join(str(error).split())
         raise UserError(
-            f"this {model.config.model_type} model could not be saved at the end "
-            f"({type(error).__name__}: {reason}): correct the config.json that it comes from, or "
-            "take another model"
+            f"this {model.config.model_type} model could not be saved after its training, which is "
+            f"not begun ({type(error).__name__}: {reason}): correct the config.json that it comes "
+            "from, or take another model"
         ) from None
     if fingerprint_of_model(again) != fingerprint_of_model(model):
         raise UserError(

@@ -13,7 +13,7 @@ import transformers
 
 import common
 from common import UserError, say, termination
-from precision import say_slow_bfloat16
+from precision import tell_slow_bfloat16
 from tasks.features import load_features
 from tasks.glue import TASKS, get_task
 from tasks.own import make_task, own_files
@@ -94,8 +94,9 @@ def make_accelerator(args):
             f"this device cannot run in the precision asked for ({error}): run without --fp16 and "
             "--bf16, or on another device"
         ) from None
-    if accelerator.mixed_precision == "bf16":
-        say_slow_bfloat16(accelerator.device)
+    bf16 = accelerator.mixed_precision == "bf16"
+    if bf16 and (told := tell_slow_bfloat16(accelerator.device)):
+        say(told)
     return accelerator
 
 
