@@ -123,9 +123,10 @@ class Loop:
         for name, term in self.terms.items():
             if term.aligned and not self.aligned:
                 raise UserError(
-                    f"the loss term {name} compares token with token, but student and teacher read "
-                    "the rows with two tokenizers, or at two lengths: set its weight to 0, or take "
-                    "a method that compares samples, such as FSD_L (docs/tokenizers.md lists them)"
+                    f"the loss term {name} compares the two models at the same tokens, but student "
+                    "and teacher read the rows with two tokenizers, or at two lengths: set its "
+                    "weight to 0, or take a method that compares samples, such as FSD_L "
+                    "(docs/tokenizers.md lists them)"
                 )
 
     # ---- a step ----------------------------------------------------------------------------------

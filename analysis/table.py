@@ -5,9 +5,10 @@
 
 --csv writes the single runs, with the names of their folders (run) but without the paths of the
 machine they ran on. --insert puts the table into a file, in place of the text between the lines
-<!-- table TASK --> and <!-- end TASK -->; --marker gives another name than TASK. The students' runs
-may differ only in seed and in method, with the method's own weights and options; runs that differ
-in anything else, such as the epochs, are refused. A teacher may have been trained in another way.
+<!-- table TASK --> and <!-- end TASK -->; --marker gives another name than TASK. Variants of a
+method have rows of their own; the weights stand below the table. The students' runs may differ only
+in seed, method and variant, with the method's own weights; runs that differ in anything else, such
+as the epochs, are refused. A teacher may have been trained in another way.
 """
 
 import argparse
@@ -20,15 +21,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common
 from analysis.comparable import check_comparable
 from analysis.markdown import insert, to_markdown
-from analysis.origins import describe_budget, describe_provenance, describe_seeds
-from analysis.runs import groups_of, of_task, publishable, read_runs
+from analysis.origins import (
+    describe_budget,
+    describe_provenance,
+    describe_seeds,
+    describe_weights,
+)
+from analysis.runs import groups_of, name_variants, of_task, publishable, read_runs
 from common import UserError
 
 COLUMNS = ("mcc", "acc", "f1", "f1_macro", "acc_mm", "pearson", "spearmanr")
 
 
 def summarise(runs):
-    """The table to print: a row per method, in the order of Name.rank, with its metrics in %."""
+    """The table to print: a row per method and variant, in the order of Name.rank, with its metrics
+    in %.
+    """
     metrics = [name for name in COLUMNS if name in runs and runs[name].notna().any()]
 
     def cell(values):
@@ -49,12 +57,14 @@ def summarise(runs):
 
 
 def describe(runs):
-    """The line below the table of one task: seeds, settings, machine and versions."""
+    """The line below the table of one task: seeds, settings, machine, versions and weights."""
     scores = "mean ± standard deviation over seeds" if runs.seed.nunique() > 1 else "seed"
     whose = "" if (runs.method == "teacher").all() else "students: "
+    weights = describe_weights(runs)
     return (
         f"{runs.task.iloc[0]} dev set, {scores} {describe_seeds(runs)}; "
         f"{whose}{describe_budget(runs)}; {describe_provenance(runs)}."
+        f"{f' Weights: {weights}.' if weights else ''}"
     )
 
 
@@ -114,15 +124,16 @@ def main(argv=None):
         runs = of_task(runs, args.task)
     if not len(runs):
         raise UserError(f"{args.runs} has no run of {args.task}: name another task with --task")
+    named = name_variants(runs)
     if not args.no_table:
-        check_one_task(runs)
-        check_scores(runs)
-        check_comparable(runs)
+        check_one_task(named)
+        check_scores(named)
+        check_comparable(named)
     if args.csv:
         with common.atomic_path(args.csv) as path:
             publishable(runs).to_csv(path, index=False)
     if not args.no_table:
-        text = f"{to_markdown(summarise(runs))}\n\n{describe(runs)}"
+        text = f"{to_markdown(summarise(named))}\n\n{describe(named)}"
         if args.insert:
             insert(args.insert, {args.marker or runs.task.iloc[0]: text})
         print(text)

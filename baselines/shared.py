@@ -19,6 +19,8 @@ def between_samples(weight, loss, args):
     """A Term of loss(x_s, x_t, count_undefined=True) between samples, as rows of `samples`.
 
     The loss returns a scalar and how many of its values were undefined, a tensor; see cka.defined.
+    The Term needs FEWEST samples, and takes models that read other tokens (aligned=False): both are
+    wrong of a loss that compares a sample with itself.
     """
 
     def term(s, t, targets):

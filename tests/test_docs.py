@@ -17,6 +17,8 @@ import transformers
 import yaml
 from conftest import ROOT, wordpiece
 
+from training.methods import read_methods
+
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "results" / "README.md"]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
@@ -241,6 +243,12 @@ def test_a_page_has_what_its_command_writes(script, words, tmp_path, monkeypatch
 
 
 # ---- what else a stranger's tools read -----------------------------------------------------------
+
+
+def test_every_rival_is_on_the_pages():
+    for page in ("docs/methods.md", "docs/tokenizers.md"):
+        for name, method in read_methods().items():
+            assert method.name in read(ROOT / page), f"{page} does not name {method.name} ({name})"
 
 
 def test_the_losses_in_your_own_loop(tmp_path):

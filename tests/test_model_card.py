@@ -1,5 +1,6 @@
 """The model card of a finished run: what the Hub reads of it, and what it never says."""
 
+import dataclasses
 import json
 import math
 import re
@@ -18,6 +19,7 @@ from stopped_runs import stopped_at
 import glue_with_cka_i
 import train_teacher
 from training import card_file, card_page, model_card, records
+from training.methods import Method
 
 
 def card_of(run, base_model=None):
@@ -305,3 +307,11 @@ def test_a_run_that_takes_the_folder_takes_the_card_away(tiny, tmp_path, monkeyp
     with pytest.raises(KeyboardInterrupt):
         train_teacher.main([*words, "--overwrite_output_dir"])
     assert not card.exists()
+
+
+def test_the_formula_has_a_beta_only_if_the_rival_has_one(monkeypatch):
+    with_one = Method("X", "the X of features", {"beta": 1.0, "gamma_x": 2.0})
+    without = dataclasses.replace(with_one, name="Y", defaults={"gamma_x": 2.0})
+    monkeypatch.setattr(card_page, "read_methods", lambda: {"x": with_one, "y": without})
+    for name, formula in (("X", " + β · structure"), ("Y", " + structure"), ("VKD", "")):
+        assert card_page.describe_structure({"method": name})[0] == formula

@@ -142,7 +142,7 @@ MISTAKES = {
     "another model's tokenizer": (other_tokenizer, "differ in 294 tokens"),
     "a source with another vocabulary": (
         lambda *places: [*another_vocabulary(*places), "--internal"],
-        "compares token with token",
+        "compares the two models at the same tokens",
     ),
     "too many layers": (lambda *_: ["--student_num_hidden_layers", "5"], "which has 4"),
     "weights of another width": (another_width, "lacks"),

@@ -4,7 +4,7 @@ import pytest
 from made_up_runs import FSD, VKD, numbers, of, runs_csv
 from scipy.stats import ttest_ind
 
-from analysis import tables
+from analysis import table, tables
 from common import UserError
 
 VARIANTS = {
@@ -44,6 +44,21 @@ def test_variants_have_rows_of_their_own(tmp_path, capsys):
         "2",
     ).dropna(subset="mean")
     assert found.method.tolist() == ["VKD", "FSD_L", *VARIANTS] and (found.n == 3).all()
+
+
+def test_in_the_table_of_one_task_too_with_their_weights(tmp_path, capsys):
+    first = {"--sample_features": "first", "--beta": 3.0}
+    rows = [
+        *of("FSD_L", VKD, **{"--sample_features": "flat", "--beta": 2.0}),
+        *of("FSD_L", FSD, **first),
+        *of("none", VKD),
+    ]
+    table.main([str(runs_csv(tmp_path / "r.csv", *rows)), "--csv", str(tmp_path / "out.csv")])
+    printed = capsys.readouterr().out
+    names = [line.split(" | ")[0].removeprefix("| ") for line in printed.splitlines()[2:5]]
+    assert names == ["none", "FSD_L", "FSD_L, sample_features first"]
+    assert printed.endswith(". Weights: FSD_L beta 2; FSD_L, sample_features first beta 3.\n")
+    assert "variant" not in (tmp_path / "out.csv").read_text().splitlines()[0].split(",")
 
 
 def test_a_variant_at_two_weights_is_two(tmp_path, capsys):

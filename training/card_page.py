@@ -71,9 +71,11 @@ def describe_structure(run):
     """What a method adds to vanilla KD: its part of the formula, and the lines that explain it."""
     method = run["method"]
     if not method.startswith("FSD"):
-        helps = {rival.name: rival.help for rival in read_methods().values()}
-        found = helps.get(method)
-        return (" + β · structure", [f"structure: {plain(found)}"]) if found else ("", [])
+        found = {rival.name: rival for rival in read_methods().values()}.get(method)
+        if found is None:
+            return "", []
+        weight = "β · " if "beta" in found.defaults else ""
+        return f" + {weight}structure", [f"structure: {plain(found.help)}"]
     letters = method.partition("_")[2].lower()
     several = "gamma_i" in run["arguments"]  # the scripts of one structure have β alone
     formula = " + ".join(f"γ_{one} {one.upper()}" if several else one.upper() for one in letters)

@@ -7,8 +7,9 @@ gives it:
 
     METHOD = {
         "name": "RKD",                      # in tables
-        "help": "...",                      # what --help says of its structure
-        "defaults": {"beta": 1.0, ...},     # the flags it takes beside α and τ, with its defaults
+        "help": "...",                      # what --help and model cards say of its structure
+        "defaults": {"beta": 1.0, ...},     # the flags it takes beside α and τ, with its defaults;
+                                            # those that are missing, --beta too, are refused
         "flags": {"gamma_d": {"role": "weight", "type": "float", "least": 0, "help": "..."}},
         "layers": "every",                  # the layers compared; else the penultimate ones
         "layerwise": True,                  # if --do_layerwise means something to it
