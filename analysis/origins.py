@@ -43,6 +43,8 @@ def describe_budget(runs):
             continue  # --max_steps decided instead
         values = students[column].drop_duplicates().sort_values()
         values = [value if isinstance(value, str) else f"{value:g}" for value in values]
+        if column == "precision":  # accelerate's word for full precision is "no"
+            values = ["float32" if value == "no" else value for value in values]
         if values and values != [str(usual)]:
             told.append(f"{words} {' or '.join(values)}")
     return ", ".join(told)

@@ -61,6 +61,11 @@ def test_in_the_table_of_one_task_too_with_their_weights(tmp_path, capsys):
     assert "variant" not in (tmp_path / "out.csv").read_text().splitlines()[0].split(",")
 
 
+def test_a_caption_names_full_precision(tmp_path, capsys):
+    table.main([str(runs_csv(tmp_path / "r.csv", *of("VKD", VKD, precision="no")))])
+    assert "precision float32;" in capsys.readouterr().out
+
+
 def test_a_variant_at_two_weights_is_two(tmp_path, capsys):
     """A published form at two weights stays refused: it is not known which one is meant."""
     rows = [
