@@ -15,6 +15,8 @@ import torch
 from conftest import ROOT, flags, memory_flags, read_log, two_processes
 from safetensors.torch import load_file
 
+from training.methods import read_methods
+
 # conftest hides the GPU from the other tests
 VISIBLE = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
 PRECISIONS = [
@@ -101,7 +103,7 @@ def test_a_memory_and_the_integrated_method(precision, run, tiny, tmp_path):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("method", ["pkd", "rkd", "minilm", "gram", "procrustes"])
+@pytest.mark.parametrize("method", sorted(read_methods()))
 def test_the_rivals_train(method, precision, run, tiny, tmp_path):
     more = ["--method", method, *precision]
     run("baselines/glue_with_baseline.py", *flags(tiny, tmp_path / "s", *more))
