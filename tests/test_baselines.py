@@ -22,8 +22,8 @@ from conftest import (
     two_processes,
     write_task,
 )
+from runs_of_two_tokenizers import METHODS, OF_TOKENS
 from teacher_caches import assert_same_log
-from test_two_tokenizers import METHODS, OF_TOKENS
 
 import glue_with_cka_i
 import train_teacher
