@@ -7,10 +7,10 @@ PYTHON ?= python3
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
-demo: .venv/.built       # a tour on a small task: teacher, memory, students, a table, a report; three minutes with bfloat16, up to seven without
+demo: .venv/.built       # a tour on a small task, three minutes on two cores with bfloat16, some seven without
 	PYTHON=.venv/bin/python scripts/demo.sh
 
-test: .venv/.built       # all tests but the slow ones, one to three and a half minutes
+test: .venv/.built       # all tests but the slow ones, three and a half minutes on two slow cores
 	.venv/bin/python -m pytest -n 2 -m "not slow"
 
 check: .venv/.built      # what CI runs: ruff and all tests, about a quarter of an hour

@@ -7,8 +7,8 @@ a task.
       --learning_rate 5e-5 --num_train_epochs 3 --alpha 0.5 --temperature 5 --beta 4 --internal \\
       --output_dir OUTPUT_DIR
 
-Total loss: α CE + (1-α) KD + β I (Eq. 6), or + β L (Eq. 7) without --internal, on the penultimate
-layers.
+Total loss: α CE + (1-α) KD + β I (Eq. 6), or + β L (Eq. 7) without --internal, on the
+penultimate layers.
 """
 
 import sys

@@ -8,8 +8,8 @@ a task.
       --gamma_i 1 --gamma_l 1 --gamma_g 0.1 --gamma_m 1e-6 --teacher_memory_path MEMORY \\
       --output_dir OUTPUT_DIR
 
-Total loss: α CE + (1-α) KD + β (γ_i I + γ_l L + γ_g G) (Eq. 3 and 11), on the penultimate layers. A
-weight of 0 switches a structure off; without G no memory is needed.
+Total loss: α CE + (1-α) KD + β (γ_i I + γ_l L + γ_g G) (Eq. 3 and 11), on the penultimate
+layers. A weight of 0 switches a structure off; without G no memory is needed.
 """
 
 import sys

@@ -23,8 +23,9 @@ METHOD = {
 
 @full_precision
 def patience_loss(h_s, h_t):
-    """L_PT = Σ_i ‖h_s[i]/‖h_s[i]‖ - h_t[i]/‖h_t[i]‖‖² / (B·D), h[i] being the features of sample
-    i's first token.
+    """L_PT = Σ_i ‖h_s[i]/‖h_s[i]‖ - h_t[i]/‖h_t[i]‖‖² / (B·D).
+
+    h[i] are the features of sample i's first token.
 
     h_s, h_t: (B, W, D), of one pair of layers and of one width; h_t detached. PKD-skip pairs the
     student's layers 1 ... L_s-1 with every L_t/L_s-th layer of the teacher and averages over the

@@ -35,8 +35,9 @@ def best_rotation(x, y):
 
 @full_precision
 def procrustes_distance(x_s, x_t, mask=None, count_undefined=False):
-    """min over rotations Q of ‖X_s - X_t Q‖² = 2 - 2 ‖X_sᵀ X_t‖_* (nuclear norm), averaged
-    over the leading dimensions.
+    """min over rotations Q of ‖X_s - X_t Q‖² = 2 - 2 ‖X_sᵀ X_t‖_* (nuclear norm).
+
+    It is averaged over the leading dimensions.
 
     x_s: (..., n, D_s). x_t: (..., n, D_t), detached; both are centred and scaled to norm 1 here.
     mask: (..., n) bool, True for the rows that count. The gradient takes the best Q for a constant.

@@ -180,10 +180,10 @@ class Study:
     def find_rate(self, task):
         """The learning rate that choose_rate chooses; runs the further rates that it asks for."""
         args, scores, constant = self.args, self.scores(task), -math.inf
-        held_out = f"{args.runs_dir}/held_out"
+        held_out, searched = f"{args.runs_dir}/held_out", self.search_of(task)[1]
         # a search done elsewhere has no held-out rows here; a rehearsal's scores mean nothing
-        if not args.rehearse and has_file(get_task(task), held_out, "dev"):
-            constant = constant_score(task, held_out)
+        if not args.rehearse and has_file(get_task(searched), held_out, "dev"):
+            constant = constant_score(searched, held_out)
         rate, beyond = choose_rate(scores, constant)
         if rate is None and args.searched:
             raise UserError(

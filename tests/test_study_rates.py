@@ -234,6 +234,16 @@ def test_what_was_chosen_on_one_task_is_carried_over_to_others(tmp_path):
     assert done.returncode and "RTE" in done.stderr  # the search is of another task
 
 
+def test_rates_that_are_carried_over_are_compared_with_their_own_tasks_constant(tmp_path):
+    """Held-out rows of the other task, on which a constant is always right, rule out no rate."""
+    search = write_search(tmp_path / "search.csv", "MRPC")
+    dev = write_task(tmp_path / "runs/held_out") / "RTE/dev.tsv"
+    dev.write_text(dev.read_text().replace("\tnot_entailment\n", "\tentailment\n"))
+    assert study_protocol.constant_score("RTE", tmp_path / "runs/held_out") == 100
+    args = args_of(tmp_path, "--searched", str(search), "--searched_task", "MRPC")
+    assert study.Study(args).find_rate("RTE") == 2e-4
+
+
 def settings_of(line):
     """The learning rate and β of a planned command."""
     words = line.split()

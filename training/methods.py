@@ -8,8 +8,8 @@ gives it:
     METHOD = {
         "name": "RKD",                      # in tables
         "help": "...",                      # what --help and model cards say of its structure
-        "defaults": {"beta": 1.0, ...},     # the flags it takes beside α and τ, with its defaults;
-                                            # those that are missing, --beta too, are refused
+        "defaults": {"beta": 1.0, ...},     # the flags it takes beside those of VKD, with its
+                                            # defaults; others, --beta too, are refused
         "flags": {"gamma_d": {"role": "weight", "type": "float", "least": 0, "help": "..."}},
         "layers": "every",                  # the layers compared; else the penultimate ones
         "layerwise": True,                  # if --do_layerwise means something to it
