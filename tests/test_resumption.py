@@ -85,7 +85,6 @@ def test_half_written_checkpoints_are_never_read(tiny, tmp_path):
 # ---- which checkpoint ----------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_resume_from_a_named_checkpoint(tiny, tmp_path):
     stopped_at(tiny, tmp_path / "a")
     glue_with_cka_i.main(
