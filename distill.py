@@ -32,6 +32,7 @@ from training import (
     saving,
     students,
 )
+from training.cache_entries import entries
 from training.checkpoints import (
     checkpoint_to_resume,
     checkpoints,
@@ -40,12 +41,12 @@ from training.checkpoints import (
     save_checkpoint,
     step_of,
 )
-from training.identity import cache_facts, identify, memory_facts, read_by_student, settings_of
+from training.identity import identify, memory_facts, read_by_student, settings_of
 from training.loading import has_teacher
 from training.missing_labels import mind_missing_labels
 from training.session import open_session, peak_memory
 from training.teacher import Teacher
-from training.teacher_cache import TeacherCache, entries
+from training.teacher_cache import fill_cache
 from training.tokenizer import load_tokenizer, own_tokenizer
 
 # ---- the story -----------------------------------------------------------------------------------
@@ -280,15 +281,8 @@ class Run:
         wanted = entries(
             needs_of(terms), layers, config, args, masked, memories, self.memory_sha256()
         )
-        cache = TeacherCache(args.teacher_cache, cache_facts(identity), identity.rows, wanted)
-        self.record.teacher_cache = sorted(str(cache.path(name)) for name in cache.entries)
-        return cache.complete(
-            teacher,
-            features.tensors,
-            args.per_gpu_train_batch_size,
-            args.dataloader_num_workers,
-            self.session.can_cut(teacher.model, features),
-        )
+        size = args.per_gpu_train_batch_size
+        return fill_cache(self.session, self.record, identity, teacher, features, wanted, size)
 
     # ---- loop, leave -----------------------------------------------------------------------------
 

@@ -5,9 +5,9 @@ global structure.
       --task_name RTE --do_lower_case --do_train --per_gpu_train_batch_size 32 \\
       --max_seq_length 128 --num_centroid 100 --memory_num_train_epochs 3 --output_dir MEMORY
 
-k-means (Euclidean) with one pass of the teacher over the data per epoch. Give MEMORY to
-glue_with_cka_g.py and glue_with_cka_ilg.py as --teacher_memory_path, with this teacher, task and
---max_seq_length.
+k-means (Euclidean) with one pass of the teacher over the data per epoch, or, with --teacher_cache,
+one in all. Give MEMORY to glue_with_cka_g.py and glue_with_cka_ilg.py as --teacher_memory_path,
+with this teacher, task and --max_seq_length.
 """
 
 import math

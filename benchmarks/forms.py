@@ -43,8 +43,9 @@ from tasks.features import load_features
 from terms import needs_of
 from training import flags, students
 from training.batches import MiniBatch, Rows, load, with_mask
+from training.cache_entries import entries
 from training.teacher import Teacher
-from training.teacher_cache import TeacherCache, entries
+from training.teacher_cache import TeacherCache
 
 # layers of the teacher, and what differs from BERT-base; a student has half of the layers
 SHAPES = {

@@ -182,6 +182,8 @@ def needs_of(command, shape):
     hidden states that it needs.
     """
     penultimate = [shape["num_hidden_layers"] - 1]
+    if command.script == "train_memory.py":
+        return {"features"}, penultimate
     if command.script != "glue_with_baseline.py":
         of = {"i": "tokens", "l": "features", "g": "relations"}
         return {"logits"} | {of[letter] for letter in command.structures}, penultimate

@@ -84,13 +84,14 @@ def tour(folder, model):
         ["--model_name_or_path", f"{folder}/runs/teacher"],
     )
     memory = ["--teacher_memory_path", f"{folder}/memory"]
+    cache = ["--teacher_cache", f"{folder}/cache"]
     run(["scripts/toy_entailment.py", *data, "--plain", "--train", "800", "--dev", "400"])
     run([
         *("train_teacher.py", *TRAIN.split(), *bf16, *data, "--model_name_or_path", model),
         *("--output_dir", f"{folder}/runs/teacher"),
     ])  # fmt: skip
     run([
-        *("train_memory.py", *ROWS.split(), *bf16, *data, *teacher),
+        *("train_memory.py", *ROWS.split(), *bf16, *data, *teacher, *cache),
         *("--per_gpu_train_batch_size", "64"),
         *("--num_centroid", "100", "--memory_num_train_epochs", "3", "--output_dir", memory[1]),
     ])  # fmt: skip
@@ -99,8 +100,7 @@ def tour(folder, model):
         if name == "none":
             words += ["--model_name_or_path", model]
         else:
-            words += [*teacher, "--model_name_or_path_for_copy", model]
-            words += ["--teacher_cache", f"{folder}/cache"]
+            words += [*teacher, *cache, "--model_name_or_path_for_copy", model]
         run(words + (memory if name == "fsd_ilg" else []))
     students = [f"{folder}/runs/{name}" for name in STUDENTS]
     run([

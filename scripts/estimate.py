@@ -81,8 +81,9 @@ def measured_rates(folder):
         run = records.read_run(path.parent)
         seconds = run.get("train_seconds", 0)
         cut = [run.get("arguments", {}).get(flag) for flag in ("max_steps", "max_train_samples")]
-        if not run.get("finished") or not seconds or cut not in WHOLE:
-            continue  # a rehearsal tells no rate
+        read = "memory" in run and run.get("arguments", {}).get("teacher_cache")
+        if not run.get("finished") or not seconds or cut not in WHOLE or read:
+            continue  # neither a rehearsal nor passes over a cache tell the model's rate
         with records.complete_run(path.parent):
             kind, rate, pause, machine = measured(run, seconds)
             rates, pauses, machines = found[kind]
@@ -229,6 +230,8 @@ class Estimate:
     def examples(self, command, rows):
         """The number of samples computed: rows times epochs, or steps times batch size."""
         if command.script == "train_memory.py":
+            if "teacher_cache" in command.flags:
+                return 0  # next to the pass that fills the cache, reading it costs nothing
             passes = command.number("num_train_epochs", 3)
             return rows * command.number("memory_num_train_epochs", passes)
         if (steps := command.number("max_steps", -1)) > 0:
@@ -248,21 +251,22 @@ class Estimate:
         seconds, classes = examples / rate + pause, len(task.labels or "1")
         values = int(command.number("max_seq_length", 128)) * shape["hidden_size"]
         usual = usual_centroids(task.name)
+        centroids = self.centroids.get(command.flags.get("teacher_memory_path"), usual)
+        cached = self.new_files(command, cache_entries(command, shape, classes, centroids))
+        if cached:  # one pass of the teacher over all rows makes it
+            of = "train_memory.py", "teacher, forward", command.precision
+            seconds += rows / self.rates(of)[0]
         if command.script == "train_memory.py":
             centroids = int(command.number("num_centroid", usual))
             self.centroids[command.flags.get("output_dir")] = centroids
             numbers = centroids * values
-            return seconds, 4 * numbers, 12 * numbers  # while it runs, also the sums, in float64
-        centroids = self.centroids.get(command.flags.get("teacher_memory_path"), usual)
+            kept = 4 * numbers + rows * cached
+            return seconds, kept, 12 * numbers  # while it runs, also the sums, in float64
         layers = student_layers(command, shape)
         weights = parameters(shape, layers, classes)
         self.shapes[layers] = weights, shape is BERT_BASE
         if "teacher_memory_path" in command.flags and "g" in command.structures:
             weights += centroids * values  # the student's memory, which is trained with the student
-        cached = self.new_files(command, cache_entries(command, shape, classes, centroids))
-        if cached:  # one pass of the teacher over all rows makes it
-            of = "train_memory.py", "teacher, forward", command.precision
-            seconds += rows / self.rates(of)[0]
         saves = examples / command.batch_size > command.number("save_steps", 500)
         checkpoint = 12 * weights * saves  # weights and Adam's two moments
         kept = {"results": 0, "model": 4 * weights, "all": 4 * weights + checkpoint}[keep]

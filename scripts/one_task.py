@@ -53,11 +53,12 @@ def lines(args, task):
     yield "teacher", "train_teacher.py", [*model, *train, "--learning_rate", rate]
 
     teacher = ["--model_name_or_path", f"{runs}/teacher"]
+    cache = ["--teacher_cache", f"{runs}/cache"]
     passes = ["--memory_num_train_epochs", "3"]
-    yield "memory", "train_memory.py", [*teacher, *rows, *passes]
+    yield "memory", "train_memory.py", [*teacher, *cache, *rows, *passes]
 
     distil = [*teacher, "--model_name_or_path_for_copy", args.model, "--copy_teacher"]
-    distil += ["--teacher_cache", f"{runs}/cache", *train]
+    distil += [*cache, *train]
     distil += "--learning_rate 5e-5 --alpha 0.5 --temperature 5".split()
     for name, command in STUDENTS.items():
         script, *own = command.split()

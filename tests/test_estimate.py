@@ -15,7 +15,7 @@ from conftest import ROOT
 
 import common
 from scripts import estimate
-from training import teacher_cache
+from training import cache_entries
 
 VKD = (
     "python glue_with_cka_i.py --task_name RTE --data_dir nowhere --beta 0 --num_train_epochs 3 "
@@ -69,6 +69,18 @@ def test_stages_epochs_to_choose_and_steps(monkeypatch, capsys):
     assert found["one"] == (1, round(10 * 2490 / 3600, 2), 0)
     assert found["two"] == (2, round(32 * 100 / 3600, 2), round(4 * STUDENT / 1e9, 2))
     assert found["total"][0] == 3 and "upper bound" in out
+
+
+def test_a_memory_with_a_cache_takes_one_pass_and_its_features_disk(monkeypatch, capsys):
+    """And a second memory from the same cache takes nothing but its own file."""
+    line = "python train_memory.py --task_name RTE --data_dir nowhere --memory_num_train_epochs 3"
+    cached = f"{line} --teacher_cache c"
+    for text, passes, features in ((line, 3, 0), (cached, 1, 1), (f"{cached}\n{cached}", 1, 1)):
+        found, _ = estimated(monkeypatch, capsys, f"{text}\n", "--examples_per_second", 1)
+        commands, hours, disk = found["total"]
+        assert hours == round(passes * 2490 / 3600, 2)
+        memories = commands * 100 * 128 * 768 * 4
+        assert disk == round((memories + features * 2490 * 128 * 768 * 2) / 1e9, 2)
 
 
 def test_rows_of_the_file_and_checkpoints(monkeypatch, capsys, tiny):
@@ -161,12 +173,13 @@ def test_parameters_are_those_of_transformers():
         ("baselines/glue_with_baseline.py --method rkd", {"logits", "features"}, [11]),
         ("baselines/glue_with_baseline.py --method pkd", {"logits", "features"}, [2, 4, 6, 8, 10]),
         ("baselines/glue_with_baseline.py --method minilm", {"logits", "attention"}, [11]),
+        ("train_memory.py", {"features"}, [11]),
     ],
 )
 def test_cache_has_the_bytes_that_a_run_writes(command, needs, layers):
     args = SimpleNamespace(max_seq_length=128, cka_estimator="biased")
     memories = SimpleNamespace(student=torch.empty(100, 1))
-    written = teacher_cache.entries(
+    written = cache_entries.entries(
         needs, layers, transformers.BertConfig(num_labels=2), args, False, memories
     )
     written = [entry.bytes for kind in written.values() for entry in kind.values()]

@@ -17,9 +17,11 @@ from common import UserError, say, termination
 from training import flags, logs, memory_file, models, records
 from training.agreement import Agreement
 from training.batches import MiniBatch, Rows, flat, load
+from training.cache_entries import entries
 from training.checkpoints import check_output, checkpoints, other_settings
 from training.identity import clustering_settings, identify, memory_facts
 from training.teacher import Teacher
+from training.teacher_cache import fill_cache
 from training.tokenizer import load_tokenizer
 
 STATE = "clustering.safetensors"  # an unfinished clustering's file in the output folder
@@ -45,6 +47,8 @@ def run(session):
             record.follow(before)
     record.settings = settings
     record.write(output)
+    if args.teacher_cache:
+        clustering.open_cache()
     log = logs.Log(output, args.run_file, progress["step"])
     kmeans = clustering.make_kmeans(tensors)
     termination.hold()  # to the end: SIGTERM does not stop the writing of a finished memory
@@ -113,9 +117,20 @@ class Clustering:
         self.facts = memory_facts(self.identity, teacher, args)
         cut = "mask" in self.features.tensors and session.can_cut(teacher, self.features)
         self.data = Rows(self.features.tensors, cut)
-        self.teacher = Teacher(teacher, self.accelerator)
+        self.teacher, self.cache = Teacher(teacher, self.accelerator), None
 
     # ---- features --------------------------------------------------------------------------------
+
+    def open_cache(self):
+        """Read the teacher's features from --teacher_cache from now on; fill it first."""
+        args, layer = self.args, self.facts["layer"]
+        masked, config = "mask" in self.features.tensors, self.teacher.model.config
+        wanted = entries({"features"}, [layer], config, args, masked)
+        size = args.per_gpu_memory_train_batch_size
+        self.cache = fill_cache(
+            self.session, self.record, self.identity, self.teacher, self.features, wanted, size
+        )
+        self.data = Rows(self.features.tensors, self.data.cut, cache=self.cache)
 
     def load(self, batches):
         """A loader of the items of Rows for mini-batches of indices, which are prepared ahead."""
@@ -125,7 +140,10 @@ class Clustering:
     def rows_of(self, item):
         """The teacher's features of the samples of an item, one row each: (B, W*D) float32."""
         batch = MiniBatch(item, self.accelerator.device)
-        (h,) = self.teacher(batch, (self.facts["layer"],), logits=False).features  # (B, W, D)
+        if self.cache:
+            (h,) = self.cache.outputs(batch.teacher).features  # (B, W, D)
+        else:
+            (h,) = self.teacher(batch, (self.facts["layer"],), logits=False).features
         return flat(h.float(), batch.targets)
 
     def sample(self, indices):

@@ -67,7 +67,8 @@ def settings_of(identity, args, method, memory_sha256=None, own=None):
     memory_sha256: of the memory's file, None without a memory. own: the Identity of the rows as the
     student reads them, None without a teacher.
     """
-    settings = run_settings(args) | {
+    settings = run_settings(args) | read_from_cache(args)
+    settings |= {
         "method": method,
         "training data": identity.data,
         "teacher": identity.teacher,
@@ -77,8 +78,6 @@ def settings_of(identity, args, method, memory_sha256=None, own=None):
     }
     if not has_teacher(args):
         settings["model_name_or_path"] = args.model_name_or_path
-    if getattr(args, "teacher_cache", None):
-        settings["teacher cache"] = True
     if own_files(args):
         settings["classes"] = identity.classes
     if own and not own.aligned:
@@ -86,6 +85,13 @@ def settings_of(identity, args, method, memory_sha256=None, own=None):
     if memory_sha256:
         settings["teacher memory"] = memory_sha256
     return json.loads(json.dumps(settings))
+
+
+def read_from_cache(args):
+    """{"teacher cache": True} if the teacher is read from a cache, as its features are rounded to
+    half precision there; else {}.
+    """
+    return {"teacher cache": True} if getattr(args, "teacher_cache", None) else {}
 
 
 def memory_facts(identity, model, args):
@@ -106,7 +112,7 @@ def memory_facts(identity, model, args):
 
 def clustering_settings(identity, model, args):
     """All that decides what a memory becomes, a dict as JSON keeps it; see settings_of."""
-    settings = run_settings(args) | memory_facts(identity, model, args)
+    settings = run_settings(args) | read_from_cache(args) | memory_facts(identity, model, args)
     settings |= {
         "data": identity.data,
         "processes": identity.processes,

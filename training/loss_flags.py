@@ -139,6 +139,14 @@ GAMMAS = Section(
 
 # ---- the memories --------------------------------------------------------------------------------
 
+CACHE = Flag(
+    "teacher_cache",
+    "place",
+    Path,
+    help="Keep what is needed of the teacher in DIR, for all runs with this teacher, data and "
+    "length: the first one computes it, features in half precision, the others read it.",
+    options={"metavar": "DIR"},
+)
 MEMORY = Section(
     "memory",
     Flag(
@@ -189,6 +197,7 @@ MEMORY = Section(
         aliases=("per_device_memory_train_batch_size",),
         least=1,
     ),
+    CACHE,
     *PADDING,
 )
 GLOBAL = Section(
@@ -293,12 +302,5 @@ STUDENT = Section(
         caption="whether they copy layers",
     ),
     *COPIED_LAYERS,
-    Flag(
-        "teacher_cache",
-        "place",
-        Path,
-        help="Keep what the loss needs of the teacher in DIR, for all runs with this teacher, data "
-        "and length: the first one computes it, features in half precision, the others read it.",
-        options={"metavar": "DIR"},
-    ),
+    CACHE,
 )

@@ -2,7 +2,8 @@
 
     DIR/mrpc-0123456789abcdef/      a teacher, its data, tokenizer, length, precision (facts.json)
       logits/                       (N, K) float32, for KD
-      features-11/                  (N, W, D) float16, for L, and for I if L is there too
+      features-11/                  (N, W, D) float16, for L, for I if L is there too, and for the
+                                    k-means of train_memory.py
       tokens-11-biased/             (N, W, W) float16, cka.token_structure, for I alone
       relations-89abcdef01234567/   (N, 2, C) float32, distances and cosines to a memory, for G
       attention/                    (N, 3, A, W, d) float16, the last layer's queries, keys, values,
@@ -20,105 +21,40 @@ import json
 import math
 import shutil
 from pathlib import Path
-from typing import NamedTuple
 
 import accelerate
 import filelock
 import torch
 
-import cka
 from common import UserError, progress, read_json, say, termination, write_json
 from relations import PSI
 from training.agreement import Agreement
-from training.batches import MiniBatch, Outputs, Rows, flat, load, uncut
+from training.batches import MiniBatch, Outputs, Rows, load, uncut
 from training.cache_shards import check_identity, check_numbers, map_shard, write_shard
-from training.cache_sizes import Stored, stored
+from training.identity import cache_facts
 
 SHARD = 1024  # samples
 
 
-class Entry(NamedTuple):
-    """One folder of a cache: what it holds of each sample, and how that is made of the teacher's
-    outputs.
+def fill_cache(session, record, identity, teacher, features, wanted, batch_size):
+    """The TeacherCache in --teacher_cache with the entries `wanted`, complete and checked.
 
-    source: which output: the index of a hidden state, "logits" or "attention". make: (that output,
-    MiniBatch) -> (B, *shape), with fewer columns if padding was cut off. padding: whether padded
-    positions hold what the teacher computes there; if not, they hold 0.
+    identity: the run's training.identity.Identity. teacher: a training.teacher.Teacher. features:
+    the Features of the training rows as the teacher reads them. batch_size: samples a process
+    computes at a time. The cache's folders go into the Record.
     """
-
-    source: int | str
-    stored: Stored
-    make: object
-    padding: bool
-
-    @property
-    def shape(self):
-        """The shape of a sample's numbers."""
-        return self.stored.shape
-
-    @property
-    def dtype(self):
-        return getattr(torch, self.stored.dtype)
-
-    @property
-    def bytes(self):
-        """The bytes of a sample's numbers."""
-        return self.stored.bytes
-
-
-def entries(needs, layers, config, args, masked, memories=None, memory_name=""):
-    """{kind: {name: Entry}} of what terms need: logits, tokens, features, relations, attention.
-
-    needs: a set of these kinds. layers: the teacher's hidden states in use, the penultimate last.
-    config: the teacher's. masked: whether the rows have a `mask` for the structures.
-    """
-    suffix = "-masked" if masked else ""
-    estimator = getattr(args, "cka_estimator", None)
-
-    def keep(x, batch):
-        return x
-
-    def structure_tokens(h, batch):
-        return cka.token_structure(h, batch.targets.get("mask"), estimator).matrix
-
-    def relate_to_memory(h, batch):
-        rows = flat(h, batch.targets)
-        found = cka.memory_relations(rows, memories.teacher)
-        return torch.stack([found[psi] for psi in PSI], 1)  # (B, 2, C)
-
-    def stack_attention(qkv, batch):
-        return torch.stack(qkv, 1)  # (B, 3, A, W, d)
-
-    how = {  # kind -> an entry's name, how it is made, whether it holds padding
-        "logits": ("logits", keep, False),
-        "features": ("features-{layer}", keep, True),  # with and without a mask
-        "tokens": (f"tokens-{{layer}}-{estimator}{suffix}", structure_tokens, not masked),
-        "relations": (f"relations-{memory_name[:16]}{suffix}", relate_to_memory, not masked),
-        "attention": ("attention", stack_attention, False),
-    }
-    sizes = stored(
-        needs,
-        layers,
-        length=args.max_seq_length,
-        hidden_size=config.hidden_size,
-        num_labels=config.num_labels,
-        heads=config.num_attention_heads,
-        centroids=len(memories.student) if memories else 0,
-    )
-    wanted = {}
-    for kind, found in sizes.items():
-        name, make, padding = how[kind]
-        wanted[kind] = {
-            name.format(layer=layer): Entry(kind if layer is None else layer, size, make, padding)
-            for layer, size in found.items()
-        }
-    return wanted
+    args = session.args
+    cache = TeacherCache(args.teacher_cache, cache_facts(identity), identity.rows, wanted)
+    record.teacher_cache = sorted(str(cache.path(name)) for name in cache.entries)
+    workers, can_cut = args.dataloader_num_workers, session.can_cut(teacher.model, features)
+    return cache.complete(teacher, features.tensors, batch_size, workers, can_cut)
 
 
 class TeacherCache:
     """The cached outputs of one teacher for one data set.
 
-    facts: all that decides them, JSON-able. rows: N. wanted: what `entries` returned. With several
+    facts: all that decides them, JSON-able. rows: N. wanted: what cache_entries.entries
+    returned. With several
     processes, the main one decides and writes.
     """
 
