@@ -43,7 +43,8 @@ def main(argv=None, loop=None):
     """Run the command line. loop: see distill.run. Returns the exit code."""
     args = make_parser().parse_args(argv)
     checks.check_arguments(args)
-    checks.check_sample_features(args, has_local=args.beta != 0 and not args.internal)
+    has_structure = args.beta != 0
+    checks.check_forms(args, has_structure and args.internal, has_structure and not args.internal)
     import distill  # after the flags, as it imports for seconds
 
     return distill.run(

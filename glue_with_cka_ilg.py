@@ -50,7 +50,7 @@ def main(argv=None, loop=None):
     """Run the command line. loop: see distill.run. Returns the exit code."""
     args = make_parser().parse_args(argv)
     checks.check_arguments(args)
-    checks.check_sample_features(args, has_local=args.beta * args.gamma_l != 0)
+    checks.check_forms(args, args.beta * args.gamma_i != 0, args.beta * args.gamma_l != 0)
     import distill  # after the flags, as it imports for seconds
 
     return distill.run(args, method(args), terms, checks.check_first_tokens, loop)

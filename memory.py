@@ -1,10 +1,10 @@
 """The memories of the global structure G: k-means makes the teacher's, training the student's.
 
 The features of a data set never fit in memory at once (MNLI: 392,702 samples of 128 * 768 numbers,
-154 GB), so one pass of the teacher over the data is one step of Lloyd's algorithm: each mini-batch
-is assigned to the present centroids and added to the sums of its clusters, and the centroids move
-when the pass ends. For each sample only its cluster's number, now and in the pass before, and a
-point of the picture (the clusters on two axes) are kept.
+154 GB), so one pass over the data, through the teacher or from its cache on the disk, is one step
+of Lloyd's algorithm: each mini-batch is assigned to the present centroids and added to the sums of
+its clusters, and the centroids move when the pass ends. For each sample only its cluster's number,
+now and in the pass before, and a point of the picture (the clusters on two axes) are kept.
 """
 
 import torch

@@ -33,6 +33,8 @@ def compare(run):
     import memory
 
     args = run.args
+    if args.teacher_cache:
+        run.open_cache()  # the memory is then of what the cache holds
     batches = torch.arange(run.rows).split(args.per_gpu_memory_train_batch_size)
     items = common.progress(run.load(batches), desc="features")
     x = torch.cat([run.rows_of(item).cpu() for item in items])  # (N, W*D)

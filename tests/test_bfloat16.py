@@ -1,13 +1,18 @@
 """bf16 on a device without instructions for it: a note says so, and the demo leaves it out."""
 
+from types import SimpleNamespace
+
+import accelerate
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from commands_of_plans import run_study, study_commands
 from conftest import flags
 
 import glue_with_cka_i
 from precision import computes_bfloat16
 from scripts import demo
+from training import session
 
 AVX2 = {"avx2": True, "avx512_f": False, "avx512_bf16": False, "amx_bf16": False}
 
@@ -62,3 +67,13 @@ def test_a_study_in_float32(tmp_path):
     whole = run_study(tmp_path, "--tasks", "MRPC", "--plan", "--float32").stdout
     assert whole == half.replace(" --bf16", "") != half
     assert all("--bf16" in words for *_, words in study_commands(half))
+
+
+def test_a_graphics_chip_without_float64_is_not_taken(monkeypatch):
+    """As on a Mac, where accelerate would choose it; sums over a training are in float64."""
+    monkeypatch.setattr(accelerate.state, "is_mps_available", lambda *_: True)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert accelerate.Accelerator().device.type == "mps"
+    AcceleratorState._reset_state(reset_partial_state=True)
+    found = session.make_accelerator(SimpleNamespace(fp16=False, bf16=False, no_cuda=False))
+    assert found.device.type == "cpu"

@@ -49,6 +49,19 @@ def test_where_there_is_no_l_its_form_is_refused(main, more, said, tiny, tmp_pat
     assert "is for" in said or said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "main, more",
+    [
+        (glue_with_cka_i.main, []),
+        (glue_with_cka_i.main, ["--internal", "--beta", 0]),
+        (glue_with_cka_ilg.main, ["--gamma_i", 0, "--gamma_g", 0]),
+    ],
+)
+def test_where_there_is_no_i_its_form_is_refused(main, more, tiny, tmp_path):
+    with pytest.raises(UserError, match="log_mean is for the structure I, which this loss does"):
+        main(flags(tiny, tmp_path / "s", "--intra_reduction", "log_mean", *more))
+
+
 def test_xlnet_has_no_first_token(tiny, tmp_path, capsys):
     folder = save_models(tmp_path, "xlnet", **shape_of("xlnet"))
     write_task(folder)

@@ -3,10 +3,12 @@ the cache holds.
 """
 
 import json
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
+import transformers
 from conftest import assert_same_files, flags, memory_flags, teacher_features, two_processes
 from safetensors.torch import load_file
 from stopped_runs import stopped_clustering
@@ -16,7 +18,7 @@ import glue_with_cka_i
 import train_memory
 from common import UserError
 from scripts import estimate
-from training import memory_file
+from training import cache_entries, memory_file
 
 
 def cached_flags(folder, output, *more):
@@ -45,6 +47,32 @@ def test_the_teacher_computes_each_row_once(tiny, tmp_path, monkeypatch, capsys)
     capsys.readouterr()
     glue_with_cka_i.main(flags(tiny, tmp_path / "student", "--teacher_cache", cache))  # FSD_L
     assert f"{next(cache.iterdir())}: logits, " in capsys.readouterr().err
+
+
+def test_a_cache_that_is_refused_leaves_a_finished_memory_whole(tiny, tmp_path):
+    train_memory.main(cached_flags(tiny, tmp_path / "m"))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "m").iterdir() if path.is_file()}
+    (shard,) = (tmp_path / "kept").glob("*/*/*.safetensors")
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(UserError, match="have changed since"):
+        train_memory.main(cached_flags(tiny, tmp_path / "m", "--overwrite_output_dir"))
+    after = {path.name: path.read_bytes() for path in (tmp_path / "m").iterdir() if path.is_file()}
+    assert after == before and memory_file.FILE in after
+
+
+def test_nothing_is_said_of_padding_that_could_not_be_cut(tiny, tmp_path, capsys):
+    """In half precision the teacher cannot be tried any more, and features have all positions."""
+    train_memory.main(cached_flags(tiny, tmp_path / "m", "--bf16"))
+    assert "reads padding" not in capsys.readouterr().err
+
+
+def test_a_teacher_without_attention_heads_has_a_cache():
+    config = transformers.FNetConfig(hidden_size=16, num_labels=2)
+    args = SimpleNamespace(max_seq_length=24)
+    (entry,) = cache_entries.entries({"features"}, [3], config, args, False)["features"].values()
+    assert entry.shape == (24, 16)
 
 
 @pytest.mark.slow

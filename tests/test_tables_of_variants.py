@@ -6,25 +6,26 @@ from scipy.stats import ttest_ind
 
 from analysis import table, tables
 from common import UserError
+from training import flags
 
 VARIANTS = {
-    "FSD_L, debiased": {"--cka_estimator": "debiased"},
-    "FSD_L, mask_padding": {"--mask_padding": True, "--group_by_length": False},
-    "FSD_L, mask_padding, group_by_length": {"--mask_padding": True, "--group_by_length": True},
-    "FSD_L, group_by_length": {"--group_by_length": True},
-    "FSD_L, intra_reduction log_mean": {"--intra_reduction": "log_mean"},
-    "FSD_L, do_layerwise": {"--do_layerwise": True},
-    "FSD_L, between tokens": {"--between": "tokens"},
-    "FSD_L, relation_heads 6": {"--relation_heads": 6},
-    "FSD_L, student_memory_learning_rate 0.01": {"--student_memory_learning_rate": 0.01},
-    "FSD_L, student_memory_learning_rate 0": {"--student_memory_learning_rate": 0.0},
-    "FSD_L, debiased, mask_padding": {
+    "FSD_ILG, debiased": {"--cka_estimator": "debiased"},
+    "FSD_ILG, mask_padding": {"--mask_padding": True, "--group_by_length": False},
+    "FSD_ILG, mask_padding, group_by_length": {"--mask_padding": True, "--group_by_length": True},
+    "FSD_ILG, group_by_length": {"--group_by_length": True},
+    "FSD_ILG, intra_reduction log_mean": {"--intra_reduction": "log_mean"},
+    "FSD_ILG, do_layerwise": {"--do_layerwise": True},
+    "FSD_ILG, between tokens": {"--between": "tokens"},
+    "FSD_ILG, relation_heads 6": {"--relation_heads": 6},
+    "FSD_ILG, student_memory_learning_rate 0.01": {"--student_memory_learning_rate": 0.01},
+    "FSD_ILG, student_memory_learning_rate 0": {"--student_memory_learning_rate": 0.0},
+    "FSD_ILG, debiased, mask_padding": {
         "--cka_estimator": "debiased",
         "--mask_padding": True,
         "--group_by_length": False,
     },
-    "FSD_L, sample_features first": {"--sample_features": "first"},
-    "FSD_L, memory_init normal": {"memory_init": "normal"},
+    "FSD_ILG, sample_features first": {"--sample_features": "first"},
+    "FSD_ILG, memory_init normal": {"memory_init": "normal"},
 }
 
 
@@ -36,14 +37,14 @@ def test_variants_have_rows_of_their_own(tmp_path, capsys):
         "--sample_features": "flat",
         "memory_init": "kmeans++",
     }
-    rows = [run for fields in VARIANTS.values() for run in of("FSD_L", FSD, **(usual | fields))]
+    rows = [run for fields in VARIANTS.values() for run in of("FSD_ILG", FSD, **(usual | fields))]
     found = numbers(
         tmp_path,
-        runs_csv(tmp_path / "r.csv", *rows, *of("FSD_L", VKD, **usual), *of("VKD", VKD)),
+        runs_csv(tmp_path / "r.csv", *rows, *of("FSD_ILG", VKD, **usual), *of("VKD", VKD)),
         "--tables",
         "2",
     ).dropna(subset="mean")
-    assert found.method.tolist() == ["VKD", "FSD_L", *VARIANTS] and (found.n == 3).all()
+    assert found.method.tolist() == ["VKD", "FSD_ILG", *VARIANTS] and (found.n == 3).all()
 
 
 def test_in_the_table_of_one_task_too_with_their_weights(tmp_path, capsys):
@@ -59,6 +60,15 @@ def test_in_the_table_of_one_task_too_with_their_weights(tmp_path, capsys):
     assert names == ["none", "FSD_L", "FSD_L, sample_features first"]
     assert printed.endswith(". Weights: FSD_L beta 2; FSD_L, sample_features first beta 3.\n")
     assert "variant" not in (tmp_path / "out.csv").read_text().splitlines()[0].split(",")
+
+
+def test_a_variant_that_a_caption_tells_has_a_row_too(tmp_path, capsys):
+    """As the layers that a student begins with."""
+    layers = {"--student_layers": "0,2,4"}
+    runs_csv(tmp_path / "r.csv", *of("VKD", VKD), *of("VKD", (0.5, 0.6), **layers))
+    table.main([str(tmp_path / "r.csv")])
+    said = capsys.readouterr().out
+    assert "| VKD | 72.00 ± 1.00 | 3 |" in said and "| VKD, student_layers 0,2,4 | 55.00" in said
 
 
 def test_a_caption_names_full_precision(tmp_path, capsys):
@@ -93,6 +103,19 @@ def test_a_variant_at_two_weights_is_two(tmp_path, capsys):
                 )
             ]
         )
+
+
+def test_a_form_of_what_a_method_lacks_is_no_variant():
+    """As a sweep over weights leaves such runs, one of which is at 0."""
+    for method, settings in (
+        ("FSD_LG", {"intra_reduction": "log_mean"}),
+        ("FSD_IL", {"student_memory_learning_rate": 0.1, "student_memory_init": "released"}),
+        ("VKD", {"do_layerwise": True, "student_memory_learning_rate": 0.1}),
+        ("none", {"do_layerwise": True}),
+    ):
+        assert flags.variant_words(method, settings) == ()
+    found = flags.variant_words("FSD_I", {"intra_reduction": "log_mean", "do_layerwise": True})
+    assert set(found) == {"intra_reduction log_mean", "do_layerwise"}
 
 
 def test_variants_are_tested_against_their_published_form(tmp_path, capsys):

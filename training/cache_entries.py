@@ -75,7 +75,7 @@ def entries(needs, layers, config, args, masked, memories=None, memory_name=""):
         length=args.max_seq_length,
         hidden_size=config.hidden_size,
         num_labels=config.num_labels,
-        heads=config.num_attention_heads,
+        heads=getattr(config, "num_attention_heads", 1),  # FNet has none
         centroids=len(memories.student) if memories else 0,
     )
     wanted = {}

@@ -105,13 +105,17 @@ def check_sources(args):
             )
 
 
-def check_sample_features(args, has_local):
-    """Refuse --sample_features other than flat if the loss has no L."""
-    if args.sample_features != "flat" and not has_local:
-        raise UserError(
-            f"--sample_features {args.sample_features} is for the structure L, which this loss "
-            "does not have: leave the flag out, or give L a weight"
-        )
+def check_forms(args, has_intra, has_local):
+    """Refuse a form of the structure I or L, other than the paper's, if the loss has no I or L."""
+    for structure, flag, papers, there in (
+        ("I", "intra_reduction", "mean_log", has_intra),
+        ("L", "sample_features", "flat", has_local),
+    ):
+        if (form := getattr(args, flag)) != papers and not there:
+            raise UserError(
+                f"--{flag} {form} is for the structure {structure}, which this loss does not have: "
+                f"leave the flag out, or give {structure} a weight"
+            )
 
 
 def check_first_tokens(args, student, teacher):

@@ -35,6 +35,8 @@ def run(session):
     clustering = Clustering(session, record)
     settings = clustering_settings(clustering.identity, clustering.teacher.model, args)
     progress, tensors = find_unfinished(args, output / STATE, settings)
+    if args.teacher_cache:
+        clustering.open_cache()  # before the folder is cleared, as a cache may be refused
     session.accelerator.wait_for_everyone()  # all look before the first clears the folder
     if tensors is None and common.is_main_process():
         records.clear(output)
@@ -47,8 +49,6 @@ def run(session):
             record.follow(before)
     record.settings = settings
     record.write(output)
-    if args.teacher_cache:
-        clustering.open_cache()
     log = logs.Log(output, args.run_file, progress["step"])
     kmeans = clustering.make_kmeans(tensors)
     termination.hold()  # to the end: SIGTERM does not stop the writing of a finished memory

@@ -56,7 +56,7 @@ CKA = Section(
         "mean_log",
         "Of I: mean_log is Eq. 6; log_mean is the authors' released form. Default mean_log.",
         choices=choices.REDUCTIONS,
-        of="FSD",
+        of="FSD.*I",
     ),
 )
 LOSS = Section(
@@ -87,6 +87,7 @@ LOSS = Section(
         False,
         "Align student layers 1, 2, ... with every k-th layer of the teacher (k = teacher's / "
         "student's layers), averaged, instead of the penultimate layers.",
+        of="(?!VKD$|none$)",
     ),
 )
 FEATURES = Section(
@@ -239,6 +240,7 @@ GLOBAL = Section(
         float,
         help="Peak rate of AdamW for the student's memory. Default: --learning_rate.",
         least=0,
+        of="FSD.*G",
     ),
 )
 

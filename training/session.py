@@ -78,14 +78,13 @@ def find_task(args, model, bound=True):
 
 def make_accelerator(args):
     """The Accelerator of a run: its device, its processes, its precision."""
-    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
     # None, without a flag, is what accelerate launch was told
     precision = "fp16" if args.fp16 else "bf16" if args.bf16 else None
     try:
         accelerator = accelerate.Accelerator(
             mixed_precision=precision,
-            # torchrun's processes join on CPUs only when told
-            cpu=args.no_cuda or (several and not torch.cuda.is_available()),
+            # torchrun's processes join on CPUs only when told, and a Mac's GPU has no float64
+            cpu=args.no_cuda or not torch.cuda.is_available(),
             dynamo_backend="no",  # whatever accelerate launch was told
             kwargs_handlers=[accelerate.DistributedDataParallelKwargs(), *share_gpus(args.no_cuda)],
         )

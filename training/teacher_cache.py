@@ -46,7 +46,10 @@ def fill_cache(session, record, identity, teacher, features, wanted, batch_size)
     args = session.args
     cache = TeacherCache(args.teacher_cache, cache_facts(identity), identity.rows, wanted)
     record.teacher_cache = sorted(str(cache.path(name)) for name in cache.entries)
-    workers, can_cut = args.dataloader_num_workers, session.can_cut(teacher.model, features)
+    # not asked for nothing: a Teacher in half precision cannot be tried any more
+    cuts = not all(entry.padding for entry in cache.entries.values())
+    can_cut = cuts and session.can_cut(teacher.model, features)
+    workers = args.dataloader_num_workers
     return cache.complete(teacher, features.tensors, batch_size, workers, can_cut)
 
 
