@@ -78,6 +78,23 @@ def test_rows_that_are_not_glues_are_not_said_to_be():
         assert "a task of GLUE" not in card.text or "rows that are not GLUE's own" in card.text
 
 
+def test_scores_of_other_rows_are_not_said_to_be_of_glues_dev_set():
+    """A model of GLUE's training rows, evaluated again on a part of them; MNLI on one set of its
+    own.
+    """
+    run = run_of()
+    run["data"]["dev"]["rows"] = 551
+    card = card_of(run)
+    assert {result.dataset_type for result in card.data.eval_results} == {"custom"}
+    assert "On the 551 rows of dev.tsv, which are not GLUE's dev set:" in card.text
+    assert "On the dev set, not on test rows:" in card_of(run_of()).text
+    run = run_of("MNLI", {"acc": 0.8, "acc_mm": 0.7})
+    run["data"]["dev_mm"]["rows"] = 5
+    card = card_of(run)
+    assert [result.dataset_type for result in card.data.eval_results] == ["nyu-mll/glue", "custom"]
+    assert "9815 rows of dev.tsv and 5 rows of dev_mm.tsv, which are not" in card.text
+
+
 @pytest.mark.parametrize(
     "run",
     [

@@ -88,9 +88,9 @@ def describe_structure(run):
 
 def describe_scores(run):
     """The paragraphs about scores: the model's, as a table, and the teacher's."""
-    scores, most = scores_of(run), run["arguments"].get("max_eval_samples")
+    scores = scores_of(run)
     if scores:
-        rows = f"the first {most} rows of the dev set" if most else "the dev set, not on test rows"
+        rows = describe_scored_rows(run)
         lines = [f"| {plain(name)} | {value:.4f} |" for name, value in scores.items()]
         second = "; `_mm` is MNLI's second dev set, the mismatched one"
         both = any(name.endswith("_mm") for name in scores)
@@ -102,6 +102,18 @@ def describe_scores(run):
         metrics = {name: value for name, value in told.items() if name not in ("file", "rows")}
         listed = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         yield f"The teacher, on {told['rows']} rows of {plain(told['file'])}: {listed}."
+
+
+def describe_scored_rows(run):
+    """In words, which rows the model's scores are of."""
+    if most := run["arguments"].get("max_eval_samples"):
+        return f"the first {most} rows of the dev set"
+    scored = {split: data for split, data in run["data"].items() if split.startswith("dev")}
+    if not scored or all(is_official(run, split) for split in scored):
+        return "the dev set, not on test rows"
+    listed = [f"{data['rows']} rows of {plain(data['file'])}" for data in scored.values()]
+    no_dev_set = ", which are not GLUE's dev set" if known_task(run) else ""
+    return f"the {' and '.join(listed)}{no_dev_set}"
 
 
 def describe_loading(run):
@@ -210,6 +222,12 @@ def official_task(run):
     """GLUE's Task if the training file has as many rows as GLUE's; None for a part or toy data."""
     task = known_task(run)
     return task if task and run["data"]["train"]["rows"] == task.rows["train"] else None
+
+
+def is_official(run, split):
+    """Whether a dev split that was scored has as many rows as GLUE's of this name."""
+    task = official_task(run)
+    return bool(task) and run["data"].get(split, {}).get("rows") == task.rows[split]
 
 
 def whose_task(run):

@@ -18,6 +18,7 @@ from training.card_page import (
     describe_training,
     fence,
     hub_name_in_cache,
+    is_official,
     official_task,
     plain,
     scores_of,
@@ -149,16 +150,16 @@ def make_eval_results(run):
     """The dev metrics as huggingface_hub.EvalResults; [] if only a part of the rows was scored."""
     from huggingface_hub import EvalResult
 
-    arguments, task = run["arguments"], official_task(run)
-    if arguments.get("max_eval_samples"):
+    if run["arguments"].get("max_eval_samples"):
         return []
+    task = official_task(run)
     found = []
     for name, value in scores_of(run).items():
         metric = name.removesuffix("_mm")
         if not math.isfinite(value):
             continue  # JSON has no such number
         dataset = {"dataset_type": "custom", "dataset_name": f"{task_name(run)}, own rows"}
-        if task:
+        if is_official(run, "dev_mm" if name.endswith("_mm") else "dev"):
             split = "validation"
             if "dev_mm" in task.files:
                 split += "_mismatched" if name.endswith("_mm") else "_matched"
