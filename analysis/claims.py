@@ -4,7 +4,8 @@
 
 The task may be any, also one of your own files; for GLUE's tasks analysis/tables.py makes the same
 claims and puts them into a page. Runs of one task may differ only in method, in the options of each
-method, and in seed; the flags that --tuned names may differ between methods, not within one.
+method, and in seed; the flags that --tuned names may differ between methods, not within one. Of a
+task with several batch sizes, the runs of --batch_size count, and what that leaves out is said.
 
 Each run counts as one number, the task's score in % (the mean of its metrics). Among the methods of
 a task with two runs or more, the rule compares VKD with the student alone; every published form of
@@ -37,6 +38,7 @@ from analysis.runs import (
     of_task,
     read_runs,
     task_score,
+    tell_batch_size,
 )
 from analysis.significance import holm, sample_of, welch
 from common import UserError
@@ -120,21 +122,33 @@ def scores_of(runs, task, fewest=2):
 
 
 def best_rival(runs, task, scores):
-    """The Name of the rival with the highest mean score; None without rivals.
+    """The Name of the rival with the highest mean score; None without rivals, or if the single run
+    of another rival, which is not compared yet, is above that mean.
 
     Means are over the seeds that all rivals share, or over all runs of each rival if they share no
-    seed. A rival without runs of its published form is represented by its variants, for instance
-    MiniLM with --relation_heads. scores: what scores_of returns.
+    seed. scores: what scores_of returns.
+    """
+    found = names_of_rivals(scores)
+    seeds = {name: set(group.seed) for name, group in groups_of(runs)}
+    common = set.intersection(*(seeds[name] for name in found)) if found else set()
+    shared = scores_of(runs[runs.seed.isin(common)], task, 1) if common else scores
+    best = max(found, key=lambda name: shared[name].mean(), default=None)
+    all_scores = scores_of(runs, task, 1)
+    single = [name for name in names_of_rivals(all_scores) if name not in scores]
+    above = best and any(all_scores[name].mean() > shared[best].mean() for name in single)
+    return None if above else best
+
+
+def names_of_rivals(scores):
+    """A list of the Names of the rivals in `scores`. One without runs of its published form is
+    represented by its variants, for instance MiniLM with --relation_heads.
     """
     found = []
     for method in rivals():
         variants = [name for name in scores if name.method == method]
         published = Name(method)
         found += [published] if published in scores else variants
-    seeds = {name: set(group.seed) for name, group in groups_of(runs)}
-    common = set.intersection(*(seeds[name] for name in found)) if found else set()
-    shared = scores_of(runs[runs.seed.isin(common)], task, 1) if common else scores
-    return max(found, key=lambda name: shared[name].mean(), default=None)
+    return found
 
 
 def pairs_to_compare(scores, best):
@@ -181,8 +195,9 @@ def describe_rule(runs):
         "points. Welch's t-test, two-sided; p (Holm) is corrected over all comparisons of the "
         f"task, and better or worse is only what has p < {LEVEL:g} after that. The 95 % intervals "
         "are Welch's, each for itself, uncorrected. The best rival is the one of "
-        f"{', '.join(present)} with the highest mean over the seeds that all of them have, or over "
-        "all seeds of each if they share none."
+        f"{', '.join(present)} that the task has with two runs or more, by the mean over the "
+        "seeds that these share, or over all seeds of each if they share none; there is none while "
+        "the single run of another one is above it."
     )
 
 
@@ -324,8 +339,11 @@ def main(argv=None):
     add("--batch_size", type=int, default=32, help="Of several, the one that counts. Default 32.")
     args = parser.parse_args(argv)
     tuned = [f"--{flag.removeprefix('--')}" for flag in args.tuned]
-    runs = of_one_batch_size(read_comparable(args.sources, args.task, tuned), args.batch_size)
+    everything = read_comparable(args.sources, args.task, tuned)
+    runs = of_one_batch_size(everything, args.batch_size)
     print(as_text(compare(runs, list(runs.task.unique())), runs))
+    if told := tell_batch_size(everything, runs, args.batch_size):
+        print(told)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from common import UserError
 from tasks.features import load_features, tokenizer_fingerprint
-from training import records
+from training import flags, records
 from training.batches import with_mask
 from training.card_page import row_length
 from training.reading import check_reading
@@ -141,10 +141,13 @@ def check_fits(reading, folder, config):
 
 
 def check_alike(students):
-    """Refuse students of one name that read the rows in different ways, or that are known to have
-    begun with different weights: their mean says nothing.
+    """Refuse students of one name that read the rows in different ways, were trained with different
+    flags, or are known to have begun with different weights: their mean says nothing. Refuse, too,
+    one seed twice.
     """
     ways, starts = {}, {}
+    for name in dict.fromkeys(student.name for student in students):
+        check_trained_alike([student for student in students if student.name == name])
     for student in students:
         way = student.reading.tokenizer, student.reading.length, student.reading.aligned
         first = ways.setdefault(student.name, (way, student.folder))
@@ -162,6 +165,35 @@ def check_alike(students):
                 f"{first[1]} and {student.folder} are both named {student.name}, but began with "
                 f"different weights ({first[0][:12]} and {start[:12]}, by checksum): give one of "
                 "them another name, with --students NAME=FOLDER"
+            )
+
+
+def check_trained_alike(students):
+    """Refuse students of one name that differ in a flag of the roles weight or budget, or have one
+    seed twice.
+    """
+    names = [flag.name for flag in flags.named("weight", "budget")]
+    seeds, first = {}, None
+    for student in students:
+        record = student.record
+        if not record.get("arguments"):
+            continue  # a model of which no run is known
+        then = flags.as_of_today(record["arguments"])
+        found = {name: then.get(name) for name in names}
+        first = first or (found, student.folder)
+        if differ := [name for name in names if found[name] != first[0][name]]:
+            name = differ[0]
+            raise UserError(
+                f"{first[1]} and {student.folder} are both named {student.name}, but --{name} was "
+                f"{first[0][name]} and {found[name]}: give one of them another name, with "
+                "--students NAME=FOLDER, or leave it out"
+            )
+        other = seeds.setdefault(record.get("seed"), student.folder)
+        if other != student.folder:
+            raise UserError(
+                f"{other} and {student.folder} are both named {student.name} and have the seed "
+                f"{record['seed']}, so their mean would count it twice: give one of them another "
+                "name, with --students NAME=FOLDER, or leave it out"
             )
 
 

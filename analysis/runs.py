@@ -169,6 +169,20 @@ def of_one_batch_size(runs, size):
     return pd.concat(kept).sort_index()
 
 
+def tell_batch_size(runs, kept, size):
+    """A sentence on the runs that of_one_batch_size left out, "" if it kept them all; it names the
+    methods of which it kept none.
+    """
+    if len(kept) == len(runs):
+        return ""
+    lost = []
+    for task, group in runs.groupby("task", sort=False):
+        there = {name for name, _ in groups_of(kept[kept.task == task])}
+        lost += [f"{name} on {task}" for name, _ in groups_of(group) if name not in there]
+    and_lost = f" There are none of {', '.join(lost)}." if lost else ""
+    return f"Of runs with several batch sizes, those of {size} count here.{and_lost}"
+
+
 # ---- scores --------------------------------------------------------------------------------------
 
 

@@ -21,7 +21,7 @@ from analysis import claims
 from analysis.markdown import MISSING, insert, to_markdown
 from analysis.means import published_scores
 from analysis.origins import describe_seeds
-from analysis.runs import groups_of, of_one_batch_size, task_score
+from analysis.runs import groups_of, of_one_batch_size, task_score, tell_batch_size
 from analysis.tables import read_sources
 from analysis.tables_numbers import ALL_TASKS
 from common import UserError
@@ -86,13 +86,27 @@ def describe_claims(comparisons):
     )
 
 
-def make_text(runs, sources):
-    """The table as Markdown and, below it, a note on what its numbers are and on the claims."""
+def seeds_of_tasks(runs):
+    """The seeds in words: of all tasks, or, where tasks differ, of each one."""
     ours = runs[[not variant for variant in runs.variant]]
+    tasks = [task for task in ALL_TASKS if (ours.task == task).any()]
+    told = {task: describe_seeds(ours[ours.task == task]) for task in tasks}
+    if len(set(told.values())) == 1:
+        return next(iter(told.values()))
+    return "; ".join(f"{words} on {task}" for task, words in told.items())
+
+
+def make_text(everything, sources, size=32):
+    """The table as Markdown and, below it, a note on what its numbers are and on the claims.
+
+    everything: a table of runs. size: of several batch sizes of a task, the one that counts.
+    """
+    runs = of_one_batch_size(everything, size)
+    left_out = tell_batch_size(everything, runs, size)
     notes = (
         "Dev set, mean of the task's metrics in %, mean ± standard deviation over seeds "
-        f"{describe_seeds(ours)}; without ± it is one run; * is the best rival. Paper: BERT-base "
-        "to 6 layers; its FSD is beside FSD_ILG. "
+        f"{seeds_of_tasks(runs)}; without ± it is one run; * is the best rival. Paper: BERT-base "
+        f"to 6 layers; its FSD is beside FSD_ILG. {left_out}{' ' * bool(left_out)}"
         f"{describe_claims(claims.compare(runs, ALL_TASKS))} "
         f"Made from {' and '.join(Path(source).name for source in sources)}."
     )
@@ -114,7 +128,7 @@ def main(argv=None):
             f"{' and '.join(args.sources)} {has} only means of runs: give single runs, as "
             "--results_csv writes them"
         )
-    text = make_text(of_one_batch_size(runs, 32), args.sources)
+    text = make_text(runs, args.sources)
     if args.insert:
         insert(args.insert, {NAME: text})
     print(text)

@@ -19,7 +19,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common
-from analysis.comparable import check_comparable
+from analysis.comparable import check_comparable, variant_columns
 from analysis.markdown import insert, to_markdown
 from analysis.origins import (
     describe_budget,
@@ -128,7 +128,7 @@ def main(argv=None):
     if not args.no_table:
         check_one_task(named)
         check_scores(named)
-        check_comparable(named)
+        check_comparable(named, (), variant_columns())
     if args.csv:
         with common.atomic_path(args.csv) as path:
             publishable(runs).to_csv(path, index=False)

@@ -47,6 +47,7 @@ from analysis.runs import (
     names_of,
     of_one_batch_size,
     read_runs,
+    tell_batch_size,
     with_names,
 )
 from analysis.tables_numbers import ALL_TASKS, LONG, TASKS, statistics
@@ -176,8 +177,8 @@ def claims_text(comparisons, all_runs, runs, batch_size):
 
     all_runs: the runs of every batch size. runs: those that the claims are about.
     """
-    chosen = f"\nOf runs with several batch sizes, those of {batch_size} count here."
-    return claims.as_text(comparisons, runs) + (chosen if len(all_runs) > len(runs) else "")
+    told = tell_batch_size(all_runs, runs, batch_size)
+    return claims.as_text(comparisons, runs) + (f"\n{told}" if told else "")
 
 
 # ---- command line --------------------------------------------------------------------------------

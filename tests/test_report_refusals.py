@@ -9,7 +9,7 @@ from conftest import SHAPE, memory_flags, save_models, shell, wordpiece, write_t
 from reports import read, report_flags
 
 import train_memory
-from analysis import report, report_subjects, report_topics
+from analysis import report, report_readings, report_subjects, report_topics
 from common import UserError, read_json, write_json
 
 
@@ -185,6 +185,32 @@ def test_an_earlier_report_and_a_foreign_folder_are_kept(tiny, report_runs, tmp_
     )
     assert "Traceback" not in done.stderr
     assert (report_runs / "fsd_i").is_dir()
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"beta": 7.0}, r"both named VKD, but --beta was [\d.]+ and 7.0: give one of them another"),
+        ({"learning_rate": 0.5}, "both named VKD, but --learning_rate was"),
+        ({}, "both named VKD and have the seed 1, so their mean would count it twice"),
+    ],
+)
+def test_students_of_one_name_were_trained_alike(change, said, report_runs):
+    """A sweep over weights leaves runs of one name, whose mean is of no method."""
+    record = read_json(report_runs / "vkd,seed=1/run.json")
+    other = record | {"arguments": record["arguments"] | change}
+    reading = report_readings.Reading({}, "t", 1, 24, True)
+    students = [
+        SimpleNamespace(name="VKD", folder=folder, record=told, reading=reading)
+        for folder, told in (("a", record), ("b", other))
+    ]
+    with pytest.raises(UserError, match=said):
+        report_readings.check_alike(students)
+    report_readings.check_alike(
+        [students[0], SimpleNamespace(**vars(students[1]) | {"name": "other"})]
+    )
+    second = SimpleNamespace(**vars(students[0]) | {"folder": "c", "record": record | {"seed": 2}})
+    report_readings.check_alike([students[0], second])
 
 
 def test_students_of_one_name_began_alike(tiny, report_runs, tmp_path):

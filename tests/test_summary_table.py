@@ -6,6 +6,7 @@ import statistics
 import pytest
 from conftest import ROOT
 from import_times import SLOW, imported
+from made_up_runs import of, runs_csv
 
 from analysis import summary_table
 from common import UserError
@@ -73,6 +74,21 @@ def test_what_is_missing_is_told(capsys, tmp_path):
     table, notes = shown(capsys, source)
     assert table["PKD"]["MRPC"].endswith("(n 2)") and "(n" not in table["RKD"]["MRPC"]
     assert "none shows a difference" in " ".join(notes.split())
+
+
+def test_seeds_are_those_of_each_task_and_a_star_is_the_best(capsys, tmp_path):
+    """Two tasks with other seeds; a better rival of a single run; another batch size."""
+    size = {"--per_gpu_train_batch_size": 16}
+    rows = [*of("VKD", (0.7, 0.71)), *of("RKD", (0.6, 0.61)), *of("PKD", (0.9, 0.9), **size)]
+    rows += of("none", (0.8,))
+    mrpc = [row | {"task": "MRPC", "f1": row["acc"], "seed": row["seed"] + 4} for row in rows[:4]]
+    source = runs_csv(tmp_path / "r.csv", *(row | {"f1": None} for row in rows), *mrpc)
+    table, notes = shown(capsys, source)
+    notes = " ".join(notes.split())
+    assert "seeds 1, 2 (not every method has all) on RTE; 5, 6 on MRPC; without" in notes
+    assert not [method for method in table if table[method]["RTE"].endswith("*")]
+    assert [method for method in table if table[method]["MRPC"].endswith("*")] == ["VKD"]
+    assert "There are none of PKD on RTE." in notes and "PKD" not in table
 
 
 def test_it_is_narrow_and_goes_between_its_markers(tmp_path, capsys):
