@@ -4,13 +4,14 @@ measured rates.
     python benchmarks/scale.py --task_name MNLI --step results/step.csv --csv results/scale.csv
 
 A time is the number of samples, times epochs or passes, over the examples per second that
-benchmarks/step.py found with bert-base (12 -> 6 layers, 768 wide), for each device and precision in
-its tables; a device that is in none of them was not measured. Disk and memory follow from the
-shapes. Memory is what the stage holds beside models and activations, whose peak is in the same
-tables. In a sweep the stages before the runs are paid for once, a run's own stage by each run.
+benchmarks/step.py found with bert-base (12 -> 6 layers, 768 wide), for each device, precision and
+batch size in its tables; a device that is in none of them was not measured. Disk and memory follow
+from the shapes. Memory is what the stage holds beside models and activations, whose peak is in the
+same tables. In a sweep the stages before the runs are paid for once, a run's own stage by each run.
 """
 
 import argparse
+import statistics
 import sys
 from pathlib import Path
 
@@ -54,14 +55,14 @@ def stages(samples, classes, length, centroids, epochs, passes):
 
 
 def read_rates(paths):
-    """{"device, precision": {form: examples per second}} of BERT-base, from tables of
-    benchmarks/step.py.
+    """{"device, precision, batch": {form: examples per second}} of BERT-base, from tables of
+    benchmarks/step.py; the median, where a form was measured several times.
     """
     rates = {}
     for path in paths:
         if not Path(path).is_file():
             raise UserError(f"there is no {path}: make it with benchmarks/step.py --csv {path}")
-        columns = ["model", "form", "precision", "device", "machine", "examples / s"]
+        columns = ["model", "form", "precision", "device", "machine", "B", "examples / s"]
         table, _ = read_checked_csv(
             path, columns, columns[:2], columns[-1:], "no table of benchmarks/step.py"
         )
@@ -70,8 +71,12 @@ def read_rates(paths):
         ):
             where = row["machine"] if row["device"] == "cpu" else row["device"]
             precision = "float32" if row["precision"] == "no" else row["precision"]
-            rates.setdefault(f"{where}, {precision}", {})[row["form"]] = row["examples / s"]
-    return rates
+            found = rates.setdefault(f"{where}, {precision}, batch {row['B']}", {})
+            found.setdefault(row["form"], []).append(row["examples / s"])
+    return {
+        where: {form: statistics.median(numbers) for form, numbers in found.items()}
+        for where, found in rates.items()
+    }
 
 
 def duration(seconds):

@@ -184,16 +184,17 @@ def needs_of(command, shape):
     penultimate = [shape["num_hidden_layers"] - 1]
     if command.script == "train_memory.py":
         return {"features"}, penultimate
+    step = shape["num_hidden_layers"] // student_layers(command, shape) or 1
+    every = range(step, shape["num_hidden_layers"], step)
+    layerwise = "do_layerwise" in command.flags
     if command.script != "glue_with_baseline.py":
         of = {"i": "tokens", "l": "features", "g": "relations"}
-        return {"logits"} | {of[letter] for letter in command.structures}, penultimate
+        needs = {"logits"} | {of[letter] for letter in command.structures}
+        return needs, every if layerwise else penultimate
     method = read_methods().get(command.flags.get("method"))
     if method is None:  # none, VKD
         return {"logits"}, penultimate
-    if method.layers == "every":
-        step = shape["num_hidden_layers"] // student_layers(command, shape) or 1
-        penultimate = range(step, shape["num_hidden_layers"], step)
-    return {"logits", method.needs}, penultimate
+    return {"logits", method.needs}, every if method.layers == "every" or layerwise else penultimate
 
 
 def cache_entries(command, shape, classes, centroids):

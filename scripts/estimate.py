@@ -104,7 +104,8 @@ def measured(run, seconds):
     if "memory" in run:
         rate = run["memory"]["samples"] * run["memory"]["passes"] / seconds
     machine = run["machine"] if run["device"] == "cpu" else run["device"]
-    return command.kind, rate, run.get("wall_seconds", seconds) - seconds, machine
+    wall = run.get("wall_seconds", seconds)  # of a resumed run those of its last part
+    return command.kind, rate, max(0.0, wall - seconds), machine
 
 
 def step_rates():
@@ -144,10 +145,6 @@ class Rates:
     def published(self):
         return step_rates()
 
-    @property
-    def step(self):
-        return self.published[0]
-
     def __call__(self, kind):
         """(examples a second, seconds of start and evaluation) of a Command.kind."""
         script, form, precision = kind
@@ -159,18 +156,19 @@ class Rates:
             source = f"finished runs below {self.folder} ({', '.join(sorted(machines))})"
             self.notes[source][f"{script}, {form}"] = rate
             return rate, statistics.median(pauses)
+        step, machine = self.published
         if precision == "fp16":
             precision = "bf16"  # as step.csv has no fp16; the note names the precision
-        if (form, precision) not in self.step:
+        if (form, precision) not in step:
             form = form.partition(", masked")[0]  # unmasked, which computes more
-        if (form, precision) not in self.step:
+        if (form, precision) not in step:
             raise UserError(
                 f"no rate of {script} in precision {precision} is known: pass --examples_per_second"
                 f" or let such a run finish{f' below {self.folder}' if self.folder else ''} first"
             )
-        rate = self.step[form, precision]
+        rate = step[form, precision]
         source = (
-            f"{STEP.parent.name}/{STEP.name} ({self.published[1]}; BERT-base, 128 tokens, "
+            f"{STEP.parent.name}/{STEP.name} ({machine}; BERT-base, 128 tokens, "
             f"precision {precision})"
         )
         self.notes[source][form] = rate
@@ -250,22 +248,21 @@ class Estimate:
         rate, pause = self.rates(command.kind)
         seconds, classes = examples / rate + pause, len(task.labels or "1")
         values = int(command.number("max_seq_length", 128)) * shape["hidden_size"]
-        usual = usual_centroids(task.name)
-        centroids = self.centroids.get(command.flags.get("teacher_memory_path"), usual)
+        memory, usual = command.flags.get("teacher_memory_path"), usual_centroids(task.name)
+        centroids = self.centroids.get(memory, usual)
         cached = self.new_files(command, cache_entries(command, shape, classes, centroids))
         if cached:  # one pass of the teacher over all rows makes it
-            of = "train_memory.py", "teacher, forward", command.precision
-            seconds += rows / self.rates(of)[0]
+            kind = "train_memory.py", "teacher, forward", command.precision
+            seconds += rows / self.rates(kind)[0]
         if command.script == "train_memory.py":
             centroids = int(command.number("num_centroid", usual))
             self.centroids[command.flags.get("output_dir")] = centroids
-            numbers = centroids * values
-            kept = 4 * numbers + rows * cached
-            return seconds, kept, 12 * numbers  # while it runs, also the sums, in float64
+            numbers = centroids * values  # while it runs, also the sums, in float64
+            return seconds, 4 * numbers + rows * cached, 12 * numbers
         layers = student_layers(command, shape)
         weights = parameters(shape, layers, classes)
         self.shapes[layers] = weights, shape is BERT_BASE
-        if "teacher_memory_path" in command.flags and "g" in command.structures:
+        if memory and "g" in command.structures:
             weights += centroids * values  # the student's memory, which is trained with the student
         saves = examples / command.batch_size > command.number("save_steps", 500)
         checkpoint = 12 * weights * saves  # weights and Adam's two moments

@@ -20,8 +20,10 @@ from tasks.glue import get_task
 from tasks.reading import read_examples
 from tasks.task import find_file
 
+FRACTION, SEED = 0.15, 0  # of --fraction and --seed
 
-def hold_out(task, data_dir, output_dir, fraction, seed):
+
+def hold_out(task, data_dir, output_dir, fraction=FRACTION, seed=SEED):
     """Write a task's train and dev files; returns their numbers of rows, (train, dev).
 
     fraction: the share of the rows that are held out, as dev rows; their number is rounded up.
@@ -71,9 +73,12 @@ def main(argv=None):
         "--output_dir", type=expand_path, required=True, help="The folder for the parts."
     )
     parser.add_argument(
-        "--fraction", type=float, default=0.15, help="Share of the rows to hold out. Default 0.15."
+        "--fraction",
+        type=float,
+        default=FRACTION,
+        help=f"Share of the rows to hold out. Default {FRACTION}.",
     )
-    parser.add_argument("--seed", type=int, default=0, help="Which rows. Default 0.")
+    parser.add_argument("--seed", type=int, default=SEED, help=f"Which rows. Default {SEED}.")
     args = parser.parse_args(argv)
     if not 0 < args.fraction < 1:
         raise UserError(f"--fraction must be between 0 and 1, got {args.fraction:g}")

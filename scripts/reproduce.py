@@ -1,7 +1,6 @@
 """The paper's protocol on one task of GLUE, from the teacher to the tables, in stages.
 
-  scripts/reproduce TASK --plan      print every command, the number of runs, hours and disk space;
-                                     start nothing
+  scripts/reproduce TASK --plan      print the commands to come, their hours and disk; start nothing
   scripts/reproduce TASK --rehearse  the whole protocol in small, in RUNS/rehearsal: one value of
                                      each list, two seeds, 64 rows, one step a run
   scripts/reproduce TASK --jobs 4 -- --bf16    the real runs
@@ -79,7 +78,7 @@ class Reproduction:
         self.parts = ["final"] if args.select_on_dev else ["final", "search"]
         self.held_out = args.data_dir if args.select_on_dev else f"{self.runs}/held_out"
         self.found = {}  # search -> {flag: its best value}
-        self.planned = []  # a stage's commands, as lines for a shell
+        self.planned, self.finished = [], 0  # a stage's commands to run; number of finished runs
         self.titles = titles(self.task, self.centroids)
 
     # ---- what is searched, and found -------------------------------------------------------------
@@ -211,13 +210,14 @@ class Reproduction:
         return [self.student(m, "final", m, axes, self.settled(m)) for m in methods]
 
     def sweep(self, folder, keep, lines):
-        """Run the lines as a sweep in RUNS/folder, or note their commands in a plan."""
+        """Run the lines as a sweep in RUNS/folder; a plan notes those that are not finished."""
         place = f"{self.runs}/{folder}"
         sweep = jobs.Sweep(place, self.args.jobs, self.args.shard, keep)
         for line in lines:
             sweep.add(line)
         if self.args.plan:
-            self.planned += [run.command for run in sweep.mine]
+            self.planned += [run.command for run in sweep.mine if not run.finished]
+            self.finished += sum(run.finished for run in sweep.mine)
         elif not sweep.run():
             raise UserError(
                 f"runs in {place} failed, as listed above: mend the cause and give the same "
@@ -322,11 +322,12 @@ class Reproduction:
 
         lines = []
         for name in stages:
-            self.planned = []
+            self.planned, self.finished = [], 0
             self.stage(name)
-            commands = f"{len(self.planned)} command{'' if len(self.planned) == 1 else 's'}"
-            keep = "model" if name in WHOLE else "results"
-            head = [f"## {name}: {self.titles[name]}", f"## {commands}, --keep {keep}"]
+            count, keep = len(self.planned), "model" if name in WHOLE else "results"
+            done = f" ({self.finished} more are finished)" * bool(self.finished)
+            told = f"## {count} command{'s' * (count != 1)}{done}, --keep {keep}"
+            head = [f"## {name}: {self.titles[name]}", told]
             lines += ["", *head, *self.planned]
         print(
             f"# The plan for {self.task}; nothing is started. Values in capitals are chosen by "

@@ -179,11 +179,8 @@ class Study:
 
     def find_rate(self, task):
         """The learning rate that choose_rate chooses; runs the further rates that it asks for."""
-        args, scores, constant = self.args, self.scores(task), -math.inf
-        held_out, searched = f"{args.runs_dir}/held_out", self.search_of(task)[1]
-        # a search done elsewhere has no held-out rows here; a rehearsal's scores mean nothing
-        if not args.rehearse and has_file(get_task(searched), held_out, "dev"):
-            constant = constant_score(searched, held_out)
+        args, scores = self.args, self.scores(task)
+        constant = -math.inf if args.rehearse else self.constant_score(task)  # one step tells none
         rate, beyond = choose_rate(scores, constant)
         if rate is None and args.searched:
             raise UserError(
@@ -200,6 +197,12 @@ class Study:
             rate, beyond = choose_rate(scores, constant)
         say(f"{task}: learning rate {rate:g} ({study_search.tell_scores(scores)})")
         return rate
+
+    def constant_score(self, task):
+        """The score in % of the best constant answer on the rows that the search held out."""
+        if self.args.searched:
+            return study_search.constant_elsewhere(*self.search_of(task), self.args)
+        return constant_score(task, f"{self.args.runs_dir}/held_out")
 
     def try_rates(self, task, rates):
         axes = [f"learning_rate={','.join(rates)}", f"seed={'0' if self.args.rehearse else '0,1'}"]

@@ -3,8 +3,14 @@
 The functions import pandas, so that --plan and --help need not wait for it.
 """
 
+import math
+import tempfile
+
 from common import UserError, say
+from scripts.hold_out import hold_out
 from scripts.study_protocol import ENOUGH, KNOWN, RATE_METHODS, RIVALS, constant_score
+from tasks.glue import get_task
+from tasks.task import has_file
 
 
 def names_of(trial):
@@ -50,6 +56,27 @@ def tell_scores(scores):
     )
 
 
+def constant_elsewhere(source, task, args):
+    """The score in % of the best constant answer on the rows that a search done elsewhere held out.
+
+    They are not here, but scripts/hold_out.py draws the same ones each time. source: the search,
+    for the UserError if the task's rows are not in args.data_dir; a plan gets a note instead.
+    """
+    task = get_task(task)
+    if not has_file(task, args.data_dir, "train"):
+        told = (
+            f"the labels of {task.name} tell which learning rates of {source} ended in a constant "
+            f"answer, and {args.data_dir} has none"
+        )
+        if args.plan:
+            say(f"note: {told}, so this plan leaves no rate out")
+            return -math.inf
+        raise UserError(f"{told}: put its files there, or name the rate with --learning_rate")
+    with tempfile.TemporaryDirectory() as folder:
+        hold_out(task, args.data_dir, folder)
+        return constant_score(task.name, folder)
+
+
 def best_trial(source, task, method, rate):
     """The flags of a method's best trial, as words.
 
@@ -66,7 +93,8 @@ def best_trial(source, task, method, rate):
     if rate != tried:
         raise UserError(
             f"the trials of {method} in {source} have the learning rate {tried:g}, not the wanted "
-            f"{rate:g}: the best weights depend on the rate, so search again in a new RUNS_DIR"
+            f"{rate:g}: the best weights depend on the rate, so give --learning_rate {tried:g}, or "
+            "search again in a new RUNS_DIR"
         )
     settings = best.ranking(runs, names)
     say(best.describe_best(runs, settings, names))

@@ -120,15 +120,15 @@ def make_sweep(argv):
 
 
 def print_plan(sweep):
-    """Print all commands; say, on stderr, how many runs are finished and what all of them take."""
+    """Print all commands; say, on stderr, how many runs are finished and what the others take."""
     from scripts import estimate
 
     finished = sum(run.finished for run in sweep.mine)
     say(f"{len(sweep.mine)} runs, {finished} of them finished")
-    commands = [run.command for run in sweep.mine]
-    if commands:
-        print("\n".join(commands), flush=True)
-        for line in estimate.tell(commands, sweep.folder, sweep.jobs, sweep.keep):
+    if sweep.mine:
+        print("\n".join(run.command for run in sweep.mine), flush=True)
+    if todo := [run.command for run in sweep.mine if not run.finished]:
+        for line in estimate.tell(todo, sweep.folder, sweep.jobs, sweep.keep):
             say(line)
 
 

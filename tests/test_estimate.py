@@ -139,6 +139,16 @@ def test_rates_come_from_finished_runs_or_from_step_csv(monkeypatch, capsys, tmp
     assert half["total"] == found["total"] and "precision bf16" in out
 
 
+def test_a_resumed_run_makes_no_command_shorter(monkeypatch, capsys, tmp_path):
+    """Its wall-clock seconds are those of its last part alone, fewer than those of its training."""
+    run = {"finished": True, "command": "glue_with_cka_i.py --beta 0", "device": "a GPU"}
+    run |= {"machine": "", "arguments": {"beta": 0.0}, "examples_per_second": 10}
+    run |= {"train_seconds": 3600, "wall_seconds": 90}
+    common.write_json(tmp_path / "run" / "run.json", run)
+    found, _ = estimated(monkeypatch, capsys, VKD, "--runs", tmp_path)
+    assert found["total"][1] == round(3 * 2490 / 10 / 3600, 2)
+
+
 # ---- sizes ---------------------------------------------------------------------------------------
 
 
@@ -174,6 +184,8 @@ def test_parameters_are_those_of_transformers():
         ("baselines/glue_with_baseline.py --method pkd", {"logits", "features"}, [2, 4, 6, 8, 10]),
         ("baselines/glue_with_baseline.py --method minilm", {"logits", "attention"}, [11]),
         ("train_memory.py", {"features"}, [11]),
+        ("glue_with_cka_i.py --do_layerwise", {"logits", "features"}, [2, 4, 6, 8, 10]),
+        ("glue_with_cka_i.py --do_layerwise --internal", {"logits", "tokens"}, [2, 4, 6, 8, 10]),
     ],
 )
 def test_cache_has_the_bytes_that_a_run_writes(command, needs, layers):

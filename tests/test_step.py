@@ -11,12 +11,31 @@ import pandas as pd
 import profile_step
 import pytest
 import report
+import scale
 import step
 import step_table
 import torch
 import transformers
 from conftest import ROOT
 from torch.utils.flop_counter import FlopCounterMode
+
+# ---- what a task would cost --------------------------------------------------------------------
+
+
+def test_rates_of_two_batch_sizes_are_two_columns(tmp_path):
+    columns = ["model", "form", "precision", "device", "machine", "B", "examples / s"]
+    rows = [("bert-base", "VKD", "bf16", "cpu", "M", size, 10.0 * size) for size in (32, 128)]
+    table = pd.DataFrame(rows, columns=columns)
+    table.to_csv(tmp_path / "step.csv", index=False)
+    assert scale.read_rates([tmp_path / "step.csv"]) == {
+        "M, bf16, batch 32": {"VKD": 320.0},
+        "M, bf16, batch 128": {"VKD": 1280.0},
+    }
+    again = table.assign(**{"examples / s": [340.0, 1300.0]})
+    pd.concat([table, again]).to_csv(tmp_path / "step.csv", index=False)
+    found = scale.read_rates([tmp_path / "step.csv"])
+    assert found["M, bf16, batch 32"] == {"VKD": 330.0}
+
 
 # ---- FLOPs of a form, the peak of a card ---------------------------------------------------------
 

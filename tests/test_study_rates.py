@@ -9,7 +9,8 @@ from conftest import write_task
 
 from analysis.runs import publishable
 from common import UserError
-from scripts import study, study_protocol
+from scripts import hold_out, study, study_protocol
+from tasks.glue import get_task
 
 
 def scores(none, vkd, fsd_i):
@@ -240,8 +241,37 @@ def test_rates_that_are_carried_over_are_compared_with_their_own_tasks_constant(
     dev = write_task(tmp_path / "runs/held_out") / "RTE/dev.tsv"
     dev.write_text(dev.read_text().replace("\tnot_entailment\n", "\tentailment\n"))
     assert study_protocol.constant_score("RTE", tmp_path / "runs/held_out") == 100
-    args = args_of(tmp_path, "--searched", str(search), "--searched_task", "MRPC")
+    args = args_of(tmp_path, "--searched", str(search), "--searched_task", "MRPC", "--plan")
     assert study.Study(args).find_rate("RTE") == 2e-4
+
+
+def test_of_a_search_done_elsewhere_a_collapsed_rate_is_left_out_too(tmp_path, capsys):
+    """The held-out rows are not here, but the training rows are: 3 of 4 are of one class."""
+    write_task(tmp_path, rows=(40, 12, 4))
+    path = tmp_path / "RTE/train.tsv"
+    head, *rows = path.read_text().splitlines()
+    classes = 30 * ["entailment"] + 10 * ["not_entailment"]
+    rows = [
+        f"{row.rpartition(chr(9))[0]}\t{label}" for row, label in zip(rows, classes, strict=True)
+    ]
+    path.write_text("\n".join([head, *rows]) + "\n")
+    held = hold_out.hold_out(get_task("RTE"), tmp_path, tmp_path / "held")[1]
+    constant = study_protocol.constant_score("RTE", tmp_path / "held")
+    assert held == 6 and constant > 50
+    search = pd.read_csv(write_search(tmp_path / "s.csv", "RTE"))
+    best = search["--learning_rate"] == 2e-4
+    search.loc[best & (search.method != "FSD_I"), "acc"] = constant / 100  # collapsed
+    search.loc[search["--learning_rate"] == 1e-4, "acc"] = 0.99
+    search.loc[best & (search.method == "FSD_I"), "acc"] = 1.0
+    search.to_csv(tmp_path / "s.csv", index=False)
+    args = args_of(tmp_path, "--searched", str(tmp_path / "s.csv"))
+    assert study.Study(args).find_rate("RTE") == 1e-4
+    path.unlink()
+    with pytest.raises(UserError, match=r"the labels of RTE tell which .* or name the rate with"):
+        study.Study(args).find_rate("RTE")
+    args.plan = True
+    study.Study(args).find_rate("RTE")
+    assert "so this plan leaves no rate out" in capsys.readouterr().err
 
 
 def settings_of(line):

@@ -239,6 +239,15 @@ def test_plan_ends_with_an_estimate(tmp_path):
     assert off.stdout == done.stdout and off.stderr == "3 runs, 0 of them finished\n"
 
 
+def test_a_plan_counts_what_is_still_to_do(tmp_path):
+    words = ["--plan", "vkd", "seed=1,2,3", "--", "glue_with_cka_i.py", "--task_name", "RTE"]
+    (tmp_path / "runs/vkd,seed=2").mkdir(parents=True)
+    (tmp_path / "runs/vkd,seed=2/run.json").write_text('{"finished": true}')
+    done = sweep(tmp_path, "runs", *words)
+    assert len(done.stdout.splitlines()) == 3 and "3 runs, 1 of them finished" in done.stderr
+    assert re.search(r"^total +2 ", done.stderr, re.M)
+
+
 # ---- mistakes ------------------------------------------------------------------------------------
 
 
