@@ -176,7 +176,7 @@ def test_rates_and_a_search_of_another_machine(tmp_path):
     [
         (["--methods", "minilm", "--tasks", "RTE"], "0 finished runs of RTE"),
         (
-            ["--methods", "minilm rkd", "--tasks", "MRPC"],
+            ["--methods", "minilm rkd", "--tasks", "MRPC", "--learning_rate", "2e-4"],
             "0 finished runs of MRPC and named trial_rkd-*",
         ),
     ],
