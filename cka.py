@@ -187,8 +187,8 @@ def linear_cka(x, y, mask=None, estimator="biased"):
 
     With K = X Xᵀ, L = Y Yᵀ, C = I - 11ᵀ/n: tr(K C L C) / sqrt(tr(K C K C) tr(L C L C)), the
     cosine of the angle between the centred Gram matrices. "debiased" replaces these traces (HSIC)
-    by unbiased estimates (Song et al. 2012; Kornblith et al. 2019). For wide features of few rows
-    the biased CKA is always near 1; the debiased one is near or below 0 if they are unrelated.
+    by unbiased estimates (Song et al. 2012; Kornblith et al. 2019). Of unrelated features that are
+    wide, of few rows, the biased CKA is well above 0, up to 1; the debiased one is near 0 or below.
 
     x: (..., n, p). y: (..., n, q). mask: (..., n) bool, True for the rows that count. Returns CKA
     (...); it is 0, with gradient 0, where undefined: constant features, or fewer than 2 unmasked
