@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import importlib
 import io
 import os
 import re
@@ -16,13 +15,10 @@ import torch
 import transformers
 import yaml
 from conftest import ROOT, wordpiece
+from pages import IDS, PAGES, README, module_of, read
 
 from training.methods import read_methods
 
-README = ROOT / "README.md"
-PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "results" / "README.md"]
-PAGES += sorted((ROOT / "docs").glob("*.md"))
-IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 pages = pytest.mark.parametrize("page", PAGES, ids=IDS)
 
 FOLDERS = "analysis|baselines|benchmarks|common|docs|tasks|results|scripts|tests|training"
@@ -30,10 +26,6 @@ SCRIPT = re.compile(rf"^((\./)?(?:(?:{FOLDERS})/)?[\w]+\.(py|sh)|scripts/\w+)$")
 OF_EVERY_RUN = "glue_with_cka_ilg.py"  # what takes the flags after "--" of scripts/reproduce
 OTHERS = {"--rehearse", "--nproc_per_node"}  # flags of pytest and of torchrun
 OTHERS |= {"--avx2", "--arm64", "--per_channel"}  # of optimum-cli
-
-
-def read(page):
-    return page.read_text(encoding="utf-8")
 
 
 def without_fences(text):
@@ -93,8 +85,7 @@ def help_of(script, *words):
 
 def main_of(script):
     """The function that a script in Python runs."""
-    sys.path[:0] = [] if str(ROOT / "benchmarks") in sys.path else [str(ROOT / "benchmarks")]
-    return importlib.import_module(script.removesuffix(".py").replace("/", ".")).main
+    return module_of(script).main
 
 
 @functools.cache
