@@ -14,7 +14,7 @@ from analysis.markdown import (
 )
 from analysis.report_page import Section, page
 from analysis.report_text import TABLES
-from common import UserError
+from common import UserError, say
 
 FILE = "report.json"
 
@@ -192,5 +192,11 @@ def insert_tables(path, topics, about):
     told = ("task", "teacher", "machine", "versions")
     where = "; ".join(f"{term} {text}" for term, text in about if term in told)
     shown = {name: pair for topic in topics.values() for name, pair in topic.shown.items()}
-    names = [name for name in find_all_markers(path) if name in shown]
+    marked = find_all_markers(path)
+    names = [name for name in marked if name in shown]
+    if kept := [name for name in marked if name not in shown]:
+        say(
+            f"note: this report has no table {' or '.join(kept)}: what {path} has between those "
+            "markers is of an earlier one"
+        )
     insert(path, {name: f"{with_caption(*shown[name])}\n{where}." for name in names})

@@ -40,6 +40,8 @@ def load_torch(folder):
 
 def load_onnx(path):
     """The model in an ONNX file, as a function like that of load_torch."""
+    import torch
+
     try:
         import onnxruntime
     except ImportError:
@@ -50,6 +52,13 @@ def load_onnx(path):
     names = [one.name for one in session.get_inputs()]
 
     def compute(rows):
+        # as in PyTorch, a tokenizer without token types has the first type everywhere
+        rows = {"token_type_ids": torch.zeros_like(rows["input_ids"]), **rows}
+        if strange := [name for name in names if name not in rows]:
+            raise UserError(
+                f"{path} has the input {strange[0]}, and the rows have {', '.join(sorted(rows))}: "
+                "export the model again for text classification"
+            )
         return session.run(None, {name: rows[name].numpy() for name in names})[0]
 
     return compute
@@ -137,7 +146,10 @@ def main(argv=None):
     weights = folder / "model.safetensors"
     forms = {"PyTorch, float32": (load_torch(folder), weights.stat().st_size / 1e6)}
     for path in map(Path, args.onnx):
-        forms[f"{path.parent.name}/{path.name}"] = load_onnx(path), path.stat().st_size / 1e6
+        name = f"{path.parent.name}/{path.name}"
+        if name in forms:
+            raise UserError(f"two of --onnx would be the row {name}: rename the folder of one")
+        forms[name] = load_onnx(path), path.stat().st_size / 1e6
     batches = make_batches(features, args.batch_size)
     found = measure(forms, task, features, batches, args.repeats)
     shared = {"task": task.name, "rows": len(features.indices)}

@@ -236,9 +236,22 @@ def read_json(path):
     return found
 
 
+@contextlib.contextmanager
+def readable(path):
+    """Around the reading of a file: UserError if it may not be read, or its disk fails."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EIO, errno.EISDIR):
+            raise
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}): mend that, or name another file"
+        ) from None
+
+
 def sha256_of_file(path):
-    """The sha256 of a file's bytes, as hex."""
-    with open(path, "rb") as handle:
+    """The sha256 of a file's bytes, as hex. UserError if it may not be read."""
+    with readable(path), open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 

@@ -301,6 +301,16 @@ class E5File:
         )
 
 
+def checksums(data_dir, tasks):
+    """{"TASK/SPLIT": sha256} of the tasks' files, which decide what is kept of a vocabulary."""
+    return {
+        f"{task.name}/{split}": sha256_of_file(find_file(task, data_dir, split))
+        for task in map(get_task, tasks)
+        for split in task.files
+        if has_file(task, data_dir, split)
+    }
+
+
 def pieces_in_use(file, data_dir, tasks):
     """The vocabulary indices of all special tokens and of those in the tasks' files, sorted."""
     tokenizer, used = file.tokenizer(range(len(file.pieces))), set(file.special)
@@ -347,12 +357,17 @@ def main(argv=None):
     facts = {"package": source.package, "sha256": source.sha256}
     if args.name == "e5":
         facts["tasks"] = sorted(get_task(task).name for task in args.tasks)
+        facts["files"] = checksums(args.data_dir, args.tasks)
     make_folders(args, output_dir=args.output_dir)
     if target.exists():
-        if read_json(target / FACTS) != facts:
+        before = read_json(target / FACTS)
+        if args.name == "e5" and "files" not in before:  # of an earlier version
+            say(f"note: {target} does not say which files' tokens it has")
+            del facts["files"]
+        if before != facts:
             raise UserError(
                 f"{target} exists, but by its {FACTS} it was not built from {source.package} for "
-                "these --tasks: name another --output_dir, or delete that folder"
+                "these --tasks and their files: name another --output_dir, or delete that folder"
             )
         say(f"{target} is there already")
         return

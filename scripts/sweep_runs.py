@@ -15,7 +15,7 @@ from common import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
-AXIS = re.compile(r"([A-Za-z_]+)=([A-Za-z0-9_.:/+-]+(?:,[A-Za-z0-9_.:/+-]+)*)")
+AXIS = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=([A-Za-z0-9_.:/+-]+(?:,[A-Za-z0-9_.:/+-]+)*)")
 FORM = "NAME [flag=v1,v2,...]... -- SCRIPT FLAGS..."
 LONGEST = 255 - len(".log")  # letters in a run's name, as a file's name has at most 255
 
@@ -172,10 +172,21 @@ def read_axes(words, name):
     return list(axes.values())
 
 
+def without(words, flags):
+    """The words of a command without these flags and their values. flags: a set, as {"--beta"}."""
+    kept, keep = [], True
+    for word in words:
+        if word.startswith("--"):
+            keep = word.partition("=")[0] not in flags
+        kept += [word] * keep
+    return kept
+
+
 def make_run(name, script, flags, setting, folder, python):
     """The Run of one combination of values. setting: [(flag, value)]."""
     name = ",".join([name, *(f"{flag}={value.replace('/', '_')}" for flag, value in setting)])
-    words = [python, script, *flags]
+    off = {f"--{flag}" for flag, value in setting if value == "off"}
+    words = [python, script, *without(flags, off)]
     for flag, value in setting:
         words += {"on": [f"--{flag}"], "off": []}.get(value, [f"--{flag}", value])
     words += ["--output_dir", f"{folder}/{name}"]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common import UserError, atomic_path, cli, expand_path
+from common import UserError, atomic_path, cli, expand_path, write_json
 
 # A word, and the words for its kinds. The logic takes it that there is at least one of every kind,
 # and that kinds may overlap: "every dog ran" entails "a dog ran", not "two dogs ran".
@@ -224,6 +224,8 @@ EDITS = {  # name -> (weight, function); with these weights word overlap tells l
 }
 
 
+PATIENCE = 2000  # hypotheses to try for rows that do not exist yet
+MARK = "made_by_toy_entailment.json"  # in a --data_dir to which this script wrote
 PLAIN_EDITS = ("noun", "object", "verb", "place")
 
 
@@ -249,7 +251,7 @@ def draw_premise(hypothesis, rng, plain=False):
 
 def draw_twins(rng, seen, plain=False, tries=20):
     """Two rows (premise, hypothesis, label), one of each label; added to the set `seen`."""
-    while True:
+    for _ in range(PATIENCE):
         hypothesis = draw_clause(rng, plain=plain)
         twins = {}
         for premise in (draw_premise(hypothesis, rng, plain) for _ in range(tries)):
@@ -260,6 +262,10 @@ def draw_twins(rng, seen, plain=False, tries=20):
         if len(twins) == 2:
             seen.update((s1, s2) for s1, s2, _ in twins.values())
             return list(twins.values())
+    raise UserError(
+        f"after {len(seen)} rows hardly any sentences are left that are not used yet: ask for "
+        "fewer rows"
+    )
 
 
 def make_task(sizes, seed, plain=False):
@@ -309,7 +315,15 @@ def main(argv=None):
         if not 1 <= size <= 100_000:  # there are few more pairs to draw
             raise UserError(f"--{split} should be from 1 to 100000 rows; found {size}")
     folder = Path(args.data_dir) / "RTE"
-    for split, rows in make_task(sizes, args.seed, args.plain).items():
+    there = [split for split in sizes if (folder / f"{split}.tsv").exists()]
+    if there and not (folder.parent / MARK).exists():
+        raise UserError(
+            f"{folder / there[0]}.tsv exists and was not written by this script, which would "
+            "replace it: name another --data_dir"
+        )
+    made = make_task(sizes, args.seed, args.plain)
+    write_json(folder.parent / MARK, sizes | {"seed": args.seed, "plain": args.plain})
+    for split, rows in made.items():
         write_split(folder / f"{split}.tsv", rows, labelled=split != "test")
     print(f"{folder}: " + ", ".join(f"{size} {split} rows" for split, size in sizes.items()))
 

@@ -258,7 +258,9 @@ def choose_classes(found, words, bound=False):
         len(found) > 1,
         "labels of two classes or more",
         f"{', '.join(map(repr, found)) or 'none'} in the file",
-        "add rows of another class, or give a teacher that names its classes",
+        "pass --do_regression, as the model has a single output"
+        if bound and len(words) == 1
+        else "add rows of another class, or give a teacher that names its classes",
     )
     tell_of_odd_classes(found)
     return tuple(sorted(found, key=int if all(map(is_whole, found)) else None))

@@ -19,7 +19,7 @@ import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
-from common import UserError, say
+from common import UserError, readable, say
 from tasks.task import CORRECT, Example, expect, find_file
 
 FORMATS = (".csv", ".tsv", ".json", ".jsonl")
@@ -42,7 +42,8 @@ class Table(NamedTuple):
 
 def read_text(path):
     """The text of a UTF-8 file, without byte order mark (BOM). UserError for other bytes."""
-    data = Path(path).read_bytes()
+    with readable(path):
+        data = Path(path).read_bytes()
     try:
         return data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:

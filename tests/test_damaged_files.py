@@ -18,6 +18,7 @@ import common
 import glue_with_cka_i
 import train_memory
 from common import UserError, files
+from tasks.reading import read_text
 from training import logs, memory_file, results_csv
 
 if sys.platform != "linux":
@@ -198,3 +199,9 @@ def test_a_full_device_names_its_file(tmp_path, capsys):
         f"error: {tmp_path / 'train_log.jsonl'} cannot be written (No space left"
         in capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize("read", [common.sha256_of_file, read_text])
+def test_what_may_not_be_read_is_not_said_to_be_unwritable(read, tmp_path):
+    with pytest.raises(UserError, match=r"cannot be read \(Is a directory\): mend that, or name"):
+        read(tmp_path)

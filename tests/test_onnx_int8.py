@@ -71,6 +71,44 @@ def test_each_form_has_its_scores(tiny, tmp_path, monkeypatch, capsys):
     assert found.acc[1] == pytest.approx(1 - found.acc[2], abs=1e-3) and (found.MB >= 0).all()
 
 
+def test_inputs_that_the_tokenizer_does_not_give(monkeypatch, tmp_path):
+    """Token types are 0, as in PyTorch; what else is unknown is refused."""
+    seen = {}
+
+    class Asks(Session):
+        def __init__(self, path, *_):
+            self.asked = Path(path).read_text().split()
+
+        def get_inputs(self):
+            return [types.SimpleNamespace(name=name) for name in self.asked]
+
+        def run(self, wanted, rows):
+            seen.update(rows)
+            return [None]
+
+    fake = types.SimpleNamespace(SessionOptions=types.SimpleNamespace, InferenceSession=Asks)
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
+    rows = {"input_ids": torch.ones(2, 3, dtype=torch.int64)}
+    (tmp_path / "a").write_text("input_ids token_type_ids")
+    onnx_int8.load_onnx(tmp_path / "a")(rows)
+    assert seen["token_type_ids"].tolist() == [[0, 0, 0], [0, 0, 0]]
+    (tmp_path / "b").write_text("input_ids position_ids")
+    with pytest.raises(UserError, match=r"b has the input position_ids, and the rows have input_"):
+        onnx_int8.load_onnx(tmp_path / "b")(rows)
+
+
+def test_two_files_of_one_name_are_refused(tiny, tmp_path, monkeypatch):
+    fake = types.SimpleNamespace(SessionOptions=types.SimpleNamespace, InferenceSession=Session)
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
+    words = ["--model_name_or_path", tiny / "teacher", "--data_dir", tiny, "--task_name", "RTE"]
+    files = [tmp_path / name / "int8/model.onnx" for name in ("a", "b")]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.write_text(f"{tiny / 'teacher'}\n1")
+    with pytest.raises(UserError, match=r"two of --onnx would be the row int8/model\.onnx"):
+        onnx_int8.main([str(word) for word in [*words, "--max_seq_length", 24, "--onnx", *files]])
+
+
 def test_what_is_missing_is_said(tiny, tmp_path, monkeypatch):
     words = ["--model_name_or_path", str(tiny / "teacher"), "--data_dir", str(tiny)]
     words += ["--task_name", "RTE", "--max_seq_length", "24", "--onnx", str(tmp_path / "a.onnx")]

@@ -198,6 +198,11 @@ def test_labels_that_a_bound_model_does_not_name_are_refused(labels):
     assert choose_classes(found, ["bad", "good"]) == tuple(sorted(found)), "a new head learns them"
 
 
+def test_a_model_with_one_output_is_told_to_be_a_regression():
+    with pytest.raises(UserError, match="pass --do_regression, as the model has a single output"):
+        choose_classes({}, ["LABEL_0"], bound=True)
+
+
 def test_numbers_are_a_bound_models_classes_in_its_order(capsys):
     found = dict.fromkeys(["1", "0"], PLACE)
     assert choose_classes(found, ["worse", "better"], bound=True) == ("0", "1")

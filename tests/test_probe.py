@@ -173,6 +173,8 @@ def test_a_resumed_run_has_all_its_probes(tiny, trained_with_dropout, tmp_path, 
         patch.setattr(distill, "save_checkpoint", save_and_stop)
         probed(script, flags(tiny, tmp_path / "s", *words), probes=6)
     assert len((tmp_path / "s/probe.jsonl").read_text().splitlines()) == 2
+    with pytest.raises(UserError, match=r"probe.jsonl was begun with --probes 6, and this is 5"):
+        probed(script, flags(tiny, tmp_path / "s", *words), probes=5)
     probed(
         script,
         flags(tiny, tmp_path / "s", *words),

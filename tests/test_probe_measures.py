@@ -8,7 +8,7 @@ from probes import numbers, of, probed
 
 import kd
 import train_memory
-from analysis import probing
+from analysis import probe_measures, probing
 from memory import Memories
 from tasks.glue import get_task
 from training.batches import windows
@@ -106,9 +106,9 @@ def test_products_and_directions_of_groups():
         f_e,
         [sum(three) for three in zip(ce, kd, f_e, strict=True)],
     ]
-    products = probing.inner_products(gradients)
-    assert probing.sums_apart(products) < 1e-6
-    rows = {row[:3]: row[3] for row in probing.directions(products, names)}
+    products = probe_measures.inner_products(gradients)
+    assert probe_measures.sums_apart(products) < 1e-6
+    rows = {row[:3]: row[3] for row in probe_measures.directions(products, names)}
     whole = {
         name: torch.cat([x.flatten() for x in x])
         for name, x in zip(("ce", "kd", "F_E", "total"), (ce, kd, f_e, gradients[-1]), strict=True)
@@ -128,8 +128,10 @@ def test_agreement_is_the_cosine_between_two_mini_batches():
     names = ["ce", "kd", "F_MM", "total"]
     one, two = ({name: torch.randn(20, generator=generator) for name in names} for _ in range(2))
     one["F_MM"] = torch.zeros(20)
-    products = probing.inner_products([[side[name]] for side in (one, two) for name in names])
-    found = {name: value for _, name, _, value in probing.agreements(products, names)}
+    products = probe_measures.inner_products(
+        [[side[name]] for side in (one, two) for name in names]
+    )
+    found = {name: value for _, name, _, value in probe_measures.agreements(products, names)}
     assert set(found) == {"ce", "kd", "total", "ce+kd"}
     for side in (one, two):
         side["ce+kd"] = side["ce"] + side["kd"]
@@ -161,9 +163,9 @@ def test_a_term_agrees_with_itself_on_the_same_mini_batch(
 
 def test_long_parameters_are_multiplied_in_parts(monkeypatch):
     gradients = [[torch.randn(7, 5)] for _ in range(3)]
-    whole = probing.inner_products(gradients)
-    monkeypatch.setattr(probing, "PART", 4)
-    torch.testing.assert_close(probing.inner_products(gradients), whole)
+    whole = probe_measures.inner_products(gradients)
+    monkeypatch.setattr(probe_measures, "PART", 4)
+    torch.testing.assert_close(probe_measures.inner_products(gradients), whole)
 
 
 @pytest.mark.parametrize("width", [64, 2048])
@@ -174,7 +176,9 @@ def test_noise_of_unrelated_features_has_its_known_value(width):
     pairs = [[torch.randn(n, width, generator=generator) for _ in range(2)] for _ in range(6)]
     known = 1 / (1 + n / width)
     for estimator, wanted in (("biased", known), ("debiased", 0)):
-        for values, count in zip(probing.between_samples(pairs, estimator), (6, 30), strict=True):
+        for values, count in zip(
+            probe_measures.between_samples(pairs, estimator), (6, 30), strict=True
+        ):
             assert len(values) == count and values.mean().item() == pytest.approx(wanted, abs=0.03)
     triples = [
         (
@@ -184,27 +188,29 @@ def test_noise_of_unrelated_features_has_its_known_value(width):
         )
     ] * 2
     for estimator, wanted in (("biased", known), ("debiased", 0)):
-        for values in probing.between_tokens(triples, estimator):
+        for values in probe_measures.between_tokens(triples, estimator):
             assert len(values) == 16 and values.mean().item() == pytest.approx(wanted, abs=0.03)
 
 
 def test_the_signal_of_a_model_with_itself_is_1():
     h = torch.randn(3, 8, 10, 6)
     mask = torch.arange(10) < torch.tensor([10, 9, 8, 7, 6, 5, 4, 2]).unsqueeze(1)
-    signal, noise = probing.between_tokens([(x, 2 * x, mask) for x in h], "debiased")
+    signal, noise = probe_measures.between_tokens([(x, 2 * x, mask) for x in h], "debiased")
     torch.testing.assert_close(
         signal, torch.ones(3 * 7)
     )  # a sample of 2 tokens has no debiased CKA
     assert len(noise) == 3 * 6 and noise.abs().max() < 0.99  # nor have its two neighbours with it
     other = h.clone()
     other[~mask.expand(3, -1, -1)] = 7.0  # what padded positions hold does not matter
-    again = probing.between_tokens(
+    again = probe_measures.between_tokens(
         [(x, y, mask) for x, y in zip(h, other, strict=True)], "debiased"
     )
     torch.testing.assert_close(
-        again[1], probing.between_tokens([(x, x, mask) for x in h], "debiased")[1]
+        again[1], probe_measures.between_tokens([(x, x, mask) for x in h], "debiased")[1]
     )
-    signal, noise = probing.between_samples([(x.flatten(1), -x.flatten(1)) for x in h], "biased")
+    signal, noise = probe_measures.between_samples(
+        [(x.flatten(1), -x.flatten(1)) for x in h], "biased"
+    )
     torch.testing.assert_close(signal, torch.ones(3))
     assert len(noise) == 6
 
@@ -213,14 +219,14 @@ def test_a_memory_that_is_the_teachers():
     m_t, h = torch.randn(5, 12), torch.randn(9, 12)
     memories = Memories(m_t, 4, 3, seed=0)
     start = memories.student.detach().clone()
-    rows = {row[:3]: row[3] for row in probing.memory_rows(memories, start, [(h, h)])}
+    rows = {row[:3]: row[3] for row in probe_measures.memory_rows(memories, start, [(h, h)])}
     assert rows["memory_moved", "M_s", ""] == 0
     assert abs(rows["memory_correlation", "M_s", "cosine"]) < 0.9
     with torch.no_grad():
         memories.student.copy_(m_t)
     rows = {
         row[:3]: row[3]
-        for row in probing.memory_rows(memories, start, [(h[:4], h[:4]), (h[4:], h[4:])])
+        for row in probe_measures.memory_rows(memories, start, [(h[:4], h[:4]), (h[4:], h[4:])])
     }
     cosine = torch.cosine_similarity(h.unsqueeze(1), m_t, dim=2)
     assert rows["memory_moved", "M_s", ""] == pytest.approx(

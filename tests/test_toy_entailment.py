@@ -267,6 +267,27 @@ def test_a_bad_size_is_the_users_mistake(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_more_rows_than_there_are_end_in_one_sentence(tmp_path, monkeypatch):
+    """Plain clauses have fewer than 40,000 rows; a smaller vocabulary has the same end."""
+    nothing_new = lambda rng, plain: toy.draw_clause(rng, plain=plain)  # noqa: E731
+    few = [nothing_new(random.Random(seed), True) for seed in range(3)]
+    monkeypatch.setattr(toy, "draw_clause", lambda rng, plain=False: rng.choice(few))
+    with pytest.raises(UserError, match=r"after \d+ rows hardly any sentences .* fewer rows"):
+        toy.main(["--data_dir", str(tmp_path), "--plain", "--train", "2000"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_of_another_origin_stay(tmp_path):
+    words = ["--data_dir", str(tmp_path), "--train", "4", "--dev", "4", "--test", "4"]
+    toy.main(words)
+    toy.main([*words, "--seed", "1"])  # its own may be replaced
+    (tmp_path / toy.MARK).unlink()
+    before = (tmp_path / "RTE/train.tsv").read_bytes()
+    with pytest.raises(UserError, match=r"train.tsv exists and was not written by this script"):
+        toy.main(words)
+    assert (tmp_path / "RTE/train.tsv").read_bytes() == before
+
+
 def test_runs_from_any_folder(tmp_path):
     command = [sys.executable, toy.__file__, "--data_dir", "here", "--train", "-1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

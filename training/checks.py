@@ -54,8 +54,17 @@ def check_data(args):
 
 
 def check_splits(args):
-    """Refuse to train, evaluate or predict on own files if the file for it was not given."""
+    """Refuse to train, evaluate or predict on own files if the file for it was not given, and to
+    score on a task of GLUE that has no rows with labels.
+    """
     files = own_files(args)
+    if (args.do_eval or args.evaluate_during_training) and not files:
+        task = get_task(args.task_name)
+        if not any(split.startswith("dev") for split in task.files):
+            raise UserError(
+                f"{task.name} has no rows with labels to score a model on: leave --do_eval and "
+                "--evaluate_during_training out, and predict its rows with --do_predict"
+            )
     needed = {
         "train": args.do_train,
         "dev": args.do_eval or args.evaluate_during_training,

@@ -70,14 +70,21 @@ def take_trained_columns(args, folder):
 
 
 def tell_other_columns(task, folder):
-    """A sentence if a Task's texts are read from other columns than in the training of the run in a
-    folder; None if not.
+    """A sentence if a Task's texts or labels are read from other columns than in the training of
+    the run in a folder; None if not.
 
     UserError if the training read one text column and the Task has two, or the other way round.
     """
-    before, _ = trained_columns(folder)
-    if not before or before == task.text_columns:
+    before, label = trained_columns(folder)
+    if not before:
         return None
+    if before == task.text_columns:
+        if label is None or label == task.label_column or "dev" not in task.files:
+            return None
+        return (
+            f"the model in {folder} was trained on the labels in the column {label}, and is scored "
+            f"on those in {task.label_column} now"
+        )
     then, now = (" and ".join(names) for names in (before, task.text_columns))
     if len(before) != len(task.text_columns):
         raise UserError(
