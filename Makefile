@@ -7,7 +7,7 @@ PYTHON ?= python3
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
-demo: .venv/.built       # a tour on a small task, three minutes on two cores with bfloat16, some seven without
+demo: .venv/.built       # a tour on a small task, three minutes on two cores with bfloat16, six without
 	PYTHON=.venv/bin/python scripts/demo.sh
 
 test: .venv/.built       # all tests but the slow ones, three and a half minutes on two slow cores
