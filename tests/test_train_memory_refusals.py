@@ -137,6 +137,7 @@ USED = {
     "num_centroid",
     "memory_learning_rate",
     "memory_init",
+    "teacher_cache",
     "mask_padding",
     "train_file",
     "validation_file",
