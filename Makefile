@@ -10,7 +10,7 @@ PYTHON ?= python3
 demo: .venv/.built       # a tour on a small task, three minutes on two cores with bfloat16, six without
 	PYTHON=.venv/bin/python scripts/demo.sh
 
-test: .venv/.built       # all tests but the slow ones, three and a half minutes on two slow cores
+test: .venv/.built       # all tests but the slow ones, four minutes on two slow cores
 	.venv/bin/python -m pytest -n 2 -m "not slow"
 
 check: .venv/.built      # what CI runs: ruff and all tests, about a quarter of an hour
