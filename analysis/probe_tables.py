@@ -7,7 +7,12 @@ of the CKA table is within a step.
 
 from analysis.markdown import MISSING, to_markdown
 
-NORMS = {"‖∂/∂θ‖": "parameters", "‖∂/∂H‖": "features", "‖∂/∂M_s‖": "memory"}  # in the table, CSV
+# in the table -> in the CSV
+NORMS = {
+    "‖∂/∂θ‖": "parameters",
+    "‖∂/∂H‖": "features",
+    "‖∂/∂M_s‖": "memory",
+}
 
 
 def means(found, quantity):

@@ -65,8 +65,9 @@ class View(NamedTuple):
     compared with.
 
     grams: (between, estimator) -> a list with the Gram of each hidden state, between the tokens of
-    each sample (B, W, W) or between the samples (B, B). relations: a name in RELATIONS -> ψ between
-    the penultimate features, of samples (inter, (B, B)) or of a sample's tokens (intra, (B, W, W)).
+    each sample (B, W, W) or between the samples (B, B). relations: a name in RELATIONS -> ψ
+    between the penultimate features, of samples (inter, (B, B)) or of a sample's tokens (intra,
+    (B, W, W)).
     rows: the penultimate features, one row per sample (B, W*D). mask: (B, W) bool, the positions
     that count; None if all do. tokens: (B,), how many of a sample's tokens count.
     """

@@ -55,8 +55,8 @@ def mean_of_defined(distances, undefined, count_undefined):
 
 @full_precision
 def gram_distance(x_s, x_t, mask=None, count_undefined=False):
-    """‖X_s X_sᵀ - X_t X_tᵀ‖² (Frobenius) of the centred features of unit norm, averaged over the
-    leading dimensions.
+    """‖X_s X_sᵀ - X_t X_tᵀ‖² (Frobenius) of the centred features of unit norm, averaged
+    over the leading dimensions.
 
     x_s: (..., n, D_s). x_t: (..., n, D_t), detached. mask: (..., n) bool, True for the rows that
     count. The distance is 0 only if X_s is a rotation of X_t, and at most 2. Features whose rows

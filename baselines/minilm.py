@@ -45,7 +45,7 @@ def _log_relation(a, b, mask):
 
 @full_precision
 def relation_loss(a_s, b_s, a_t, b_t, mask):
-    """KL(softmax(A_t B_tᵀ/√d) ‖ softmax(A_s B_sᵀ/√d)), averaged over heads and real tokens.
+    """KL(softmax(A_t B_tᵀ/√d) ‖ softmax(A_s B_sᵀ/√d)), mean over heads and tokens.
 
     a_s, b_s: (B, A, W, d_s). a_t, b_t: (B, A, W, d_t), detached. mask: (B, W) bool, True for real
     tokens; padding is neither query nor key. Returns a scalar: the mean over samples of (1/(A |x|))
